@@ -1,0 +1,1 @@
+"""Gaussian-noise diffusion models: arrays in, arrays out."""

@@ -1,0 +1,1 @@
+"""Learning the energy of a population from its snapshots."""
