@@ -1,1 +1,62 @@
-"""Learning the energy of a population from its snapshots."""
+"""Learning the energy of a population from its snapshots.
+
+    from jkonet_star import fit, snapshots_from_arrays
+
+Names are loaded on first use, so that importing the package costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jkonet_star.couplings import Couplings, couple
+    from jkonet_star.densities import fit_densities
+    from jkonet_star.evaluation import evaluate
+    from jkonet_star.fitted import FittedEnergy
+    from jkonet_star.settings import (
+        SOLVERS,
+        CouplingSettings,
+        DensitySettings,
+        FeatureSettings,
+        NetworkSettings,
+    )
+    from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
+    from jkonet_star.solvers import fit
+
+_HOME = {
+    "Couplings": "couplings",
+    "couple": "couplings",
+    "fit_densities": "densities",
+    "evaluate": "evaluation",
+    "FittedEnergy": "fitted",
+    "SOLVERS": "settings",
+    "CouplingSettings": "settings",
+    "DensitySettings": "settings",
+    "FeatureSettings": "settings",
+    "NetworkSettings": "settings",
+    "Snapshots": "snapshots",
+    "snapshots_from_arrays": "snapshots",
+    "fit": "solvers",
+}
+
+__all__ = [
+    "SOLVERS",
+    "CouplingSettings",
+    "Couplings",
+    "DensitySettings",
+    "FeatureSettings",
+    "FittedEnergy",
+    "NetworkSettings",
+    "Snapshots",
+    "couple",
+    "evaluate",
+    "fit",
+    "fit_densities",
+    "snapshots_from_arrays",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'jkonet_star' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"jkonet_star.{_HOME[name]}"), name)

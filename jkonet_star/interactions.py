@@ -2,9 +2,10 @@
 
     (grad U * mu)(x) = sum_j w_j grad U(x - y_j),   mu = sum_j w_j delta_{y_j}                      (1)
 
-The sum always runs over the whole population. It is evaluated for `block_size` rows y_j at a time,
-so memory is O(n block_size d) whatever the population's size, and each block is recomputed in the
-backward pass rather than stored.
+Here and everywhere in this repository the particles move by grad U itself, as the simulated data do;
+a U that is not even is not replaced by its even part. The sum always runs over the whole population.
+It is evaluated for `block_size` rows y_j at a time, so memory is O(n block_size d) whatever the
+population's size, and each block is recomputed in the backward pass rather than stored.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusions.typing import Array, Float
+from diffusions.typing import Array, Float, Int
 
 DEFAULT_BLOCK_SIZE = 256
 
@@ -38,27 +39,83 @@ def interaction_drift(
     Returns:
         The weighted mean, one row per row of x.
     """
+    group = jnp.zeros(x.shape[0], jnp.int32)
+    return grouped_interaction_drift(
+        gradient, x, group, population[None], weights[None], block_size=block_size
+    )
+
+
+def grouped_interaction_drift(
+    gradient: Callable[[Float[Array, "d"]], Array],
+    x: Float[Array, "n d"],
+    group: Int[Array, "n"],
+    populations: Float[Array, "t m d"],
+    weights: Float[Array, "t m"],
+    *,
+    block_size: int = DEFAULT_BLOCK_SIZE,
+) -> Float[Array, "n ..."]:
+    """Equation (1) where row i of x belongs to the population number group[i].
+
+    Args:
+        gradient: as in `interaction_drift`.
+        x: where the drift is wanted.
+        group: index into the populations, one per row of x.
+        populations: the particles of each population.
+        weights: their weights; each row should sum to 1.
+        block_size: rows of a population per block.
+    """
+
+    def block(y: Array, w: Array) -> Array:
+        def one_row(a: Array, g: Array) -> Array:
+            pulls = jax.vmap(lambda b: gradient(a - b))(y[:, g])
+            return jnp.einsum("m...,m->...", pulls, w[:, g])
+
+        return jax.vmap(one_row)(x, group)
+
+    # The population's axis first, where the blocks are cut.
+    rows = jnp.swapaxes(populations, 0, 1)
+    return sum_over_blocks(block, rows, weights.T, block_size=block_size)
+
+
+def sum_over_blocks(
+    term: Callable[[Array, Array], Array],
+    population: Float[Array, "m ..."],
+    weights: Float[Array, "m ..."],
+    *,
+    block_size: int,
+) -> Array:
+    """Sum of term(rows, their weights) over consecutive blocks of a population.
+
+    Args:
+        term: linear in the weights; it is recomputed, not stored, in a backward pass.
+        population: rows y_j.
+        weights: w_j.
+        block_size: rows per block; the last block is filled with rows of weight zero.
+    """
     m = population.shape[0]
-    block_size = min(block_size, m)
-    n_blocks = -(-m // block_size)
+    n_blocks = -(-m // min(block_size, m))
+    block_size = -(-m // n_blocks)
     padding = n_blocks * block_size - m
-    # Padding repeats a real particle, so that every difference is one that the gradient can meet.
-    y = jnp.concatenate([population, jnp.broadcast_to(population[:1], (padding, x.shape[-1]))])
-    w = jnp.concatenate([weights, jnp.zeros(padding, weights.dtype)])
+    if padding:
+        # Padding repeats a real particle, so that every difference is one that `term` can meet.
+        population = jnp.concatenate([population, jnp.repeat(population[:1], padding, axis=0)])
+        weights = jnp.concatenate(
+            [weights, jnp.zeros((padding, *weights.shape[1:]), weights.dtype)]
+        )
 
     @jax.checkpoint
-    def block_sum(block):
-        y_block, w_block = block
-        pairwise = jax.vmap(lambda a: jax.vmap(lambda b: gradient(a - b))(y_block))(x)
-        return jnp.einsum("nm...,m->n...", pairwise, w_block)
+    def block_sum(start: Array) -> Array:
+        y = jax.lax.dynamic_slice_in_dim(population, start, block_size)
+        w = jax.lax.dynamic_slice_in_dim(weights, start, block_size)
+        return term(y, w)
 
+    first = jnp.zeros((), jnp.int32)
     if n_blocks == 1:
-        return block_sum((y, w))
+        return block_sum(first)
 
-    def add_block(total, block):
-        return total + block_sum(block), None
+    def add_block(total: Array, start: Array) -> tuple[Array, None]:
+        return total + block_sum(start), None
 
-    shape = jax.eval_shape(gradient, x[0])
-    total = jnp.zeros((x.shape[0], *shape.shape), shape.dtype)
-    blocks = (y.reshape(n_blocks, block_size, -1), w.reshape(n_blocks, block_size))
-    return jax.lax.scan(add_block, total, blocks)[0]
+    shape = jax.eval_shape(block_sum, first)
+    starts = jnp.arange(n_blocks, dtype=jnp.int32) * block_size
+    return jax.lax.scan(add_block, jnp.zeros(shape.shape, shape.dtype), starts)[0]

@@ -83,7 +83,9 @@ def snapshots_from_arrays(
         raise ValueError(f"at least two snapshots are needed to learn a step, got {len(arrays)}")
     for i, p in enumerate(arrays):
         if p.ndim != 2:
-            raise ValueError(f"snapshot {i} has shape {p.shape}; each must be (particles, dimension)")
+            raise ValueError(
+                f"snapshot {i} has shape {p.shape}; each must be (particles, dimension)"
+            )
         if p.shape[0] == 0 or p.shape[1] == 0:
             raise ValueError(f"snapshot {i} is empty: shape {p.shape}")
         if p.shape[1] != arrays[0].shape[1]:
@@ -114,5 +116,7 @@ def snapshots_from_arrays(
             raise ValueError(f"snapshot {i} needs {len(p)} positive finite weights")
         packed_weights[i, : len(p)] = w / w.sum()
     return Snapshots(
-        points=jnp.asarray(packed), weights=jnp.asarray(packed_weights), times=jnp.asarray(host_times)
+        points=jnp.asarray(packed),
+        weights=jnp.asarray(packed_weights),
+        times=jnp.asarray(host_times),
     )

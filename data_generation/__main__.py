@@ -1,0 +1,66 @@
+"""Makes a dataset: simulates populations, or reads snapshots, then couples them and fits densities.
+
+The dataset goes to a folder in --data-dir whose name spells the settings.
+"""
+
+import time
+from collections.abc import Sequence
+
+from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from data_generation.settings import DataSettings
+
+FLAGS = define_flags(DataSettings)
+
+EXAMPLE = """
+data_generation --potential=styblinski_tang
+data_generation --potential=none --internal=wiener --beta=0.2 --unpaired
+data_generation --load-from-file=cells.h5ad --time-key=day --representation=X_pca --split-population
+"""
+
+
+def main() -> None:
+    """Makes or finds the dataset of the flags, and says what it is."""
+    settings = settings_from_flags(DataSettings, FLAGS)
+    start = time.perf_counter()
+    import jax  # only now: `--help` and a mistyped flag need none of it
+
+    from data_generation.datasets import find_dataset, generate_dataset
+
+    dataset = find_dataset(settings)
+    if dataset is not None:
+        say(f"{dataset.path} already holds this dataset; --overwrite makes it anew")
+        return
+    source = settings.load_from_file or (
+        f"{settings.n_particles} particles in dimension {settings.dimension}, potential "
+        f"{settings.potential}, interaction {settings.interaction}, beta {settings.beta}"
+    )
+    say(f"{settings.data_dir}/{settings.name}")
+    say(f"  {source}; float32 on {jax.devices()[0].device_kind} ({jax.default_backend()})")
+    dataset = generate_dataset(settings)
+    counts = dataset.metadata["counts"]
+    for part in ("train", "test"):
+        low, high = min(counts[part]), max(counts[part])
+        size = f"{low}" if low == high else f"{low} to {high}"
+        times = dataset.metadata["times"][part]
+        say(
+            f"  {part}: {len(times)} snapshots of {size} particles, "
+            f"t = {times[0]:g} to {times[-1]:g}"
+        )
+    say(f"  test population: {dataset.metadata['split']['test']}")
+    for report in dataset.metadata["couplings"]:
+        convergence = "" if report["converged"] else ", NOT CONVERGED"
+        say(
+            f"  step {report['step']}: {report['method']}, {report['n_pairs']} pairs, mean squared "
+            f"displacement {report['cost']:.4g}, dropped mass {report['dropped_mass']:.2g}"
+            f"{convergence}"
+        )
+    say(f"  written in {time.perf_counter() - start:.1f} s")
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The console script."""
+    return run_script(main, FLAGS, argv=argv, description=__doc__, example=EXAMPLE)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run())

@@ -1,0 +1,311 @@
+"""What every script shares: flags made from settings, and errors of one line.
+
+A script is
+
+    FLAGS = define_flags(TrainSettings)
+
+    def main() -> None:
+        settings = settings_from_flags(TrainSettings, FLAGS)
+        ...
+
+    def run(argv: Sequence[str] | None = None) -> int:
+        return run_script(main, FLAGS, argv=argv, description=__doc__, example="...")
+
+with the imports that are heavy inside `main`, so that `--help` and a mistyped flag are answered at
+once. Each script has a FlagValues of its own: two of them can live in one process.
+"""
+
+import dataclasses
+import difflib
+import inspect
+import os
+import re
+import signal
+import sys
+import textwrap
+import traceback
+import types
+import typing
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from absl import flags
+
+SettingsT = TypeVar("SettingsT")
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+_WIDTH = 100
+
+
+class UsageError(ValueError):
+    """A command line that cannot be understood."""
+
+
+def say(text: str = "") -> None:
+    """Writes one line to standard output, at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def define_flags(
+    settings_class: type,
+    into: flags.FlagValues | None = None,
+    *,
+    exclude: Collection[str] = (),
+) -> flags.FlagValues:
+    """Defines one flag per field of a settings class, described by its docstring.
+
+    Args:
+        settings_class: a dataclass whose fields are int, float, str, bool, a Literal of words, a
+            tuple of one of int, float, str, or one of these or None.
+        into: flags to add to; new ones when absent.
+        exclude: fields that get no flag.
+
+    Returns:
+        The flags.
+    """
+    values = flags.FlagValues() if into is None else into
+    hints = typing.get_type_hints(settings_class)
+    documentation = attribute_documentation(settings_class)
+    for field in dataclasses.fields(settings_class):
+        if field.name in exclude:
+            continue
+        default = _default(field)
+        doc = documentation.get(field.name, "")
+        kind, words = _kind(hints[field.name])
+        if words:
+            doc = f"{doc} One of {', '.join(words)}.".strip()
+        if kind is bool:
+            flags.DEFINE_boolean(field.name, default, doc, flag_values=values)
+        elif isinstance(kind, tuple):
+            flags.DEFINE(_ListParser(kind[0]), field.name, default, doc, flag_values=values)
+        elif kind is int:
+            flags.DEFINE_integer(field.name, default, doc, flag_values=values)
+        elif kind is float:
+            flags.DEFINE_float(field.name, default, doc, flag_values=values)
+        else:
+            # Words are checked by the settings, which name the near misses.
+            flags.DEFINE_string(field.name, default, doc, flag_values=values)
+    return values
+
+
+def settings_from_flags(
+    settings_class: type[SettingsT], values: flags.FlagValues, **fixed: Any
+) -> SettingsT:
+    """The settings that the parsed flags describe.
+
+    Args:
+        settings_class: as given to `define_flags`.
+        values: parsed flags.
+        **fixed: fields that have no flag.
+
+    Returns:
+        The settings; fields with neither a flag nor a fixed value keep their defaults.
+    """
+    given = {
+        field.name: values[field.name].value
+        for field in dataclasses.fields(settings_class)  # type: ignore[arg-type]
+        if field.name in values
+    }
+    return settings_class(**(given | fixed))
+
+
+def run_script(
+    main: Callable[[], None],
+    values: flags.FlagValues,
+    *,
+    argv: Sequence[str] | None = None,
+    program: str | None = None,
+    description: str | None = "",
+    example: str = "",
+) -> int:
+    """Parses the flags, runs `main`, and turns bad input into one line on standard error.
+
+    Args:
+        main: the script; it reads `values`.
+        values: the script's flags, as `define_flags` makes them.
+        argv: the arguments, without the program; those of the process when absent.
+        program: how to start the script, for the help; from the process when absent.
+        description: for the help.
+        example: a command line, for the help.
+
+    Returns:
+        The exit status: 0, 2 for bad input, 130 for an interrupt.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    program = program or _program()
+    if "debug" not in values:
+        flags.DEFINE_boolean("debug", False, "Shows where an error came from.", flag_values=values)
+    try:
+        values.unparse_flags()
+        for name in values:
+            values[name].unparse()
+        if any(a in ("-h", "--help", "-help", "--helpfull", "--helpshort") for a in arguments):
+            say(help_text(values, program, description or "", example))
+            return 0
+        _parse(values, arguments)
+        main()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output went away; Python would complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BAD_INPUT
+    except (ValueError, OSError, ImportError, flags.Error) as error:
+        if "debug" in values and (values["debug"].value or "--debug" in arguments):
+            traceback.print_exc()
+        else:
+            sys.stderr.write(f"error: {one_line(error)}\n")
+        return EXIT_BAD_INPUT
+    return 0
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line, flags spelled as the help spells them."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, flags.Error):
+        text = re.sub(r"--\w+", lambda m: m[0].replace("_", "-"), text)
+    return text
+
+
+def attribute_documentation(settings_class: type) -> dict[str, str]:
+    """Field -> text, from the `Attributes:` section of a Google docstring."""
+    found: dict[str, list[str]] = {}
+    _, _, section = inspect.cleandoc(settings_class.__doc__ or "").partition("Attributes:\n")
+    current = ""
+    for line in section.splitlines():
+        if entry := re.match(r" {4}(\w+): (.*)", line):
+            current = entry[1]
+            found[current] = [entry[2]]
+        elif line.startswith(" " * 5):
+            found[current].append(line.strip())
+        else:
+            break
+    return {name: _sentence(" ".join(parts)) for name, parts in found.items()}
+
+
+def help_text(values: flags.FlagValues, program: str, description: str, example: str) -> str:
+    """What `--help` prints."""
+    lines = [f"usage: {program} [--flag=value ...]", ""]
+    if description:
+        lines += [*textwrap.dedent(description).strip().splitlines(), ""]
+    if example:
+        lines += ["example:", *(f"  {line}" for line in example.strip().splitlines()), ""]
+    lines.append("flags (hyphens or underscores):")
+    for name in values:
+        flag = values[name]
+        spelled = name.replace("_", "-")
+        if flag.boolean:
+            head = f"--[no]{spelled}"
+        else:
+            kind = flag.parser.flag_type() if flag.parser else ""
+            head = f"--{spelled}={_PLACEHOLDERS.get(kind, kind.upper())}"
+        default = "" if flag.default is None else f" (default: {flag.default_as_str})"
+        lines.append(f"  {head}")
+        lines += textwrap.wrap(
+            (flag.help or "") + default.replace("'", ""),
+            _WIDTH,
+            initial_indent=" " * 6,
+            subsequent_indent=" " * 6,
+        )
+    return "\n".join(lines)
+
+
+_PLACEHOLDERS = {"int": "INT", "float": "NUMBER", "string": "TEXT"}
+
+
+class _ListParser(flags.ArgumentParser):
+    """`0,1,2` as a tuple."""
+
+    syntactic_help = "a comma separated list"
+
+    def __init__(self, kind: type):
+        super().__init__()
+        self.kind = kind
+
+    def parse(self, argument: Any) -> tuple:
+        if not isinstance(argument, str):
+            return tuple(argument)
+        try:
+            return tuple(self.kind(part) for part in argument.split(",") if part.strip())
+        except ValueError:
+            raise ValueError(f"each of {argument!r} must be {self.kind.__name__}") from None
+
+    def flag_type(self) -> str:
+        return f"{self.kind.__name__},..."
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None
+
+
+def _kind(hint: Any) -> tuple[Any, tuple[str, ...]]:
+    """The scalar type, or (type,) of a tuple, and the accepted words."""
+    if get_origin(hint) in (typing.Union, types.UnionType):
+        (hint,) = (h for h in get_args(hint) if h is not type(None))
+    if get_origin(hint) is Literal:
+        return str, get_args(hint)
+    if get_origin(hint) is tuple:
+        return (get_args(hint)[0],), ()
+    if hint not in (int, float, str, bool):
+        raise TypeError(f"no flag can hold a {hint}")
+    return hint, ()
+
+
+def _parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
+    rest = values(["", *_underscored(values, arguments)])[1:]
+    if rest:
+        raise UsageError(f"unexpected argument {rest[0]!r}; every option is a flag, --name=value")
+
+
+def _underscored(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
+    """The arguments with flag names as Python has them; unknown flags are refused."""
+    result = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == "--" or not re.match(r"--?[A-Za-z]", argument):
+            result.append(argument)
+            continue
+        name, equals, value = argument.lstrip("-").partition("=")
+        plain = name.replace("-", "_")
+        negated = plain.removeprefix("no").removeprefix("_")
+        if plain in values:
+            result.append(f"--{plain}{equals}{value}")
+            if not equals and not values[plain].boolean:
+                # The value is the next argument, whatever it looks like.
+                result.extend([word] if (word := next(remaining, None)) is not None else [])
+        elif plain.startswith("no") and negated in values and values[negated].boolean:
+            if equals:
+                raise UsageError(f"--{name} takes no value, got {value!r}")
+            result.append(f"--no{negated}")
+        elif plain in ("flagfile", "undefok"):
+            result.append(argument)
+        else:
+            known = [flag.replace("_", "-") for flag in values]
+            near = difflib.get_close_matches(plain.replace("_", "-"), known, n=3, cutoff=0.7)
+            hint = (
+                f"; did you mean {' or '.join('--' + n for n in near)}?"
+                if near
+                else " (see --help)"
+            )
+            raise UsageError(f"unknown flag --{name}{hint}")
+    return result
+
+
+def _sentence(text: str) -> str:
+    text = text.replace("`", "").strip()
+    return text[:1].upper() + text[1:]
+
+
+def _program() -> str:
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if spec is None:
+        return os.path.basename(sys.argv[0])
+    return f"python -m {spec.name.removesuffix('.__main__')}"

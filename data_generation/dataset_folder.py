@@ -1,0 +1,175 @@
+"""Dataset folders on disk: written whole or not at all, and checked when read.
+
+train.npz, test.npz   points (t, n, d), weights (t, n), times (t,)
+couplings.npz         step, source, target, weight, each (c,)
+densities.npz         as `jkonet_star.densities.to_arrays` has it; absent without densities
+snapshots.png         the picture
+metadata.json         schema version, arguments, shapes and checksums of the archives
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SCHEMA_VERSION = 1
+METADATA = "metadata.json"
+
+Archives = dict[str, dict[str, np.ndarray]]
+
+
+def check_writable(folder: Path) -> None:
+    """Raises ValueError unless `folder` exists, or can be made, and takes new files."""
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ValueError(f"cannot write to {folder}: {existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot write to {folder}: no permission in {existing}")
+
+
+def write_folder(
+    folder: Path,
+    archives: Mapping[str, Mapping[str, np.ndarray]],
+    metadata: dict[str, Any],
+    *,
+    replace: bool,
+    draw: Callable[[Path], None] | None = None,
+) -> dict[str, Any]:
+    """Writes a dataset beside its place and renames it.
+
+    Args:
+        folder: where it goes.
+        archives: name -> arrays, each written to `<name>.npz`.
+        metadata: completed with the schema version, shapes and checksums.
+        replace: whether a folder already there is replaced.
+        draw: adds pictures to the folder given.
+
+    Returns:
+        The completed metadata.
+
+    Raises:
+        ValueError: `folder` cannot be written, or appeared in the meantime.
+    """
+    made = [p for p in (folder.parent, *folder.parent.parents) if not p.exists()]
+    token = secrets.token_hex(4)
+    new, old = (folder.parent / f".{folder.name}.{word}-{token}" for word in ("new", "old"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new.mkdir()
+        for name, arrays in archives.items():
+            np.savez(new / f"{name}.npz", allow_pickle=False, **arrays)
+        metadata = {
+            "schema_version": SCHEMA_VERSION,
+            **metadata,
+            "shapes": {
+                name: {key: list(np.shape(array)) for key, array in arrays.items()}
+                for name, arrays in archives.items()
+            },
+            "checksums": {f"{name}.npz": sha256(new / f"{name}.npz") for name in archives},
+        }
+        if draw is not None:
+            draw(new)
+        text = json.dumps(metadata, indent=2, allow_nan=False) + "\n"
+        (new / METADATA).write_text(text, encoding="utf-8")
+        _move_into_place(new, old, folder, replace)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise ValueError(f"{folder} was made by another process in the meantime") from error
+        raise ValueError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        # Nothing is left of a failure or an interrupt.
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()  # only succeeds while it is empty
+    return metadata
+
+
+def _move_into_place(new: Path, old: Path, folder: Path, replace: bool) -> None:
+    if not (replace and folder.exists()):
+        # An empty folder would be replaced silently by `rename`; whatever is there stays.
+        if folder.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
+        new.rename(folder)
+        return
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """The metadata of a dataset folder.
+
+    Raises:
+        ValueError: not a dataset folder, damaged metadata, or a newer schema.
+    """
+    try:
+        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{folder} is not a dataset folder: it has no {METADATA}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder / METADATA} cannot be read: {error}") from error
+    version = metadata.get("schema_version") if isinstance(metadata, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ValueError(f"{folder / METADATA} is not a dataset's metadata: no schema_version")
+    if version > SCHEMA_VERSION:
+        raise ValueError(
+            f"{folder} has schema version {version}; this release reads up to {SCHEMA_VERSION}"
+        )
+    for key in ("arguments", "shapes", "checksums"):
+        if not isinstance(metadata.get(key), dict):
+            raise ValueError(f"{folder / METADATA} is damaged: no {key}")
+    return metadata
+
+
+def check_archives(folder: Path, metadata: dict[str, Any]) -> None:
+    """Raises ValueError unless every archive is there with the checksum that was recorded."""
+    for name, checksum in metadata["checksums"].items():
+        file = folder / name
+        if not file.is_file():
+            raise ValueError(f"{folder} is incomplete: {name} is missing")
+        if sha256(file) != checksum:
+            raise ValueError(f"{file} is damaged: its checksum is not the one in {METADATA}")
+
+
+def read_archives(folder: Path, metadata: dict[str, Any]) -> Archives:
+    """The arrays of every archive, checked against the metadata's checksums and shapes.
+
+    Raises:
+        ValueError: a missing or damaged archive.
+    """
+    check_archives(folder, metadata)
+    archives: Archives = {}
+    for name, shapes in metadata["shapes"].items():
+        file = folder / f"{name}.npz"
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = {key: archive[key] for key in archive.files}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{file} cannot be read: {error}") from error
+        found = {key: list(array.shape) for key, array in arrays.items()}
+        if found != shapes:
+            raise ValueError(f"{file} holds {found}, {METADATA} says {shapes}")
+        archives[name] = arrays
+    return archives
+
+
+def sha256(file: Path) -> str:
+    """Checksum of a file's bytes, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,331 @@
+"""Datasets: populations, their couplings and densities, made once and kept in a folder.
+
+`generate_dataset` makes the folder that `DataSettings` describe, or finds it; `load_dataset` reads
+one. Couplings and densities see the training particles only. The order of random streams does not
+matter: each is folded from the seed by its name.
+"""
+
+import dataclasses
+import difflib
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_generation.dataset_folder import (
+    METADATA,
+    check_archives,
+    check_writable,
+    read_archives,
+    read_metadata,
+    sha256,
+    write_folder,
+)
+from data_generation.particles import named_key, simulate
+from data_generation.pictures import draw_snapshots
+from data_generation.reading import read_populations
+from data_generation.settings import DEFAULT_TEST_RATIO, DataSettings
+from data_generation.splitting import leave_one_out, split_particles, split_population
+from diffusions.typing import Key
+from jkonet_star.couplings import Couplings, couple
+from jkonet_star.densities import (
+    GaussianMixtures,
+    KernelDensities,
+    fit_densities,
+    from_arrays,
+    to_arrays,
+)
+from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A dataset in memory.
+
+    Attributes:
+        train: the population that is learned from.
+        test: the held-out one; with a snapshot left out of `train`, it keeps that snapshot.
+        couplings: of consecutive snapshots of `train`.
+        densities: one per snapshot of `train`, or None.
+        metadata: what `metadata.json` holds.
+        path: the folder.
+    """
+
+    train: Snapshots
+    test: Snapshots
+    couplings: Couplings
+    densities: GaussianMixtures | KernelDensities | None
+    metadata: dict[str, Any]
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.path.name
+
+    @property
+    def truth(self) -> dict[str, Any] | None:
+        """The known `potential`, `interaction` (names) and `beta`, or None."""
+        return self.metadata["truth"]
+
+
+def generate_dataset(settings: DataSettings) -> Dataset:
+    """Makes the dataset, or loads it where it already exists with the same arguments.
+
+    Args:
+        settings: what it is made of, and where it goes: `settings.data_dir / settings.name`.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        ValueError: a folder in the way that is no dataset, is damaged, or was made with other
+            arguments; a folder that cannot be written; what simulation and reading raise.
+    """
+    existing = find_dataset(settings)
+    if existing is not None:
+        return existing
+    folder = Path(settings.data_dir) / settings.name
+    check_writable(folder.parent)
+    key = jax.random.key(settings.seed)
+    train, test, split = _populations(settings, key)
+    if settings.leave_one_out is not None:
+        train = leave_one_out(train, settings.leave_one_out)
+    _check_batch(settings.batch_size, max(len(p) for p in train.arrays()))
+    couplings, reports = couple(train, settings.coupling_settings, key=named_key(key, "couplings"))
+    densities = fit_densities(train, settings.density_settings, key=named_key(key, "densities"))
+    archives = {
+        "train": _snapshot_arrays(train),
+        "test": _snapshot_arrays(test),
+        "couplings": {f: np.asarray(getattr(couplings, f)) for f in _COUPLING_FIELDS},
+    }
+    if densities is not None:
+        archives["densities"] = to_arrays(densities)
+    metadata: dict[str, Any] = {
+        "created_by": f"jkonet-diffusions {_version()}, jax {jax.__version__}",
+        "arguments": dataclasses.asdict(settings),
+        "source": _source(settings),
+        "truth": _truth(settings),
+        "split": split,
+        "left_out": settings.leave_one_out,
+        "times": {
+            "train": np.asarray(train.times).tolist(),
+            "test": np.asarray(test.times).tolist(),
+        },
+        "counts": {
+            "train": [len(p) for p in train.arrays()],
+            "test": [len(p) for p in test.arrays()],
+        },
+        "couplings": [dataclasses.asdict(report) for report in reports],
+    }
+    metadata = write_folder(
+        folder,
+        archives,
+        metadata,
+        replace=settings.overwrite,
+        draw=lambda path: draw_snapshots(train, path / "snapshots.png", title=settings.name),
+    )
+    return Dataset(
+        train=train,
+        test=test,
+        couplings=couplings,
+        densities=densities,
+        metadata=metadata,
+        path=folder,
+    )
+
+
+def find_dataset(settings: DataSettings) -> Dataset | None:
+    """The dataset that these settings describe, if it exists and is not to be overwritten.
+
+    Raises:
+        ValueError: the folder exists and is no dataset, is damaged, or holds another one. With
+            `overwrite`, only a folder that is no dataset is refused: nothing else is deleted.
+    """
+    folder = Path(settings.data_dir) / settings.name
+    if not folder.exists() and not folder.is_symlink():
+        return None
+    if not (folder / METADATA).is_file():
+        refusal = (
+            "so --overwrite leaves it alone" if settings.overwrite else "choose --dataset-name"
+        )
+        raise ValueError(f"{folder} exists and is not a dataset folder, {refusal}")
+    if settings.overwrite:
+        return None
+    try:
+        metadata = read_metadata(folder)
+        check_archives(folder, metadata)
+    except ValueError as error:
+        raise ValueError(f"{error}; --overwrite makes it anew") from error
+    recorded = metadata["arguments"]
+    different = [k for k, v in settings.content.items() if recorded.get(k) != v]
+    source = _source(settings)
+    if not different and (metadata.get("source") or {}).get("sha256") != (source or {}).get(
+        "sha256"
+    ):
+        different = ["load_from_file"]
+    if different:
+        key = different[0]
+        raise ValueError(
+            f"{folder} exists with --{key.replace('_', '-')}={recorded.get(key)} instead of "
+            f"{getattr(settings, key)}; give --overwrite or another --dataset-name"
+            if key != "load_from_file"
+            else f"{folder} exists and was read from other data than {settings.load_from_file}; "
+            "give --overwrite or another --dataset-name"
+        )
+    return load_dataset(folder)
+
+
+def load_dataset(name_or_path: str | Path, data_dir: str | Path = "data") -> Dataset:
+    """Reads a dataset folder and checks it against its metadata.
+
+    Args:
+        name_or_path: a folder, or the name of one in `data_dir`.
+        data_dir: where named datasets are.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        ValueError: no such dataset, with the near misses; a newer schema; missing or damaged files.
+    """
+    folder = _locate(name_or_path, Path(data_dir))
+    metadata = read_metadata(folder)
+    archives = read_archives(folder, metadata)
+    missing = {"train", "test", "couplings"} - archives.keys()
+    if missing:
+        raise ValueError(
+            f"{folder} is incomplete: its metadata name no {', '.join(sorted(missing))}"
+        )
+    try:
+        train, test = (
+            Snapshots(**{f: jnp.asarray(archives[part][f]) for f in _SNAPSHOT_FIELDS})
+            for part in ("train", "test")
+        )
+        couplings = Couplings(
+            **{f: jnp.asarray(archives["couplings"][f]) for f in _COUPLING_FIELDS}
+        )
+        densities = from_arrays(archives["densities"]) if "densities" in archives else None
+    except KeyError as error:
+        raise ValueError(f"{folder} is damaged: no array {error}") from error
+    return Dataset(
+        train=train,
+        test=test,
+        couplings=couplings,
+        densities=densities,
+        metadata=metadata,
+        path=folder,
+    )
+
+
+_SNAPSHOT_FIELDS = ("points", "weights", "times")
+_COUPLING_FIELDS = ("step", "source", "target", "weight")
+
+
+def _locate(name_or_path: str | Path, data_dir: Path) -> Path:
+    candidates = (Path(name_or_path), data_dir / name_or_path)
+    # A folder of that name elsewhere shall not hide the dataset.
+    for accept in (lambda p: (p / METADATA).is_file(), Path.is_dir):
+        for candidate in candidates:
+            if accept(candidate):
+                return candidate
+    known = sorted(p.parent.name for p in data_dir.glob(f"*/{METADATA}"))
+    known = [name for name in known if not name.startswith(".")]
+    near = difflib.get_close_matches(str(name_or_path), known, n=3, cutoff=0.5)
+    if near:
+        hint = f"; did you mean {' or '.join(near)}?"
+    elif known:
+        hint = f"; {data_dir} holds {', '.join(known[:5])}{', ...' if len(known) > 5 else ''}"
+    else:
+        hint = f"; {data_dir} holds no dataset (make one with `python -m data_generation`)"
+    raise ValueError(f"no dataset {str(name_or_path)!r}{hint}")
+
+
+def _populations(settings: DataSettings, key: Key) -> tuple[Snapshots, Snapshots, dict[str, Any]]:
+    """Training and test snapshots, and how they were told apart."""
+    held_out: Snapshots | None
+    if settings.load_from_file is not None:
+        train, held_out = read_populations(
+            settings.load_from_file,
+            dt=settings.dt,
+            time_key=settings.time_key,
+            representation=settings.representation,
+            n_components=settings.n_components,
+        )
+        independent = "the file's own"
+    else:
+        train, held_out = _simulated(settings, key, "train"), None
+        independent = "an independent simulation"
+        if settings.test_ratio is None and not settings.split_population:
+            held_out = _simulated(settings, key, "test")
+    if held_out is not None and settings.test_ratio is None and not settings.split_population:
+        return train, held_out, {"test": independent}
+    ratio = DEFAULT_TEST_RATIO if settings.test_ratio is None else settings.test_ratio
+    counts = {len(p) for p in train.arrays()}
+    # Particles of snapshots with unequal counts cannot be followed through time.
+    inside = settings.split_population or len(counts) > 1
+    split = split_population if inside else split_particles
+    train, test = split(train, ratio, named_key(key, "split"))
+    if ratio == 0:
+        return train, test, {"test": "the training particles", "test_ratio": 0.0}
+    along = "inside every snapshot" if inside else "along particles"
+    return train, test, {"test": f"held out {along}", "test_ratio": ratio}
+
+
+def _check_batch(batch_size: int, n: int) -> None:
+    default = DataSettings().batch_size  # fits every size: fewer particles make one block
+    if batch_size > n and batch_size != default:
+        raise ValueError(
+            f"batch_size {batch_size} is more than the {n} particles of the largest training "
+            "snapshot; a negative one couples each snapshot in one block"
+        )
+
+
+def _simulated(settings: DataSettings, key: Key, name: str) -> Snapshots:
+    points = simulate(
+        named_key(key, name),
+        potential=settings.potential,
+        interaction=settings.interaction,
+        beta=settings.beta,
+        n_particles=settings.n_particles,
+        dimension=settings.dimension,
+        n_timesteps=settings.n_timesteps,
+        dt=settings.dt,
+        substeps=settings.substeps,
+        unpaired=settings.unpaired,
+    )
+    return snapshots_from_arrays(np.asarray(points), dt=settings.dt)
+
+
+def _snapshot_arrays(snapshots: Snapshots) -> dict[str, np.ndarray]:
+    return {f: np.asarray(getattr(snapshots, f)) for f in _SNAPSHOT_FIELDS}
+
+
+def _source(settings: DataSettings) -> dict[str, str] | None:
+    """Name and checksum of the file that was read."""
+    if settings.load_from_file is None:
+        return None
+    file = Path(settings.load_from_file)
+    # What is wrong with a file that is missing is said when it is read.
+    return {"file": file.name, "sha256": sha256(file) if file.is_file() else ""}
+
+
+def _truth(settings: DataSettings) -> dict[str, Any] | None:
+    named = (settings.potential, settings.interaction, settings.internal)
+    if settings.load_from_file is not None and set(named) == {"none"}:
+        return None
+    return {
+        "potential": settings.potential,
+        "interaction": settings.interaction,
+        "beta": settings.beta,
+    }
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("jkonet-diffusions")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,119 @@
+"""The one training loop: epochs of gradient steps in a single compiled scan.
+
+    g_i = grad loss(theta_i, batch_i),   theta_{i+1} = theta_i + optimiser(g_i),                    (1)
+    ema_{i+1} = decay ema_i + (1 - decay) theta_{i+1},  ema_0 = theta_0                             (2)
+
+Everything random in epoch e is drawn from fold_in(key, e), whatever happened before and however the
+epochs are cut into calls: a resumed run repeats the uninterrupted one, and evaluation between calls
+cannot shift the stream. The function is pure, so `vmap` over (state, key) trains many seeds at once.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from diffusions.typing import Array, Float, Int, Key, Params, PyTree
+
+Batches = Callable[[Key], PyTree]
+"""Key of an epoch -> its batches, stacked along the leading axis of every leaf."""
+
+Loss = Callable[[Params, PyTree, Key], tuple[Array, dict[str, Array]]]
+"""(parameters, batch, key) -> (scalar loss, scalars to report)."""
+
+
+@flax.struct.dataclass
+class TrainingState:
+    """All that a run carries from one epoch to the next."""
+
+    params: Params
+    optimizer_state: PyTree
+    ema: Params  # equal to params where no average is asked for
+    epoch: Int[Array, ""]  # epochs finished
+
+
+def initial_state(params: Params, optimizer: optax.GradientTransformation) -> TrainingState:
+    """The state before the first epoch."""
+    return TrainingState(
+        params=params,
+        optimizer_state=optimizer.init(params),
+        ema=jax.tree.map(jnp.array, params),
+        epoch=jnp.zeros((), jnp.int32),
+    )
+
+
+def train_epochs(
+    state: TrainingState,
+    key: Key,
+    *,
+    batches: Batches,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    n_epochs: int,
+    ema_decay: float = 0.0,
+) -> tuple[TrainingState, dict[str, Float[Array, "epochs"]]]:
+    """Runs epochs state.epoch ... state.epoch + n_epochs - 1 of equations (1) and (2).
+
+    Args:
+        state: as `initial_state` or an earlier call left it.
+        key: the run's key, the same in every call.
+        batches: draws an epoch's batches.
+        loss: differentiable in its first argument.
+        optimizer: any Optax transformation.
+        n_epochs: static.
+        ema_decay: 0 keeps the average equal to the parameters.
+
+    Returns:
+        The new state, and the mean over each epoch of `loss` and of every scalar it reports.
+    """
+
+    def gradient_step(carry: tuple, batch_and_key: tuple[PyTree, Key]) -> tuple[tuple, Any]:
+        params, optimizer_state, ema = carry
+        batch, step_key = batch_and_key
+        (value, scalars), gradient = jax.value_and_grad(loss, has_aux=True)(params, batch, step_key)
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+        params = optax.apply_updates(params, updates)
+        if ema_decay:
+            ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
+        else:
+            ema = params
+        return (params, optimizer_state, ema), {"loss": value, **scalars}
+
+    def epoch(state: TrainingState, _: None) -> tuple[TrainingState, Any]:
+        batch_key, loss_key = jax.random.split(jax.random.fold_in(key, state.epoch))
+        epoch_batches = batches(batch_key)
+        n_batches = jax.tree.leaves(epoch_batches)[0].shape[0]
+        carry = (state.params, state.optimizer_state, state.ema)
+        carry, scalars = jax.lax.scan(
+            gradient_step, carry, (epoch_batches, jax.random.split(loss_key, n_batches))
+        )
+        new_state = TrainingState(
+            params=carry[0], optimizer_state=carry[1], ema=carry[2], epoch=state.epoch + 1
+        )
+        return new_state, jax.tree.map(jnp.mean, scalars)
+
+    return jax.lax.scan(epoch, state, None, length=n_epochs)
+
+
+def shuffled_batches(key: Key, n_examples: int, batch_size: int) -> Int[Array, "batches batch"]:
+    """Example indices of one epoch in random order; -1 fills the last batch.
+
+    Every example is visited exactly once per epoch, whatever the batch size.
+
+    Args:
+        key: of the epoch.
+        n_examples: static.
+        batch_size: static, at most n_examples.
+
+    Raises:
+        ValueError: `batch_size` exceeds `n_examples`.
+    """
+    if batch_size > n_examples:
+        raise ValueError(f"batch_size {batch_size} exceeds the {n_examples} training examples")
+    n_batches = -(-n_examples // batch_size)
+    order = jax.random.permutation(key, n_examples)
+    filler = jnp.full(n_batches * batch_size - n_examples, -1, order.dtype)
+    return jnp.concatenate([order, filler]).reshape(n_batches, batch_size)

@@ -1,0 +1,285 @@
+"""Couplings of consecutive snapshots: which particle may have gone where.
+
+For each step from snapshot mu_k = sum_i a_i delta_{x_i} to mu_{k+1} = sum_j b_j delta_{y_j} a
+coupling gamma approximates the optimal plan for the squared distance,
+
+    gamma_k ~ argmin_{P in Pi(a, b)} sum_ij P_ij |x_i - y_j|^2                                   (1)
+
+exactly (`exact_transport`), with entropic regularisation (`entropic_transport`), or by parts
+(`low_rank_transport`), and is stored as its pairs (i, j, P_ij) with weights of sum 1 per step.
+
+Large populations are coupled in blocks. Both populations are shuffled and cut into B parts of equal
+mass, and part r is coupled with part r: gamma = sum_r gamma_r. A particle that straddles a cut
+belongs to both parts with a share of its weight, so gamma has exactly the marginals a and b
+whatever the sizes and weights. Shuffling also keeps the order of rows, by which a simulation knows
+its particles, from deciding between plans of equal cost.
+"""
+
+import dataclasses
+import logging
+import time
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusions.typing import Array, Float, HostArray, Int, Key
+from jkonet_star.entropic_transport import SparsePlan, sinkhorn_plan
+from jkonet_star.exact_transport import exact_plan
+from jkonet_star.low_rank_transport import low_rank_plan
+from jkonet_star.settings import CouplingSettings
+from jkonet_star.snapshots import Snapshots
+
+logger = logging.getLogger(__name__)
+
+# Largest block for which `auto` couples exactly, by platform (benchmarks/couplings.py).
+EXACT_UP_TO = {"cpu": 10_000, "gpu": 4_000, "tpu": 4_000}
+# Below this share of the plan's mass above the cutoff, what is kept says little about the plan.
+_MASS_WORTH_TRUSTING = 0.5
+
+
+@flax.struct.dataclass
+class Couplings:
+    """Matched pairs of all steps, one after the other."""
+
+    step: Int[Array, "c"]  # index k of the step from snapshot k to snapshot k + 1
+    source: Int[Array, "c"]  # row in snapshots.points[k]
+    target: Int[Array, "c"]  # row in snapshots.points[k + 1]
+    weight: Float[Array, "c"]  # sums to 1 over each step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CouplingReport:
+    """How one step was coupled, in plain numbers that JSON can hold.
+
+    Attributes:
+        step: index of the step.
+        method: the method that was used; never `auto`.
+        n_source: particles before the step.
+        n_target: particles after it.
+        n_blocks: blocks coupled separately.
+        n_pairs: pairs kept.
+        cost: mean squared distance transported, over the pairs kept.
+        converged: whether every block's solver converged.
+        iterations: the most that any block took; 0 for `exact`.
+        marginal_error: the solver's, in the L1 norm, the largest of any block.
+        dropped_mass: share of the plan's mass in pairs too light to keep.
+        seconds: wall-clock time.
+    """
+
+    step: int
+    method: str
+    n_source: int
+    n_target: int
+    n_blocks: int
+    n_pairs: int
+    cost: float
+    converged: bool
+    iterations: int
+    marginal_error: float
+    dropped_mass: float
+    seconds: float
+
+
+def couple(
+    snapshots: Snapshots,
+    settings: CouplingSettings = CouplingSettings(),  # noqa: B008 (frozen)
+    *,
+    key: Key,
+) -> tuple[Couplings, list[CouplingReport]]:
+    """Couples every snapshot with the next by (1).
+
+    Args:
+        snapshots: the populations; padding takes no part and weights are honoured.
+        settings: method, regularisation and block size.
+        key: decides the blocks.
+
+    Returns:
+        The couplings, and one report per step.
+
+    Raises:
+        ValueError: `exact` with tau_a or tau_b below 1.
+    """
+    unbalanced = settings.tau_a < 1 or settings.tau_b < 1
+    if unbalanced and settings.method in ("exact", "low-rank"):
+        raise ValueError(
+            f"coupling {settings.method!r} is balanced, but tau_a is {settings.tau_a} and tau_b is "
+            f"{settings.tau_b}; unbalanced transport needs 'sinkhorn'"
+        )
+    points, weights = np.asarray(snapshots.points), np.asarray(snapshots.weights, np.float64)
+    parts: list[tuple[HostArray, ...]] = []
+    reports = []
+    for step in range(snapshots.n_steps):
+        start = time.perf_counter()
+        rows, cols = np.flatnonzero(weights[step]), np.flatnonzero(weights[step + 1])
+        x, y = points[step, rows], points[step + 1, cols]
+        a, b = weights[step, rows], weights[step + 1, cols]
+        plan, method, n_blocks = _couple_step(
+            x, y, a / a.sum(), b / b.sum(), settings, jax.random.fold_in(key, step)
+        )
+        weight = plan.mass / plan.mass.sum()
+        displacement = y[plan.cols].astype(np.float64) - x[plan.rows]
+        report = CouplingReport(
+            step=step,
+            method=method,
+            n_source=len(rows),
+            n_target=len(cols),
+            n_blocks=n_blocks,
+            n_pairs=len(weight),
+            cost=float(weight @ (displacement**2).sum(axis=1)),
+            converged=plan.converged,
+            iterations=plan.iterations,
+            marginal_error=plan.marginal_error,
+            dropped_mass=plan.dropped_mass,
+            seconds=time.perf_counter() - start,
+        )
+        _log(report, settings)
+        reports.append(report)
+        parts.append((np.full(len(weight), step), rows[plan.rows], cols[plan.cols], weight))
+    steps, sources, targets, all_weights = (np.concatenate(p) for p in zip(*parts, strict=True))
+    couplings = Couplings(
+        step=jnp.asarray(steps, jnp.int32),
+        source=jnp.asarray(sources, jnp.int32),
+        target=jnp.asarray(targets, jnp.int32),
+        weight=jnp.asarray(all_weights, jnp.float32),
+    )
+    return couplings, reports
+
+
+def chosen_method(settings: CouplingSettings, size: int) -> str:
+    """What `auto` means for blocks of `size` particles on the present device."""
+    if settings.method != "auto":
+        return settings.method
+    if settings.tau_a < 1 or settings.tau_b < 1:
+        return "sinkhorn"
+    limit = EXACT_UP_TO.get(jax.default_backend(), EXACT_UP_TO["cpu"])
+    return "exact" if size <= limit else "sinkhorn"
+
+
+def _couple_step(
+    x: HostArray,
+    y: HostArray,
+    a: HostArray,
+    b: HostArray,
+    settings: CouplingSettings,
+    key: Key,
+) -> tuple[SparsePlan, str, int]:
+    """One step's plan, the method used, and the number of blocks."""
+    # NumPy's generator needs no compilation for each new population size.
+    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    order_x, order_y = generator.permutation(len(x)), generator.permutation(len(y))
+    largest = max(len(x), len(y))
+    n_blocks = 1 if settings.batch_size < 0 else -(-largest // settings.batch_size)
+    blocks = _blocks(a[order_x], b[order_y], n_blocks)
+    method = chosen_method(settings, max(max(len(i), len(j)) for i, j, *_ in blocks))
+    solve = {"exact": _exact, "sinkhorn": sinkhorn_plan, "low-rank": low_rank_plan}[method]
+    plans, shares = [], []
+    for i, j, a_block, b_block in blocks:
+        i, j = order_x[i], order_y[j]
+        share = a_block.sum()
+        plan = solve(x[i], y[j], a_block / share, b_block / b_block.sum(), settings)
+        plans.append(
+            dataclasses.replace(plan, rows=i[plan.rows], cols=j[plan.cols], mass=plan.mass * share)
+        )
+        shares.append(share)
+    merged = SparsePlan(
+        rows=np.concatenate([p.rows for p in plans]),
+        cols=np.concatenate([p.cols for p in plans]),
+        mass=np.concatenate([p.mass for p in plans]),
+        converged=all(p.converged for p in plans),
+        iterations=max(p.iterations for p in plans),
+        marginal_error=max(p.marginal_error for p in plans),
+        dropped_mass=float(np.dot(shares, [p.dropped_mass for p in plans]) / np.sum(shares)),
+    )
+    return merged, method, n_blocks
+
+
+def _blocks(
+    a: HostArray, b: HostArray, n_blocks: int
+) -> list[tuple[HostArray, HostArray, HostArray, HostArray]]:
+    """Cuts both populations at the same levels of mass.
+
+    Args:
+        a: (n,) source weights of sum 1.
+        b: (m,) target weights of sum 1.
+        n_blocks: number of blocks.
+
+    Returns:
+        Per block the rows of the source, the rows of the target, and their weights in the block.
+    """
+    if n_blocks == 1:
+        return [(np.arange(len(a)), np.arange(len(b)), a, b)]
+    if len(a) == len(b):
+        # Cuts between particles wherever weights allow it: uniform blocks couple much faster.
+        cuts = np.cumsum([len(part) for part in np.array_split(a, n_blocks)])
+        levels = np.cumsum(a)[cuts - 1]
+    else:
+        levels = np.arange(1, n_blocks + 1) / n_blocks
+    levels = np.concatenate([[0.0], levels / levels[-1]])
+    blocks = []
+    for low, high in zip(levels[:-1], levels[1:], strict=True):
+        blocks.append((*_slice_of_mass(a, low, high), *_slice_of_mass(b, low, high)))
+    return [(i, j, a_block, b_block) for i, a_block, j, b_block in blocks]
+
+
+def _slice_of_mass(weights: HostArray, low: float, high: float) -> tuple[HostArray, HostArray]:
+    """Rows with mass between two levels of the cumulative weight, and that mass."""
+    top = np.cumsum(weights)
+    top /= top[-1]
+    bottom = np.concatenate([[0.0], top[:-1]])
+    inside = np.minimum(top, high) - np.maximum(bottom, low)
+    # Cuts that fall between two particles up to rounding shall not make a sliver of either.
+    rows = np.flatnonzero(inside > 1e-6 * weights)
+    return rows, np.minimum(inside[rows], weights[rows])
+
+
+def _exact(
+    x: HostArray, y: HostArray, a: HostArray, b: HostArray, settings: CouplingSettings
+) -> SparsePlan:
+    """The optimal plan in the form of the entropic ones. Nothing is dropped: it is sparse."""
+    del settings
+    rows, cols, mass, _ = exact_plan(x, y, a, b)
+    error = np.abs(np.bincount(rows, mass, len(a)) - a).sum()
+    error += np.abs(np.bincount(cols, mass, len(b)) - b).sum()
+    return SparsePlan(
+        rows=rows,
+        cols=cols,
+        mass=mass,
+        converged=True,
+        iterations=0,
+        marginal_error=float(error),
+        dropped_mass=0.0,
+    )
+
+
+def _log(report: CouplingReport, settings: CouplingSettings) -> None:
+    logger.info(
+        "step %d: coupled %d and %d particles by %s in %d block(s), %.2f s",
+        report.step,
+        report.n_source,
+        report.n_target,
+        report.method,
+        report.n_blocks,
+        report.seconds,
+    )
+    if not report.converged:
+        logger.warning(
+            "step %d: %s did not converge in %d iterations (marginal error %.2g, threshold %.2g); "
+            "raise max_iterations above %d or epsilon above %g, or couple exactly",
+            report.step,
+            report.method,
+            report.iterations,
+            report.marginal_error,
+            settings.threshold,
+            settings.max_iterations,
+            settings.epsilon,
+        )
+    if report.dropped_mass > 1 - _MASS_WORTH_TRUSTING:
+        logger.warning(
+            "step %d: %.0f %% of the plan's mass lies in pairs too light to keep, and the pairs "
+            "kept no longer represent it; lower epsilon from %g",
+            report.step,
+            100 * report.dropped_mass,
+            settings.epsilon,
+        )

@@ -1,0 +1,236 @@
+"""Parametrised energies: what a solver learns, as pure functions of parameters.
+
+An energy model is a frozen, hashable description; its arrays are two pytrees, `params` (learned) and
+`constants` (fixed by the data). Both models of this module offer
+
+    potential(params, constants, x, t) -> V(x, t)        interaction(params, constants, z) -> U(z)
+    pull(params, constants, x, population, weights) -> (grad U * mu)(x)
+    beta(params, constants) -> beta >= 0
+
+for one point x or one difference z = x - y, in the physical units of the data. Networks work at unit
+scale: with the data's centre c, length l (root-mean-square deviation per coordinate), speed s
+(root-mean-square displacement over tau), and dimension d,
+
+    V(x, t) = s l N_V((x - c) / l, (t - t_0) / (t_T - t_0)),   U(z) = s l N_U(z / l),              (1)
+    beta = (s^2 tau / 2d) softplus(b).                                                             (2)
+
+(2) measures beta in units of the value at which noise alone would explain every displacement.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from diffusions.typing import Array, Float, Key, Params, PyTree
+from jkonet_star.features import Features
+from jkonet_star.interactions import interaction_drift
+
+
+@jax.custom_jvp
+def softplus(x: Array) -> Array:
+    """log(1 + e^x), with the logistic function as its derivative.
+
+    `jax.nn.softplus` differentiates through logaddexp, whose derivative costs two more exponentials;
+    here the first and second derivative share one. This is a quarter of a training step.
+    """
+    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+@softplus.defjvp
+def _softplus_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return softplus(x), jax.nn.sigmoid(x) * dx
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "softplus": softplus,
+    "silu": nn.silu,
+    "gelu": nn.gelu,
+    "tanh": jnp.tanh,
+}
+
+
+class EnergyNetwork(nn.Module):
+    """Multilayer perceptron from a point to a scalar energy.
+
+    Attributes:
+        hidden: widths of the hidden layers.
+        activation: one of `ACTIVATIONS`; smooth, because the loss differentiates the gradient.
+    """
+
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "softplus"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
+        """The energy of each row of x."""
+        for width in self.hidden:
+            x = ACTIVATIONS[self.activation](nn.Dense(width)(x))
+        return nn.Dense(1)(x)[..., 0]
+
+
+@flax.struct.dataclass
+class Units:
+    """The data's natural units, of equations (1) and (2)."""
+
+    center: Float[Array, "d"]
+    length: Float[Array, ""]
+    speed: Float[Array, ""]
+    time_start: Float[Array, ""]
+    time_span: Float[Array, ""]
+    noise: Float[Array, ""]  # the beta of equation (2) at softplus(b) = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkEnergy:
+    """Energies (1) and (2) by neural networks.
+
+    Attributes:
+        hidden: widths of the hidden layers.
+        activation: one of `ACTIVATIONS`.
+        has_potential: V is learned, else it is zero.
+        has_interaction: U is learned, else it is zero.
+        has_internal: beta is learned, else it is zero.
+        time_varying: V takes the time.
+    """
+
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "softplus"
+    has_potential: bool = True
+    has_interaction: bool = False
+    has_internal: bool = False
+    time_varying: bool = False
+
+    @property
+    def network(self) -> EnergyNetwork:
+        """The module of V and of U."""
+        return EnergyNetwork(hidden=self.hidden, activation=self.activation)
+
+    def init(self, key: Key, dimension: int) -> Params:
+        """Random parameters; V and U start from independent ones."""
+        params: dict[str, Any] = {}
+        if self.has_potential:
+            example = jnp.zeros(dimension + self.time_varying)
+            params["potential"] = self.network.init(jax.random.fold_in(key, 0), example)
+        if self.has_interaction:
+            params["interaction"] = self.network.init(
+                jax.random.fold_in(key, 1), jnp.zeros(dimension)
+            )
+        if self.has_internal:
+            # softplus(-2) = 0.13: start from mostly drift, with a gradient that is still alive.
+            params["internal"] = jnp.full((), -2.0)
+        return params
+
+    def potential(
+        self, params: Params, constants: Units, x: Float[Array, "d"], t: Float[Array, ""]
+    ) -> Float[Array, ""]:
+        """V of equation (1)."""
+        if not self.has_potential:
+            return jnp.zeros(())
+        inputs = (x - constants.center) / constants.length
+        if self.time_varying:
+            phase = (t - constants.time_start) / constants.time_span
+            inputs = jnp.concatenate([inputs, jnp.reshape(phase, 1)])
+        energy = self.network.apply(params["potential"], inputs)
+        return constants.speed * constants.length * energy
+
+    def interaction(
+        self, params: Params, constants: Units, z: Float[Array, "d"]
+    ) -> Float[Array, ""]:
+        """U of equation (1)."""
+        if not self.has_interaction:
+            return jnp.zeros(())
+        energy = self.network.apply(params["interaction"], z / constants.length)
+        return constants.speed * constants.length * energy
+
+    def pull(
+        self,
+        params: Params,
+        constants: Units,
+        x: Float[Array, "n d"],
+        population: Float[Array, "m d"],
+        weights: Float[Array, "m"],
+    ) -> Float[Array, "n d"]:
+        """sum_j w_j grad U(x - y_j) at each row of x."""
+        gradient = jax.grad(lambda z: self.interaction(params, constants, z))
+        return interaction_drift(gradient, x, population, weights)
+
+    def beta(self, params: Params, constants: Units) -> Float[Array, ""]:
+        """Equation (2)."""
+        if not self.has_internal:
+            return jnp.zeros(())
+        return constants.noise * softplus(params["internal"])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearEnergy:
+    """V = theta_1 . phi_1, U = theta_2 . phi_2, beta = theta_3.
+
+    `params` holds the coefficients under `potential`, `interaction` and `internal`; `constants` holds
+    the radial centres of each feature set under the same names.
+
+    Attributes:
+        potential_features: phi_1; None for no potential.
+        interaction_features: phi_2; None for no interaction.
+        has_internal: beta is learned, else it is zero.
+    """
+
+    potential_features: Features | None
+    interaction_features: Features | None
+    has_internal: bool = False
+
+    @property
+    def has_potential(self) -> bool:
+        """V is learned."""
+        return self.potential_features is not None
+
+    @property
+    def has_interaction(self) -> bool:
+        """U is learned."""
+        return self.interaction_features is not None
+
+    def potential(
+        self, params: Params, constants: PyTree, x: Float[Array, "d"], t: Float[Array, ""]
+    ) -> Float[Array, ""]:
+        """theta_1 . phi_1(x)."""
+        del t
+        if self.potential_features is None:
+            return jnp.zeros(())
+        return params["potential"] @ self.potential_features.values(constants["potential"], x)
+
+    def interaction(
+        self, params: Params, constants: PyTree, z: Float[Array, "d"]
+    ) -> Float[Array, ""]:
+        """theta_2 . phi_2(z)."""
+        if self.interaction_features is None:
+            return jnp.zeros(())
+        return params["interaction"] @ self.interaction_features.values(constants["interaction"], z)
+
+    def pull(
+        self,
+        params: Params,
+        constants: PyTree,
+        x: Float[Array, "n d"],
+        population: Float[Array, "m d"],
+        weights: Float[Array, "m"],
+    ) -> Float[Array, "n d"]:
+        """sum_j w_j theta_2 . grad phi_2(x - y_j) at each row of x."""
+        if self.interaction_features is None:
+            return jnp.zeros_like(x)
+        jacobian = self.interaction_features.mean_jacobian(
+            constants["interaction"], x, population, weights
+        )
+        return jnp.einsum("nfd,f->nd", jacobian, params["interaction"])
+
+    def beta(self, params: Params, constants: PyTree) -> Float[Array, ""]:
+        """theta_3."""
+        del constants
+        return params["internal"] if self.has_internal else jnp.zeros(())
+
+
+EnergyModel = NetworkEnergy | LinearEnergy

@@ -1,0 +1,142 @@
+"""A learned energy, and what it predicts."""
+
+import functools
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from diffusions.typing import Array, Bool, Float, Key, Params, PyTree
+from jkonet_star.dynamics import STEPS, Pull, energy_gradient, scheme_time
+from jkonet_star.energies import EnergyModel
+
+
+class Trajectory(NamedTuple):
+    """A predicted population."""
+
+    points: Float[Array, "t n d"]  # the given one first
+    converged: Bool[Array, "steps n"]  # whether each particle's step was solved
+
+
+@flax.struct.dataclass
+class FittedEnergy:
+    """The energy J(mu) = int V dmu + int int U(x - y) dmu dmu + beta int rho log rho of a population.
+
+    V, U and beta are in the physical units of the snapshots: dX = -(grad V + grad U * mu) dt +
+    sqrt(2 beta) dW. A constant in V or in U is arbitrary; so is the split between V and a quadratic
+    part of U where the population's mean does not move: compare drifts there.
+
+    It is a pytree: `jax.vmap` over a stack of them evaluates many seeds at once.
+    """
+
+    model: EnergyModel = flax.struct.field(pytree_node=False)
+    scheme: str = flax.struct.field(pytree_node=False)
+    params: Params
+    constants: PyTree
+    times: Float[Array, "t"]  # of the training snapshots
+
+    @property
+    def beta(self) -> Float[Array, ""]:
+        """Weight of the internal energy, in length^2 / (2 time)."""
+        return self.model.beta(self.params, self.constants)
+
+    def potential(
+        self, x: Float[Array, "*batch d"], t: Float[Array, ""] | float | None = None
+    ) -> Float[Array, "*batch"]:
+        """V(x, t); t is the first training time where it is not given."""
+        t = self.times[0] if t is None else jnp.asarray(t, self.times.dtype)
+        return jnp.vectorize(self._potential_at, signature="(d),()->()")(x, t)
+
+    def interaction(self, z: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
+        """U(z) of differences z = x - y."""
+        return jnp.vectorize(self._interaction_at, signature="(d)->()")(z)
+
+    def drift(
+        self,
+        x: Float[Array, "n d"],
+        population: Float[Array, "m d"] | None = None,
+        *,
+        weights: Float[Array, "m"] | None = None,
+        t: Float[Array, ""] | float | None = None,
+    ) -> Float[Array, "n d"]:
+        """-grad V(x, t) - mean_j w_j grad U(x - y_j).
+
+        Args:
+            x: where.
+            population: the particles y_j; x itself where not given.
+            weights: of the population; uniform where not given.
+            t: of a time-varying potential; the first training time where not given.
+        """
+        t = self.times[0] if t is None else jnp.asarray(t, self.times.dtype)
+        population = x if population is None else population
+        if weights is None:
+            weights = jnp.full(population.shape[0], 1.0 / population.shape[0])
+        return -energy_gradient(self._potential_at, self._pull_term, x, t, population, weights)
+
+    def predict(
+        self,
+        points: Float[Array, "n d"],
+        steps: int = 1,
+        *,
+        key: Key | None = None,
+        weights: Float[Array, "n"] | None = None,
+        start: int = 0,
+        dt: float | None = None,
+    ) -> Float[Array, "t n d"]:
+        """The population after 0, 1, ..., `steps` steps, in the scheme of the fit.
+
+        Args:
+            points: the population now.
+            steps: how many; static.
+            key: draws the noise sqrt(2 beta tau) xi; without it the particles move by drift alone.
+            weights: of the particles; uniform where not given.
+            start: the training snapshot that `points` corresponds to.
+            dt: length of every step; the training snapshots' own where not given (its last step's
+                beyond the last snapshot).
+        """
+        return self.trajectory(points, steps, key=key, weights=weights, start=start, dt=dt).points
+
+    @functools.partial(jax.jit, static_argnames=("steps",))
+    def trajectory(
+        self,
+        points: Float[Array, "n d"],
+        steps: int = 1,
+        *,
+        key: Key | None = None,
+        weights: Float[Array, "n"] | None = None,
+        start: int | Array = 0,
+        dt: float | None = None,
+    ) -> Trajectory:
+        """`predict`, with the convergence flag of every implicit step."""
+        if weights is None:
+            weights = jnp.full(points.shape[0], 1.0 / points.shape[0], points.dtype)
+        last = self.times.shape[0] - 1
+
+        def advance(x: Array, k: Array) -> tuple[Array, tuple[Array, Array]]:
+            index = jnp.minimum(start + k, last - 1)
+            tau = self.times[index + 1] - self.times[index] if dt is None else jnp.asarray(dt)
+            beyond = (start + k - index) * tau
+            t = scheme_time(self.scheme, self.times[index] + beyond, tau)
+            step = STEPS[self.scheme](self._potential_at, self._pull_term, x, weights, t, tau)
+            y = step.points
+            if key is not None:
+                noise = jax.random.normal(jax.random.fold_in(key, k), y.shape, y.dtype)
+                y = y + jnp.sqrt(2.0 * self.beta * tau) * noise
+            return y, (y, step.converged)
+
+        _, (path, converged) = jax.lax.scan(advance, points, jnp.arange(steps))
+        return Trajectory(points=jnp.concatenate([points[None], path]), converged=converged)
+
+    def _potential_at(self, x: Array, t: Array) -> Array:
+        return self.model.potential(self.params, self.constants, x, t)
+
+    def _interaction_at(self, z: Array) -> Array:
+        return self.model.interaction(self.params, self.constants, z)
+
+    def _pull(self, x: Array, population: Array, weights: Array) -> Array:
+        return self.model.pull(self.params, self.constants, x, population, weights)
+
+    @property
+    def _pull_term(self) -> Pull | None:
+        return self._pull if self.model.has_interaction else None

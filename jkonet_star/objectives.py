@@ -1,0 +1,209 @@
+"""First-order optimality losses of the JKO step (Terpin et al., NeurIPS 2024, arXiv 2406.12616).
+
+For (x, y) in the support of the optimal plan gamma_k between snapshots k and k + 1, tau apart,
+
+    r(x, y) = tau [grad V(p) + (grad U * nu)(p) + beta grad log rho(p)] + (y - x),                 (1)
+
+which vanishes at the truth. The scheme says where:
+
+    implicit   p = y,          nu = mu_{k+1},  rho = rho_{k+1}: the optimality of the JKO step
+    explicit   p = x,          nu = mu_k,      rho = rho_k: exact for Euler-Maruyama without noise
+    midpoint   p = (x + y)/2,  nu = law of p,  grad log rho = mean of both scores at p: second order in tau
+
+The loss, free of units through the data's speed s, is
+
+    L = mean_k E_{gamma_k} |r|^2 / (s tau_k)^2.                                                    (2)
+
+With K particles y'_1 .. y'_K drawn from nu in place of the whole snapshot, |r|^2 alone would be biased
+by the variance of the mean; with u_j = tau grad U(p - y'_j) and u their mean,
+
+    |r|^2 - sum_j |u_j - u|^2 / (K (K - 1))                                                        (3)
+
+is an unbiased estimate of |r|^2.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from diffusions.typing import Array, Float, Int, Key, Params, PyTree
+from jkonet_star.couplings import Couplings
+from jkonet_star.densities import GaussianMixtures, KernelDensities
+from jkonet_star.energies import EnergyModel
+from jkonet_star.interactions import grouped_interaction_drift
+from jkonet_star.snapshots import Snapshots
+
+
+@flax.struct.dataclass
+class FirstOrderConditions:
+    """Everything in equation (1) that does not depend on the energy, one row per matched pair."""
+
+    point: Float[Array, "c d"]  # p
+    displacement: Float[Array, "c d"]  # y - x
+    score: Float[Array, "c d"]  # grad log rho(p); zero where no density was fitted
+    tau: Float[Array, "c"]
+    time: Float[Array, "c"]  # at which a time-varying potential is evaluated
+    weight: Float[Array, "c"]  # of the plan; sums to 1 over each step
+    step: Int[Array, "c"]
+    population: Float[Array, "steps p d"]  # support of nu, one per step
+    population_weights: Float[Array, "steps p"]
+
+
+def _midpoint_population(
+    couplings: Couplings, midpoints: Array, n_steps: int
+) -> tuple[Array, Array]:
+    """The law of (x + y)/2 under each step's plan, padded to the longest step."""
+    counts = jnp.bincount(couplings.step, length=n_steps)
+    longest = int(counts.max())
+    rows = []
+    weights = []
+    for k in range(n_steps):
+        own = jnp.nonzero(couplings.step == k)[0]
+        padding = longest - own.shape[0]
+        rows.append(jnp.concatenate([midpoints[own], jnp.repeat(midpoints[own[:1]], padding, 0)]))
+        weights.append(jnp.pad(couplings.weight[own], (0, padding)))
+    return jnp.stack(rows), jnp.stack(weights)
+
+
+def first_order_conditions(
+    snapshots: Snapshots,
+    couplings: Couplings,
+    densities: GaussianMixtures | KernelDensities | None,
+    scheme: str,
+) -> FirstOrderConditions:
+    """Gathers the data of equation (1) for one scheme.
+
+    Args:
+        snapshots: of the population.
+        couplings: between consecutive snapshots.
+        densities: one per snapshot; None leaves the score at zero.
+        scheme: implicit, explicit or midpoint.
+    """
+    k = couplings.step
+    x = snapshots.points[k, couplings.source]
+    y = snapshots.points[k + 1, couplings.target]
+    n, n_steps = snapshots.points.shape[1], snapshots.n_steps
+
+    def marginal(rows: Array) -> Array:
+        return jnp.zeros((n_steps, n)).at[k, rows].add(couplings.weight)
+
+    if scheme == "implicit":
+        point, time = y, snapshots.times[k + 1]
+        population, weights = snapshots.points[1:], marginal(couplings.target)
+        density_snapshots: tuple[Array, ...] = (k + 1,)
+    elif scheme == "explicit":
+        point, time = x, snapshots.times[k]
+        population, weights = snapshots.points[:-1], marginal(couplings.source)
+        density_snapshots = (k,)
+    else:
+        point, time = 0.5 * (x + y), 0.5 * (snapshots.times[k] + snapshots.times[k + 1])
+        population, weights = _midpoint_population(couplings, point, n_steps)
+        density_snapshots = (k, k + 1)
+    score = jnp.zeros_like(point)
+    if densities is not None:
+        batched = jax.jit(jax.vmap(densities.score))
+        score = sum(batched(s, point) for s in density_snapshots) / len(density_snapshots)
+    return FirstOrderConditions(
+        point=point,
+        displacement=y - x,
+        score=score,
+        tau=snapshots.dt[k],
+        time=time,
+        weight=couplings.weight,
+        step=k,
+        population=population,
+        population_weights=weights,
+    )
+
+
+def residuals(
+    model: EnergyModel,
+    params: Params,
+    constants: PyTree,
+    conditions: FirstOrderConditions,
+    rows: Int[Array, "b"],
+    *,
+    key: Key | None = None,
+    interaction_samples: int = 0,
+) -> tuple[Float[Array, "b d"], Float[Array, "b"]]:
+    """Equation (1) for some pairs, and the variance term of equation (3).
+
+    Args:
+        model: of the energy.
+        params: learned arrays of the model.
+        constants: fixed arrays of the model.
+        conditions: the data.
+        rows: which pairs.
+        key: needed where `interaction_samples` is positive.
+        interaction_samples: K of equation (3); 0 for the whole snapshot (and no variance term).
+    """
+    p, tau, step = conditions.point[rows], conditions.tau[rows], conditions.step[rows]
+    drift = jnp.zeros_like(p)
+    excess = jnp.zeros(p.shape[0])
+    if model.has_potential:
+        gradient = jax.grad(lambda x, t: model.potential(params, constants, x, t))
+        drift += jax.vmap(gradient)(p, conditions.time[rows])
+    if model.has_interaction:
+        pairwise = jax.grad(lambda z: model.interaction(params, constants, z))
+        if interaction_samples:
+            # Inverse-transform sampling: rows of the step's population in proportion to weight.
+            uniform = jax.random.uniform(key, (p.shape[0], interaction_samples))
+            cumulative = jnp.cumsum(conditions.population_weights, axis=1)
+
+            def draw(k: Array, u: Array) -> Array:
+                row = jnp.searchsorted(cumulative[k], u * cumulative[k, -1], side="right")
+                return conditions.population[k, jnp.minimum(row, cumulative.shape[1] - 1)]
+
+            others = jax.vmap(draw)(step, uniform)
+            pulls = jax.vmap(lambda a, b: jax.vmap(lambda c: pairwise(a - c))(b))(p, others)
+            mean = pulls.mean(axis=1)
+            drift += mean
+            spread = jnp.sum((pulls - mean[:, None]) ** 2, axis=(1, 2))
+            excess = tau**2 * spread / (interaction_samples * (interaction_samples - 1))
+        else:
+            drift += grouped_interaction_drift(
+                pairwise, p, step, conditions.population, conditions.population_weights
+            )
+    if model.has_internal:
+        drift += model.beta(params, constants) * conditions.score[rows]
+    return tau[:, None] * drift + conditions.displacement[rows], excess
+
+
+def jko_loss(
+    model: EnergyModel,
+    params: Params,
+    constants: PyTree,
+    conditions: FirstOrderConditions,
+    rows: Int[Array, "b"],
+    *,
+    speed: Float[Array, ""],
+    key: Key | None = None,
+    interaction_samples: int = 0,
+) -> Float[Array, ""]:
+    """Equation (2), or its unbiased estimate on a batch of pairs.
+
+    Args:
+        model: of the energy.
+        params: learned arrays of the model.
+        constants: fixed arrays of the model.
+        conditions: the data.
+        rows: the batch; negative entries are fillers and do not count.
+        speed: s, which makes the loss free of units.
+        key: needed where `interaction_samples` is positive.
+        interaction_samples: K of equation (3); 0 for the whole snapshot.
+    """
+    counted = rows >= 0
+    rows = jnp.maximum(rows, 0)
+    r, excess = residuals(
+        model,
+        params,
+        constants,
+        conditions,
+        rows,
+        key=key,
+        interaction_samples=interaction_samples,
+    )
+    squared = (jnp.sum(r**2, axis=-1) - excess) / (speed * conditions.tau[rows]) ** 2
+    weight = conditions.weight[rows] * counted
+    n_pairs, n_steps = conditions.point.shape[0], conditions.population.shape[0]
+    return jnp.sum(weight * squared) * n_pairs / (n_steps * jnp.sum(counted))

@@ -1,0 +1,351 @@
+"""From snapshots to an energy: one `fit` for every solver.
+
+A network solver is trained by `NetworkFit`, many seeds in one program; a linear one is solved by
+`closed_form.fit_linear`. Both see the same first-order conditions and return `FittedEnergy`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from diffusions.training import TrainingState, initial_state, shuffled_batches, train_epochs
+from diffusions.typing import Array, Float, Key, PyTree
+from jkonet_star.closed_form import ClosedFormReport, fit_linear
+from jkonet_star.couplings import Couplings, couple
+from jkonet_star.densities import GaussianMixtures, KernelDensities, fit_densities
+from jkonet_star.energies import LinearEnergy, NetworkEnergy, Units
+from jkonet_star.features import make_features
+from jkonet_star.fitted import FittedEnergy
+from jkonet_star.objectives import FirstOrderConditions, first_order_conditions, jko_loss
+from jkonet_star.settings import (
+    SCHEMES,
+    SOLVERS,
+    CouplingSettings,
+    DensitySettings,
+    FeatureSettings,
+    NetworkSettings,
+    SolverKind,
+    one_of,
+)
+from jkonet_star.snapshots import Snapshots
+
+Densities = GaussianMixtures | KernelDensities
+Progress = Callable[[int, dict[str, Array]], None]
+"""Called with the number of finished epochs and the mean scalars of the last chunk."""
+
+KMEANS_SAMPLE = 20_000
+PROGRESS_CALLS = 10
+
+
+def data_units(snapshots: Snapshots, conditions: FirstOrderConditions) -> Units:
+    """Centre, length, speed and noise scale of a population (see `energies`)."""
+    weights = snapshots.weights / snapshots.weights.sum()
+    center = jnp.einsum("tn,tnd->d", weights, snapshots.points)
+    variance = jnp.einsum("tn,tnd->", weights, (snapshots.points - center) ** 2)
+    length = jnp.sqrt(variance / snapshots.dimension)
+    rates = jnp.sum((conditions.displacement / conditions.tau[:, None]) ** 2, axis=-1)
+    mean_square_rate = jnp.sum(conditions.weight * rates) / snapshots.n_steps
+    speed = jnp.sqrt(mean_square_rate)
+    tau = jnp.mean(snapshots.dt)
+
+    def or_one(value: Array) -> Array:
+        # A population that is a point, or does not move, has no scale of its own.
+        return jnp.where(value > 0, value, jnp.ones_like(value))
+
+    return Units(
+        center=center,
+        length=or_one(length),
+        speed=or_one(speed),
+        time_start=snapshots.times[0],
+        time_span=snapshots.times[-1] - snapshots.times[0],
+        noise=or_one(mean_square_rate * tau / (2.0 * snapshots.dimension)),
+    )
+
+
+def make_optimizer(settings: NetworkSettings, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Adam (AdamW with weight decay) behind a clipped gradient, on the settings' schedule."""
+    rate: optax.ScalarOrSchedule = settings.learning_rate
+    if settings.schedule == "cosine":
+        rate = optax.cosine_decay_schedule(
+            settings.learning_rate, settings.epochs * steps_per_epoch
+        )
+    parts = []
+    if settings.gradient_clip:
+        parts.append(optax.clip_by_global_norm(settings.gradient_clip))
+    if settings.weight_decay:
+        parts.append(optax.adamw(rate, weight_decay=settings.weight_decay))
+    else:
+        parts.append(optax.adam(rate))
+    return optax.chain(*parts)
+
+
+class NetworkFit:
+    """Training of a network energy, for several seeds side by side.
+
+    Every array of a state carries a leading seed axis. `advance` is one compiled program; calling it
+    with the same number of epochs never compiles again.
+    """
+
+    def __init__(
+        self,
+        model: NetworkEnergy,
+        snapshots: Snapshots,
+        conditions: FirstOrderConditions,
+        settings: NetworkSettings,
+        scheme: str,
+    ):
+        n_pairs = conditions.point.shape[0]
+        if settings.batch_size > n_pairs:
+            raise ValueError(
+                f"batch_size {settings.batch_size} exceeds the {n_pairs} couplings of the data"
+            )
+        self.model = model
+        self.scheme = scheme
+        self.settings = settings
+        self.times = snapshots.times
+        self.dimension = snapshots.dimension
+        self.conditions = conditions
+        self.units = data_units(snapshots, conditions)
+        self.optimizer = make_optimizer(settings, -(-n_pairs // settings.batch_size))
+
+    def initial(self, keys: Key) -> TrainingState:
+        """Random parameters, one set per key."""
+
+        def one(key: Key) -> TrainingState:
+            params = self.model.init(jax.random.fold_in(key, 0), self.dimension)
+            return initial_state(params, self.optimizer)
+
+        return jax.jit(jax.vmap(one))(keys)
+
+    @functools.partial(jax.jit, static_argnames=("self", "n_epochs"), donate_argnames=("state",))
+    def _advance(
+        self,
+        state: TrainingState,
+        keys: Key,
+        conditions: FirstOrderConditions,
+        units: Units,
+        n_epochs: int,
+    ) -> tuple[TrainingState, dict[str, Array]]:
+        n_pairs, batch_size = conditions.point.shape[0], self.settings.batch_size
+
+        def loss(params: PyTree, rows: Array, key: Key) -> tuple[Array, dict[str, Array]]:
+            value = jko_loss(
+                self.model,
+                params,
+                units,
+                conditions,
+                rows,
+                speed=units.speed,
+                key=key,
+                interaction_samples=self.settings.interaction_samples,
+            )
+            return value, {}
+
+        def one(state: TrainingState, key: Key) -> tuple[TrainingState, dict[str, Array]]:
+            return train_epochs(
+                state,
+                jax.random.fold_in(key, 1),
+                batches=lambda k: shuffled_batches(k, n_pairs, batch_size),
+                loss=loss,
+                optimizer=self.optimizer,
+                n_epochs=n_epochs,
+                ema_decay=self.settings.ema_decay,
+            )
+
+        return jax.vmap(one)(state, keys)
+
+    def advance(
+        self, state: TrainingState, keys: Key, n_epochs: int
+    ) -> tuple[TrainingState, dict[str, Float[Array, "s epochs"]]]:
+        """Trains every seed for some epochs; `state` is consumed. Returns it with the losses."""
+        return self._advance(state, keys, self.conditions, self.units, n_epochs)
+
+    def energies(self, state: TrainingState) -> FittedEnergy:
+        """The energies of all seeds, stacked along the leading axis of every leaf."""
+        n_seeds = state.epoch.shape[0]
+        # Copies: the state that these arrays come from is consumed by the next `advance`.
+        return FittedEnergy(
+            model=self.model,
+            scheme=self.scheme,
+            params=jax.tree.map(jnp.array, state.ema),
+            constants=stack_copies(self.units, n_seeds),
+            times=stack_copies(self.times, n_seeds),
+        )
+
+
+def stack_copies(tree: PyTree, n: int) -> PyTree:
+    """The tree n times, along a new leading axis of every leaf."""
+    return jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], n, axis=0), tree)
+
+
+def network_model(kind: SolverKind, settings: NetworkSettings) -> NetworkEnergy:
+    """The network energy of a solver."""
+    return NetworkEnergy(
+        hidden=tuple(settings.hidden),
+        activation=settings.activation,
+        has_potential=kind.potential,
+        has_interaction=kind.interaction,
+        has_internal=kind.internal,
+        time_varying=kind.time_varying,
+    )
+
+
+def linear_model(
+    kind: SolverKind, snapshots: Snapshots, settings: FeatureSettings
+) -> tuple[LinearEnergy, PyTree]:
+    """The linear energy of a solver, and its radial centres."""
+    rng = np.random.default_rng(0)
+    particles = np.concatenate(snapshots.arrays())
+    sample = particles[rng.permutation(len(particles))[:KMEANS_SAMPLE]]
+    differences = sample - sample[rng.permutation(len(sample))]
+    features, constants = {}, {}
+    for name, wanted, points in (
+        ("potential", kind.potential, sample),
+        ("interaction", kind.interaction, differences),
+    ):
+        features[name] = None
+        if wanted:
+            # Differences span twice the particles' range: a grid over all of it would have four times
+            # the functions, which are no use where few pairs are that far apart.
+            features[name], centers = make_features(settings, points, extend=name == "potential")
+            constants[name] = jnp.asarray(centers, jnp.float32)
+    model = LinearEnergy(
+        potential_features=features["potential"],
+        interaction_features=features["interaction"],
+        has_internal=kind.internal,
+    )
+    return model, constants
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A solver's input, ready: the coupled snapshots in the form that every loss uses."""
+
+    kind: SolverKind
+    scheme: str
+    snapshots: Snapshots
+    conditions: FirstOrderConditions
+
+
+def prepare(
+    snapshots: Snapshots,
+    solver: str,
+    *,
+    scheme: str = "explicit",
+    key: Key,
+    couplings: Couplings | None = None,
+    densities: Densities | None = None,
+    coupling_settings: CouplingSettings = CouplingSettings(),  # noqa: B008 (frozen)
+    density_settings: DensitySettings = DensitySettings(),  # noqa: B008 (frozen)
+) -> Problem:
+    """Couples the snapshots and fits their densities where these are not given.
+
+    Raises:
+        ValueError: an unknown solver or scheme, or an internal energy without a density.
+    """
+    one_of("solver", solver, tuple(SOLVERS))
+    one_of("scheme", scheme, SCHEMES)
+    kind = SOLVERS[solver]
+    if couplings is None:
+        couplings, _ = couple(snapshots, coupling_settings, key=jax.random.fold_in(key, 2))
+    if kind.internal and densities is None:
+        densities = fit_densities(snapshots, density_settings, key=jax.random.fold_in(key, 3))
+        if densities is None:
+            raise ValueError(
+                f"solver {solver!r} learns an internal energy and needs densities, "
+                "but n_gmm_components is 0"
+            )
+    conditions = first_order_conditions(
+        snapshots, couplings, densities if kind.internal else None, scheme
+    )
+    return Problem(kind=kind, scheme=scheme, snapshots=snapshots, conditions=conditions)
+
+
+def solve_linear(
+    problem: Problem, settings: FeatureSettings
+) -> tuple[FittedEnergy, ClosedFormReport]:
+    """The closed-form energy of a prepared problem."""
+    model, constants = linear_model(problem.kind, problem.snapshots, settings)
+    params, report = fit_linear(
+        model, constants, problem.conditions, regularization=settings.regularization
+    )
+    energy = FittedEnergy(
+        model=model,
+        scheme=problem.scheme,
+        params=params,
+        constants=constants,
+        times=problem.snapshots.times,
+    )
+    return energy, report
+
+
+def fit(
+    snapshots: Snapshots,
+    solver: str = "jkonet-star-potential",
+    *,
+    key: Key,
+    scheme: str = "explicit",
+    couplings: Couplings | None = None,
+    densities: Densities | None = None,
+    network: NetworkSettings = NetworkSettings(),  # noqa: B008 (frozen)
+    features: FeatureSettings = FeatureSettings(),  # noqa: B008 (frozen)
+    coupling_settings: CouplingSettings = CouplingSettings(),  # noqa: B008 (frozen)
+    density_settings: DensitySettings = DensitySettings(),  # noqa: B008 (frozen)
+    on_progress: Progress | None = None,
+) -> FittedEnergy:
+    """Learns the energy of a population.
+
+    Args:
+        snapshots: of `snapshots_from_arrays`, or simulated.
+        solver: one of `jkonet_star.SOLVERS`.
+        key: of all randomness. An array of keys trains one network per key in a single program, and
+            every leaf of the result gains a leading axis.
+        scheme: explicit, implicit or midpoint (see `objectives`).
+        couplings: where already computed.
+        densities: where already computed.
+        network: of the network solvers.
+        features: of the linear solvers.
+        coupling_settings: used where `couplings` is absent.
+        density_settings: used where `densities` is absent.
+        on_progress: called about ten times during training.
+
+    Returns:
+        The learned energy.
+
+    Raises:
+        ValueError: unknown names, or more batch than data.
+    """
+    single = key.ndim == 0
+    keys = key[None] if single else key
+    problem = prepare(
+        snapshots,
+        solver,
+        scheme=scheme,
+        key=keys[0],
+        couplings=couplings,
+        densities=densities,
+        coupling_settings=coupling_settings,
+        density_settings=density_settings,
+    )
+    if problem.kind.parametrisation == "linear":
+        energy, _ = solve_linear(problem, features)
+        return energy if single else stack_copies(energy, len(keys))
+    training = NetworkFit(
+        network_model(problem.kind, network), snapshots, problem.conditions, network, scheme
+    )
+    state = training.initial(keys)
+    chunk = -(-network.epochs // PROGRESS_CALLS)
+    done = 0
+    while done < network.epochs:
+        n_epochs = min(chunk, network.epochs - done)
+        state, scalars = training.advance(state, keys, n_epochs)
+        done += n_epochs
+        if on_progress is not None:
+            on_progress(done, jax.tree.map(jnp.mean, scalars))
+    energies = training.energies(state)
+    return jax.tree.map(lambda leaf: leaf[0], energies) if single else energies

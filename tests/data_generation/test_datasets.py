@@ -1,0 +1,369 @@
+"""Dataset folders: what they hold, and that they are complete or absent."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import data_generation.datasets as datasets
+from data_generation.datasets import find_dataset, generate_dataset, load_dataset
+from data_generation.settings import DataSettings
+from jkonet_star.couplings import couple
+from jkonet_star.densities import to_arrays
+
+SMALL = {"potential": "sphere", "n_particles": 30, "n_gmm_components": 2, "n_timesteps": 3}
+
+
+def settings(folder, **changes):
+    return DataSettings(**{**SMALL, "data_dir": str(folder), **changes})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return generate_dataset(settings(tmp_path_factory.mktemp("made")))
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    """A dataset of its own to damage, and the settings that describe it."""
+    shutil.copytree(made.path, tmp_path / made.name)
+    return tmp_path / made.name, settings(tmp_path)
+
+
+def entries(folder):
+    """Every file below a folder, with its content."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
+        for p in sorted(folder.rglob("*"))
+    }
+
+
+def assert_same_arrays(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+        assert x.dtype == y.dtype
+
+
+def test_round_trip(made):
+    loaded = load_dataset(made.path)
+    for part in ("train", "test", "couplings", "densities"):
+        assert_same_arrays(getattr(loaded, part), getattr(made, part))
+    assert loaded.metadata == made.metadata
+    assert loaded.name == made.name
+    assert loaded.truth == {"potential": "sphere", "interaction": "none", "beta": 0.0}
+
+
+def test_the_folder_describes_itself(made):
+    files = sorted(p.name for p in made.path.iterdir())
+    assert files == [
+        "couplings.npz",
+        "densities.npz",
+        "metadata.json",
+        "snapshots.png",
+        "test.npz",
+        "train.npz",
+    ]
+    metadata = json.loads((made.path / "metadata.json").read_text())
+    assert metadata["schema_version"] == 1
+    assert metadata["arguments"] == dataclasses.asdict(settings(made.path.parent))
+    assert metadata["shapes"]["train"]["points"] == [4, 30, 2]
+    assert metadata["created_by"].startswith("jkonet-diffusions")
+    for name, checksum in metadata["checksums"].items():
+        assert hashlib.sha256((made.path / name).read_bytes()).hexdigest() == checksum
+    assert [report["step"] for report in metadata["couplings"]] == [0, 1, 2]
+    np.testing.assert_allclose(metadata["times"]["train"], [0, 0.01, 0.02, 0.03], rtol=1e-6)
+
+
+def test_the_picture_is_an_image_of_the_snapshots(made):
+    from matplotlib.image import imread
+
+    image = imread(made.path / "snapshots.png")[..., :3]
+    assert image.shape[0] > 300
+    colours = np.unique(np.round(image.reshape(-1, 3), 1), axis=0)
+    assert len(colours) > 10  # not an empty page
+
+
+def test_simulated_particles_follow_the_potential(made):
+    train, test = np.asarray(made.train.points), np.asarray(made.test.points)
+    np.testing.assert_allclose(train[1:], 1.2 * train[:-1], rtol=1e-5)
+    np.testing.assert_allclose(test[1:], 1.2 * test[:-1], rtol=1e-5)
+    assert not np.isclose(train[0], test[0]).all(axis=1).any()
+
+
+def test_couplings_and_densities_are_those_of_the_training_population(made):
+    assert int(made.couplings.step.max()) == 2
+    moved = np.asarray(made.train.points)
+    step, source, target = (
+        np.asarray(getattr(made.couplings, f)) for f in ("step", "source", "target")
+    )
+    # A gradient flow of a quadratic moves every particle to its own image optimally.
+    np.testing.assert_array_equal(source, target)
+    cost = ((moved[step + 1, target] - moved[step, source]) ** 2).sum(axis=1)
+    weight = np.asarray(made.couplings.weight)
+    for report in made.metadata["couplings"]:
+        mine = step == report["step"]
+        np.testing.assert_allclose(cost[mine] @ weight[mine], report["cost"], rtol=1e-4)
+
+
+def test_an_existing_dataset_is_reused(copy, monkeypatch):
+    folder, same = copy
+    before = entries(folder)
+    monkeypatch.setattr(datasets, "simulate", lambda *a, **k: pytest.fail("simulated again"))
+    assert generate_dataset(same).path == folder
+    assert entries(folder) == before
+
+
+def test_the_same_seed_makes_the_same_bytes(made, tmp_path):
+    again = generate_dataset(settings(tmp_path))
+    for name, checksum in made.metadata["checksums"].items():
+        assert again.metadata["checksums"][name] == checksum
+    other = generate_dataset(settings(tmp_path, seed=1))
+    for name, checksum in made.metadata["checksums"].items():
+        assert other.metadata["checksums"][name] != checksum
+
+
+def test_overwriting_replaces_a_damaged_dataset(copy):
+    folder, same = copy
+    (folder / "train.npz").write_bytes(b"damage")
+    (folder / "stray.txt").write_text("left over")
+    generate_dataset(dataclasses.replace(same, overwrite=True))
+    assert find_dataset(same) is not None
+    assert not (folder / "stray.txt").exists()
+    assert sorted(p.name for p in folder.parent.iterdir()) == [folder.name]
+
+
+def test_overwriting_leaves_a_foreign_folder_alone(tmp_path):
+    same = settings(tmp_path, overwrite=True)
+    folder = tmp_path / same.name
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match="--overwrite leaves it alone"):
+        generate_dataset(same)
+    assert (folder / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["train.npz", "test.npz", "couplings.npz", "densities.npz"])
+def test_a_missing_archive_is_named(copy, name):
+    folder, same = copy
+    (folder / name).unlink()
+    for read in (lambda: generate_dataset(same), lambda: load_dataset(folder)):
+        with pytest.raises(ValueError, match=f"incomplete: {name} is missing"):
+            read()
+
+
+@pytest.mark.parametrize("name", ["train.npz", "test.npz", "couplings.npz", "densities.npz"])
+def test_a_damaged_archive_is_named(copy, name):
+    folder, same = copy
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    for read in (lambda: generate_dataset(same), lambda: load_dataset(folder)):
+        with pytest.raises(ValueError, match=f"{name} is damaged: its checksum"):
+            read()
+
+
+def edit(folder, change):
+    path = folder / "metadata.json"
+    metadata = json.loads(path.read_text())
+    change(metadata)
+    path.write_text(json.dumps(metadata))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m: m.update(schema_version=2), "schema version 2; this release reads up to 1"),
+        (lambda m: m.pop("schema_version"), "no schema_version"),
+        (lambda m: m.pop("checksums"), "damaged: no checksums"),
+        (lambda m: m["shapes"]["train"].update(points=[4, 31, 2]), "metadata.json says"),
+    ],
+)
+def test_metadata_is_checked(copy, change, reason):
+    edit(copy[0], change)
+    with pytest.raises(ValueError, match=reason):
+        load_dataset(copy[0])
+
+
+def test_truncated_metadata(copy):
+    path = copy[0] / "metadata.json"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(ValueError, match=r"metadata\.json cannot be read"):
+        load_dataset(copy[0])
+
+
+def test_other_arguments_under_the_same_name_are_refused(copy):
+    folder, same = copy
+    before = entries(folder)
+    other = dataclasses.replace(same, dataset_name=folder.name, n_particles=31)
+    with pytest.raises(ValueError, match="with --n-particles=30 instead of 31.*--dataset-name"):
+        generate_dataset(other)
+    assert entries(folder) == before
+
+
+def test_a_dataset_is_found_by_name_or_path_and_near_misses_are_named(made):
+    data_dir = made.path.parent
+    assert load_dataset(made.name, data_dir).path == made.path
+    assert load_dataset(str(made.path)).path == made.path
+    with pytest.raises(ValueError, match=f"did you mean {made.name}"):
+        load_dataset(made.name.replace("sphere", "spere"), data_dir)
+    with pytest.raises(ValueError, match=r"no dataset 'x'; .* holds potential_sphere"):
+        load_dataset("x", data_dir)
+    with pytest.raises(ValueError, match="holds no dataset"):
+        load_dataset("x", data_dir / "nowhere")
+
+
+@pytest.mark.parametrize("failing", ["couple", "fit_densities", "draw_snapshots"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_failure_leaves_nothing_behind(tmp_path, made, monkeypatch, failing, error, overwrite):
+    wanted = settings(tmp_path / "deep" / "data", overwrite=overwrite)
+    if overwrite:
+        shutil.copytree(made.path, tmp_path / "deep" / "data" / made.name)
+    before = entries(tmp_path)
+
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(datasets, failing, fail)
+    with pytest.raises((KeyboardInterrupt, OSError, ValueError)):
+        generate_dataset(wanted)
+    assert entries(tmp_path) == before
+
+
+def test_a_failing_rename_puts_the_old_dataset_back(copy, monkeypatch):
+    folder, same = copy
+    before = entries(folder.parent)
+    rename = os.rename
+
+    def fail_for_new(source, target, *args, **kwargs):
+        if ".new-" in str(source):
+            raise OSError(5, "Input/output error")
+        return rename(source, target, *args, **kwargs)
+
+    monkeypatch.setattr(os, "rename", fail_for_new)
+    with pytest.raises(ValueError, match="Input/output error"):
+        generate_dataset(dataclasses.replace(same, overwrite=True))
+    assert entries(folder.parent) == before
+
+
+def test_an_unwritable_place_is_refused_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(datasets, "simulate", lambda *a, **k: pytest.fail("worked in vain"))
+    with pytest.raises(ValueError, match="is not a folder"):
+        generate_dataset(settings(tmp_path / "file" / "data"))
+    monkeypatch.setattr(os, "access", lambda *a: False)
+    with pytest.raises(ValueError, match="no permission"):
+        generate_dataset(settings(tmp_path / "data"))
+    assert not (tmp_path / "data").exists()
+
+
+def test_no_components_mean_no_densities(tmp_path):
+    generate_dataset(settings(tmp_path, n_gmm_components=0, dataset_name="x"))
+    assert not (tmp_path / "x" / "densities.npz").exists()
+    assert load_dataset("x", tmp_path).densities is None
+
+
+def test_held_out_fraction_of_a_simulation(tmp_path):
+    data = generate_dataset(settings(tmp_path, test_ratio=0.2))
+    train, test = np.asarray(data.train.points), np.asarray(data.test.points)
+    assert (train.shape[1], test.shape[1]) == (24, 6)
+    np.testing.assert_allclose(test[1:], 1.2 * test[:-1], rtol=1e-5)  # the same rows through time
+    assert data.metadata["split"] == {"test": "held out along particles", "test_ratio": 0.2}
+
+
+def test_no_held_out_set(tmp_path):
+    data = generate_dataset(settings(tmp_path, test_ratio=0.0))
+    np.testing.assert_array_equal(data.train.points, data.test.points)
+    assert data.metadata["split"]["test"] == "the training particles"
+
+
+def test_leave_one_out_couples_across_the_gap(tmp_path):
+    data = generate_dataset(settings(tmp_path, leave_one_out=2))
+    np.testing.assert_allclose(data.train.dt, [0.01, 0.02], rtol=1e-5)
+    assert data.test.n_snapshots == 4
+    assert int(data.couplings.step.max()) == 1
+    assert data.metadata["left_out"] == 2
+    # Across the gap the flow moved every particle by a factor 1.2^2.
+    gap = np.asarray(data.couplings.step) == 1
+    source = np.asarray(data.train.points)[1][np.asarray(data.couplings.source)[gap]]
+    target = np.asarray(data.train.points)[2][np.asarray(data.couplings.target)[gap]]
+    np.testing.assert_allclose(target, 1.44 * source, rtol=1e-5)
+
+
+@pytest.fixture
+def cells(tmp_path):
+    generator = np.random.default_rng(0)
+    times = np.repeat([0.0, 1.0, 2.5], [20, 31, 25])
+    np.savez(tmp_path / "cells.npz", points=generator.normal(size=(76, 3)), times=times)
+    return tmp_path / "cells.npz"
+
+
+def test_loaded_snapshots_of_unequal_counts(tmp_path, cells):
+    data = generate_dataset(
+        DataSettings(load_from_file=str(cells), data_dir=str(tmp_path), n_gmm_components=2)
+    )
+    assert data.metadata["counts"] == {"train": [12, 19, 15], "test": [8, 12, 10]}
+    assert data.metadata["split"] == {"test": "held out inside every snapshot", "test_ratio": 0.4}
+    assert data.truth is None
+    # Couplings know nothing of padding or of the test cells.
+    expected, _ = couple(
+        data.train,
+        DataSettings().coupling_settings,
+        key=datasets.named_key(jax.random.key(0), "couplings"),
+    )
+    assert_same_arrays(data.couplings, expected)
+    target = np.bincount(np.asarray(data.couplings.target), minlength=19)
+    assert len(target) == 19
+    assert_same_arrays(load_dataset(data.path).densities, data.densities)
+    assert all(np.isfinite(a).all() for a in to_arrays(data.densities).values() if a.dtype == "f")
+
+
+def test_a_file_with_its_own_test_population(tmp_path):
+    train, test = np.random.default_rng(0).normal(size=(2, 3, 12, 2)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", train=train, test=test, dt=0.5)
+    common = {"load_from_file": str(tmp_path / "x.npz"), "data_dir": str(tmp_path / "data")}
+    common |= {"n_gmm_components": 0, "potential": "sphere"}
+    data = generate_dataset(DataSettings(**common))
+    np.testing.assert_array_equal(data.train.points, train)
+    np.testing.assert_array_equal(data.test.points, test)
+    assert data.truth == {"potential": "sphere", "interaction": "none", "beta": 0.0}
+    split = generate_dataset(DataSettings(**common, test_ratio=0.25))
+    assert split.train.points.shape[1] == 9
+
+
+def test_another_file_of_the_same_name_is_noticed(tmp_path, cells):
+    wanted = DataSettings(load_from_file=str(cells), data_dir=str(tmp_path), n_gmm_components=0)
+    generate_dataset(wanted)
+    moved = tmp_path / "moved" / "cells.npz"
+    moved.parent.mkdir()
+    shutil.copy(cells, moved)
+    assert find_dataset(dataclasses.replace(wanted, load_from_file=str(moved))) is not None
+    np.savez(moved, points=np.random.default_rng(1).normal(size=(8, 3)), times=[0] * 4 + [1] * 4)
+    with pytest.raises(ValueError, match="was read from other data"):
+        find_dataset(dataclasses.replace(wanted, load_from_file=str(moved)))
+
+
+def test_a_batch_larger_than_the_data(tmp_path):
+    with pytest.raises(ValueError, match="batch_size 31 is more than the 30 particles"):
+        generate_dataset(settings(tmp_path, batch_size=31))
+    assert not list(tmp_path.iterdir())
+
+
+def test_sinkhorn_takes_its_epsilon(tmp_path):
+    data = generate_dataset(settings(tmp_path, sinkhorn=0.5, n_timesteps=1))
+    assert {r["method"] for r in data.metadata["couplings"]} == {"sinkhorn"}
+    assert len(data.couplings.step) > 30  # an entropic plan spreads its mass
+
+
+@pytest.mark.parametrize("dimension", [1, 3])
+def test_other_dimensions(tmp_path, dimension):
+    data = generate_dataset(
+        settings(tmp_path, dimension=dimension, potential="flat", n_timesteps=1)
+    )
+    assert (data.path / "snapshots.png").stat().st_size > 5000
+    np.testing.assert_array_equal(data.train.points[0], data.train.points[1])

@@ -1,0 +1,300 @@
+"""Every accepted file, and every way in which one can be wrong."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from data_generation.reading import read_populations, read_snapshots
+
+COUNTS = (7, 4, 9)
+
+
+@pytest.fixture
+def cells():
+    """Unequal snapshots, in shuffled rows, with the times of each row."""
+    generator = np.random.default_rng(0)
+    times = np.repeat([0.0, 1.5, 4.0], COUNTS)
+    order = generator.permutation(len(times))
+    points = generator.normal(size=(len(times), 3)).astype(np.float32)
+    return points[order], times[order]
+
+
+def assert_holds(snapshots, points, times):
+    assert np.asarray(snapshots.times).tolist() == sorted(set(times.tolist()))
+    for found, time in zip(snapshots.arrays(), sorted(set(times.tolist())), strict=True):
+        np.testing.assert_array_equal(found, points[times == time].astype(np.float32))
+
+
+def write_csv(path, header, rows):
+    path.write_text("\n".join([",".join(header), *(",".join(map(str, r)) for r in rows)]) + "\n")
+    return path
+
+
+def test_npy_takes_its_times_from_dt(tmp_path):
+    points = np.random.default_rng(0).normal(size=(4, 5, 2))
+    np.save(tmp_path / "x.npy", points)
+    snapshots = read_snapshots(tmp_path / "x.npy", dt=0.25)
+    np.testing.assert_allclose(snapshots.times, [0, 0.25, 0.5, 0.75])
+    np.testing.assert_array_equal(snapshots.points, points.astype(np.float32))
+
+
+@pytest.mark.parametrize("label", ["times", "labels"])
+def test_labelled_npz_of_unequal_counts(tmp_path, cells, label):
+    points, times = cells
+    np.savez(tmp_path / "x.npz", points=points, **{label: times})
+    snapshots = read_snapshots(tmp_path / "x.npz")
+    assert tuple(len(p) for p in snapshots.arrays()) == COUNTS
+    assert_holds(snapshots, points, times)
+
+
+@pytest.mark.parametrize("kept", [None, 2])
+def test_trajectorynet_layout_is_standardised_over_all_cells(tmp_path, kept):
+    generator = np.random.default_rng(0)
+    components = generator.normal(3.0, [5, 4, 3, 2, 1, 1, 1], size=(60, 7))
+    labels = np.repeat([0, 1, 2], 20)
+    np.savez(tmp_path / "eb.npz", pcs=components, sample_labels=labels, other=np.zeros(3))
+    snapshots = read_snapshots(tmp_path / "eb.npz", n_components=kept)
+    everything = np.concatenate(snapshots.arrays())
+    assert everything.shape == (60, kept or 5)
+    np.testing.assert_allclose(everything.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(everything.std(axis=0), 1, rtol=1e-5)
+    # An affine map of each component, so correlations stay.
+    assert np.corrcoef(everything[:, 1], components[:, 1])[0, 1] > 1 - 1e-9
+
+
+def test_dense_npz_with_its_own_test_population_and_dt(tmp_path):
+    train, test = np.random.default_rng(0).normal(size=(2, 3, 6, 2)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", train=train, test=test[:, :4], dt=0.01)
+    snapshots, held_out = read_populations(tmp_path / "x.npz", dt=9.0)
+    np.testing.assert_array_equal(snapshots.points, train)
+    np.testing.assert_array_equal(held_out.points, test[:, :4])
+    np.testing.assert_allclose(snapshots.times, [0, 0.01, 0.02], rtol=1e-6)
+    np.testing.assert_array_equal(held_out.times, snapshots.times)
+
+
+def test_dense_npz_with_times(tmp_path):
+    points = np.random.default_rng(0).normal(size=(3, 6, 2))
+    np.savez(tmp_path / "x.npz", points=points, times=[0, 1, 5])
+    snapshots, held_out = read_populations(tmp_path / "x.npz")
+    assert np.asarray(snapshots.times).tolist() == [0, 1, 5]
+    assert held_out is None
+
+
+@pytest.mark.parametrize(("column", "key"), [("time", None), ("t", None), ("day", "day")])
+def test_csv(tmp_path, cells, column, key):
+    points, times = cells
+    rows = [(f"cell{i}", i, *p, t) for i, (p, t) in enumerate(zip(points, times, strict=True))]
+    path = write_csv(tmp_path / "x.csv", ["cell", "", "a", "b", "c", column], rows)
+    assert_holds(read_snapshots(path, time_key=key), points, times)
+
+
+def test_csv_of_a_spreadsheet(tmp_path):
+    """A byte order mark, carriage returns and blank lines."""
+    text = "time,x\r\n0,1.0\r\n0,2.0\r\n\r\n1,3.0\r\n1,4.0\r\n"
+    (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    snapshots = read_snapshots(tmp_path / "x.csv")
+    np.testing.assert_array_equal(np.asarray(snapshots.points)[..., 0], [[1, 2], [3, 4]])
+
+
+def test_leading_coordinates(tmp_path, cells):
+    points, times = cells
+    np.savez(tmp_path / "x.npz", points=points, times=times)
+    assert_holds(read_snapshots(tmp_path / "x.npz", n_components=2), points[:, :2], times)
+    with pytest.raises(ValueError, match=r"x\.npz: n_components is 4, the data have 3"):
+        read_snapshots(tmp_path / "x.npz", n_components=4)
+
+
+def write_h5ad(path, points, times, kind):
+    anndata = pytest.importorskip("anndata")
+    pandas = pytest.importorskip("pandas")
+    labels = times if kind == "number" else [str(t) for t in times]
+    column = pandas.Categorical(labels) if kind == "category" else labels
+    obs = pandas.DataFrame({"time": column, "batch": "one"})
+    obs.index = obs.index.astype(str)
+    data = anndata.AnnData(X=np.zeros((len(points), 2), np.float32), obs=obs)
+    data.obsm["X_pca"] = points
+    data.obsm["X_umap"] = points[:, ::-1].copy()
+    data.write_h5ad(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["number", "category", "text"])
+def test_h5ad(tmp_path, cells, kind):
+    path = write_h5ad(tmp_path / "x.h5ad", *cells, kind)
+    assert_holds(read_snapshots(path), *cells)
+    points, times = cells
+    assert_holds(read_snapshots(path, representation="X_umap"), points[:, ::-1], times)
+
+
+def test_h5ad_names_what_is_available(tmp_path, cells):
+    path = write_h5ad(tmp_path / "x.h5ad", *cells, "number")
+    with pytest.raises(ValueError, match="no 'day' in obs.*available: time, batch"):
+        read_snapshots(path, time_key="day")
+    with pytest.raises(ValueError, match="no 'X_phate' in obsm.*available: X_pca, X_umap"):
+        read_snapshots(path, representation="X_phate")
+    with pytest.raises(ValueError, match="must be numbers to be times, got 'one'"):
+        read_snapshots(path, time_key="batch")
+
+
+def test_h5ad_without_anndata_names_the_extra(tmp_path, monkeypatch):
+    (tmp_path / "x.h5ad").write_bytes(b"something")
+    monkeypatch.setitem(sys.modules, "anndata", None)
+    with pytest.raises(ImportError, match=r"jkonet-diffusions\[bio\]"):
+        read_snapshots(tmp_path / "x.h5ad")
+
+
+GOOD = np.random.default_rng(0).normal(size=(3, 5, 2))
+ROWS = np.random.default_rng(0).normal(size=(6, 2))
+LABELS = np.repeat([0, 1], 3)
+
+
+def with_nan(array):
+    array = np.array(array, float)
+    array.flat[3] = np.nan
+    return array
+
+
+def npy(path, array, **options):
+    with path.open("wb") as file:
+        np.save(file, array, **options)
+
+
+BAD_ARRAYS = [
+    ("npy", GOOD[0], r"shape \(5, 2\)"),
+    ("npy", GOOD[:1], "at least two snapshots"),
+    ("npy", with_nan(GOOD), "NaN or inf"),
+    ("npy", np.full((2, 3, 2), 1e300), "NaN or inf"),
+    ("npy", GOOD.astype(str), "real numbers, got dtype <U"),
+    ("npy", GOOD + 1j, "real numbers, got dtype complex"),
+    ("npy", np.zeros((3, 0, 2)), "is empty"),
+    ("npz", {"points": ROWS}, r"needs `times`"),
+    ("npz", {"pcs": ROWS}, "needs `sample_labels`"),
+    ("npz", {"pcs": ROWS, "sample_labels": LABELS}, "5 components are asked for"),
+    ("npz", {"pcs": np.ones((6, 5)), "sample_labels": LABELS}, "component 0 .* is constant"),
+    ("npz", {"weights": ROWS}, "holds weights; expected"),
+    ("npz", {}, "holds nothing"),
+    ("npz", {"points": ROWS, "times": LABELS[:4]}, r"\(6, 2\) and times \(4,\)"),
+    ("npz", {"points": ROWS, "times": np.zeros(6)}, "at least two snapshots"),
+    ("npz", {"points": ROWS, "times": with_nan(LABELS)}, "1 of 6 times are NaN or inf"),
+    ("npz", {"points": with_nan(ROWS), "times": LABELS}, "NaN or inf"),
+    ("npz", {"points": ROWS, "times": np.arange(6)}, "every particle has its own time"),
+    ("npz", {"points": GOOD, "times": [0, 2, 1]}, "strictly increasing"),
+    ("npz", {"train": GOOD, "test": GOOD[:2]}, "do not match"),
+    ("npz", {"train": GOOD, "dt": [0.1, 0.2]}, "one number"),
+    ("npz", {"train": GOOD, "dt": -0.1}, "strictly increasing"),
+    ("npz", {"points": np.zeros((0, 2)), "times": np.zeros(0)}, "no particles"),
+]
+
+
+@pytest.mark.parametrize(("suffix", "content", "reason"), BAD_ARRAYS)
+def test_bad_arrays_are_one_line_that_names_file_and_reason(tmp_path, suffix, content, reason):
+    path = tmp_path / f"cells.{suffix}"
+    np.savez(path, **content) if suffix == "npz" else npy(path, content)
+    with pytest.raises(ValueError, match=reason) as error:
+        read_snapshots(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+BAD_TABLES = [
+    ("x,y\n1,2\n", "no column 'time' or 't' .*the columns are x, y"),
+    ("time,x\n", "no particles"),
+    ("time,x\n0,1\n0,oops\n1,2\n", "line 3: 'oops' in column 'x'"),
+    ("time,x\n0,1\n0,\n1,2\n", "line 3: '' in column 'x'"),
+    ("time,x\n0,1\n0\n1,2\n", "line 3 has 1 fields, the header has 2"),
+    ("time,x\nday 0,1\nday 0,3\nday 1,2\n", "must be numbers to be times, got 'day 0', 'day 1'"),
+    ("time,x\n0,1\n0,nan\n1,2\n1,3\n", "NaN or inf"),
+    ("time,x\n0,1\n0,inf\n1,2\n1,3\n", "NaN or inf"),
+    ("time,name\n0,a\n0,b\n1,c\n", "no numeric column beside 'time'"),
+    ("time,x,x\n0,1,1\n", "'x' occurs twice"),
+    ("time,x\n0,1\n0,2\n", "at least two snapshots"),
+    ("\n\n", "the file is empty"),
+]
+
+
+@pytest.mark.parametrize(("text", "reason"), BAD_TABLES)
+def test_bad_tables_name_the_line(tmp_path, text, reason):
+    path = tmp_path / "cells.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=reason) as error:
+        read_snapshots(path)
+    assert str(path) in str(error.value)
+
+
+def good_bytes(tmp_path, suffix):
+    path = tmp_path / f"good.{suffix}"
+    if suffix == "npy":
+        npy(path, GOOD)
+    elif suffix == "npz":
+        np.savez(path, train=GOOD)
+    else:
+        write_h5ad(path, ROWS, LABELS.astype(float), "number")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "h5ad"])
+def test_damaged_files(tmp_path, suffix):
+    """Empty, foreign, and cut at many places: a ValueError that names the file, never another."""
+    good = good_bytes(tmp_path, suffix)
+    path = tmp_path / f"cells.{suffix}"
+    cuts = np.linspace(1, len(good) - 1, 12).astype(int)
+    contents = [b"", b"time,x\n0,1\n", b"\x80\x05N.", bytes(range(256)) * 8]
+    for content in contents + [good[:cut] for cut in cuts]:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"cells\.") as error:
+            read_snapshots(path)
+        assert "\n" not in str(error.value)
+
+
+def test_flipped_bytes_in_an_archive_are_noticed(tmp_path):
+    good = bytearray(good_bytes(tmp_path, "npz"))
+    good[len(good) // 3] ^= 0xFF
+    path = tmp_path / "cells.npz"
+    path.write_bytes(bytes(good))
+    with pytest.raises(ValueError, match=r"cells\.npz"):
+        read_snapshots(path)
+
+
+def test_binary_csv(tmp_path):
+    (tmp_path / "cells.csv").write_bytes(b"\x93NUMPY\xff\xfe\x00")
+    with pytest.raises(ValueError, match="not a text file"):
+        read_snapshots(tmp_path / "cells.csv")
+
+
+def test_an_announced_array_larger_than_memory(tmp_path):
+    path = tmp_path / "cells.npy"
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f8", "fortran_order": False, "shape": (2**20, 2**20, 2**10)}
+        )
+    with pytest.raises(ValueError, match=r"cells\.npy"):
+        read_snapshots(path)
+
+
+def test_nothing_is_unpickled(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "went-off"), "w"))
+
+    for suffix, save in (("npy", npy), ("npz", lambda p, a, **o: np.savez(p, points=a, **o))):
+        path = tmp_path / f"cells.{suffix}"
+        save(path, np.array([Bomb(), Bomb()], dtype=object))
+        with pytest.raises(ValueError, match=r"cells\."):
+            read_snapshots(path)
+    assert not (tmp_path / "went-off").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("missing.npz", "no such file"),
+        ("folder.npz", "is a folder"),
+        ("cells.txt", r"unknown file type '\.txt' \(accepted: \.npy, \.npz, \.csv, \.h5ad\)"),
+    ],
+)
+def test_paths(tmp_path, name, reason):
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "cells.txt").write_text("time x")
+    with pytest.raises(ValueError, match=reason):
+        read_snapshots(tmp_path / name)
