@@ -76,10 +76,7 @@ def train_epochs(
         (value, scalars), gradient = jax.value_and_grad(loss, has_aux=True)(params, batch, step_key)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         params = optax.apply_updates(params, updates)
-        if ema_decay:
-            ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
-        else:
-            ema = params
+        ema = optax.incremental_update(params, ema, 1.0 - ema_decay) if ema_decay else params
         return (params, optimizer_state, ema), {"loss": value, **scalars}
 
     def epoch(state: TrainingState, _: None) -> tuple[TrainingState, Any]:

@@ -123,30 +123,24 @@ def implicit_step(
         # NaN compares false, so that a diverged particle is never called converged.
         return norm <= TOLERANCE * scale
 
-    def renew(y: Array) -> Array:
-        gradient = jax.grad(potential)
-        if pull is None:
-            return jax.vmap(lambda a, b: _newton(lambda p: gradient(p, t), a, b, tau))(x, y)
-        force = pull(y, y, weights)
-
-        def one(a: Array, b: Array, own_force: Array, matrix: Array) -> Array:
-            return _newton(lambda p: gradient(p, t) + own_force + matrix @ (p - b), a, b, tau)
-
-        return jax.vmap(one)(x, y, force, stiffness)
-
-    if pull is not None:
-        # Row i of the pull depends on row i of its first argument alone: one product per coordinate
-        # gives every particle's Hessian. Where the step starts is near enough for all passes.
-        directions = jnp.eye(x.shape[1], dtype=x.dtype)
-        columns = [
-            jax.jvp(lambda p: pull(p, x, weights), (x,), (jnp.broadcast_to(e, x.shape),))[1]
-            for e in directions
-        ]
-        stiffness = jnp.stack(columns, axis=-1)
-
+    gradient = jax.grad(potential)
     if pull is None:
-        y = renew(x)
+        y = jax.vmap(lambda a: _newton(lambda p: gradient(p, t), a, a, tau))(x)
         return Step(points=y, converged=solved(y))
+
+    # Row i of the pull depends on row i of its first argument alone: one product per coordinate
+    # gives every particle's Hessian. Where the step starts is near enough for all passes.
+    columns = [
+        jax.jvp(lambda p: pull(p, x, weights), (x,), (jnp.broadcast_to(e, x.shape),))[1]
+        for e in jnp.eye(x.shape[1], dtype=x.dtype)
+    ]
+    stiffness = jnp.stack(columns, axis=-1)
+
+    def renew(y: Array) -> Array:
+        def one(a: Array, b: Array, force: Array, matrix: Array) -> Array:
+            return _newton(lambda p: gradient(p, t) + force + matrix @ (p - b), a, b, tau)
+
+        return jax.vmap(one)(x, y, pull(y, y, weights), stiffness)
 
     def unfinished(carry: tuple[Array, Array, Array]) -> Array:
         _, done, count = carry

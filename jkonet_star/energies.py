@@ -91,6 +91,7 @@ class NetworkEnergy:
     """Energies (1) and (2) by neural networks.
 
     Attributes:
+        dimension: d.
         hidden: widths of the hidden layers.
         activation: one of `ACTIVATIONS`.
         has_potential: V is learned, else it is zero.
@@ -99,6 +100,7 @@ class NetworkEnergy:
         time_varying: V takes the time.
     """
 
+    dimension: int
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "softplus"
     has_potential: bool = True
@@ -111,15 +113,15 @@ class NetworkEnergy:
         """The module of V and of U."""
         return EnergyNetwork(hidden=self.hidden, activation=self.activation)
 
-    def init(self, key: Key, dimension: int) -> Params:
+    def init(self, key: Key) -> Params:
         """Random parameters; V and U start from independent ones."""
         params: dict[str, Any] = {}
         if self.has_potential:
-            example = jnp.zeros(dimension + self.time_varying)
+            example = jnp.zeros(self.dimension + self.time_varying)
             params["potential"] = self.network.init(jax.random.fold_in(key, 0), example)
         if self.has_interaction:
             params["interaction"] = self.network.init(
-                jax.random.fold_in(key, 1), jnp.zeros(dimension)
+                jax.random.fold_in(key, 1), jnp.zeros(self.dimension)
             )
         if self.has_internal:
             # softplus(-2) = 0.13: start from mostly drift, with a gradient that is still alive.
@@ -136,7 +138,7 @@ class NetworkEnergy:
         if self.time_varying:
             phase = (t - constants.time_start) / constants.time_span
             inputs = jnp.concatenate([inputs, jnp.reshape(phase, 1)])
-        energy = self.network.apply(params["potential"], inputs)
+        energy: Array = self.network.apply(params["potential"], inputs)  # type: ignore[assignment]
         return constants.speed * constants.length * energy
 
     def interaction(
@@ -145,7 +147,9 @@ class NetworkEnergy:
         """U of equation (1)."""
         if not self.has_interaction:
             return jnp.zeros(())
-        energy = self.network.apply(params["interaction"], z / constants.length)
+        energy: Array = self.network.apply(  # type: ignore[assignment]
+            params["interaction"], z / constants.length
+        )
         return constants.speed * constants.length * energy
 
     def pull(
@@ -175,11 +179,13 @@ class LinearEnergy:
     the radial centres of each feature set under the same names.
 
     Attributes:
+        dimension: d.
         potential_features: phi_1; None for no potential.
         interaction_features: phi_2; None for no interaction.
         has_internal: beta is learned, else it is zero.
     """
 
+    dimension: int
     potential_features: Features | None
     interaction_features: Features | None
     has_internal: bool = False

@@ -115,7 +115,7 @@ class Features:
         for _ in range(highest):
             table.append(table[-1] * x)
         power_table = jnp.stack(table)
-        derivative = powers * power_table[np.maximum(powers - 1, 0), axes]
+        derivative = jnp.asarray(powers, x.dtype) * power_table[np.maximum(powers - 1, 0), axes]
         return power_table[powers, axes], derivative
 
     def values(self, centers: Float[Array, "k d"], x: Float[Array, "d"]) -> Float[Array, "f"]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusions.typing import Array, Bool, Float, Key, Params, PyTree
-from jkonet_star.dynamics import STEPS, Pull, energy_gradient, scheme_time
+from jkonet_star.dynamics import STEPS, Pull, Step, energy_gradient, scheme_time
 from jkonet_star.energies import EnergyModel
 
 
@@ -35,6 +35,11 @@ class FittedEnergy:
     params: Params
     constants: PyTree
     times: Float[Array, "t"]  # of the training snapshots
+
+    @property
+    def dimension(self) -> int:
+        """Dimension d of the state space."""
+        return self.model.dimension
 
     @property
     def beta(self) -> Float[Array, ""]:
@@ -116,17 +121,44 @@ class FittedEnergy:
         def advance(x: Array, k: Array) -> tuple[Array, tuple[Array, Array]]:
             index = jnp.minimum(start + k, last - 1)
             tau = self.times[index + 1] - self.times[index] if dt is None else jnp.asarray(dt)
-            beyond = (start + k - index) * tau
-            t = scheme_time(self.scheme, self.times[index] + beyond, tau)
-            step = STEPS[self.scheme](self._potential_at, self._pull_term, x, weights, t, tau)
-            y = step.points
-            if key is not None:
-                noise = jax.random.normal(jax.random.fold_in(key, k), y.shape, y.dtype)
-                y = y + jnp.sqrt(2.0 * self.beta * tau) * noise
-            return y, (y, step.converged)
+            t = self.times[index] + (start + k - index) * tau
+            noise_key = None if key is None else jax.random.fold_in(key, k)
+            step = self.step(x, weights, t, tau, key=noise_key)
+            return step.points, (step.points, step.converged)
 
         _, (path, converged) = jax.lax.scan(advance, points, jnp.arange(steps))
         return Trajectory(points=jnp.concatenate([points[None], path]), converged=converged)
+
+    def step(
+        self,
+        points: Float[Array, "n d"],
+        weights: Float[Array, "n"],
+        t: Float[Array, ""],
+        tau: Float[Array, ""],
+        *,
+        key: Key | None = None,
+    ) -> Step:
+        """The population a time tau after t, in the scheme of the fit.
+
+        Args:
+            points: the population at time t.
+            weights: of the particles; rows of weight zero move but pull nobody.
+            t: start of the step.
+            tau: its length.
+            key: draws the noise sqrt(2 beta tau) xi; without it the particles move by drift alone.
+        """
+        step = STEPS[self.scheme](
+            self._potential_at,
+            self._pull_term,
+            points,
+            weights,
+            scheme_time(self.scheme, t, tau),
+            tau,
+        )
+        if key is None:
+            return step
+        noise = jax.random.normal(key, points.shape, points.dtype)
+        return step._replace(points=step.points + jnp.sqrt(2.0 * self.beta * tau) * noise)
 
     def _potential_at(self, x: Array, t: Array) -> Array:
         return self.model.potential(self.params, self.constants, x, t)

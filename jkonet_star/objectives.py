@@ -8,7 +8,7 @@ which vanishes at the truth. The scheme says where:
 
     implicit   p = y,          nu = mu_{k+1},  rho = rho_{k+1}: the optimality of the JKO step
     explicit   p = x,          nu = mu_k,      rho = rho_k: exact for Euler-Maruyama without noise
-    midpoint   p = (x + y)/2,  nu = law of p,  grad log rho = mean of both scores at p: second order in tau
+    midpoint   p = (x + y)/2,  nu = law of p,  both scores averaged at p: second order in tau
 
 The loss, free of units through the data's speed s, is
 
@@ -146,6 +146,8 @@ def residuals(
     if model.has_interaction:
         pairwise = jax.grad(lambda z: model.interaction(params, constants, z))
         if interaction_samples:
+            if key is None:
+                raise ValueError("interaction_samples needs a key")
             # Inverse-transform sampling: rows of the step's population in proportion to weight.
             uniform = jax.random.uniform(key, (p.shape[0], interaction_samples))
             cumulative = jnp.cumsum(conditions.population_weights, axis=1)

@@ -19,7 +19,7 @@ from jkonet_star.closed_form import ClosedFormReport, fit_linear
 from jkonet_star.couplings import Couplings, couple
 from jkonet_star.densities import GaussianMixtures, KernelDensities, fit_densities
 from jkonet_star.energies import LinearEnergy, NetworkEnergy, Units
-from jkonet_star.features import make_features
+from jkonet_star.features import Features, make_features
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.objectives import FirstOrderConditions, first_order_conditions, jko_loss
 from jkonet_star.settings import (
@@ -108,22 +108,21 @@ class NetworkFit:
         self.scheme = scheme
         self.settings = settings
         self.times = snapshots.times
-        self.dimension = snapshots.dimension
         self.conditions = conditions
         self.units = data_units(snapshots, conditions)
         self.optimizer = make_optimizer(settings, -(-n_pairs // settings.batch_size))
+        self._programs: dict[int, Callable] = {}
 
     def initial(self, keys: Key) -> TrainingState:
         """Random parameters, one set per key."""
 
         def one(key: Key) -> TrainingState:
-            params = self.model.init(jax.random.fold_in(key, 0), self.dimension)
+            params = self.model.init(jax.random.fold_in(key, 0))
             return initial_state(params, self.optimizer)
 
         return jax.jit(jax.vmap(one))(keys)
 
-    @functools.partial(jax.jit, static_argnames=("self", "n_epochs"), donate_argnames=("state",))
-    def _advance(
+    def _train(
         self,
         state: TrainingState,
         keys: Key,
@@ -159,11 +158,21 @@ class NetworkFit:
 
         return jax.vmap(one)(state, keys)
 
+    def compile(self, state: TrainingState, keys: Key, n_epochs: int) -> None:
+        """Makes the program of `advance` for this many epochs, without running it."""
+        if n_epochs not in self._programs:
+            program = jax.jit(
+                functools.partial(self._train, n_epochs=n_epochs), donate_argnums=(0,)
+            )
+            lowered = program.lower(state, keys, self.conditions, self.units)
+            self._programs[n_epochs] = lowered.compile()
+
     def advance(
         self, state: TrainingState, keys: Key, n_epochs: int
     ) -> tuple[TrainingState, dict[str, Float[Array, "s epochs"]]]:
         """Trains every seed for some epochs; `state` is consumed. Returns it with the losses."""
-        return self._advance(state, keys, self.conditions, self.units, n_epochs)
+        self.compile(state, keys, n_epochs)
+        return self._programs[n_epochs](state, keys, self.conditions, self.units)
 
     def energies(self, state: TrainingState) -> FittedEnergy:
         """The energies of all seeds, stacked along the leading axis of every leaf."""
@@ -183,9 +192,12 @@ def stack_copies(tree: PyTree, n: int) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], n, axis=0), tree)
 
 
-def network_model(kind: SolverKind, settings: NetworkSettings) -> NetworkEnergy:
+def network_model(
+    kind: SolverKind, dimension: int, settings: NetworkSettings
+) -> NetworkEnergy:
     """The network energy of a solver."""
     return NetworkEnergy(
+        dimension=dimension,
         hidden=tuple(settings.hidden),
         activation=settings.activation,
         has_potential=kind.potential,
@@ -203,7 +215,8 @@ def linear_model(
     particles = np.concatenate(snapshots.arrays())
     sample = particles[rng.permutation(len(particles))[:KMEANS_SAMPLE]]
     differences = sample - sample[rng.permutation(len(sample))]
-    features, constants = {}, {}
+    features: dict[str, Features | None] = {}
+    constants: dict[str, Array] = {}
     for name, wanted, points in (
         ("potential", kind.potential, sample),
         ("interaction", kind.interaction, differences),
@@ -215,6 +228,7 @@ def linear_model(
             features[name], centers = make_features(settings, points, extend=name == "potential")
             constants[name] = jnp.asarray(centers, jnp.float32)
     model = LinearEnergy(
+        dimension=snapshots.dimension,
         potential_features=features["potential"],
         interaction_features=features["interaction"],
         has_internal=kind.internal,
@@ -284,6 +298,12 @@ def solve_linear(
     return energy, report
 
 
+def network_fit(problem: Problem, settings: NetworkSettings) -> NetworkFit:
+    """The training of a prepared problem."""
+    model = network_model(problem.kind, problem.snapshots.dimension, settings)
+    return NetworkFit(model, problem.snapshots, problem.conditions, settings, problem.scheme)
+
+
 def fit(
     snapshots: Snapshots,
     solver: str = "jkonet-star-potential",
@@ -335,9 +355,7 @@ def fit(
     if problem.kind.parametrisation == "linear":
         energy, _ = solve_linear(problem, features)
         return energy if single else stack_copies(energy, len(keys))
-    training = NetworkFit(
-        network_model(problem.kind, network), snapshots, problem.conditions, network, scheme
-    )
+    training = network_fit(problem, network)
     state = training.initial(keys)
     chunk = -(-network.epochs // PROGRESS_CALLS)
     done = 0

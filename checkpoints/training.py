@@ -1,0 +1,74 @@
+"""The state of an unfinished run, so that it continues bit for bit.
+
+A run keeps its newest state in `checkpoint/<step>/`. Orbax writes to a temporary name and renames, so
+a state is complete or absent whenever the run is killed; the one before is removed only after that.
+"""
+
+import logging
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from diffusions.typing import PyTree
+
+# Orbax reports each save at INFO and its own internals at WARNING; neither concerns a user.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def _steps(folder: Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+
+
+def latest_step(folder: Path) -> int | None:
+    """Step of the newest complete state below `folder`, or None."""
+    steps = _steps(folder)
+    return steps[-1] if steps else None
+
+
+def save_state(folder: Path, step: int, state: PyTree) -> None:
+    """Writes a state and then removes the older ones.
+
+    Args:
+        folder: of the run's checkpoints; it is made where absent.
+        step: names the state.
+        state: any pytree of arrays.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder.absolute() / str(step), jax.tree.map(np.asarray, state), force=True)
+    for old in _steps(folder):
+        if old != step:
+            _remove(folder / str(old))
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    # Renamed first: a name that is not a number is no state, even half removed.
+    doomed = folder.with_name(f"removed-{folder.name}")
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def restore_state(folder: Path, step: int, like: PyTree) -> PyTree:
+    """Reads a state.
+
+    Args:
+        folder: as given to `save_state`.
+        step: as given to `save_state`.
+        like: a pytree of the same structure, shapes and types.
+
+    Raises:
+        ValueError: the state is damaged, or of another structure.
+    """
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(folder.absolute() / str(step), target)
+    except Exception as error:  # noqa: BLE001 (Orbax raises its own and its backends' types)
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"cannot restore the state in {folder / str(step)}: {reason}") from error
