@@ -116,6 +116,6 @@ def load_energy(path: str | Path) -> FittedEnergy:
             constants=constants,
             times=arrays["times"],
         )
-    except Exception as error:  # noqa: BLE001 (Orbax raises its own and its backends' types)
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"the energy in {path} is damaged: {reason}") from error

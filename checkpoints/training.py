@@ -39,7 +39,9 @@ def save_state(folder: Path, step: int, state: PyTree) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute() / str(step), jax.tree.map(np.asarray, state), force=True)
+        checkpointer.save(
+            folder.absolute() / str(step), jax.tree.map(np.asarray, state), force=True
+        )
     for old in _steps(folder):
         if old != step:
             _remove(folder / str(old))
@@ -69,6 +71,6 @@ def restore_state(folder: Path, step: int, like: PyTree) -> PyTree:
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(folder.absolute() / str(step), target)
-    except Exception as error:  # noqa: BLE001 (Orbax raises its own and its backends' types)
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"cannot restore the state in {folder / str(step)}: {reason}") from error

@@ -149,8 +149,12 @@ def evaluate_predictions(
     """`emd_one_step_ahead` and `emd_cumulative`, with `converged`, as plain numbers."""
     weights = np.asarray(snapshots.weights)
     first = np.broadcast_to(weights[:1], weights[1:].shape)
-    ahead = earth_movers_distances(np.asarray(predictions.one_step), snapshots, weights[:-1], order=order)
-    onward = earth_movers_distances(np.asarray(predictions.cumulative), snapshots, first, order=order)
+    ahead = earth_movers_distances(
+        np.asarray(predictions.one_step), snapshots, weights[:-1], order=order
+    )
+    onward = earth_movers_distances(
+        np.asarray(predictions.cumulative), snapshots, first, order=order
+    )
     return {
         "emd_one_step_ahead": summarise(ahead),
         "emd_cumulative": summarise(onward),

@@ -52,7 +52,7 @@ class CouplingSettings:
     """
 
     method: CouplingMethod = "auto"
-    epsilon: float = 0.01
+    epsilon: float = 0.0005
     batch_size: int = 1000
     tau_a: float = 1.0
     tau_b: float = 1.0

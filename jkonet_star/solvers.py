@@ -192,9 +192,7 @@ def stack_copies(tree: PyTree, n: int) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], n, axis=0), tree)
 
 
-def network_model(
-    kind: SolverKind, dimension: int, settings: NetworkSettings
-) -> NetworkEnergy:
+def network_model(kind: SolverKind, dimension: int, settings: NetworkSettings) -> NetworkEnergy:
     """The network energy of a solver."""
     return NetworkEnergy(
         dimension=dimension,

@@ -2,13 +2,15 @@
 
 The annotations of the numerical modules are enforced by jaxtyping's import hook, in the tests only.
 Settings are left out: what is wrong with them shall be said by their own errors, not by a type
-checker's.
+checker's. So are the constructors of pytrees, through which JAX passes whatever a transformation
+puts in place of arrays: NumPy arrays, batches, axis numbers.
 """
 
 import contextlib
 import os
 from pathlib import Path
 
+import flax.struct
 import jax
 import jaxtyping
 import pytest
@@ -23,6 +25,18 @@ CHECKED = [
     for file in sorted((ROOT / package).rglob("*.py"))
     if file.stem not in UNCHECKED
 ]
+_flax_dataclass = flax.struct.dataclass
+
+
+def _pytree_with_free_constructor(cls=None, **options):
+    if cls is None:
+        return lambda cls: _pytree_with_free_constructor(cls, **options)
+    made = _flax_dataclass(cls, **options)
+    made.__no_type_check__ = True  # of the constructor only: methods are checked one by one
+    return made
+
+
+flax.struct.dataclass = _pytree_with_free_constructor
 # Installed here, because pytest imports this file before any test module and so before the library.
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 

@@ -1,0 +1,34 @@
+"""Datasets for the scripts: by name, by path, or the demonstration's."""
+
+from data_generation.command_line import say
+from data_generation.datasets import Dataset, generate_dataset, load_dataset
+from data_generation.functionals import functional
+from data_generation.settings import DataSettings
+from jkonet_star.evaluation import KnownEnergy
+from jkonet_star.snapshots import Snapshots
+
+
+def open_dataset(name_or_path: str | None, data_dir: str) -> Dataset:
+    """The named dataset; without a name the demonstration's, generated where it is missing."""
+    if name_or_path is not None:
+        return load_dataset(name_or_path, data_dir)
+    settings = DataSettings(potential="styblinski_tang", data_dir=data_dir)
+    say(f"data: {settings.data_dir}/{settings.name}")
+    return generate_dataset(settings)
+
+
+def known_energy(dataset: Dataset) -> KnownEnergy | None:
+    """What the data were simulated with, where that is known."""
+    truth = dataset.truth
+    if truth is None:
+        return None
+    return KnownEnergy(
+        potential=functional(truth["potential"]),
+        interaction=functional(truth["interaction"]),
+        beta=float(truth["beta"]),
+    )
+
+
+def population(dataset: Dataset, which: str) -> Snapshots:
+    """The held-out or the training population."""
+    return dataset.test if which == "test_data" else dataset.train

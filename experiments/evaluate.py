@@ -1,0 +1,75 @@
+"""Evaluates the energies of a finished run, on its own dataset or another one."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from experiments.settings import EvaluateSettings
+
+FLAGS = define_flags(EvaluateSettings)
+
+EXAMPLE = """
+python -m experiments.evaluate --run=runs/demo
+python -m experiments.evaluate --run=runs/demo --dataset=NAME --wasserstein-order=2
+"""
+
+
+def main() -> None:
+    """Evaluates the run of the flags."""
+    start = time.perf_counter()
+    settings = settings_from_flags(EvaluateSettings, FLAGS)
+    from checkpoints import load_energy
+    from data_generation.dataset_folder import check_writable
+    from data_generation.datasets import load_dataset
+    from experiments.datasets import known_energy, population
+    from experiments.reporting import assess, draw, print_table
+    from experiments.run_folder import SCHEMA_VERSION, RunFolder, write_json
+
+    run = RunFolder(Path(str(settings.run)))
+    if not (run.path / "config.json").is_file():
+        raise ValueError(f"{run.path} is not the folder of a run")
+    config = run.config()["settings"]
+    if not run.energy.is_dir():
+        raise ValueError(f"{run.path} is not finished; continue it with experiments.train --resume")
+    energies = load_energy(run.energy)
+    name = settings.dataset or config["dataset"]
+    data_dir = settings.data_dir if settings.dataset else config["data_dir"]
+    dataset = load_dataset(name, data_dir)
+    snapshots = population(dataset, settings.eval)
+    if energies.dimension != snapshots.dimension:
+        raise ValueError(
+            f"{run.path} was learned in dimension {energies.dimension}, the dataset "
+            f"{dataset.name} has dimension {snapshots.dimension}"
+        )
+    output = Path(settings.output) if settings.output else run.path / "evaluation.json"
+    check_writable(output.parent)
+    truth = known_energy(dataset)
+    result, predictions = assess(energies, snapshots, truth, settings.wasserstein_order)
+    say(f"{run.path} ({config['solver']}, {energies.scheme}) on {dataset.name}, {settings.eval}")
+    print_table(result, [float(t) for t in snapshots.times], truth)
+    if settings.plots:
+        draw(run, energies, truth, snapshots, predictions)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(
+        output,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "run": str(run.path),
+            "solver": config["solver"],
+            "dataset": dataset.name,
+            "eval": settings.eval,
+            **result,
+            "seconds": time.perf_counter() - start,
+        },
+    )
+    say(f"  {output}")
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The script."""
+    return run_script(main, FLAGS, argv=argv, description=__doc__, example=EXAMPLE)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run())

@@ -1,0 +1,103 @@
+"""Training a network solver in a run folder: chunks of epochs, evaluated and checkpointed.
+
+A chunk is one compiled program. While the device trains the next chunk, the host computes the exact
+transport distances of the last one and writes the checkpoint, so that evaluation costs almost no time
+of its own on more than one core, and none on a GPU.
+"""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from checkpoints import latest_step, restore_state, save_state
+from experiments.reporting import evaluation_key
+from experiments.run_folder import RunFolder
+from experiments.settings import TrainSettings
+from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
+from jkonet_star.fitted import FittedEnergy
+from jkonet_star.settings import NetworkSettings
+from jkonet_star.snapshots import Snapshots
+from jkonet_star.solvers import Problem, network_fit
+
+
+def train_network(
+    run: RunFolder,
+    problem: Problem,
+    settings: TrainSettings,
+    network: NetworkSettings,
+    snapshots: Snapshots,
+    seconds: dict[str, float],
+) -> tuple[FittedEnergy, dict[str, Any]]:
+    """Trains all seeds, from the newest checkpoint where there is one.
+
+    Args:
+        run: the folder.
+        problem: the data.
+        settings: of the run.
+        network: of the training.
+        snapshots: the population of the evaluations.
+        seconds: compile, train and evaluate are added to.
+
+    Returns:
+        The energies of all seeds, and more for the summary.
+    """
+    training = network_fit(problem, network)
+    keys = jax.vmap(jax.random.key)(jnp.asarray(settings.seeds, jnp.uint32))
+    start = time.perf_counter()
+    state = training.initial(keys)
+    done = latest_step(run.checkpoints) or 0
+    if done:
+        state = restore_state(run.checkpoints, done, state)
+    run.keep_rows(done)
+    chunks = _chunks(done, network.epochs, settings.eval_every)
+    for size in sorted(set(chunks)):
+        training.compile(state, keys, size)
+    energies = training.energies(state)
+    jax.block_until_ready(predict_snapshots(energies, snapshots, evaluation_key()))
+    seconds["compile"] += time.perf_counter() - start
+
+    start = time.perf_counter()
+    waited = 0.0
+    weights = np.asarray(snapshots.weights)[:-1]
+    progress = tqdm(total=network.epochs, initial=done, unit="epoch", desc="training", leave=False)
+    with progress:
+        pending = training.advance(state, keys, chunks[0]) if chunks else None
+        for number, size in enumerate(chunks):
+            assert pending is not None
+            state, scalars = pending
+            host_state = jax.device_get(state)
+            done += size
+            energies = training.energies(state)
+            predictions = predict_snapshots(energies, snapshots, evaluation_key())
+            one_step = np.asarray(predictions.one_step)
+            losses = np.asarray(scalars["loss"])
+            # The next chunk consumes `state`; from here on the device and the host work side by side.
+            if number + 1 < len(chunks):
+                pending = training.advance(state, keys, chunks[number + 1])
+            before = time.perf_counter()
+            distances = earth_movers_distances(
+                one_step, snapshots, weights, order=settings.wasserstein_order
+            )
+            rows = [
+                {"epoch": done - size + 1 + e, "loss": losses[:, e].tolist()} for e in range(size)
+            ]
+            rows.append({"epoch": done, "emd_one_step_ahead": distances.mean(axis=1).tolist()})
+            run.log(rows)
+            save_state(run.checkpoints, done, host_state)
+            if number + 1 == len(chunks):
+                waited += time.perf_counter() - before
+            progress.update(size)
+            progress.set_postfix(loss=f"{losses[:, -1].mean():.2e}", emd=f"{distances.mean():.4f}")
+    seconds["train"] += time.perf_counter() - start - waited
+    seconds["evaluate"] += waited
+    return energies, {"epochs": network.epochs}
+
+
+def _chunks(done: int, epochs: int, size: int) -> list[int]:
+    """Lengths of the chunks that are left; the same cuts, wherever a run was interrupted."""
+    full = [size] * (epochs // size) + ([epochs % size] if epochs % size else [])
+    return full[-(-done // size) :]

@@ -1,0 +1,91 @@
+"""What the JKOnet* scripts say of a learned energy: numbers, a table, figures."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from data_generation.command_line import say
+from diffusions.typing import Key
+from experiments.plots import first_seed, plot_interaction, plot_potential, plot_predictions
+from experiments.run_folder import RunFolder
+from jkonet_star.evaluation import (
+    KnownEnergy,
+    Predictions,
+    evaluate_predictions,
+    field_errors,
+    predict_snapshots,
+)
+from jkonet_star.fitted import FittedEnergy
+from jkonet_star.snapshots import Snapshots
+
+
+def evaluation_key() -> Key:
+    """The key of the noise in every evaluation: it takes nothing from the training stream."""
+    return jax.random.key(20)
+
+
+def assess(
+    energies: FittedEnergy, snapshots: Snapshots, truth: KnownEnergy | None, order: int
+) -> tuple[dict[str, Any], Predictions]:
+    """Every number that is reported of a stack of energies, and the predictions behind them."""
+    predictions = predict_snapshots(energies, snapshots, evaluation_key())
+    result = evaluate_predictions(predictions, snapshots, order=order)
+    result["wasserstein_order"] = order
+    beta = np.asarray(jax.vmap(lambda e: e.beta)(energies), np.float64)
+    result["beta"] = {
+        "mean": float(beta.mean()),
+        "std": float(beta.std()),
+        "per_seed": beta.tolist(),
+    }
+    result["field_error"] = (
+        None if truth is None else field_errors(energies, truth, snapshots, predictions)
+    )
+    return result, predictions
+
+
+def print_table(result: dict[str, Any], times: list[float], truth: KnownEnergy | None) -> None:
+    """The distances per step, and the errors against the truth."""
+    ahead, onward = result["emd_one_step_ahead"], result["emd_cumulative"]
+    order = result["wasserstein_order"]
+    metric = "EMD" if order == 1 else "W2"
+    say(f"  step          {metric} one step ahead   {metric} cumulative")
+    for k, (a, c) in enumerate(zip(ahead["per_step"], onward["per_step"], strict=True)):
+        say(f"  {times[k]:<6.3g}{times[k + 1]:>6.3g}   {a:>15.5f}   {c:>14.5f}")
+    say(f"  mean           {ahead['mean']:>15.5f}   {onward['mean']:>14.5f}")
+    if len(ahead["per_seed"]) > 1:
+        say(f"  std over seeds {ahead['std']:>15.5f}   {onward['std']:>14.5f}")
+    if not result["converged"]:
+        say("  warning: some prediction steps did not converge; their distances are unreliable")
+    errors = result["field_error"]
+    if errors is not None:
+        for name, label in (
+            ("drift", "drift"),
+            ("potential_gradient", "gradient of the potential"),
+            ("interaction_gradient", "gradient of the interaction"),
+        ):
+            if name not in errors:
+                continue
+            relative, absolute = errors[name]["relative"], np.mean(errors[name]["absolute"])
+            shown = f"{100 * np.mean(relative):.3g} %" if relative else "(the truth is zero)"
+            say(f"  error of the {label}: {shown}, root mean square {absolute:.3g}")
+    if truth is not None or result["beta"]["mean"]:
+        known = "" if truth is None else f" (true: {truth.beta:g})"
+        say(f"  beta {result['beta']['mean']:.4g}{known}")
+
+
+def draw(
+    run: RunFolder,
+    energies: FittedEnergy,
+    truth: KnownEnergy | None,
+    snapshots: Snapshots,
+    predictions: Predictions,
+) -> None:
+    """The figures of the first seed's energy."""
+    energy = first_seed(energies)
+    if energy.model.has_potential:
+        plot_potential(run.plots / "potential.png", energy, truth, snapshots)
+    if energy.model.has_interaction:
+        plot_interaction(run.plots / "interaction.png", energy, truth, snapshots)
+    one_step = np.asarray(predictions.one_step[0])
+    plot_predictions(run.plots / "predictions.png", energy, snapshots, one_step)

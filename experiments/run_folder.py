@@ -1,0 +1,227 @@
+"""The folder of a run.
+
+    config.json      all settings, and the versions that ran them
+    metrics.jsonl    one row per epoch or evaluation, in order
+    summary.json     the results; its presence says that the run is finished
+    tensorboard/     the same scalars as events
+    plots/           figures
+    checkpoint/      the newest training state, while the run is unfinished
+    energy/          the learned energies
+
+A run that is killed at any moment continues from its newest checkpoint: rows of `metrics.jsonl` after
+it are dropped and made again.
+"""
+
+import json
+import math
+import os
+import platform
+import resource
+import shutil
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from data_generation.dataset_folder import check_writable
+
+SCHEMA_VERSION = 1
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Writes JSON to a temporary name and renames it."""
+    temporary = file.with_name(f".{file.name}.new")
+    temporary.write_text(json.dumps(plain(content), indent=1) + "\n")
+    os.replace(temporary, file)
+
+
+def plain(content: Any) -> Any:
+    """The same content with non-finite numbers as text: JSON has no NaN."""
+    if isinstance(content, dict):
+        return {k: plain(v) for k, v in content.items()}
+    if isinstance(content, list | tuple):
+        return [plain(v) for v in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return str(content)
+    return content
+
+
+def read_json(file: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{file} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+
+
+def versions() -> dict[str, str]:
+    """Releases of what decides a result."""
+    found = {"python": platform.python_version()}
+    for name in ("jkonet-diffusions", "jax", "flax", "optax", "ott-jax", "numpy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def peak_memory_bytes() -> int:
+    """Most memory that this process held on the host, plus the accelerator's peak where it tells."""
+    import jax
+
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if jax.default_backend() != "cpu":
+        peak += (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    return peak
+
+
+class RunFolder:
+    """One run's files."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._events: Any = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where training states are kept."""
+        return self.path / "checkpoint"
+
+    @property
+    def energy(self) -> Path:
+        """Where the learned energies are."""
+        return self.path / "energy"
+
+    @property
+    def plots(self) -> Path:
+        """Where figures go."""
+        return self.path / "plots"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.path / "summary.json").is_file()
+
+    def config(self) -> dict[str, Any]:
+        """What `config.json` holds."""
+        return read_json(self.path / "config.json")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of `metrics.jsonl`; a row cut off by a kill is left out."""
+        file = self.path / "metrics.jsonl"
+        rows = []
+        for line in file.read_text().splitlines() if file.is_file() else ():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def keep_rows(self, last_epoch: int) -> None:
+        """Drops the rows after an epoch."""
+        kept = [row for row in self.rows() if row["epoch"] <= last_epoch]
+        temporary = self.path / ".metrics.jsonl.new"
+        temporary.write_text("".join(json.dumps(plain(row)) + "\n" for row in kept))
+        os.replace(temporary, self.path / "metrics.jsonl")
+
+    def log(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Appends rows, each with an `epoch`, and sends their numbers to TensorBoard."""
+        if self._events is None:
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(str(self.path / "tensorboard"), write_to_disk=True)
+        rows = list(rows)
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write("".join(json.dumps(plain(row)) + "\n" for row in rows))
+        for row in rows:
+            for name, value in row.items():
+                values = value if isinstance(value, list) else [value]
+                if name == "epoch" or not all(isinstance(v, int | float) for v in values):
+                    continue
+                mean = sum(values) / len(values)
+                if math.isfinite(mean):
+                    self._events.add_scalar(name, mean, row["epoch"])
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Writes the results and removes the training state, which nothing needs any more."""
+        if self._events is not None:
+            self._events.close()
+        write_json(self.path / "summary.json", {"schema_version": SCHEMA_VERSION, **summary})
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+
+def open_run(
+    runs_dir: str,
+    name: str | None,
+    default_name: str,
+    config: dict[str, Any],
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> RunFolder:
+    """Makes the folder of a new run, or finds the one to continue.
+
+    Args:
+        runs_dir: parent of all runs.
+        name: of the run; absent, the default one, numbered where it is taken.
+        default_name: used where `name` is absent.
+        config: all settings of the run.
+        resume: continue; the settings must be those of the run.
+        overwrite: replace a run of this name.
+
+    Raises:
+        ValueError: a run of this name exists (and neither flag is given), there is none to resume, or
+            it has other settings; the folder cannot be written.
+    """
+    parent = Path(runs_dir)
+    check_writable(parent)
+    parent.mkdir(parents=True, exist_ok=True)
+    if name is None:
+        name, number = default_name, 1
+        while (parent / name).exists():
+            number += 1
+            name = f"{default_name}-{number}"
+    path = parent / name
+    if resume:
+        return _resumed(path, config)
+    if path.exists():
+        if not overwrite:
+            raise ValueError(f"{path} already exists; give --resume, --overwrite or another name")
+        if not (path / "config.json").is_file():
+            raise ValueError(f"{path} is not the folder of a run, so --overwrite leaves it alone")
+        shutil.rmtree(path)
+    # A folder without config.json is no run: the rename makes both appear at once.
+    unfinished = parent / f".{name}.{os.getpid()}"
+    unfinished.mkdir()
+    write_json(
+        unfinished / "config.json",
+        {"schema_version": SCHEMA_VERSION, "settings": config, "versions": versions()},
+    )
+    unfinished.rename(path)
+    return RunFolder(path)
+
+
+def _resumed(path: Path, config: dict[str, Any]) -> RunFolder:
+    if not (path / "config.json").is_file():
+        runs = sorted(p.parent.name for p in path.parent.glob("*/config.json"))
+        hint = f"; {path.parent} holds {', '.join(runs[:5])}" if runs else ""
+        raise ValueError(f"no run {path} to resume{hint}")
+    run = RunFolder(path)
+    recorded = run.config()["settings"]
+    wanted = json.loads(json.dumps(plain(config)))
+    for name in wanted:
+        if wanted[name] != recorded.get(name):
+            raise ValueError(
+                f"{path} was started with --{name.replace('_', '-')}={recorded.get(name)}, "
+                f"not {wanted[name]}; a resumed run keeps its settings"
+            )
+    return run

@@ -1,0 +1,98 @@
+"""Flags of the JKOnet* scripts that are not hyper-parameters of a solver. Imports no JAX."""
+
+import dataclasses
+from typing import Literal
+
+from jkonet_star.settings import SCHEMES, SOLVERS, Scheme, at_least, one_of
+
+EvaluationPopulation = Literal["test_data", "train_data"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """What a training run does.
+
+    Attributes:
+        solver: which energies are learned, and how.
+        dataset: name of a dataset in data_dir, or path of one; absent, the Styblinski-Tang
+            demonstration, generated where it is missing.
+        data_dir: where named datasets are.
+        scheme: explicit, implicit or midpoint; the learned energy predicts in the same one.
+        seeds: random seeds, trained side by side in one program.
+        eval: the population that metrics are computed on, test_data or train_data.
+        eval_every: epochs between evaluations, each followed by a checkpoint.
+        wasserstein_order: 1 or 2, of the reported distances.
+        run_name: folder of the run below runs_dir; absent, named after solver and dataset.
+        runs_dir: where runs go.
+        resume: continue the run of this name where it was interrupted.
+        overwrite: replace a run of this name.
+        plots: draw the figures.
+        wandb: also log to Weights & Biases (extra `track`).
+    """
+
+    solver: str = "jkonet-star-potential"
+    dataset: str | None = None
+    data_dir: str = "data"
+    scheme: Scheme = "explicit"
+    seeds: tuple[int, ...] = (0,)
+    eval: EvaluationPopulation = "test_data"
+    eval_every: int = 100
+    wasserstein_order: int = 1
+    run_name: str | None = None
+    runs_dir: str = "runs"
+    resume: bool = False
+    overwrite: bool = False
+    plots: bool = True
+    wandb: bool = False
+
+    def __post_init__(self):
+        one_of("solver", self.solver, tuple(SOLVERS))
+        one_of("scheme", self.scheme, SCHEMES)
+        one_of("eval", self.eval, ("test_data", "train_data"))
+        at_least("eval_every", self.eval_every, 1)
+        if self.wasserstein_order not in (1, 2):
+            raise ValueError(f"wasserstein_order must be 1 or 2, got {self.wasserstein_order}")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds must be different integers from 0 up, got {self.seeds}")
+        if self.resume and self.run_name is None:
+            raise ValueError("resume needs run_name, the run to continue")
+        if self.resume and self.overwrite:
+            raise ValueError("resume continues a run and overwrite deletes it: give one of them")
+        if self.run_name is not None:
+            check_run_name(self.run_name)
+
+
+def check_run_name(name: str) -> None:
+    """Raises ValueError unless the name is that of one visible folder."""
+    if not name or name.startswith(".") or "/" in name or "\\" in name:
+        raise ValueError(f"run_name must name one folder, got {name!r}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """What an evaluation does.
+
+    Attributes:
+        run: folder of a finished run.
+        dataset: another dataset, by name or path; absent, the one of the run.
+        data_dir: where named datasets are.
+        eval: the population, test_data or train_data.
+        wasserstein_order: 1 or 2.
+        plots: draw the figures.
+        output: file of the result; absent, `evaluation.json` in the run's folder.
+    """
+
+    run: str | None = None
+    dataset: str | None = None
+    data_dir: str = "data"
+    eval: EvaluationPopulation = "test_data"
+    wasserstein_order: int = 1
+    plots: bool = True
+    output: str | None = None
+
+    def __post_init__(self):
+        if not self.run:
+            raise ValueError("--run is required: the folder of a run, such as runs/demo")
+        one_of("eval", self.eval, ("test_data", "train_data"))
+        if self.wasserstein_order not in (1, 2):
+            raise ValueError(f"wasserstein_order must be 1 or 2, got {self.wasserstein_order}")

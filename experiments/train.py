@@ -1,0 +1,191 @@
+"""Trains a JKOnet* solver on a dataset, evaluates it, and writes a run folder.
+
+Without --dataset it makes the Styblinski-Tang demonstration first.
+"""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from experiments.settings import TrainSettings
+from jkonet_star.settings import SOLVERS, FeatureSettings, NetworkSettings
+
+FLAGS = define_flags(TrainSettings)
+define_flags(NetworkSettings, into=FLAGS)
+define_flags(FeatureSettings, into=FLAGS)
+
+EXAMPLE = """
+python -m experiments.train --solver=jkonet-star-potential
+python -m experiments.train --solver=jkonet-star-linear --dataset=NAME --scheme=explicit
+python -m experiments.train --solver=jkonet-star-time-potential --dataset=cells --seeds=0,1,2,3,4
+"""
+
+
+def main() -> None:
+    """Runs the experiment of the flags."""
+    begin = time.perf_counter()
+    settings = settings_from_flags(TrainSettings, FLAGS)
+    network = settings_from_flags(NetworkSettings, FLAGS)
+    features = settings_from_flags(FeatureSettings, FLAGS)
+    if settings.wandb:
+        import_wandb()
+    import jax  # only now: `--help` and a mistyped flag need none of it
+
+    from experiments.datasets import known_energy, open_dataset, population
+    from experiments.reporting import assess, draw, print_table
+    from experiments.run_folder import open_run, peak_memory_bytes
+
+    dataset = open_dataset(settings.dataset, settings.data_dir)
+    seconds = {"data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
+    kind = SOLVERS[settings.solver]
+    learner = network if kind.parametrisation == "network" else features
+    config = {
+        "script": "experiments.train",
+        **dataclasses.asdict(settings),
+        **dataclasses.asdict(learner),
+        "dataset": dataset.name,
+    }
+    how = {name: config.pop(name) for name in ("resume", "overwrite", "runs_dir", "run_name")}
+    del how
+    problem = _prepare(settings, dataset)
+    if kind.parametrisation == "network":
+        n_pairs = problem.conditions.point.shape[0]
+        if network.batch_size > n_pairs:
+            raise ValueError(f"batch_size {network.batch_size} exceeds the {n_pairs} couplings")
+    run = open_run(
+        settings.runs_dir,
+        settings.run_name,
+        f"{settings.solver}__{dataset.name}",
+        config,
+        resume=settings.resume,
+        overwrite=settings.overwrite,
+    )
+    if run.finished:
+        say(f"{run.path} is already finished")
+        return
+    device = jax.devices()[0]
+    say(
+        f"{settings.solver} ({settings.scheme}) on {dataset.name}: "
+        f"{problem.conditions.point.shape[0]} couplings in dimension {dataset.train.dimension}"
+    )
+    say(
+        f"  {device.device_kind} ({device.platform}), float32, seeds "
+        f"{','.join(map(str, settings.seeds))}; results in {run.path}"
+    )
+    truth = known_energy(dataset)
+    snapshots = population(dataset, settings.eval)
+    if kind.parametrisation == "network":
+        from experiments.network_training import train_network
+
+        energies, details = train_network(run, problem, settings, network, snapshots, seconds)
+    else:
+        energies, details = _solve(problem, features, len(settings.seeds), seconds)
+    start = time.perf_counter()
+    result, predictions = assess(energies, snapshots, truth, settings.wasserstein_order)
+    seconds["evaluate"] += time.perf_counter() - start
+    times = [float(t) for t in snapshots.times]
+    print_table(result, times, truth)
+    from checkpoints import save_energy
+
+    if not run.energy.exists():
+        save_energy(run.energy, energies)
+    if settings.plots:
+        from experiments.plots import plot_training
+
+        draw(run, energies, truth, snapshots, predictions)
+        if kind.parametrisation == "network":
+            plot_training(run.plots / "training.png", run.rows())
+    seconds["total"] = time.perf_counter() - begin
+    summary = {
+        "solver": settings.solver,
+        "dataset": dataset.name,
+        "scheme": settings.scheme,
+        "seeds": list(settings.seeds),
+        "eval": settings.eval,
+        **result,
+        **details,
+        "seconds": seconds,
+        "device": f"{device.device_kind} ({device.platform})",
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    run.finish(summary)
+    if settings.wandb:
+        log_to_wandb(run.path.name, config, run.rows(), summary)
+    say(
+        "  seconds: "
+        + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+        + f"; peak memory {summary['peak_memory_bytes'] / 2**20:.0f} MiB"
+    )
+    say(f"  {run.path}")
+
+
+def _prepare(settings: TrainSettings, dataset: Any) -> Any:
+    import jax
+
+    from jkonet_star.solvers import prepare
+
+    if SOLVERS[settings.solver].internal and dataset.densities is None:
+        raise ValueError(
+            f"solver {settings.solver!r} learns an internal energy, but the dataset "
+            f"{dataset.name} was made with --n-gmm-components=0"
+        )
+    return prepare(
+        dataset.train,
+        settings.solver,
+        scheme=settings.scheme,
+        key=jax.random.key(settings.seeds[0]),
+        couplings=dataset.couplings,
+        densities=dataset.densities,
+    )
+
+
+def _solve(
+    problem: Any, features: FeatureSettings, n_seeds: int, seconds: dict[str, float]
+) -> tuple[Any, dict[str, Any]]:
+    """The closed form; it has no randomness, so every seed gets the same energy."""
+    import jax
+
+    from jkonet_star.solvers import solve_linear, stack_copies
+
+    start = time.perf_counter()
+    energy, report = solve_linear(problem, features)
+    jax.block_until_ready(energy.params)
+    seconds["train"] = time.perf_counter() - start
+    say(
+        f"  {report.n_features} features, rank {report.rank}, condition number "
+        f"{report.condition_number:.1e}, regularization {report.regularization:g}, "
+        f"remaining residual {report.relative_residual:.2e}"
+    )
+    return stack_copies(energy, n_seeds), {"closed_form": dataclasses.asdict(report)}
+
+
+def import_wandb() -> Any:
+    """Weights & Biases, or an error that names the extra."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError(
+            "--wandb needs the extra `track`: pip install 'jkonet-diffusions[track]'"
+        ) from error
+    return wandb
+
+
+def log_to_wandb(
+    name: str, config: dict[str, Any], rows: list[dict[str, Any]], summary: dict[str, Any]
+) -> None:
+    """Sends a finished run."""
+    with import_wandb().init(project="jkonet-diffusions", name=name, config=config) as tracked:
+        for row in rows:
+            tracked.log({k: v for k, v in row.items() if k != "epoch"}, step=row["epoch"])
+        tracked.summary.update(summary)
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The script."""
+    return run_script(main, FLAGS, argv=argv, description=__doc__, example=EXAMPLE)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run())
