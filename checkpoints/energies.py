@@ -39,7 +39,7 @@ def _model_from_json(kind: str, data: dict[str, Any]) -> NetworkEnergy | LinearE
             dimension=data["dimension"],
             potential_features=_features_from_json(data["potential_features"]),
             interaction_features=_features_from_json(data["interaction_features"]),
-            has_internal=data["has_internal"],
+            internal=data["internal"],
         )
     raise ValueError(f"unknown model {kind!r}")
 

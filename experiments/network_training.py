@@ -21,7 +21,7 @@ from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import NetworkSettings
 from jkonet_star.snapshots import Snapshots
-from jkonet_star.solvers import Problem, network_fit
+from jkonet_star.solvers import NetworkFit, Problem
 
 
 def train_network(
@@ -45,7 +45,7 @@ def train_network(
     Returns:
         The energies of all seeds, and more for the summary.
     """
-    training = network_fit(problem, network)
+    training = NetworkFit(problem, network)
     keys = jax.vmap(jax.random.key)(jnp.asarray(settings.seeds, jnp.uint32))
     start = time.perf_counter()
     state = training.initial(keys)

@@ -10,9 +10,10 @@ from typing import Any
 
 from data_generation.command_line import define_flags, run_script, say, settings_from_flags
 from experiments.settings import TrainSettings
-from jkonet_star.settings import SOLVERS, FeatureSettings, NetworkSettings
+from jkonet_star.settings import SOLVERS, FeatureSettings, InternalSettings, NetworkSettings
 
 FLAGS = define_flags(TrainSettings)
+define_flags(InternalSettings, into=FLAGS)
 define_flags(NetworkSettings, into=FLAGS)
 define_flags(FeatureSettings, into=FLAGS)
 
@@ -29,6 +30,7 @@ def main() -> None:
     settings = settings_from_flags(TrainSettings, FLAGS)
     network = settings_from_flags(NetworkSettings, FLAGS)
     features = settings_from_flags(FeatureSettings, FLAGS)
+    internal = settings_from_flags(InternalSettings, FLAGS)
     if settings.wandb:
         import_wandb()
     import jax  # only now: `--help` and a mistyped flag need none of it
@@ -45,11 +47,14 @@ def main() -> None:
         "script": "experiments.train",
         **dataclasses.asdict(settings),
         **dataclasses.asdict(learner),
+        **(dataclasses.asdict(internal) if kind.internal else {}),
         "dataset": dataset.name,
     }
     how = {name: config.pop(name) for name in ("resume", "overwrite", "runs_dir", "run_name")}
     del how
-    problem = _prepare(settings, dataset)
+    start = time.perf_counter()
+    problem = _prepare(settings, internal, dataset)
+    seconds["train"] += time.perf_counter() - start
     if kind.parametrisation == "network":
         n_pairs = problem.conditions.point.shape[0]
         if network.batch_size > n_pairs:
@@ -82,6 +87,8 @@ def main() -> None:
         energies, details = train_network(run, problem, settings, network, snapshots, seconds)
     else:
         energies, details = _solve(problem, features, len(settings.seeds), seconds)
+    if problem.internal is not None:
+        details["beta_estimate"] = _beta_details(problem.internal)
     start = time.perf_counter()
     result, predictions = assess(energies, snapshots, truth, settings.wasserstein_order)
     seconds["evaluate"] += time.perf_counter() - start
@@ -121,7 +128,7 @@ def main() -> None:
     say(f"  {run.path}")
 
 
-def _prepare(settings: TrainSettings, dataset: Any) -> Any:
+def _prepare(settings: TrainSettings, internal: InternalSettings, dataset: Any) -> Any:
     import jax
 
     from jkonet_star.solvers import prepare
@@ -138,7 +145,20 @@ def _prepare(settings: TrainSettings, dataset: Any) -> Any:
         key=jax.random.key(settings.seeds[0]),
         couplings=dataset.couplings,
         densities=dataset.densities,
+        internal=internal,
     )
+
+
+def _beta_details(estimate: Any) -> dict[str, Any]:
+    """The estimate of beta for the summary, said on the way."""
+    regime = "the same particles" if estimate.paired else "different particles"
+    say(f"  beta {estimate.beta:.4g}, estimated for snapshots of {regime}")
+    return {
+        "beta": estimate.beta,
+        "paired": estimate.paired,
+        "gain": estimate.gain,
+        "converged": estimate.converged,
+    }
 
 
 def _solve(
@@ -152,7 +172,7 @@ def _solve(
     start = time.perf_counter()
     energy, report = solve_linear(problem, features)
     jax.block_until_ready(energy.params)
-    seconds["train"] = time.perf_counter() - start
+    seconds["train"] += time.perf_counter() - start
     say(
         f"  {report.n_features} features, rank {report.rank}, condition number "
         f"{report.condition_number:.1e}, regularization {report.regularization:g}, "

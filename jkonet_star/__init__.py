@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         CouplingSettings,
         DensitySettings,
         FeatureSettings,
+        InternalSettings,
         NetworkSettings,
     )
     from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
@@ -33,6 +34,7 @@ _HOME = {
     "CouplingSettings": "settings",
     "DensitySettings": "settings",
     "FeatureSettings": "settings",
+    "InternalSettings": "settings",
     "NetworkSettings": "settings",
     "Snapshots": "snapshots",
     "snapshots_from_arrays": "snapshots",
@@ -46,6 +48,7 @@ __all__ = [
     "DensitySettings",
     "FeatureSettings",
     "FittedEnergy",
+    "InternalSettings",
     "NetworkSettings",
     "Snapshots",
     "couple",

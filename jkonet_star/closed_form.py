@@ -77,7 +77,7 @@ def design_matrix(
                 population_weights,
             )
         )
-    if model.has_internal:
+    if model.internal == "learned":
         columns.append(scores[:, None, :])
     return jnp.swapaxes(jnp.concatenate(columns, axis=1), 1, 2)
 
@@ -232,7 +232,7 @@ def fit_linear(
     else:
         gram, moment, square = normal_equations(model, constants, conditions)
     theta, rank, condition = solve_ridge(gram, moment, regularization)
-    if model.has_internal and theta[-1] < 0:
+    if model.internal == "learned" and theta[-1] < 0:
         free, rank, condition = solve_ridge(gram[:-1, :-1], moment[:-1], regularization)
         theta = np.append(free, 0.0)
     remaining = theta @ gram @ theta + 2.0 * theta @ moment + square
@@ -258,6 +258,6 @@ def split_coefficients(model: LinearEnergy, theta: Float[np.ndarray, "f"]) -> Pa
             stop = start + features.n_features
             params[name] = jnp.asarray(theta[start:stop], jnp.float32)
             start = stop
-    if model.has_internal:
+    if model.internal == "learned":
         params["internal"] = jnp.asarray(theta[start], jnp.float32)
     return params

@@ -6,11 +6,11 @@ With E(p; nu) = V(p, t) + mean_{y' ~ nu} U(p - y'), particles x_i of weight w_i 
     implicit   y = x - tau grad E(y; nu),                     nu = law of y                         (2)
     midpoint   y = x - tau grad E((x + y)/2; law of (x + y)/2)                                      (3)
 
-(2) is the first-order condition of the proximal problem min_y E(y) + |y - x|^2 / (2 tau), solved per
-particle by damped Newton steps. The pull of the population enters them linearised about the last
+(2) is the first-order condition of the proximal problem min_y E(y) + |y - x|^2 / (2 tau), minimised
+per particle by damped Newton steps. The pull of the population enters them linearised about the last
 population y' (each pass costs one round of all pairs, however many Newton steps follow),
 
-    F(y) = y - x + tau [grad V(y) + (grad U * nu')(y') + (hess U * mu)(x) (y - y')],                (4)
+    y - x + tau [grad V(y) + (grad U * nu')(y') + (hess U * mu)(x) (y - y')] = 0,                   (4)
 
 and passes are made until (2) holds for all. (3) is (2) with tau/2 followed by y = 2 m - x.
 Noise, where beta > 0, is added after the step: sqrt(2 beta tau) xi.
@@ -30,7 +30,7 @@ Potential = Callable[[Float[Array, "d"], Float[Array, ""]], Float[Array, ""]]
 Pull = Callable[[Float[Array, "n d"], Float[Array, "m d"], Float[Array, "m"]], Array]
 """(x, population, weights) -> (grad U * nu)(x), one row per row of x; None where there is no U."""
 
-NEWTON_STEPS = 20
+NEWTON_STEPS = 30
 POPULATION_PASSES = 20
 TOLERANCE = 1e-4
 
@@ -70,34 +70,37 @@ def explicit_step(
     return Step(points=y, converged=jnp.isfinite(y).all(axis=-1))
 
 
-def _newton(
-    gradient: Callable[[Array], Array], x: Float[Array, "d"], start: Array, tau: Array
+def _proximal_point(
+    energy: Callable[[Float[Array, "d"]], Float[Array, ""]],
+    x: Float[Array, "d"],
+    start: Float[Array, "d"],
+    tau: Float[Array, ""],
 ) -> Float[Array, "d"]:
-    """Damped Newton steps on y - x + tau gradient(y) = 0, from `start`."""
+    """A minimiser of tau energy(y) + |y - x|^2 / 2 by damped Newton steps from `start`."""
 
-    def residual(y: Array) -> Array:
-        return y - x + tau * gradient(y)
+    def objective(y: Array) -> Array:
+        return tau * energy(y) + 0.5 * jnp.sum((y - x) ** 2)
 
-    identity = jnp.eye(x.shape[0])
-    hessian = jax.jacfwd(gradient)
+    gradient, hessian = jax.grad(objective), jax.hessian(objective)
+    rounding = 64.0 * jnp.finfo(x.dtype).eps
 
-    def improve(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        y, f, damping = carry
-        matrix = identity + tau * hessian(y)
-        matrix = 0.5 * (matrix + matrix.T)
+    def improve(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        y, damping = carry
+        slope, matrix = gradient(y), hessian(y)
         # A shift that keeps the matrix positive definite turns the step into a descent direction.
         shift = jnp.maximum(damping, 0.1 - jnp.linalg.eigvalsh(matrix)[0])
-        proposal = y - jnp.linalg.solve(matrix + shift * identity, f)
-        f_proposal = residual(proposal)
-        better = jnp.sum(f_proposal**2) < jnp.sum(f**2)
+        proposal = y - jnp.linalg.solve(matrix + shift * jnp.eye(x.shape[0]), slope)
+        before, after = objective(y), objective(proposal)
+        # Near the minimum the objective is flat to rounding; there the slope decides.
+        level = after <= before + rounding * (jnp.abs(before) + jnp.abs(tau * energy(y)))
+        flatter = jnp.sum(gradient(proposal) ** 2) < jnp.sum(slope**2)
+        better = (after < before) | (level & flatter)
         return (
             jnp.where(better, proposal, y),
-            jnp.where(better, f_proposal, f),
             jnp.where(better, 0.25 * damping, jnp.maximum(4.0 * damping, 0.25)),
         )
 
-    y, _, _ = jax.lax.fori_loop(0, NEWTON_STEPS, improve, (start, residual(start), jnp.zeros(())))
-    return y
+    return jax.lax.fori_loop(0, NEWTON_STEPS, improve, (start, jnp.zeros((), x.dtype)))[0]
 
 
 def implicit_step(
@@ -123,9 +126,8 @@ def implicit_step(
         # NaN compares false, so that a diverged particle is never called converged.
         return norm <= TOLERANCE * scale
 
-    gradient = jax.grad(potential)
     if pull is None:
-        y = jax.vmap(lambda a: _newton(lambda p: gradient(p, t), a, a, tau))(x)
+        y = jax.vmap(lambda a: _proximal_point(lambda p: potential(p, t), a, a, tau))(x)
         return Step(points=y, converged=solved(y))
 
     # Row i of the pull depends on row i of its first argument alone: one product per coordinate
@@ -135,10 +137,14 @@ def implicit_step(
         for e in jnp.eye(x.shape[1], dtype=x.dtype)
     ]
     stiffness = jnp.stack(columns, axis=-1)
+    stiffness = 0.5 * (stiffness + jnp.swapaxes(stiffness, 1, 2))
 
     def renew(y: Array) -> Array:
         def one(a: Array, b: Array, force: Array, matrix: Array) -> Array:
-            return _newton(lambda p: gradient(p, t) + force + matrix @ (p - b), a, b, tau)
+            def energy(p: Array) -> Array:
+                return potential(p, t) + force @ p + 0.5 * (p - b) @ matrix @ (p - b)
+
+            return _proximal_point(energy, a, b, tau)
 
         return jax.vmap(one)(x, y, pull(y, y, weights), stiffness)
 

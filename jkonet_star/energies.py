@@ -11,15 +11,16 @@ for one point x or one difference z = x - y, in the physical units of the data. 
 scale: with the data's centre c, length l (root-mean-square deviation per coordinate), speed s
 (root-mean-square displacement over tau), and dimension d,
 
-    V(x, t) = s l N_V((x - c) / l, (t - t_0) / (t_T - t_0)),   U(z) = s l N_U(z / l),              (1)
+    V(x, t) = s l N_V((x - c) / l, (t - t_0) / tau),   U(z) = s l N_U(z / l),              (1)
     beta = (s^2 tau / 2d) softplus(b).                                                             (2)
 
-(2) measures beta in units of the value at which noise alone would explain every displacement.
+(2) measures beta in units of the value at which noise alone would explain every displacement. Where
+beta was found beforehand (`internal_energy`), it is a constant, not a parameter.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import flax.struct
@@ -74,6 +75,10 @@ class EnergyNetwork(nn.Module):
         return nn.Dense(1)(x)[..., 0]
 
 
+Internal = Literal["none", "learned", "given"]
+"""Where beta comes from."""
+
+
 @flax.struct.dataclass
 class Units:
     """The data's natural units, of equations (1) and (2)."""
@@ -82,8 +87,9 @@ class Units:
     length: Float[Array, ""]
     speed: Float[Array, ""]
     time_start: Float[Array, ""]
-    time_span: Float[Array, ""]
+    time_step: Float[Array, ""]  # mean tau
     noise: Float[Array, ""]  # the beta of equation (2) at softplus(b) = 1
+    beta: Float[Array, ""]  # where it is given, else zero
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +102,7 @@ class NetworkEnergy:
         activation: one of `ACTIVATIONS`.
         has_potential: V is learned, else it is zero.
         has_interaction: U is learned, else it is zero.
-        has_internal: beta is learned, else it is zero.
+        internal: beta is zero (none), a parameter (learned) or a constant (given).
         time_varying: V takes the time.
     """
 
@@ -105,7 +111,7 @@ class NetworkEnergy:
     activation: str = "softplus"
     has_potential: bool = True
     has_interaction: bool = False
-    has_internal: bool = False
+    internal: Internal = "none"
     time_varying: bool = False
 
     @property
@@ -123,7 +129,7 @@ class NetworkEnergy:
             params["interaction"] = self.network.init(
                 jax.random.fold_in(key, 1), jnp.zeros(self.dimension)
             )
-        if self.has_internal:
+        if self.internal == "learned":
             # softplus(-2) = 0.13: start from mostly drift, with a gradient that is still alive.
             params["internal"] = jnp.full((), -2.0)
         return params
@@ -136,7 +142,7 @@ class NetworkEnergy:
             return jnp.zeros(())
         inputs = (x - constants.center) / constants.length
         if self.time_varying:
-            phase = (t - constants.time_start) / constants.time_span
+            phase = (t - constants.time_start) / constants.time_step
             inputs = jnp.concatenate([inputs, jnp.reshape(phase, 1)])
         energy: Array = self.network.apply(params["potential"], inputs)  # type: ignore[assignment]
         return constants.speed * constants.length * energy
@@ -165,10 +171,10 @@ class NetworkEnergy:
         return interaction_drift(gradient, x, population, weights)
 
     def beta(self, params: Params, constants: Units) -> Float[Array, ""]:
-        """Equation (2)."""
-        if not self.has_internal:
-            return jnp.zeros(())
-        return constants.noise * softplus(params["internal"])
+        """Equation (2), or the given value."""
+        if self.internal == "learned":
+            return constants.noise * softplus(params["internal"])
+        return constants.beta
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,13 +188,13 @@ class LinearEnergy:
         dimension: d.
         potential_features: phi_1; None for no potential.
         interaction_features: phi_2; None for no interaction.
-        has_internal: beta is learned, else it is zero.
+        internal: beta is zero (none), solved for (learned) or known beforehand (given).
     """
 
     dimension: int
     potential_features: Features | None
     interaction_features: Features | None
-    has_internal: bool = False
+    internal: Internal = "none"
 
     @property
     def has_potential(self) -> bool:
@@ -236,7 +242,7 @@ class LinearEnergy:
     def beta(self, params: Params, constants: PyTree) -> Float[Array, ""]:
         """theta_3."""
         del constants
-        return params["internal"] if self.has_internal else jnp.zeros(())
+        return jnp.zeros(()) if self.internal == "none" else params["internal"]
 
 
 EnergyModel = NetworkEnergy | LinearEnergy

@@ -64,7 +64,7 @@ def predict_snapshots(energies: FittedEnergy, snapshots: Snapshots, key: Key) ->
     keys = jax.random.split(key, snapshots.n_steps)
 
     def one(energy: FittedEnergy) -> Predictions:
-        noisy = energy.model.has_internal
+        noisy = energy.model.internal != "none"
 
         def ahead(row: tuple) -> tuple[Array, Array]:
             points, weights, t, tau, step_key = row

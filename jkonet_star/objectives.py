@@ -20,7 +20,18 @@ by the variance of the mean; with u_j = tau grad U(p - y'_j) and u their mean,
     |r|^2 - sum_j |u_j - u|^2 / (K (K - 1))                                                        (3)
 
 is an unbiased estimate of |r|^2.
+
+Where beta is known beforehand its term joins the displacement. On the particles' own noise the plan
+matters. Between independent samples it is the optimal map, the same at both ends of a step: the term
+is (1)'s. Where snapshots show the same particles the plan finds them again, y - x contains each one's
+noise xi ~ N(0, 2 beta tau I), and its mean given p is, by Tweedie's formula,
+
+    E[xi | x] = 0, E[xi | (x + y)/2] ~ -beta tau grad log rho, E[xi | y] = -2 beta tau grad log rho: (4)
+
+the term of (1) counts not at all (explicit), once (midpoint) or twice (implicit).
 """
+
+import dataclasses
 
 import flax.struct
 import jax
@@ -116,6 +127,19 @@ def first_order_conditions(
     )
 
 
+PAIRED_FACTOR = {"explicit": 0.0, "midpoint": 1.0, "implicit": 2.0}
+"""How often the score counts in paired data, equation (4)."""
+
+
+def with_known_beta(
+    conditions: FirstOrderConditions, beta: float, *, paired: bool, scheme: str
+) -> FirstOrderConditions:
+    """The conditions with beta's term in the displacement, once as in (1) or as often as (4) says."""
+    factor = PAIRED_FACTOR[scheme] if paired else 1.0
+    shift = factor * beta * conditions.tau[:, None] * conditions.score
+    return dataclasses.replace(conditions, displacement=conditions.displacement + shift)
+
+
 def residuals(
     model: EnergyModel,
     params: Params,
@@ -166,7 +190,7 @@ def residuals(
             drift += grouped_interaction_drift(
                 pairwise, p, step, conditions.population, conditions.population_weights
             )
-    if model.has_internal:
+    if model.internal == "learned":
         drift += model.beta(params, constants) * conditions.score[rows]
     return tau[:, None] * drift + conditions.displacement[rows], excess
 

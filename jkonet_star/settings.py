@@ -94,6 +94,7 @@ class DensitySettings:
 
 
 Scheme = Literal["explicit", "implicit", "midpoint"]
+BetaEstimator = Literal["auto", "paired", "unpaired", "first-order"]
 SCHEMES: tuple[str, ...] = get_args(Scheme)
 Activation = Literal["softplus", "silu", "gelu", "tanh"]
 LearningRateSchedule = Literal["cosine", "constant"]
@@ -149,6 +150,23 @@ SOLVERS: dict[str, SolverKind] = {
     ),
     "jkonet-star-linear-interaction": SolverKind(parametrisation="linear", interaction=True),
 }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InternalSettings:
+    """How the weight beta of the internal energy is found, by the solvers that learn it.
+
+    Attributes:
+        beta_estimator: `paired`, by the likelihood of particles that all snapshots share;
+            `unpaired`, by moments of snapshots of different particles; `auto` decides between these
+            two; `first-order`, as published, along with the other energies from an estimated
+            density (badly biased, see `jkonet_star.internal_energy`).
+    """
+
+    beta_estimator: BetaEstimator = "auto"
+
+    def __post_init__(self):
+        one_of("beta_estimator", self.beta_estimator, get_args(BetaEstimator))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ A network solver is trained by `NetworkFit`, many seeds in one program; a linear
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -18,21 +19,30 @@ from diffusions.typing import Array, Float, Key, PyTree
 from jkonet_star.closed_form import ClosedFormReport, fit_linear
 from jkonet_star.couplings import Couplings, couple
 from jkonet_star.densities import GaussianMixtures, KernelDensities, fit_densities
-from jkonet_star.energies import LinearEnergy, NetworkEnergy, Units
+from jkonet_star.energies import Internal, LinearEnergy, NetworkEnergy, Units
 from jkonet_star.features import Features, make_features
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.objectives import FirstOrderConditions, first_order_conditions, jko_loss
+from jkonet_star.objectives import (
+    FirstOrderConditions,
+    first_order_conditions,
+    jko_loss,
+    with_known_beta,
+)
 from jkonet_star.settings import (
     SCHEMES,
     SOLVERS,
     CouplingSettings,
     DensitySettings,
     FeatureSettings,
+    InternalSettings,
     NetworkSettings,
     SolverKind,
     one_of,
 )
 from jkonet_star.snapshots import Snapshots
+
+if TYPE_CHECKING:
+    from jkonet_star.internal_energy import InternalEstimate
 
 Densities = GaussianMixtures | KernelDensities
 Progress = Callable[[int, dict[str, Array]], None]
@@ -42,8 +52,8 @@ KMEANS_SAMPLE = 20_000
 PROGRESS_CALLS = 10
 
 
-def data_units(snapshots: Snapshots, conditions: FirstOrderConditions) -> Units:
-    """Centre, length, speed and noise scale of a population (see `energies`)."""
+def data_units(snapshots: Snapshots, conditions: FirstOrderConditions, beta: float = 0.0) -> Units:
+    """Centre, length, speed and noise scale of a population (see `energies`), and a given beta."""
     weights = snapshots.weights / snapshots.weights.sum()
     center = jnp.einsum("tn,tnd->d", weights, snapshots.points)
     variance = jnp.einsum("tn,tnd->", weights, (snapshots.points - center) ** 2)
@@ -62,8 +72,9 @@ def data_units(snapshots: Snapshots, conditions: FirstOrderConditions) -> Units:
         length=or_one(length),
         speed=or_one(speed),
         time_start=snapshots.times[0],
-        time_span=snapshots.times[-1] - snapshots.times[0],
+        time_step=tau,
         noise=or_one(mean_square_rate * tau / (2.0 * snapshots.dimension)),
+        beta=jnp.asarray(beta, jnp.float32),
     )
 
 
@@ -91,25 +102,20 @@ class NetworkFit:
     with the same number of epochs never compiles again.
     """
 
-    def __init__(
-        self,
-        model: NetworkEnergy,
-        snapshots: Snapshots,
-        conditions: FirstOrderConditions,
-        settings: NetworkSettings,
-        scheme: str,
-    ):
+    def __init__(self, problem: "Problem", settings: NetworkSettings):
+        conditions = problem.conditions
         n_pairs = conditions.point.shape[0]
         if settings.batch_size > n_pairs:
             raise ValueError(
                 f"batch_size {settings.batch_size} exceeds the {n_pairs} couplings of the data"
             )
-        self.model = model
-        self.scheme = scheme
+        self.model = network_model(problem, settings)
+        self.scheme = problem.scheme
         self.settings = settings
-        self.times = snapshots.times
+        self.times = problem.snapshots.times
         self.conditions = conditions
-        self.units = data_units(snapshots, conditions)
+        beta = 0.0 if problem.internal is None else problem.internal.beta
+        self.units = data_units(problem.snapshots, conditions, beta)
         self.optimizer = make_optimizer(settings, -(-n_pairs // settings.batch_size))
         self._programs: dict[int, Callable] = {}
 
@@ -192,23 +198,23 @@ def stack_copies(tree: PyTree, n: int) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], n, axis=0), tree)
 
 
-def network_model(kind: SolverKind, dimension: int, settings: NetworkSettings) -> NetworkEnergy:
-    """The network energy of a solver."""
+def network_model(problem: "Problem", settings: NetworkSettings) -> NetworkEnergy:
+    """The network energy of a prepared problem."""
     return NetworkEnergy(
-        dimension=dimension,
+        dimension=problem.snapshots.dimension,
         hidden=tuple(settings.hidden),
         activation=settings.activation,
-        has_potential=kind.potential,
-        has_interaction=kind.interaction,
-        has_internal=kind.internal,
-        time_varying=kind.time_varying,
+        has_potential=problem.kind.potential,
+        has_interaction=problem.kind.interaction,
+        internal=problem.beta_source,
+        time_varying=problem.kind.time_varying,
     )
 
 
 def linear_model(
     kind: SolverKind, snapshots: Snapshots, settings: FeatureSettings
 ) -> tuple[LinearEnergy, PyTree]:
-    """The linear energy of a solver, and its radial centres."""
+    """The linear drift of a solver, without an internal energy, and its radial centres."""
     rng = np.random.default_rng(0)
     particles = np.concatenate(snapshots.arrays())
     sample = particles[rng.permutation(len(particles))[:KMEANS_SAMPLE]]
@@ -229,33 +235,61 @@ def linear_model(
         dimension=snapshots.dimension,
         potential_features=features["potential"],
         interaction_features=features["interaction"],
-        has_internal=kind.internal,
     )
     return model, constants
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A solver's input, ready: the coupled snapshots in the form that every loss uses."""
+    """A solver's input, ready: the coupled snapshots in the form that every loss uses.
+
+    Attributes:
+        kind: what is learned.
+        scheme: explicit, implicit or midpoint.
+        snapshots: of the population.
+        conditions: with the term of a given beta in the displacement.
+        internal: the estimate of beta; None where there is none, or it is learned by first-order
+            conditions.
+    """
 
     kind: SolverKind
     scheme: str
     snapshots: Snapshots
     conditions: FirstOrderConditions
+    internal: "InternalEstimate | None" = None
+
+    @property
+    def beta_source(self) -> Internal:
+        """Where beta comes from."""
+        if not self.kind.internal:
+            return "none"
+        return "learned" if self.internal is None else "given"
 
 
 def prepare(
     snapshots: Snapshots,
     solver: str,
     *,
-    scheme: str = "explicit",
     key: Key,
+    scheme: str = "explicit",
     couplings: Couplings | None = None,
     densities: Densities | None = None,
+    internal: InternalSettings = InternalSettings(),  # noqa: B008 (frozen)
     coupling_settings: CouplingSettings = CouplingSettings(),  # noqa: B008 (frozen)
     density_settings: DensitySettings = DensitySettings(),  # noqa: B008 (frozen)
 ) -> Problem:
-    """Couples the snapshots and fits their densities where these are not given.
+    """Couples the snapshots, fits their densities and finds beta, as far as the solver needs it.
+
+    Args:
+        snapshots: of the population.
+        solver: one of `SOLVERS`.
+        key: of the couplings and densities that are not given.
+        scheme: explicit, implicit or midpoint.
+        couplings: where already computed.
+        densities: where already computed.
+        internal: how beta is found.
+        coupling_settings: used where `couplings` is absent.
+        density_settings: used where `densities` is absent.
 
     Raises:
         ValueError: an unknown solver or scheme, or an internal energy without a density.
@@ -265,17 +299,32 @@ def prepare(
     kind = SOLVERS[solver]
     if couplings is None:
         couplings, _ = couple(snapshots, coupling_settings, key=jax.random.fold_in(key, 2))
-    if kind.internal and densities is None:
+    if not kind.internal:
+        conditions = first_order_conditions(snapshots, couplings, None, scheme)
+        return Problem(kind=kind, scheme=scheme, snapshots=snapshots, conditions=conditions)
+    if densities is None:
         densities = fit_densities(snapshots, density_settings, key=jax.random.fold_in(key, 3))
         if densities is None:
             raise ValueError(
                 f"solver {solver!r} learns an internal energy and needs densities, "
                 "but n_gmm_components is 0"
             )
-    conditions = first_order_conditions(
-        snapshots, couplings, densities if kind.internal else None, scheme
+    conditions = first_order_conditions(snapshots, couplings, densities, scheme)
+    if internal.beta_estimator == "first-order":
+        return Problem(kind=kind, scheme=scheme, snapshots=snapshots, conditions=conditions)
+    from jkonet_star.internal_energy import estimate_internal  # SciPy's trees, needed here only
+
+    model, constants = linear_model(kind, snapshots, FeatureSettings())
+    estimate = estimate_internal(model, constants, snapshots, regime=internal.beta_estimator)
+    return Problem(
+        kind=kind,
+        scheme=scheme,
+        snapshots=snapshots,
+        conditions=with_known_beta(
+            conditions, estimate.beta, paired=estimate.paired, scheme=scheme
+        ),
+        internal=estimate,
     )
-    return Problem(kind=kind, scheme=scheme, snapshots=snapshots, conditions=conditions)
 
 
 def solve_linear(
@@ -283,9 +332,12 @@ def solve_linear(
 ) -> tuple[FittedEnergy, ClosedFormReport]:
     """The closed-form energy of a prepared problem."""
     model, constants = linear_model(problem.kind, problem.snapshots, settings)
+    model = dataclasses.replace(model, internal=problem.beta_source)
     params, report = fit_linear(
         model, constants, problem.conditions, regularization=settings.regularization
     )
+    if problem.internal is not None:
+        params = {**params, "internal": jnp.asarray(problem.internal.beta, jnp.float32)}
     energy = FittedEnergy(
         model=model,
         scheme=problem.scheme,
@@ -294,12 +346,6 @@ def solve_linear(
         times=problem.snapshots.times,
     )
     return energy, report
-
-
-def network_fit(problem: Problem, settings: NetworkSettings) -> NetworkFit:
-    """The training of a prepared problem."""
-    model = network_model(problem.kind, problem.snapshots.dimension, settings)
-    return NetworkFit(model, problem.snapshots, problem.conditions, settings, problem.scheme)
 
 
 def fit(
@@ -312,6 +358,7 @@ def fit(
     densities: Densities | None = None,
     network: NetworkSettings = NetworkSettings(),  # noqa: B008 (frozen)
     features: FeatureSettings = FeatureSettings(),  # noqa: B008 (frozen)
+    internal: InternalSettings = InternalSettings(),  # noqa: B008 (frozen)
     coupling_settings: CouplingSettings = CouplingSettings(),  # noqa: B008 (frozen)
     density_settings: DensitySettings = DensitySettings(),  # noqa: B008 (frozen)
     on_progress: Progress | None = None,
@@ -328,6 +375,7 @@ def fit(
         densities: where already computed.
         network: of the network solvers.
         features: of the linear solvers.
+        internal: how beta is found, by the solvers that learn it.
         coupling_settings: used where `couplings` is absent.
         density_settings: used where `densities` is absent.
         on_progress: called about ten times during training.
@@ -347,13 +395,14 @@ def fit(
         key=keys[0],
         couplings=couplings,
         densities=densities,
+        internal=internal,
         coupling_settings=coupling_settings,
         density_settings=density_settings,
     )
     if problem.kind.parametrisation == "linear":
         energy, _ = solve_linear(problem, features)
         return energy if single else stack_copies(energy, len(keys))
-    training = network_fit(problem, network)
+    training = NetworkFit(problem, network)
     state = training.initial(keys)
     chunk = -(-network.epochs // PROGRESS_CALLS)
     done = 0

@@ -38,7 +38,10 @@ def _pytree_with_free_constructor(cls=None, **options):
 
 flax.struct.dataclass = _pytree_with_free_constructor
 # Installed here, because pytest imports this file before any test module and so before the library.
-jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
+# An int is accepted for a float, as PEP 484 has it.
+jaxtyping.install_import_hook(
+    CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 
 @contextlib.contextmanager

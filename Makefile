@@ -1,0 +1,35 @@
+# Two commands for a fresh machine with Python and git: `make demo` and `make test`.
+# Each makes its own virtual environment and installs what pyproject.toml names.
+
+PYTHON ?= python3
+DEMO_ENV := .venv-demo
+TEST_ENV := .venv-test
+
+.PHONY: demo test lint clean
+
+demo: $(DEMO_ENV)/installed
+	$(DEMO_ENV)/bin/data_generation --potential=styblinski_tang
+	$(DEMO_ENV)/bin/python -m experiments.train --solver=jkonet-star-potential --run-name=demo --overwrite
+
+test: $(TEST_ENV)/installed
+	$(TEST_ENV)/bin/python -m pytest
+
+lint: $(TEST_ENV)/installed
+	$(TEST_ENV)/bin/ruff check .
+	$(TEST_ENV)/bin/ruff format --check .
+	$(TEST_ENV)/bin/mypy
+
+$(DEMO_ENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(DEMO_ENV)
+	$(DEMO_ENV)/bin/python -m pip install --quiet --upgrade pip
+	$(DEMO_ENV)/bin/python -m pip install --quiet --editable .
+	touch $@
+
+$(TEST_ENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(TEST_ENV)
+	$(TEST_ENV)/bin/python -m pip install --quiet --upgrade pip
+	$(TEST_ENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(DEMO_ENV) $(TEST_ENV) build dist *.egg-info

@@ -1,0 +1,334 @@
+"""Noise and drift of one population seen repeatedly, its particles in unknown order.
+
+Every particle of snapshot k + 1 is the successor of one of snapshot k. With the order forgotten,
+and b_theta(x) = sum_l theta_l G_l(x) the drift in terms of features,
+
+    y_j ~ (1/n) sum_i N(z_i, 2 beta tau I),   z_i = x_i - tau b_theta(x_i),                        (1)
+
+and theta and beta maximise the log likelihood of all snapshots given the first,
+
+    L(theta, beta) = sum_k sum_j log (1/n) sum_i N(y_j; z_i, 2 beta tau_k I)
+                     - sum_l p_l theta_l^2 / 2,                                                    (2)
+
+with precisions p_l that keep undetermined coefficients at zero. Responsibilities
+w_ji = N(y_j; z_i) / sum_i' N(y_j; z_i'), of which only those of the nearest z_i matter, give both
+
+    dL/dtheta = -sum_k G^T r / (2 beta) - p theta,        r_i = sum_j w_ji (y_j - z_i),             (3)
+    dL/dlog beta = sum_kj [sum_i w_ji |y_j - z_i|^2 / (4 beta tau_k) - d/2],                        (4)
+
+and the maximisation step of the EM algorithm, in which o_i = sum_j w_ji,
+
+    (sum_k tau_k G^T diag(o) G + 2 beta diag(p)) theta = -sum_k G^T (sum_j w_ji (y_j - x_i)),       (5)
+    beta = sum_kj sum_i w_ji |y_j - z_i|^2 / (2 tau_k n d steps).                                   (6)
+
+EM never loses likelihood but slows down where many particles could be each other's successors.
+Every round therefore takes one EM step and goes on by L-BFGS on (2) in coordinates in which the
+complete data's information is the identity, so that its first step is again one of EM.
+
+Whether the snapshots repeat their particles at all shows in the likelihood itself: from independent
+populations (1) is a kernel density estimate of the law of y, and fits y no better than the kernel
+density estimate that y makes of itself,
+
+    gain = [max_beta L - max_v sum_j log (1/(n-1)) sum_{j' != j} N(y_j; y_j', v I)] / particles.    (7)
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import scipy.optimize
+from scipy.spatial import cKDTree
+
+from diffusions.typing import Float
+
+NEIGHBOURS = 64
+SELF_BANDWIDTHS = 24
+GAIN_SAMPLE = 4000
+ROUND_ITERATIONS = 15
+LOWEST_RELATIVE_BETA = 1e-12
+"""Of the value at which noise alone would explain a step of the population's own width."""
+RELATIVE_TOLERANCE = 1e-3
+MOVE_TOLERANCE = 0.02
+"""Of the noise's standard deviation: successive rounds that differ less have converged."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """Consecutive snapshots and the features of the drift between them.
+
+    Attributes:
+        sources: x of every step, each (n, d).
+        targets: y of every step, each (m, d).
+        features: G at x, each (d, n, f).
+        tau: length of every step.
+    """
+
+    sources: list[np.ndarray]
+    targets: list[np.ndarray]
+    features: list[np.ndarray]
+    tau: Float[np.ndarray, "steps"]
+
+    @property
+    def n_features(self) -> int:
+        """f."""
+        return self.features[0].shape[-1]
+
+    @property
+    def n_residuals(self) -> int:
+        """Coordinates of all targets."""
+        return sum(y.size for y in self.targets)
+
+    def drift(self, theta: Float[np.ndarray, "f"], step: int) -> Float[np.ndarray, "n d"]:
+        """b_theta at the sources of one step."""
+        d, n, f = self.features[step].shape
+        if not f:
+            return np.zeros((n, d))
+        return (self.features[step].reshape(d * n, f) @ theta).reshape(d, n).T
+
+    def transported(self, theta: Float[np.ndarray, "f"]) -> list[np.ndarray]:
+        """z of equation (1) for every step."""
+        return [x - t * self.drift(theta, k) for k, (x, t) in enumerate(zip(self.sources, self.tau))]
+
+    def pulled_back(self, vectors: list[np.ndarray]) -> Float[np.ndarray, "f"]:
+        """sum_k G^T v_k."""
+        total = np.zeros(self.n_features)
+        for g, v in zip(self.features, vectors, strict=True):
+            total += v.T.ravel() @ g.reshape(v.size, g.shape[2])
+        return total
+
+    def information(self, weights: list[np.ndarray] | None = None) -> Float[np.ndarray, "f f"]:
+        """sum_k tau_k G^T diag(o) G; o is one where no weights are given."""
+        total = np.zeros((self.n_features, self.n_features))
+        for k, (g, t) in enumerate(zip(self.features, self.tau, strict=True)):
+            rows = g.reshape(g.shape[0] * g.shape[1], g.shape[2])
+            scale = t if weights is None else t * np.tile(weights[k], g.shape[0])[:, None]
+            total += (rows * scale).T @ rows
+        return total
+
+
+class Responsibilities(NamedTuple):
+    """What the expectation step knows about one step k."""
+
+    rows: np.ndarray  # (m, q) candidate sources of every target
+    weights: np.ndarray  # (m, q), w
+    squares: np.ndarray  # (m, q), |y - z|^2
+    log_likelihood: float
+
+
+def candidates(z: list[np.ndarray], targets: list[np.ndarray]) -> list[np.ndarray]:
+    """Rows of the `NEIGHBOURS` nearest z of every target, for every step."""
+    found = []
+    for centres, y in zip(z, targets, strict=True):
+        q = min(NEIGHBOURS, len(centres))
+        found.append(cKDTree(centres).query(y, q)[1].reshape(len(y), q))
+    return found
+
+
+def expectation(
+    z: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"], rows: np.ndarray, variance: float
+) -> Responsibilities:
+    """Responsibilities and log likelihood of one step, over the given candidates."""
+    squares = np.zeros(rows.shape)
+    for axis in range(y.shape[1]):
+        squares += (y[:, axis, None] - z[rows, axis]) ** 2
+    exponent = squares / (-2.0 * variance)
+    highest = exponent.max(axis=1, keepdims=True)
+    weights = np.exp(exponent - highest)
+    total = weights.sum(axis=1, keepdims=True)
+    constant = np.log(len(z)) + y.shape[1] / 2 * np.log(2 * np.pi * variance)
+    log_likelihood = float((highest + np.log(total)).sum() - len(y) * constant)
+    return Responsibilities(rows, weights / total, squares, log_likelihood)
+
+
+class PairedFit(NamedTuple):
+    """A maximum of equation (2)."""
+
+    theta: np.ndarray
+    beta: float
+    iterations: int
+    converged: bool
+
+
+def maximisation(
+    steps: Steps, own: list[Responsibilities], beta: float, precision: Float[np.ndarray, "f"]
+) -> tuple[Float[np.ndarray, "f"], float]:
+    """Equations (5), and (6) at the new theta."""
+    loads, moved = [], []
+    for k, r in enumerate(own):
+        x, y = steps.sources[k], steps.targets[k]
+        load = np.bincount(r.rows.ravel(), r.weights.ravel(), len(x))
+        gathered = [_gather(r, y[:, [axis]] * r.weights, len(x)) for axis in range(x.shape[1])]
+        loads.append(load)
+        moved.append(np.stack(gathered, axis=1) - load[:, None] * x)
+    theta = np.zeros(steps.n_features)
+    if steps.n_features:
+        matrix = steps.information(loads) + 2.0 * beta * np.diag(precision)
+        theta = solve_scaled(matrix, -steps.pulled_back(moved))
+    z = steps.transported(theta)
+    total = 0.0
+    for k, r in enumerate(own):
+        squares = expectation(z[k], steps.targets[k], r.rows, 1.0).squares
+        total += float((r.weights * squares).sum()) / (2.0 * steps.tau[k])
+    return theta, total / steps.n_residuals
+
+
+def _gather(r: Responsibilities, values: np.ndarray, n: int) -> np.ndarray:
+    """Sums the (m, q) values onto their sources."""
+    return np.bincount(r.rows.ravel(), values.ravel(), n)
+
+
+def solve_scaled(matrix: Float[np.ndarray, "f f"], vector: Float[np.ndarray, "f"]) -> np.ndarray:
+    """The solution of a positive semi-definite system, directions within rounding left out."""
+    diagonal = np.sqrt(np.maximum(np.diag(matrix), np.finfo(np.float64).tiny))
+    values, basis = np.linalg.eigh(matrix / diagonal / diagonal[:, None])
+    kept = values > len(values) * np.finfo(np.float64).eps * values[-1]
+    inverse = np.where(kept, 1.0 / np.where(kept, values, 1.0), 0.0)
+    return basis @ (inverse * (basis.T @ (vector / diagonal))) / diagonal
+
+
+class _Objective:
+    """Minus equation (2) per coordinate of the data, with fixed candidates, in whitened coordinates.
+
+    The coordinates are (phi, s): theta = basis phi, log beta = log beta_0 + s sqrt(2).
+    """
+
+    def __init__(self, steps, rows, beta, precision, gram):
+        self.steps, self.rows, self.beta, self.precision = steps, rows, beta, precision
+        matrix = gram / (2.0 * beta) + np.diag(precision)
+        scale = np.sqrt(np.maximum(np.diag(matrix), np.finfo(np.float64).tiny))
+        values, vectors = np.linalg.eigh(matrix / scale / scale[:, None])
+        kept = values > len(values) * np.finfo(np.float64).eps * values[-1:]
+        roots = np.sqrt(steps.n_residuals / values[kept])
+        # theta = basis phi makes the complete data's information n_residuals times the identity.
+        self.basis = vectors[:, kept] * roots / scale[:, None]
+        self.inverse = (vectors[:, kept] / roots).T * scale
+
+    def split(self, point: np.ndarray) -> tuple[np.ndarray, float]:
+        return self.basis @ point[:-1], self.beta * float(np.exp(np.sqrt(2.0) * point[-1]))
+
+    def start(self, theta: np.ndarray) -> np.ndarray:
+        return np.append(self.inverse @ theta, 0.0)
+
+    def __call__(self, point: np.ndarray) -> tuple[float, np.ndarray]:
+        theta, beta = self.split(point)
+        steps = self.steps
+        z = steps.transported(theta)
+        value = -0.5 * float(self.precision @ theta**2)
+        noise, residuals = 0.0, []
+        for k, (y, tau) in enumerate(zip(steps.targets, steps.tau, strict=True)):
+            r = expectation(z[k], y, self.rows[k], 2.0 * beta * tau)
+            value += r.log_likelihood
+            noise += float((r.weights * r.squares).sum()) / (4.0 * beta * tau) - y.size / 2.0
+            if steps.n_features:
+                load = _gather(r, r.weights, len(z[k]))
+                own = [_gather(r, y[:, [i]] * r.weights, len(z[k])) for i in range(y.shape[1])]
+                residuals.append(np.stack(own, axis=1) - load[:, None] * z[k])
+        slope = np.zeros(0)
+        if steps.n_features:
+            by_theta = -steps.pulled_back(residuals) / (2.0 * beta) - self.precision * theta
+            slope = self.basis.T @ by_theta
+        gradient = np.append(slope, np.sqrt(2.0) * noise)
+        return -value / steps.n_residuals, -gradient / steps.n_residuals
+
+
+def log_likelihood(steps: Steps, theta: Float[np.ndarray, "f"], beta: float) -> float:
+    """The first sum of equation (2)."""
+    z = steps.transported(theta)
+    rows = candidates(z, steps.targets)
+    return sum(
+        expectation(z[k], y, rows[k], 2.0 * beta * steps.tau[k]).log_likelihood
+        for k, y in enumerate(steps.targets)
+    )
+
+
+def fit_paired(
+    steps: Steps,
+    theta: Float[np.ndarray, "f"],
+    beta: float,
+    precision: Float[np.ndarray, "f"],
+    *,
+    rounds: int,
+    lowest_beta: float,
+) -> PairedFit:
+    """Maximises equation (2).
+
+    Args:
+        steps: the data.
+        theta: where to start.
+        beta: likewise.
+        precision: p.
+        rounds: of one EM step and up to `ROUND_ITERATIONS` of L-BFGS, at most.
+        lowest_beta: below, beta counts as zero.
+    """
+    gram = steps.information()
+    iterations, converged = 0, False
+    z = steps.transported(theta)
+    for _ in range(rounds):
+        rows = candidates(z, steps.targets)
+        own = [
+            expectation(z[k], y, rows[k], 2.0 * beta * steps.tau[k])
+            for k, y in enumerate(steps.targets)
+        ]
+        previous, before = beta, z
+        theta, beta = maximisation(steps, own, beta, precision)
+        iterations += 1
+        if beta > lowest_beta:
+            objective = _Objective(steps, rows, beta, precision, gram)
+            result = scipy.optimize.minimize(
+                objective,
+                objective.start(theta),
+                jac=True,
+                method="L-BFGS-B",
+                options={"maxiter": ROUND_ITERATIONS, "ftol": 1e-8, "gtol": 1e-5},
+            )
+            iterations += result.nit
+            theta, beta = objective.split(result.x)
+        z = steps.transported(theta)
+        if beta <= lowest_beta:
+            converged = True
+            break
+        moved = max(
+            float(np.sqrt(((a - b) ** 2).mean() / (2.0 * beta * tau)))
+            for a, b, tau in zip(z, before, steps.tau, strict=True)
+        )
+        if abs(beta - previous) < RELATIVE_TOLERANCE * beta and moved < MOVE_TOLERANCE:
+            converged = True
+            break
+    return PairedFit(theta, beta, iterations, converged)
+
+
+def effective_parameters(
+    steps: Steps, beta: float, precision: Float[np.ndarray, "f"]
+) -> float:
+    """Coefficients that the data determine, trace of information (information + precision)^-1."""
+    if not steps.n_features:
+        return 0.0
+    gram = steps.information() / (2.0 * max(beta, np.finfo(np.float64).tiny))
+    scale = np.sqrt(np.maximum(np.diag(gram) + precision, np.finfo(np.float64).tiny))
+    matrix = gram / scale / scale[:, None]
+    values = np.linalg.eigvalsh(np.eye(len(scale)) - np.diag(precision / scale**2))
+    del values
+    total = matrix + np.diag(precision / scale**2 + 1e-12)
+    return float(np.trace(np.linalg.solve(total, matrix)))
+
+
+def self_log_likelihood(targets: list[np.ndarray], rng: np.random.Generator) -> float:
+    """The second term of equation (7), per particle, over at most `GAIN_SAMPLE` of each snapshot."""
+    total, count = 0.0, 0
+    for y in targets:
+        q = min(NEIGHBOURS + 1, len(y))
+        spread = float(y.var(axis=0).mean())
+        if q < 2 or spread <= 0:
+            continue
+        sample = rng.permutation(len(y))[:GAIN_SAMPLE]
+        squares = cKDTree(y).query(y[sample], q)[0][:, 1:] ** 2
+        best = -np.inf
+        for variance in spread * np.geomspace(1e-5, 0.3, SELF_BANDWIDTHS):
+            exponent = squares / (-2.0 * variance)
+            highest = exponent[:, 0]
+            summed = highest + np.log(np.exp(exponent - highest[:, None]).sum(axis=1))
+            constant = np.log(len(y) - 1) + y.shape[1] / 2 * np.log(2 * np.pi * variance)
+            best = max(best, float(summed.mean() - constant))
+        total += best * len(y)
+        count += len(y)
+    return total / max(count, 1)

@@ -1,0 +1,351 @@
+"""Noise and drift from independent snapshots, by moments of test functions.
+
+For a test function f and one Euler step of noise 2 beta tau, with z = x - tau b_theta(x) and
+b_theta = sum_l theta_l G_l,
+
+    E f(y) = E (P f)(z),   (P f)(z) = E f(z + sqrt(2 beta tau) xi),                                 (1)
+
+exactly, whatever the pairing of x and y. The tests are Gaussian bumps along directions w, which the
+heat semigroup keeps in closed form,
+
+    f(x) = exp(-(w.x - c)^2 / 2 h^2),  P f(z) = (h/s) exp(-(w.z - c)^2 / 2 s^2),  s^2 = h^2 + 2 beta tau, (2)
+
+and the potential's own features with P f = f + beta tau lap f, all standardised. For the residual
+g_k = mean f(y) - mean (P f)(z) and its derivative B_k by (beta, theta),
+
+    B_k = tau [mean lap P f, -mean G . grad P f],                                                   (3)
+
+generalised least squares weighs by the inverse of the residuals' covariance. A snapshot ends one
+step and begins the next, so that this is block-tridiagonal,
+
+    Omega_kk = Cov(f(y_k))/m + Cov(P f(z_k))/n,   Omega_{k,k+1} = -Cov(f(x_{k+1}), P f(z_{k+1}))/n. (4)
+
+B, g and Omega from the same particles would be correlated, and the estimate attenuated. Each
+snapshot is split in `FOLDS` parts, and for every two parts a, c the normal equations take B from
+one, g from the other and Omega from all the rest,
+
+    sum_{a<c} B_a^T W B_c (step) = sum_{a<c} (B_a^T W g_c + B_c^T W g_a) / 2 - prior,   W = Omega^-1, (5)
+
+so that no product has a bias of the order of its noise. Tests are first projected on the leading
+eigenvectors of their pooled covariance; what is left out has variance below that of `RIDGE`.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusions.typing import Float
+from jkonet_star.paired_likelihood import Steps
+
+FOLDS = 6
+MOST_BUMPS = 60
+MOST_TESTS = 300
+MOST_DIRECTIONS = 20
+BUMP_WIDTH = 1.5
+"""h, relative to the distance of neighbouring centres."""
+RIDGE = 0.01
+"""Added to the covariance of the standardised tests."""
+SMALLEST_VARIANCE = 1e-3
+TRUNCATION = 0.05
+"""Eigenvalues of the scaled normal equations below are not resolved and left out."""
+ITERATIONS = 15
+WEIGHT_ITERATIONS = 3
+"""Iterations after which B and Omega stay fixed."""
+
+Tests = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""Values (n, q), gradients (d, n, q) and Laplacians (n, q) of test functions at points (n, d)."""
+
+
+class WeakFormFit(NamedTuple):
+    """A root of equation (5)."""
+
+    theta: np.ndarray
+    beta: float
+    iterations: int
+    converged: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Bumps:
+    """The functions (2).
+
+    Attributes:
+        directions: w, orthonormal rows (q, d).
+        centers: c along every direction, (q, b).
+        widths: h along every direction, (q,).
+    """
+
+    directions: np.ndarray
+    centers: np.ndarray
+    widths: np.ndarray
+
+    def smoothed(
+        self, z: Float[np.ndarray, "n d"], heat: float
+    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """P f, its slope along w and its Laplacian, (n, b) each, per direction; heat is beta tau."""
+        parts = []
+        for w, c, h in zip(self.directions, self.centers, self.widths, strict=True):
+            variance = h**2 + 2.0 * heat
+            offset = (z @ w)[:, None] - c
+            value = (h / np.sqrt(variance)) * np.exp(offset**2 / (-2.0 * variance))
+            parts.append(
+                (value, -offset / variance * value, (offset**2 / variance - 1) / variance * value)
+            )
+        return parts
+
+
+def make_bumps(pool: Float[np.ndarray, "n d"]) -> Bumps:
+    """Bumps that cover the population: along the coordinates, or principal axes of too many."""
+    d = pool.shape[1]
+    directions = np.eye(d)
+    if d > MOST_DIRECTIONS:
+        _, vectors = np.linalg.eigh(np.cov(pool.T))
+        directions = vectors[:, ::-1][:, :MOST_DIRECTIONS].T
+    directions = np.stack([w for w in directions if np.ptp(pool @ w) > 0] or directions[:1])
+    n_bumps = min(MOST_BUMPS, MOST_TESTS // len(directions))
+    centers, widths = [], []
+    for w in directions:
+        low, high = np.quantile(pool @ w, [0.001, 0.999])
+        margin = 0.02 * (high - low) + np.finfo(np.float64).tiny
+        own = np.linspace(low - margin, high + margin, n_bumps)
+        centers.append(own)
+        widths.append(BUMP_WIDTH * (own[1] - own[0]))
+    return Bumps(directions, np.stack(centers), np.array(widths))
+
+
+def block_tridiagonal_solve(
+    diagonal: list[np.ndarray], upper: list[np.ndarray], right: list[np.ndarray]
+) -> list[np.ndarray]:
+    """Solves a symmetric positive definite block-tridiagonal system by block elimination.
+
+    Args:
+        diagonal: blocks (k, k).
+        upper: blocks (k, k + 1).
+        right: right-hand sides, one (rows, columns) block per diagonal block.
+    """
+    inverses, reduced = [], []
+    pivot, value = diagonal[0], right[0]
+    for k in range(len(diagonal)):
+        inverses.append(np.linalg.inv(pivot))
+        reduced.append(value)
+        if k + 1 < len(diagonal):
+            factor = upper[k].T @ inverses[k]
+            pivot = diagonal[k + 1] - factor @ upper[k]
+            pivot = 0.5 * (pivot + pivot.T)
+            value = right[k + 1] - factor @ value
+    solution = [inverses[-1] @ reduced[-1]]
+    for k in range(len(diagonal) - 2, -1, -1):
+        solution.insert(0, inverses[k] @ (reduced[k] - upper[k] @ solution[0]))
+    return solution
+
+
+class _Folds:
+    """Weighted sums over the parts of one snapshot, whose rows are sorted by part."""
+
+    def __init__(self, weights: np.ndarray):
+        n = len(weights)
+        bounds = np.linspace(0, n, FOLDS + 1).astype(int)
+        self.parts = [slice(a, b) for a, b in itertools.pairwise(bounds)]
+        self.weights = weights
+        self.mass = np.array([weights[p].sum() for p in self.parts])
+        self.count = 1.0 / float((weights**2).sum())  # effective, of weights that sum to 1
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """(FOLDS, columns) means."""
+        sums = [self.weights[p] @ values[p] for p in self.parts]
+        return np.stack(sums) / self.mass[:, None]
+
+    def products(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """(FOLDS, columns, columns) sums of outer products."""
+        return np.stack(
+            [(left[p] * self.weights[p, None]).T @ right[p] for p in self.parts]
+        )
+
+
+def fit_weak_form(
+    steps: Steps,
+    weights: list[np.ndarray],
+    tests: Tests | None,
+    theta: Float[np.ndarray, "f"],
+    beta: float,
+    precision: Float[np.ndarray, "f"],
+    prior_mean: Float[np.ndarray, "f"],
+) -> WeakFormFit:
+    """Solves equation (5) for beta and theta.
+
+    Args:
+        steps: the data; rows in random order. Target k and source k + 1 are the same array.
+        weights: of the particles, one array per snapshot.
+        tests: further test functions.
+        theta: where to start.
+        beta: likewise.
+        precision: of the prior on theta, in units of information.
+        prior_mean: its mean.
+    """
+    problem = _WeakForm(steps, weights, tests)
+    f = steps.n_features
+    prior = np.append(0.0, precision)
+    centre = np.append(0.0, prior_mean)
+    estimate = np.append(beta, theta)
+    converged, iteration = False, 0
+    smallest = float((problem.bumps.widths**2).min() / steps.tau.max())
+    instruments: list = []
+    curvature = np.zeros((f + 1, f + 1))
+    for iteration in range(1, ITERATIONS + 1):
+        fresh = iteration <= WEIGHT_ITERATIONS
+        slopes, gaps, smoothed = problem.linearise(estimate, derivatives=fresh)
+        if fresh:
+            instruments, curvature = problem.instruments(slopes, smoothed)
+        moment = sum(
+            np.einsum("tjf,tj->f", wa, gaps[c]) + np.einsum("tjf,tj->f", wc, gaps[a])
+            for a, c, wa, wc in instruments
+        )
+        moment = problem.count * moment / (FOLDS * (FOLDS - 1))
+        scale = np.sqrt(np.maximum(np.abs(np.diag(curvature)) + prior, 1e-300))
+        values, basis = np.linalg.eigh((curvature + np.diag(prior)) / scale / scale[:, None])
+        inverse = np.where(values > TRUNCATION, 1.0 / np.where(values > TRUNCATION, values, 1), 0)
+        slope = (moment - prior * (estimate - centre)) / scale
+        updated = estimate + basis @ (inverse * (basis.T @ slope)) / scale
+        updated[0] = np.clip(updated[0], 0.0, max(4.0 * estimate[0], 0.005 * smallest))
+        change = abs(updated[0] - estimate[0])
+        estimate = updated
+        if iteration > WEIGHT_ITERATIONS and change <= 1e-3 * max(estimate[0], 2e-4 * smallest):
+            converged = True
+            break
+    return WeakFormFit(estimate[1:], float(estimate[0]), iteration, converged)
+
+
+class _WeakForm:
+    """The sums of equation (5)."""
+
+    def __init__(self, steps: Steps, weights: list[np.ndarray], tests: Tests | None):
+        self.steps, self.tests = steps, tests
+        snapshots = [*steps.sources, steps.targets[-1]]
+        pool = np.concatenate(snapshots)
+        self.bumps = make_bumps(pool)
+        self.folds = [_Folds(w / w.sum()) for w in weights]
+        self.count = float(np.mean([f.count for f in self.folds]))
+        raw = np.split(
+            np.hstack([v for v, _, _ in self._values(pool, 0.0)]),
+            np.cumsum([len(x) for x in snapshots])[:-1],
+        )
+        stacked = np.concatenate(raw)
+        mean, deviation = stacked.mean(axis=0), stacked.std(axis=0)
+        self.inverse_deviation = np.where(deviation > 1e-12, 1.0 / np.maximum(deviation, 1e-12), 0)
+        standard = (stacked - mean) * self.inverse_deviation
+        values, vectors = np.linalg.eigh(standard.T @ standard / len(standard))
+        kept = values > SMALLEST_VARIANCE
+        # Values are centred before any sum: constants have no slope, only rounding.
+        self.mean = mean
+        self.projection = self.inverse_deviation[:, None] * vectors[:, kept]
+        self.observed = [(r - mean) @ self.projection for r in raw]
+        # One product of the observed with themselves per snapshot serves all iterations.
+        self.observed_products = [
+            fold.products(f, f) for fold, f in zip(self.folds, self.observed, strict=True)
+        ]
+        self.observed_means = [
+            fold.means(f) for fold, f in zip(self.folds, self.observed, strict=True)
+        ]
+        # Slopes along a direction act on the drift's features along that direction.
+        self.along = [
+            [_along(g, w) for w in self.bumps.directions] for g in steps.features
+        ]
+
+    def _values(self, z: np.ndarray, heat: float) -> list:
+        """Blocks of (values, slopes, Laplacians) of all tests; slopes of `tests` are (d, n, q)."""
+        blocks: list = list(self.bumps.smoothed(z, heat))
+        if self.tests is not None:
+            value, gradient, laplacian = self.tests(z)
+            blocks.append((value + heat * laplacian, gradient, laplacian))
+        return blocks
+
+    def linearise(
+        self, estimate: np.ndarray, *, derivatives: bool
+    ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """B (folds, steps, j, 1 + f), g (folds, steps, j) and P f(z) of every step."""
+        steps, f = self.steps, self.steps.n_features
+        z = steps.transported(estimate[1:])
+        j = self.projection.shape[1]
+        slopes = np.zeros((FOLDS, steps_count := len(z), j, f + 1))
+        gaps = np.zeros((FOLDS, steps_count, j))
+        smoothed = []
+        for k, tau in enumerate(steps.tau):
+            blocks = self._values(z[k], tau * float(estimate[0]))
+            fold = self.folds[k]
+            image = (np.hstack([b[0] for b in blocks]) - self.mean) @ self.projection
+            smoothed.append(image)
+            gaps[:, k] = self.observed_means[k + 1] - fold.means(image)
+            if not derivatives:
+                continue
+            laplacian = np.hstack([b[2] for b in blocks]) @ self.projection
+            slopes[:, k, :, 0] = tau * fold.means(laplacian)
+            if f:
+                for a, part in enumerate(fold.parts):
+                    own = self._drift_slopes(blocks, k, part) / fold.mass[a]
+                    slopes[a, k, :, 1:] = -tau * self.projection.T @ own
+        return slopes, gaps, smoothed
+
+    def _drift_slopes(self, blocks: list, k: int, part: slice) -> np.ndarray:
+        """Weighted sums of G . grad P f over one part, (tests, f)."""
+        w = self.folds[k].weights[part, None]
+        n_directions = len(self.bumps.directions)
+        rows = [
+            (blocks[q][1][part] * w).T @ self.along[k][q][part] for q in range(n_directions)
+        ]
+        if self.tests is not None:
+            gradient, g = blocks[-1][1], self.steps.features[k]
+            rows.append(
+                sum((gradient[i][part] * w).T @ g[i][part] for i in range(len(g)))
+            )
+        return np.vstack(rows)
+
+    def instruments(
+        self, slopes: np.ndarray, smoothed: list[np.ndarray]
+    ) -> tuple[list[tuple[int, int, np.ndarray, np.ndarray]], np.ndarray]:
+        """(a, c, W B_a, W B_c) for every two parts, and the matrix of equation (5)."""
+        n_steps, folds = len(smoothed), self.folds
+        image_means = [folds[k].means(s) for k, s in enumerate(smoothed)]
+        image_products = [folds[k].products(s, s) for k, s in enumerate(smoothed)]
+        cross_products = [
+            folds[k].products(self.observed[k], s) for k, s in enumerate(smoothed)
+        ]
+        f1, j = slopes.shape[-1], slopes.shape[2]
+        ridge = RIDGE * np.eye(j)
+        found, curvature = [], np.zeros((f1, f1))
+        for a, c in itertools.combinations(range(FOLDS), 2):
+            rest = [q for q in range(FOLDS) if q not in (a, c)]
+
+            def covariance(k, products, left, right, rest=rest):
+                mass = folds[k].mass[rest]
+                total = mass.sum()
+                one, two = mass @ left[k][rest] / total, mass @ right[k][rest] / total
+                centred = products[k][rest].sum(axis=0) / total - np.outer(one, two)
+                return centred * (self.count / folds[k].count)
+
+            observed, own = self.observed_means, image_means
+            diagonal = [
+                covariance(k + 1, self.observed_products, observed, observed)
+                + covariance(k, image_products, own, own)
+                + 2 * ridge
+                for k in range(n_steps)
+            ]
+            upper = [
+                -covariance(k, cross_products, observed, own) - ridge for k in range(1, n_steps)
+            ]
+            both = np.concatenate([slopes[a], slopes[c]], axis=-1)
+            solved = np.stack(block_tridiagonal_solve(diagonal, upper, list(both)))
+            found.append((a, c, solved[..., :f1], solved[..., f1:]))
+            curvature += np.einsum("tjf,tjg->fg", solved[..., :f1], slopes[c], optimize=True)
+        curvature = self.count * (curvature + curvature.T) / (FOLDS * (FOLDS - 1))
+        return found, curvature
+
+
+def _along(features: Float[np.ndarray, "d n f"], w: Float[np.ndarray, "d"]) -> np.ndarray:
+    """w . G, without a copy where w is a coordinate."""
+    axis = int(np.argmax(w))
+    if w[axis] == 1.0:
+        return features[axis]
+    return np.tensordot(w, features, axes=1)

@@ -1,0 +1,190 @@
+"""What a fitted energy predicts, with energies that are known."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jkonet_star.fitted import FittedEnergy
+
+KEY = jax.random.key(0)
+TIMES = np.array([0.0, 0.1, 0.3, 0.6], np.float32)
+STIFFNESS = np.array([2.0, 0.5], np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """V = sum_k stiffness_k x_k^2 / 2 - speed t x_1, U = pull |z|^2 / 2, and beta."""
+
+    has_interaction: bool = False
+
+    def potential(self, params, constants, x, t):
+        return 0.5 * jnp.sum(params["stiffness"] * x**2) - params["speed"] * t * x[0]
+
+    def interaction(self, params, constants, z):
+        return 0.5 * params["pull"] * jnp.sum(z**2)
+
+    def pull(self, params, constants, x, population, weights):
+        return params["pull"] * (x - weights @ population)
+
+    def beta(self, params, constants):
+        return params["beta"]
+
+
+def energy(scheme="explicit", *, beta=0.0, speed=0.0, pull=0.0, stiffness=STIFFNESS):
+    params = {"stiffness": stiffness, "speed": speed, "pull": pull, "beta": beta}
+    return FittedEnergy(
+        model=Known(has_interaction=bool(pull)),
+        scheme=scheme,
+        params=jax.tree.map(jnp.float32, params),
+        constants={},
+        times=jnp.asarray(TIMES),
+    )
+
+
+def points(n=50, seed=0):
+    return jax.random.normal(jax.random.key(seed), (n, 2)) + 0.5
+
+
+def factor(scheme, tau, stiffness=STIFFNESS):
+    return {
+        "explicit": 1 - tau * stiffness,
+        "implicit": 1 / (1 + tau * stiffness),
+        "midpoint": (1 - tau * stiffness / 2) / (1 + tau * stiffness / 2),
+    }[scheme]
+
+
+def test_an_explicit_prediction_is_the_drift_times_tau():
+    fitted, x = energy(pull=0.7), points()
+    path = fitted.predict(x, 3)
+    np.testing.assert_array_equal(path[0], x)
+    for k, tau in enumerate(np.diff(TIMES)):
+        np.testing.assert_allclose(
+            path[k + 1], path[k] + tau * fitted.drift(path[k]), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_the_drift_is_minus_both_gradients():
+    fitted, x, y = energy(pull=0.7, speed=3.0), points(), points(20, seed=1)
+    weights = jnp.linspace(1, 2, 20) / 30.0
+    found = fitted.drift(x, y, weights=weights, t=0.3)
+    expected = -STIFFNESS * x + jnp.asarray([0.9, 0.0]) - 0.7 * (x - weights @ y)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    uniform = fitted.drift(x, y)
+    np.testing.assert_allclose(
+        uniform, -STIFFNESS * x - 0.7 * (x - y.mean(axis=0)), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("scheme", ["explicit", "implicit", "midpoint"])
+def test_a_prediction_uses_the_scheme_and_the_times_of_the_fit(scheme):
+    x = points()
+    path, converged = energy(scheme).trajectory(x, 3)
+    assert converged.shape == (3, 50)
+    assert np.asarray(converged).all()
+    expected = x
+    for k, tau in enumerate(np.diff(TIMES)):
+        expected = expected * factor(scheme, tau)
+        np.testing.assert_allclose(path[k + 1], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", ["explicit", "implicit", "midpoint"])
+def test_where_a_prediction_starts_and_how_it_goes_on(scheme):
+    """From snapshot 2 on: the last step's length beyond the last snapshot; or a dt of one's own."""
+    fitted, x = energy(scheme), points()
+    path = fitted.predict(x, 3, start=1)
+    expected = x
+    for tau in (0.2, 0.3, 0.3):
+        expected = expected * factor(scheme, tau)
+    np.testing.assert_allclose(path[3], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        fitted.predict(x, 2, dt=0.05)[2], x * factor(scheme, 0.05) ** 2, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("scheme", "times"),
+    [
+        ("explicit", [0.1, 0.3, 0.6, 0.9]),
+        ("implicit", [0.3, 0.6, 0.9, 1.2]),
+        ("midpoint", [0.2, 0.45, 0.75, 1.05]),
+    ],
+)
+def test_a_time_varying_potential_is_read_at_the_schemes_times(scheme, times):
+    """V = -5 t x_1 moves every particle by 5 t tau, also beyond the last snapshot."""
+    fitted, x = energy(scheme, speed=5.0, stiffness=np.zeros(2, np.float32)), points()
+    path = fitted.predict(x, 4, start=1)
+    taus = [0.2, 0.3, 0.3, 0.3]
+    moved = np.cumsum([5 * t * tau for t, tau in zip(times, taus, strict=True)])
+    np.testing.assert_allclose(path[1:, :, 0] - x[:, 0], moved[:, None] * np.ones(50), rtol=1e-3)
+    np.testing.assert_allclose(path[1:, :, 1], np.tile(x[:, 1], (4, 1)), atol=1e-6)
+
+
+def test_weights_enter_the_interaction():
+    fitted, x = energy(pull=0.7), points()
+    weights = jnp.linspace(1, 5, 50)
+    weights = weights / weights.sum()
+    path = fitted.predict(x, 1, weights=weights)
+    np.testing.assert_allclose(
+        path[1], x + 0.1 * fitted.drift(x, weights=weights), rtol=1e-5, atol=1e-6
+    )
+    assert np.abs(path[1] - fitted.predict(x, 1)[1]).max() > 1e-3
+
+
+def test_noise_has_variance_two_beta_tau_and_is_independent():
+    n, beta = 20_000, 0.3
+    fitted, x = energy(beta=beta, stiffness=np.zeros(2, np.float32)), points(20_000)
+    assert float(fitted.beta) == pytest.approx(beta)
+    path = np.asarray(fitted.predict(x, 3, key=KEY))
+    noise = np.diff(path, axis=0)
+    expected = 2 * beta * np.diff(TIMES)[:, None] * np.ones(2)
+    np.testing.assert_allclose(noise.var(axis=1), expected, rtol=5 * np.sqrt(2 / n))
+    assert (np.abs(noise.mean(axis=1)) < 5 * np.sqrt(expected / n)).all()
+    columns = np.concatenate([*noise, np.asarray(x)], axis=1)
+    assert np.abs(np.corrcoef(columns.T) - np.eye(8)).max() < 5 / np.sqrt(n)
+
+
+def test_keys_decide_the_noise_and_nothing_else_does():
+    fitted, x = energy(beta=0.3), points()
+    first = fitted.predict(x, 2, key=KEY)
+    np.testing.assert_array_equal(first, fitted.predict(x, 2, key=jax.random.key(0)))
+    np.testing.assert_array_equal(first[:2], fitted.predict(x, 1, key=KEY))
+    assert np.abs(first[1:] - fitted.predict(x, 2, key=jax.random.key(1))[1:]).min() > 0
+    silent = energy(beta=0.0).predict(x, 2)
+    np.testing.assert_array_equal(fitted.predict(x, 2), silent)
+
+
+def test_energies_in_a_stack_predict_like_themselves():
+    fits = [energy("implicit", pull=p, speed=s) for p, s in ((0.5, 1.0), (1.5, 0.0))]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits)
+    x = points()
+    paths = jax.vmap(lambda fitted: fitted.predict(x, 2))(stacked)
+    for fitted, path in zip(fits, paths, strict=True):
+        np.testing.assert_allclose(path, fitted.predict(x, 2), rtol=1e-4, atol=1e-5)
+
+
+def test_an_unsolved_step_is_flagged():
+    """An inverted potential with tau |V''| > 1: midpoint and implicit steps may have no minimum."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Cliff(Known):
+        def potential(self, params, constants, x, t):
+            return -jnp.sum(jnp.exp(x))
+
+    fitted = energy("implicit").replace(model=Cliff())
+    _, converged = fitted.trajectory(jnp.asarray([[-5.0, -5.0], [5.0, 5.0]]), 1, dt=1.0)
+    assert converged.tolist() == [[True, False]]
+
+
+def test_potential_and_interaction_of_many_points():
+    fitted = energy(pull=0.7, speed=2.0)
+    x = points(6).reshape(2, 3, 2)
+    expected = 0.5 * (STIFFNESS * x**2).sum(axis=-1)
+    np.testing.assert_allclose(fitted.potential(x), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        fitted.potential(x, 0.3), expected - 0.6 * x[..., 0], rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(fitted.interaction(x), 0.35 * (x**2).sum(axis=-1), rtol=1e-5)
+    np.testing.assert_allclose(fitted.potential(x[0, 0]), expected[0, 0], rtol=1e-5)

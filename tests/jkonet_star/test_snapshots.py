@@ -1,0 +1,82 @@
+"""Packing of populations, and the words for input that cannot be packed."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jkonet_star.snapshots import snapshots_from_arrays
+
+
+def clouds(*sizes, d=2):
+    generator = np.random.default_rng(0)
+    return [generator.normal(size=(n, d)).astype(np.float32) for n in sizes]
+
+
+def test_unequal_populations_come_back_as_they_went_in():
+    points = clouds(5, 3, 4)
+    weights = [np.random.default_rng(i).uniform(0.1, 2.0, len(p)) for i, p in enumerate(points)]
+    snapshots = snapshots_from_arrays(points, times=[0.0, 0.5, 2.0], weights=weights)
+    for one, two in zip(points, snapshots.arrays(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    for one, two in zip(weights, snapshots.array_weights(), strict=True):
+        np.testing.assert_allclose(two, one / one.sum(), rtol=1e-6)
+    np.testing.assert_allclose(snapshots.dt, [0.5, 1.5])
+    assert (snapshots.n_snapshots, snapshots.n_steps, snapshots.dimension) == (3, 2, 2)
+
+
+def test_padding_is_a_real_particle_without_weight():
+    points = clouds(5, 3)
+    snapshots = snapshots_from_arrays(points)
+    np.testing.assert_array_equal(snapshots.points[1, 3:], np.repeat(points[1][:1], 2, axis=0))
+    np.testing.assert_array_equal(snapshots.weights[1, 3:], 0.0)
+    np.testing.assert_allclose(snapshots.weights.sum(axis=1), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(snapshots.weights[1, :3], 1 / 3, rtol=1e-6)
+
+
+def test_times_are_multiples_of_dt():
+    snapshots = snapshots_from_arrays(np.zeros((101, 2, 1)), dt=0.01)
+    np.testing.assert_allclose(snapshots.times, 0.01 * np.arange(101), rtol=1e-7)
+    np.testing.assert_allclose(snapshots_from_arrays(np.zeros((3, 2, 1))).dt, 1.0)
+
+
+def test_everything_is_single_precision():
+    snapshots = snapshots_from_arrays(np.zeros((2, 3, 1), np.int64), times=[0, 1])
+    assert {a.dtype for a in (snapshots.points, snapshots.weights, snapshots.times)} == {
+        jnp.float32.dtype
+    }
+
+
+A, B = clouds(3, 3)
+BROKEN = A.copy()
+BROKEN[1, 0] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("points", "arguments", "reason"),
+    [
+        ([A], {}, "at least two snapshots are needed to learn a step, got 1"),
+        ([], {}, "at least two snapshots are needed to learn a step, got 0"),
+        ([A, B[:, 0]], {}, r"snapshot 1 has shape \(3,\)"),
+        ([A, B[:0]], {}, r"snapshot 1 is empty: shape \(0, 2\)"),
+        ([A[:, :0], B], {}, r"snapshot 0 is empty: shape \(3, 0\)"),
+        ([A, B[:, :1]], {}, "snapshot 1 has dimension 1, snapshot 0 has 2"),
+        ([A, BROKEN], {}, "snapshot 1 has 1 of 3 particles with NaN or inf"),
+        ([A, np.full((3, 2), np.inf)], {}, "snapshot 1 has 3 of 3 particles with NaN or inf"),
+        ([A, B], {"dt": 0.0}, "dt must be positive and finite, got 0.0"),
+        ([A, B], {"dt": -1.0}, "dt must be positive and finite, got -1.0"),
+        ([A, B], {"dt": np.nan}, "dt must be positive and finite, got nan"),
+        ([A, B], {"times": [0.0, 0.0]}, "times must be finite and strictly increasing"),
+        ([A, B], {"times": [1.0, 0.0]}, "times must be finite and strictly increasing"),
+        ([A, B], {"times": [0.0, np.nan]}, "times must be finite and strictly increasing"),
+        ([A, B], {"times": [0.0, np.inf]}, "times must be finite and strictly increasing"),
+        ([A, B], {"times": [1e9, 1e9 + 1]}, "times must be finite and strictly increasing"),
+        ([A, B], {"times": [0.0, 1.0, 2.0]}, r"2 snapshots need as many times, got \(3,\)"),
+        ([A, B], {"weights": [np.ones(3), np.ones(2)]}, "snapshot 1 needs 3 positive finite"),
+        ([A, B], {"weights": [np.zeros(3), np.ones(3)]}, "snapshot 0 needs 3 positive finite"),
+        ([A, B], {"weights": [np.ones(3), -np.ones(3)]}, "snapshot 1 needs 3 positive finite"),
+        ([A, B], {"weights": [np.ones(3), [1, 1, np.nan]]}, "snapshot 1 needs 3 positive finite"),
+    ],
+)
+def test_what_is_wrong_is_named(points, arguments, reason):
+    with pytest.raises(ValueError, match=reason):
+        snapshots_from_arrays(points, **arguments)

@@ -1,0 +1,280 @@
+"""From snapshots to energies: every solver learns, and repeats itself."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_generation.functionals import functional
+from data_generation.particles import simulate
+from jkonet_star.exact_transport import exact_plan
+from jkonet_star.settings import (
+    SCHEMES,
+    SOLVERS,
+    CouplingSettings,
+    DensitySettings,
+    FeatureSettings,
+    NetworkSettings,
+)
+from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
+from jkonet_star.solvers import fit
+
+KEY = jax.random.key(0)
+REFERENCE = Path(__file__).parents[2].parent / "shared" / "data" / "jkonet_star_reference"
+TAU = 0.25
+NETWORK = NetworkSettings(
+    epochs=40, batch_size=30, hidden=(16,), learning_rate=0.03, interaction_samples=8
+)
+FEATURES = FeatureSettings(degree=2, radial="none")
+DENSITY = DensitySettings(n_components=2)
+
+
+def factor(scheme):
+    """What a scheme multiplies by in V = |x|^2 / 2."""
+    return {
+        "explicit": 1 - TAU,
+        "implicit": 1 / (1 + TAU),
+        "midpoint": (1 - TAU / 2) / (1 + TAU / 2),
+    }[scheme]
+
+
+@functools.cache
+def well(scheme="explicit", sizes=(60, 60, 60)):
+    """A population around zero that contracts: by V = |x|^2 / 2, or as well by U = |z|^2 / 2."""
+    generator = np.random.default_rng(0)
+    largest = generator.uniform(-2, 2, (max(sizes), 2))
+    largest -= largest.mean(axis=0)
+    arrays = []
+    for k, n in enumerate(sizes):
+        x = factor(scheme) ** k * largest
+        arrays.append(x[np.random.default_rng(k).permutation(len(x))[:n]])
+    return snapshots_from_arrays(arrays, dt=TAU)
+
+
+@functools.lru_cache(maxsize=4)
+def fitted(solver, scheme="explicit", **changes):
+    return fit(
+        well(scheme),
+        solver,
+        key=KEY,
+        scheme=scheme,
+        network=NETWORK,
+        features=FEATURES,
+        density_settings=DENSITY,
+    )
+
+
+def relative(found, expected):
+    found, expected = np.asarray(found), np.asarray(expected)
+    return np.sqrt(np.sum((found - expected) ** 2) / np.sum(expected**2))
+
+
+def assert_learned(solver, scheme):
+    """The motion that the energy predicts without noise, and its drift, on the population."""
+    energy, x = fitted(solver, scheme), well(scheme).points[0]
+    path, converged = energy.trajectory(x, 2)
+    assert np.asarray(converged).all()
+    kind = SOLVERS[solver]
+    bound = 0.01 if kind.parametrisation == "linear" else 0.1
+    if kind.internal:
+        # A spreading of the particles can stand in for part of the well.
+        bound = 0.25
+        assert 0 <= float(energy.beta) < 0.5
+    else:
+        assert float(energy.beta) == 0.0
+    assert relative(energy.drift(x), -x) < bound
+    for k in (1, 2):
+        assert relative(path[k] - x, (factor(scheme) ** k - 1) * x) < bound
+
+
+FAST = [
+    ("jkonet-star", "explicit"),
+    ("jkonet-star-potential", "midpoint"),
+    ("jkonet-star-linear", "explicit"),
+    ("jkonet-star-linear-potential", "implicit"),
+    ("jkonet-star-linear-interaction", "midpoint"),
+]
+
+
+@pytest.mark.parametrize(
+    ("solver", "scheme"),
+    [
+        pytest.param(solver, scheme, marks=[] if (solver, scheme) in FAST else [pytest.mark.slow])
+        for solver in SOLVERS
+        for scheme in SCHEMES
+    ],
+)
+def test_every_solver_learns_a_well_in_every_scheme(solver, scheme):
+    assert_learned(solver, scheme)
+
+
+@pytest.mark.parametrize("solver", ["jkonet-star-potential", "jkonet-star-linear-potential"])
+def test_a_fit_repeats_itself_bit_for_bit(solver):
+    def run():
+        return fit(well(), solver, key=KEY, network=NETWORK, features=FEATURES)
+
+    first, second = run(), run()
+    for one, two in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_an_array_of_keys_trains_one_energy_per_key():
+    keys = jax.random.split(KEY, 2)
+    network = NetworkSettings(epochs=5, batch_size=25, hidden=(8,), ema_decay=0.5)
+    together = fit(well(), "jkonet-star-potential", key=keys, network=network)
+    alone = [fit(well(), "jkonet-star-potential", key=k, network=network) for k in keys]
+    x = well().points[0]
+    drifts = jax.vmap(lambda energy: energy.drift(x))(together)
+    for drift, energy in zip(drifts, alone, strict=True):
+        np.testing.assert_allclose(drift, energy.drift(x), rtol=1e-3, atol=1e-4)
+    assert np.abs(drifts[0] - drifts[1]).max() > 0.01
+    linear = fit(well(), "jkonet-star-linear-potential", key=keys, features=FEATURES)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(linear)} == {2}
+
+
+def test_units_of_length_and_time_scale_the_energy():
+    """Powers of two keep every rounding: the same network, in units of length^2 / time."""
+    network = NetworkSettings(epochs=10, batch_size=30, hidden=(8,))
+    points = np.asarray(well().points)
+    scaled = snapshots_from_arrays(8 * points, dt=TAU / 4)
+    one = fit(well(), "jkonet-star-potential", key=KEY, network=network)
+    two = fit(scaled, "jkonet-star-potential", key=KEY, network=network)
+    x = points[0]
+    np.testing.assert_allclose(two.drift(8 * x), 32 * one.drift(x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("solver", ["jkonet-star", "jkonet-star-linear"])
+def test_padding_takes_no_part(solver):
+    """Rows without weight, wherever they lie, give the fit without them."""
+    snapshots = well(sizes=(40, 30, 35))
+    garbage = np.random.default_rng(1).uniform(50, 60, (3, 9, 2)).astype(np.float32)
+    padded = Snapshots(
+        points=jnp.concatenate([snapshots.points, garbage], axis=1),
+        weights=jnp.pad(snapshots.weights, ((0, 0), (0, 9))),
+        times=snapshots.times,
+    )
+    network = NetworkSettings(epochs=3, batch_size=20, hidden=(8,), interaction_samples=0)
+    drifts = [
+        fit(s, solver, key=KEY, network=network, features=FEATURES, density_settings=DENSITY).drift(
+            snapshots.points[0]
+        )
+        for s in (snapshots, padded)
+    ]
+    np.testing.assert_allclose(drifts[1], drifts[0], rtol=2e-3, atol=1e-3)
+
+
+def test_weights_of_particles_are_honoured():
+    """A particle of weight two is two particles."""
+    arrays = well().arrays()
+    weights = np.ones(60)
+    weights[:20] = 2.0
+    heavy = snapshots_from_arrays(arrays, dt=TAU, weights=[weights] * 3)
+    twice = snapshots_from_arrays([np.concatenate([a, a[:20]]) for a in arrays], dt=TAU)
+    features = FeatureSettings(degree=3, radial="none", regularization=0.05)
+    found = [
+        fit(s, "jkonet-star-linear-potential", key=KEY, features=features) for s in (heavy, twice)
+    ]
+    np.testing.assert_allclose(
+        found[0].params["potential"], found[1].params["potential"], rtol=1e-3, atol=1e-4
+    )
+
+
+def test_a_potential_that_turns_with_time():
+    """V = g(t) x_1 with g from +1 to -1: no potential without time could follow it."""
+    generator = np.random.default_rng(0)
+    times = np.arange(6) * 0.2
+    slopes = np.cos(np.pi * times / times[-1])
+    x = [generator.uniform(-1, 1, (50, 2))]
+    for tau, slope in zip(np.diff(times), slopes[:-1], strict=True):
+        x.append(x[-1] - tau * slope * np.array([1.0, 0.0]))
+    network = NetworkSettings(epochs=60, batch_size=50, hidden=(16,), learning_rate=0.03)
+    energy = fit(
+        snapshots_from_arrays(x, times=times),
+        "jkonet-star-time-potential",
+        key=KEY,
+        network=network,
+    )
+    for k, slope in enumerate(slopes[:-1]):
+        drift = np.asarray(energy.drift(jnp.asarray(x[k], jnp.float32), t=times[k]))
+        np.testing.assert_allclose(drift.mean(axis=0), [-slope, 0.0], atol=0.15)
+        path = energy.predict(jnp.asarray(x[k], jnp.float32), 1, start=k)
+        np.testing.assert_allclose((path[1] - x[k + 1]).mean(axis=0), 0.0, atol=0.04)
+
+
+def test_progress_is_reported_to_the_end():
+    calls = []
+    network = NetworkSettings(epochs=23, batch_size=60, hidden=(4,))
+    fit(
+        well(),
+        "jkonet-star-potential",
+        key=KEY,
+        network=network,
+        on_progress=lambda done, scalars: calls.append((done, float(scalars["loss"]))),
+    )
+    done = [call[0] for call in calls]
+    assert done == sorted(set(done))
+    assert done[-1] == 23
+    assert 8 <= len(done) <= 12
+    assert calls[-1][1] < 0.5 * calls[0][1]
+
+
+def test_names_and_sizes_that_cannot_be():
+    with pytest.raises(ValueError, match="unknown solver 'jkonet-star-potentail'; did you mean"):
+        fit(well(), "jkonet-star-potentail", key=KEY)
+    with pytest.raises(ValueError, match="unknown scheme 'implizit'; did you mean implicit"):
+        fit(well(), "jkonet-star-potential", key=KEY, scheme="implizit")
+    with pytest.raises(ValueError, match="batch_size 121 exceeds the 120 couplings"):
+        fit(well(), "jkonet-star-potential", key=KEY, network=NetworkSettings(batch_size=121))
+
+
+def one_step_emd(energy, snapshots):
+    """Mean Wasserstein-1 distance between predicted and next populations."""
+    costs = []
+    for k in range(len(snapshots) - 1):
+        predicted = energy.predict(jnp.asarray(snapshots[k]), 1, start=k)[1]
+        costs.append(exact_plan(np.asarray(predicted), snapshots[k + 1], order=1)[3])
+    return np.mean(costs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["jkonet-star-potential", "jkonet-star-linear-potential"])
+def test_the_gradient_of_styblinski_tang(solver):
+    """Within 2 % where the particles are, from snapshots whose rows say nothing."""
+    points = simulate(
+        KEY, potential="styblinski_tang", n_particles=1000, dimension=2, n_timesteps=5, dt=0.01
+    )
+    generator = np.random.default_rng(0)
+    arrays = [generator.permutation(np.asarray(p)) for p in points]
+    energy = fit(
+        snapshots_from_arrays(arrays, dt=0.01),
+        solver,
+        key=KEY,
+        network=NetworkSettings(epochs=300),
+    )
+    x = points[:-1].reshape(-1, 2)
+    truth = -jax.vmap(jax.grad(functional("styblinski_tang")))(x)
+    assert relative(energy.drift(x), truth) < 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"needs {REFERENCE}")
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("styblinski_tang", 0.00039), ("sphere", 0.00045), ("double_exp", 0.0045)],
+)
+def test_the_closed_form_on_the_published_snapshots(name, published):
+    """One-step-ahead EMD on the held-out particles, no worse than the published closed form's."""
+    with np.load(REFERENCE / f"{name}.npz") as archive:
+        train, test, dt = archive["train"], archive["test"], float(archive["dt"])
+    generator = np.random.default_rng(0)
+    snapshots = snapshots_from_arrays([generator.permutation(p) for p in train], dt=dt)
+    energy = fit(
+        snapshots,
+        "jkonet-star-linear-potential",
+        key=KEY,
+        coupling_settings=CouplingSettings(method="exact"),
+    )
+    assert one_step_emd(energy, test) < published

@@ -1,0 +1,126 @@
+"""One direction of dependency between the packages, and settings that load nothing heavy."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("diffusions", "jkonet_star", "data_generation", "checkpoints", "experiments")
+MAY_IMPORT = {
+    "diffusions": (),
+    "jkonet_star": ("diffusions.training", "diffusions.typing"),
+    "data_generation": ("jkonet_star", "diffusions"),
+    "checkpoints": ("jkonet_star", "diffusions"),
+    "experiments": ("data_generation", "checkpoints", "jkonet_star", "diffusions"),
+}
+FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
+
+
+def within(module, parent):
+    return module == parent or module.startswith(parent + ".")
+
+
+def foreign_imports(tree, package):
+    """(module, imported name or None, name it is bound to) of what other packages provide."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found = [(a.name, None, a.asname or a.name) for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the package they come from"
+            found = [(node.module, a.name, a.asname or a.name) for a in node.names]
+        else:
+            continue
+        for module, name, bound in found:
+            top = module.split(".")[0]
+            if top in PACKAGES and top != package:
+                yield module, name, bound
+
+
+def violations(source, package):
+    """What a file of a package imports or reads against the rules."""
+    tree = ast.parse(source)
+    wrong = []
+    bound_modules = set()
+    for module, name, bound in foreign_imports(tree, package):
+        full = module if name is None else f"{module}.{name}"
+        if not any(within(module, a) or within(full, a) for a in MAY_IMPORT[package]):
+            wrong.append(f"imports {full}")
+        if any(part.startswith("_") for part in full.split(".")):
+            wrong.append(f"imports the private {full}")
+        bound_modules.add(bound)
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Attribute)
+            and node.attr.startswith("_")
+            and not node.attr.startswith("__")
+            and ast.unparse(node.value) in bound_modules
+        ):
+            wrong.append(f"reads the private {ast.unparse(node)}")
+    return wrong
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(ROOT).as_posix())
+def test_the_direction_of_imports(file):
+    package = file.relative_to(ROOT).parts[0]
+    assert violations(file.read_text(encoding="utf-8"), package) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "source", "wrong"),
+    [
+        ("diffusions", "import jkonet_star.fitted", "imports jkonet_star.fitted"),
+        ("diffusions", "def f():\n    from data_generation import x", "imports data_generation.x"),
+        ("jkonet_star", "from diffusions import samplers", "imports diffusions.samplers"),
+        ("jkonet_star", "from diffusions.networks import mlp", "imports diffusions.networks.mlp"),
+        ("data_generation", "import checkpoints", "imports checkpoints"),
+        ("checkpoints", "from experiments.x import y", "imports experiments.x.y"),
+        (
+            "data_generation",
+            "from jkonet_star.couplings import _exact",
+            "imports the private jkonet_star.couplings._exact",
+        ),
+        (
+            "experiments",
+            "from jkonet_star import couplings as c\nc._exact()",
+            "reads the private c._exact",
+        ),
+        (
+            "experiments",
+            "import jkonet_star.couplings\njkonet_star.couplings._exact()",
+            "reads the private jkonet_star.couplings._exact",
+        ),
+    ],
+)
+def test_each_rule_can_be_broken(package, source, wrong):
+    assert violations(source, package) == [wrong]
+
+
+@pytest.mark.parametrize(
+    ("package", "source"),
+    [
+        ("jkonet_star", "from diffusions import training\nimport jax\njax._src"),
+        ("data_generation", "from jkonet_star.snapshots import Snapshots"),
+        ("experiments", "from checkpoints import restore\nself._own"),
+        ("jkonet_star", "from jkonet_star.couplings import _exact"),
+    ],
+)
+def test_what_is_allowed(package, source):
+    assert violations(source, package) == []
+
+
+@pytest.mark.parametrize(
+    "module", ["jkonet_star", "jkonet_star.settings", "data_generation.settings"]
+)
+def test_settings_load_no_jax(module):
+    program = (
+        f"import sys, {module}\n"
+        "heavy = {'jax', 'jaxlib', 'flax', 'optax', 'ott', 'sklearn', 'matplotlib'}\n"
+        "print(*sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""
