@@ -30,12 +30,12 @@ def main() -> None:
     if not (run.path / "config.json").is_file():
         raise ValueError(f"{run.path} is not the folder of a run")
     config = run.config()["settings"]
+    if config.get("script") != "experiments.train":
+        raise ValueError(f"{run.path} is not a run of experiments.train")
     if not run.energy.is_dir():
         raise ValueError(f"{run.path} is not finished; continue it with experiments.train --resume")
     energies = load_energy(run.energy)
-    name = settings.dataset or config["dataset"]
-    data_dir = settings.data_dir if settings.dataset else config["data_dir"]
-    dataset = load_dataset(name, data_dir)
+    dataset = load_dataset(settings.dataset or config["dataset"], settings.data_dir)
     snapshots = population(dataset, settings.eval)
     if energies.dimension != snapshots.dimension:
         raise ValueError(
@@ -44,12 +44,15 @@ def main() -> None:
         )
     output = Path(settings.output) if settings.output else run.path / "evaluation.json"
     check_writable(output.parent)
+    if output.is_dir():
+        raise ValueError(f"cannot write to {output}: it is a folder")
     truth = known_energy(dataset)
     result, predictions = assess(energies, snapshots, truth, settings.wasserstein_order)
     say(f"{run.path} ({config['solver']}, {energies.scheme}) on {dataset.name}, {settings.eval}")
     print_table(result, [float(t) for t in snapshots.times], truth)
     if settings.plots:
-        draw(run, energies, truth, snapshots, predictions)
+        plots = output.with_name(f"{output.stem}_plots")
+        draw(plots, energies, truth, snapshots, predictions)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_json(
         output,

@@ -53,16 +53,24 @@ class Plane:
         points[:, :2] = np.stack([m.ravel() for m in mesh], axis=-1)
         self.points = jnp.asarray(points, jnp.float32)
 
-    def contours(self, axes: Axes, values: Any, *, filled: bool = True) -> None:
-        """Level curves of values at `points`, a constant left out."""
+    def contours(
+        self, axes: Axes, values: Any, *, reference: Any = None, filled: bool = True
+    ) -> None:
+        """Level curves of values at `points` above their minimum, at the levels of a reference."""
         table = np.asarray(values, np.float64).reshape(GRID, GRID)
-        table -= table.min()
-        # Levels at quantiles show the structure of an energy that grows like a power.
-        levels = np.unique(np.quantile(table, np.linspace(0, 1, LEVELS)))
-        if len(levels) < 3 or levels[-1] - levels[0] < 1e-6:
-            axes.text(0.5, 0.5, "constant", transform=axes.transAxes, ha="center", va="center")
+        table = table - table.min()
+        levels = _levels(table)
+        if reference is not None and levels is not None:
+            # A constant has no levels to compare with.
+            common = _levels(np.asarray(reference, np.float64))
+            levels = levels if common is None else common
+        if levels is None:
+            word = "constant" if np.isfinite(table).all() else "not finite"
+            axes.text(0.5, 0.5, word, transform=axes.transAxes, ha="center", va="center")
         elif filled:
-            axes.contourf(*self.axes, table, levels=levels, cmap="viridis", alpha=0.9)
+            axes.contourf(
+                *self.axes, table, levels=levels, cmap="viridis", alpha=0.9, extend="both"
+            )
         else:
             axes.contour(*self.axes, table, levels=levels, cmap="viridis", linewidths=0.8)
         self.frame(axes)
@@ -75,7 +83,18 @@ class Plane:
         axes.set_ylabel("$x_2$")
 
 
+def _levels(values: np.ndarray) -> np.ndarray | None:
+    """Levels of values above their minimum; None where there is nothing to see."""
+    if not np.isfinite(values).all():
+        return None
+    # Levels at quantiles show the structure of an energy that grows like a power.
+    levels = np.unique(np.quantile(values - values.min(), np.linspace(0, 1, LEVELS)))
+    return None if len(levels) < 3 or levels[-1] < 1e-6 else levels
+
+
 def _drawn(points: np.ndarray) -> np.ndarray:
+    """The points, or so many of them that the figure stays legible; a diverged one is left out."""
+    points = points[np.isfinite(points).all(axis=1)]
     if len(points) <= MOST_DRAWN:
         return points
     return points[np.random.default_rng(0).choice(len(points), MOST_DRAWN, replace=False)]
@@ -112,7 +131,7 @@ def plot_potential(
         values = jnp.zeros(len(plane.points)) if true is None else jax.vmap(true)(plane.points)
         panels.append(("true V", values))
     for axes, (title, values) in zip(grid[0], panels, strict=True):
-        plane.contours(axes, values)
+        plane.contours(axes, values, reference=panels[-1][1])
         axes.scatter(*particles[:, :2].T, s=1, color="white", alpha=0.35, linewidths=0)
         axes.set_title(title, fontsize=10)
     _save(figure, file)
@@ -170,7 +189,7 @@ def plot_interaction(
         panels.append(("true U", values))
     figure, grid = _figure(len(panels))
     for axes, (title, values) in zip(grid[0], panels, strict=True):
-        plane.contours(axes, values)
+        plane.contours(axes, values, reference=panels[-1][1])
         axes.set_xlabel("$z_1$")
         axes.set_ylabel("$z_2$")
         axes.set_title(title, fontsize=10)

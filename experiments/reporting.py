@@ -1,5 +1,6 @@
 """What the JKOnet* scripts say of a learned energy: numbers, a table, figures."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,7 +9,6 @@ import numpy as np
 from data_generation.command_line import say
 from diffusions.typing import Key
 from experiments.plots import first_seed, plot_interaction, plot_potential, plot_predictions
-from experiments.run_folder import RunFolder
 from jkonet_star.evaluation import (
     KnownEnergy,
     Predictions,
@@ -75,7 +75,7 @@ def print_table(result: dict[str, Any], times: list[float], truth: KnownEnergy |
 
 
 def draw(
-    run: RunFolder,
+    folder: Path,
     energies: FittedEnergy,
     truth: KnownEnergy | None,
     snapshots: Snapshots,
@@ -84,8 +84,8 @@ def draw(
     """The figures of the first seed's energy."""
     energy = first_seed(energies)
     if energy.model.has_potential:
-        plot_potential(run.plots / "potential.png", energy, truth, snapshots)
+        plot_potential(folder / "potential.png", energy, truth, snapshots)
     if energy.model.has_interaction:
-        plot_interaction(run.plots / "interaction.png", energy, truth, snapshots)
+        plot_interaction(folder / "interaction.png", energy, truth, snapshots)
     one_step = np.asarray(predictions.one_step[0])
-    plot_predictions(run.plots / "predictions.png", energy, snapshots, one_step)
+    plot_predictions(folder / "predictions.png", energy, snapshots, one_step)

@@ -12,6 +12,7 @@ A run that is killed at any moment continues from its newest checkpoint: rows of
 it are dropped and made again.
 """
 
+import difflib
 import json
 import math
 import os
@@ -112,8 +113,22 @@ class RunFolder:
         return (self.path / "summary.json").is_file()
 
     def config(self) -> dict[str, Any]:
-        """What `config.json` holds."""
-        return read_json(self.path / "config.json")
+        """What `config.json` holds.
+
+        Raises:
+            ValueError: it is missing, damaged, no run's, or of a newer release.
+        """
+        file = self.path / "config.json"
+        config = read_json(file)
+        version = config.get("schema_version") if isinstance(config, dict) else None
+        if not isinstance(version, int) or not isinstance(config.get("settings"), dict):
+            raise ValueError(f"{file} is damaged: it is not the config of a run")
+        if version > SCHEMA_VERSION:
+            raise ValueError(
+                f"{file} has schema version {version}; this release reads up to {SCHEMA_VERSION}: "
+                "upgrade jkonet-diffusions"
+            )
+        return config
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of `metrics.jsonl`; a row cut off by a kill is left out."""
@@ -159,6 +174,35 @@ class RunFolder:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
+def check_run(runs_dir: str, name: str | None, *, resume: bool, overwrite: bool) -> None:
+    """Refuses what `open_run` would refuse whatever the settings are, before any work is done.
+
+    Raises:
+        ValueError: as `open_run`.
+    """
+    parent = Path(runs_dir)
+    check_writable(parent)
+    if name is None:
+        return
+    path = parent / name
+    if resume:
+        if not (path / "config.json").is_file():
+            runs = sorted(p.parent.name for p in parent.glob("*/config.json"))
+            near = difflib.get_close_matches(name, runs, n=3, cutoff=0.5) or runs[:5]
+            hint = f"; {parent} holds {', '.join(near)}" if near else ""
+            raise ValueError(f"no run {path} to resume{hint}")
+        RunFolder(path).config()
+    elif path.exists():
+        if not overwrite:
+            raise ValueError(f"{path} already exists; give --resume, --overwrite or another name")
+        try:
+            RunFolder(path).config()
+        except (ValueError, OSError):
+            raise ValueError(
+                f"{path} is not the folder of a run, so --overwrite leaves it alone"
+            ) from None
+
+
 def open_run(
     runs_dir: str,
     name: str | None,
@@ -183,8 +227,7 @@ def open_run(
             it has other settings; the folder cannot be written.
     """
     parent = Path(runs_dir)
-    check_writable(parent)
-    parent.mkdir(parents=True, exist_ok=True)
+    check_run(runs_dir, name, resume=resume, overwrite=overwrite)
     if name is None:
         name, number = default_name, 1
         while (parent / name).exists():
@@ -193,14 +236,12 @@ def open_run(
     path = parent / name
     if resume:
         return _resumed(path, config)
+    parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        if not overwrite:
-            raise ValueError(f"{path} already exists; give --resume, --overwrite or another name")
-        if not (path / "config.json").is_file():
-            raise ValueError(f"{path} is not the folder of a run, so --overwrite leaves it alone")
         shutil.rmtree(path)
     # A folder without config.json is no run: the rename makes both appear at once.
     unfinished = parent / f".{name}.{os.getpid()}"
+    shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     write_json(
         unfinished / "config.json",
@@ -211,10 +252,6 @@ def open_run(
 
 
 def _resumed(path: Path, config: dict[str, Any]) -> RunFolder:
-    if not (path / "config.json").is_file():
-        runs = sorted(p.parent.name for p in path.parent.glob("*/config.json"))
-        hint = f"; {path.parent} holds {', '.join(runs[:5])}" if runs else ""
-        raise ValueError(f"no run {path} to resume{hint}")
     run = RunFolder(path)
     recorded = run.config()["settings"]
     wanted = json.loads(json.dumps(plain(config)))

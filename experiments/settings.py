@@ -52,8 +52,12 @@ class TrainSettings:
         at_least("eval_every", self.eval_every, 1)
         if self.wasserstein_order not in (1, 2):
             raise ValueError(f"wasserstein_order must be 1 or 2, got {self.wasserstein_order}")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds must be different integers from 0 up, got {self.seeds}")
+        if (
+            not self.seeds
+            or len(set(self.seeds)) != len(self.seeds)
+            or not all(0 <= seed < 2**32 for seed in self.seeds)
+        ):
+            raise ValueError(f"seeds must be different integers in [0, 2^32), got {self.seeds}")
         if self.resume and self.run_name is None:
             raise ValueError("resume needs run_name, the run to continue")
         if self.resume and self.overwrite:
@@ -79,7 +83,8 @@ class EvaluateSettings:
         eval: the population, test_data or train_data.
         wasserstein_order: 1 or 2.
         plots: draw the figures.
-        output: file of the result; absent, `evaluation.json` in the run's folder.
+        output: file of the result, with the figures in a folder `<stem>_plots` beside it; absent,
+            `evaluation.json` in the run's folder.
     """
 
     run: str | None = None

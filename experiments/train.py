@@ -37,8 +37,11 @@ def main() -> None:
 
     from experiments.datasets import known_energy, open_dataset, population
     from experiments.reporting import assess, draw, print_table
-    from experiments.run_folder import open_run, peak_memory_bytes
+    from experiments.run_folder import check_run, open_run, peak_memory_bytes
 
+    check_run(
+        settings.runs_dir, settings.run_name, resume=settings.resume, overwrite=settings.overwrite
+    )
     dataset = open_dataset(settings.dataset, settings.data_dir)
     seconds = {"data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
     kind = SOLVERS[settings.solver]
@@ -48,10 +51,10 @@ def main() -> None:
         **dataclasses.asdict(settings),
         **dataclasses.asdict(learner),
         **(dataclasses.asdict(internal) if kind.internal else {}),
-        "dataset": dataset.name,
+        "dataset": str(dataset.path),
     }
-    how = {name: config.pop(name) for name in ("resume", "overwrite", "runs_dir", "run_name")}
-    del how
+    for name in ("resume", "overwrite", "runs_dir", "run_name"):
+        del config[name]
     start = time.perf_counter()
     problem = _prepare(settings, internal, dataset)
     seconds["train"] += time.perf_counter() - start
@@ -101,7 +104,7 @@ def main() -> None:
     if settings.plots:
         from experiments.plots import plot_training
 
-        draw(run, energies, truth, snapshots, predictions)
+        draw(run.plots, energies, truth, snapshots, predictions)
         if kind.parametrisation == "network":
             plot_training(run.plots / "training.png", run.rows())
     seconds["total"] = time.perf_counter() - begin
