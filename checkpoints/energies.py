@@ -1,18 +1,20 @@
 """Fitted energies on disk: arrays by Orbax, the description of the model as JSON.
 
-    energy.json     schema version, model, scheme
+    energy.json     schema version, model, scheme, checksums of the arrays' files
     arrays/         params, constants, times
 
 The JSON alone says how to rebuild the model, so that a file opens without the code that trained it.
 """
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -23,6 +25,15 @@ from jkonet_star.fitted import FittedEnergy
 SCHEMA_VERSION = 1
 _DESCRIPTION = "energy.json"
 _ARRAYS = "arrays"
+
+
+def _checksums(path: Path) -> dict[str, str]:
+    """Of every file of the arrays below a saved energy."""
+    files = sorted(p for p in (path / _ARRAYS).rglob("*") if p.is_file())
+    return {
+        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
 
 
 def _features_from_json(data: dict | None) -> Features | None:
@@ -67,6 +78,8 @@ def save_energy(path: str | Path, energy: FittedEnergy) -> None:
     constants = energy.constants
     if isinstance(constants, Units):
         constants = {f.name: getattr(constants, f.name) for f in dataclasses.fields(Units)}
+    # Orbax takes no empty arrays: features without radial functions have no centres.
+    constants = {name: value for name, value in constants.items() if np.size(value)}
     arrays = {"params": energy.params, "constants": constants, "times": energy.times}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
@@ -74,6 +87,7 @@ def save_energy(path: str | Path, energy: FittedEnergy) -> None:
     unfinished.mkdir()
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(unfinished / _ARRAYS, jax.tree.map(np.asarray, arrays))
+    description["checksums"] = _checksums(unfinished)
     (unfinished / _DESCRIPTION).write_text(json.dumps(description, indent=1))
     unfinished.rename(path)
 
@@ -99,16 +113,26 @@ def load_energy(path: str | Path) -> FittedEnergy:
             "upgrade jkonet-diffusions"
         )
     try:
+        # First, because Orbax does not notice every damage, and tells of the others at length.
+        if _checksums(path) != description["checksums"]:
+            raise ValueError("its arrays are not those that were saved")
         with ocp.StandardCheckpointer() as checkpointer:
             metadata = checkpointer.metadata(path / _ARRAYS).item_metadata
             template = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metadata.tree
             )
             arrays = checkpointer.restore(path / _ARRAYS, template)
+        arrays = jax.tree.map(jnp.asarray, arrays)
         model = _model_from_json(description["kind"], description["model"])
         constants = arrays.get("constants", {})
         if isinstance(model, NetworkEnergy):
             constants = Units(**constants)
+        else:
+            stack = arrays["times"].shape[:-1]
+            for name in ("potential", "interaction"):
+                features = getattr(model, f"{name}_features")
+                if features is not None and features.n_centers == 0:
+                    constants[name] = jnp.zeros((*stack, 0, model.dimension))
         return FittedEnergy(
             model=model,
             scheme=description["scheme"],

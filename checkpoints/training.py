@@ -5,9 +5,12 @@ a state is complete or absent whenever the run is killed; the one before is remo
 """
 
 import logging
+import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -38,20 +41,24 @@ def save_state(folder: Path, step: int, state: PyTree) -> None:
         state: any pytree of arrays.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(state)}
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(
-            folder.absolute() / str(step), jax.tree.map(np.asarray, state), force=True
-        )
+        checkpointer.save(folder.absolute() / str(step), arrays, force=True)
     for old in _steps(folder):
         if old != step:
             _remove(folder / str(old))
 
 
-def _remove(folder: Path) -> None:
-    import shutil
+def _named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
+    """Each leaf with its path as text: a state is stored flat, whatever containers it is made of."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
 
+
+def _remove(folder: Path) -> None:
     # Renamed first: a name that is not a number is no state, even half removed.
     doomed = folder.with_name(f"removed-{folder.name}")
+    shutil.rmtree(doomed, ignore_errors=True)  # a kill may have left it
     folder.rename(doomed)
     shutil.rmtree(doomed)
 
@@ -67,10 +74,25 @@ def restore_state(folder: Path, step: int, like: PyTree) -> PyTree:
     Raises:
         ValueError: the state is damaged, or of another structure.
     """
-    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+    path = folder.absolute() / str(step)
+    wanted = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in _named_leaves(like)
+    }
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(folder.absolute() / str(step), target)
+            # Orbax would cut or fill an array of another shape, and convert one of another type.
+            for name, found in checkpointer.metadata(path).item_metadata.tree.items():
+                expected = wanted.get(name)
+                if expected is None:
+                    raise ValueError(f"nothing takes {name}")
+                if (tuple(found.shape), found.dtype) != (expected.shape, expected.dtype):
+                    raise ValueError(
+                        f"{name} is {found.dtype}{list(found.shape)}, "
+                        f"not {expected.dtype}{list(expected.shape)}"
+                    )
+            arrays = checkpointer.restore(path, wanted)
+        leaves = [jnp.asarray(arrays[name]) for name in wanted]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"cannot restore the state in {folder / str(step)}: {reason}") from error

@@ -12,11 +12,15 @@ The annotations are checked at run time in the tests only (`tests/conftest.py`).
 
 from typing import TypeAlias
 
+import jaxtyping
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, PyTree
 
 Key: TypeAlias = PRNGKeyArray
 """A typed key of `jax.random.key`, never a raw uint32 pair."""
+
+Keys: TypeAlias = jaxtyping.Key[Array, "s"]
+"""One key per seed."""
 
 Params: TypeAlias = PyTree
 """Parameters of a network, as `init` returns them."""

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from jkonet_star.dynamics import scheme_time
 from jkonet_star.evaluation import KnownEnergy
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.snapshots import Snapshots
@@ -100,6 +101,12 @@ def _drawn(points: np.ndarray) -> np.ndarray:
     return points[np.random.default_rng(0).choice(len(points), MOST_DRAWN, replace=False)]
 
 
+def _step_times(energy: FittedEnergy, snapshots: Snapshots) -> list[float]:
+    """Where the scheme evaluates each step: at other times a varying potential learned nothing."""
+    times = scheme_time(energy.scheme, snapshots.times[:-1], snapshots.dt)
+    return np.asarray(times).tolist()
+
+
 def plot_potential(
     file: Path, energy: FittedEnergy, truth: KnownEnergy | None, snapshots: Snapshots
 ) -> None:
@@ -109,15 +116,16 @@ def plot_potential(
     where there were particles to learn from.
     """
     particles = _drawn(np.concatenate(snapshots.arrays()))
-    times = np.asarray(snapshots.times)
     varying = bool(getattr(energy.model, "time_varying", False))
     if snapshots.dimension == 1:
-        _plot_potential_line(file, energy, truth, particles, times if varying else times[:1])
+        steps = _step_times(energy, snapshots)
+        _plot_potential_line(file, energy, truth, particles, steps if varying else steps[:1])
         return
     plane = Plane(snapshots)
     if varying:
-        figure, grid = _figure(len(times))
-        for axes, t, points in zip(grid[0], times, snapshots.arrays(), strict=True):
+        steps = _step_times(energy, snapshots)
+        figure, grid = _figure(len(steps))
+        for axes, t, points in zip(grid[0], steps, snapshots.arrays()[:-1], strict=True):
             plane.contours(axes, energy.potential(plane.points, t))
             axes.scatter(*_drawn(points)[:, :2].T, s=1.5, color="white", alpha=0.5, linewidths=0)
             axes.set_title(f"learned V(x, t = {t:.3g})", fontsize=9)
@@ -142,7 +150,7 @@ def _plot_potential_line(
     energy: FittedEnergy,
     truth: KnownEnergy | None,
     particles: np.ndarray,
-    times: np.ndarray,
+    times: list[float],
 ) -> None:
     figure, grid = _figure(1, size=4.2)
     axes = grid[0, 0]
@@ -208,7 +216,8 @@ def plot_predictions(
         one_step: (t, n, d) predictions of snapshots 1, 2, ...
     """
     weights = np.asarray(snapshots.weights)
-    times = np.asarray(snapshots.times)
+    times = np.asarray(snapshots.times).tolist()
+    steps = _step_times(energy, snapshots)
     figure, grid = _figure(len(one_step))
     plane = Plane(snapshots) if snapshots.dimension > 1 else None
     for k, axes in enumerate(grid[0]):
@@ -218,18 +227,19 @@ def plot_predictions(
             both = np.concatenate([observed, predicted])
             edges = np.linspace(both.min(), both.max(), 40)
             axes.hist(observed[:, 0], edges, density=True, color=OBSERVED, label="observed")
-            axes.hist(
-                predicted[:, 0],
-                edges,
-                density=True,
-                histtype="step",
-                color=PREDICTED,
-                label="predicted",
-            )
+            if len(predicted):
+                axes.hist(
+                    predicted[:, 0],
+                    edges,
+                    density=True,
+                    histtype="step",
+                    color=PREDICTED,
+                    label="predicted",
+                )
             axes.set_xlabel("$x_1$")
         else:
             if energy.model.has_potential:
-                plane.contours(axes, energy.potential(plane.points, times[k]), filled=False)
+                plane.contours(axes, energy.potential(plane.points, steps[k]), filled=False)
             axes.scatter(*observed[:, :2].T, s=4, color=OBSERVED, linewidths=0, label="observed")
             axes.scatter(
                 *predicted[:, :2].T,

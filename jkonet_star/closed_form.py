@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+from threadpoolctl import threadpool_limits
 
 from diffusions.typing import Array, Float, Params, PyTree
 from jkonet_star.energies import LinearEnergy
@@ -225,6 +226,17 @@ def fit_linear(
     Returns:
         The model's params in single precision, and the report.
     """
+    # A few hundred unknowns: more threads than one would only wait for each other.
+    with threadpool_limits(1, user_api="blas"):
+        return _fit_linear(model, constants, conditions, regularization)
+
+
+def _fit_linear(
+    model: LinearEnergy,
+    constants: PyTree,
+    conditions: FirstOrderConditions,
+    regularization: float | None,
+) -> tuple[Params, ClosedFormReport]:
     if regularization is None:
         per_fold = normal_equations(model, constants, conditions, folds=FOLDS)
         regularization = choose_regularization(per_fold)

@@ -31,6 +31,7 @@ Pull = Callable[[Float[Array, "n d"], Float[Array, "m d"], Float[Array, "m"]], A
 """(x, population, weights) -> (grad U * nu)(x), one row per row of x; None where there is no U."""
 
 NEWTON_STEPS = 30
+MOST_DAMPING = 1e4
 POPULATION_PASSES = 20
 TOLERANCE = 1e-4
 
@@ -84,8 +85,12 @@ def _proximal_point(
     gradient, hessian = jax.grad(objective), jax.hessian(objective)
     rounding = 64.0 * jnp.finfo(x.dtype).eps
 
-    def improve(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        y, damping = carry
+    def unfinished(carry: tuple[Array, Array, Array, Array]) -> Array:
+        _, _, count, done = carry
+        return (count < NEWTON_STEPS) & ~done
+
+    def improve(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        y, damping, count, _ = carry
         slope, matrix = gradient(y), hessian(y)
         # A shift that keeps the matrix positive definite turns the step into a descent direction.
         shift = jnp.maximum(damping, 0.1 - jnp.linalg.eigvalsh(matrix)[0])
@@ -95,12 +100,18 @@ def _proximal_point(
         level = after <= before + rounding * (jnp.abs(before) + jnp.abs(tau * energy(y)))
         flatter = jnp.sum(gradient(proposal) ** 2) < jnp.sum(slope**2)
         better = (after < before) | (level & flatter)
+        small = jnp.sum((proposal - y) ** 2) <= (rounding**2) * jnp.sum(y**2)
         return (
             jnp.where(better, proposal, y),
             jnp.where(better, 0.25 * damping, jnp.maximum(4.0 * damping, 0.25)),
+            count + 1,
+            # A step at rounding, or a refused one however short, ends the search.
+            small | (~better & (damping > MOST_DAMPING)),
         )
 
-    return jax.lax.fori_loop(0, NEWTON_STEPS, improve, (start, jnp.zeros((), x.dtype)))[0]
+    zero = jnp.zeros((), x.dtype)
+    start_state = (start, zero, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+    return jax.lax.while_loop(unfinished, improve, start_state)[0]
 
 
 def implicit_step(

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.typing import Array, Bool, Float, Key
-from jkonet_star.dynamics import energy_gradient
+from jkonet_star.dynamics import energy_gradient, scheme_time
 from jkonet_star.exact_transport import wasserstein
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.interactions import interaction_drift
@@ -248,7 +248,8 @@ def _field_terms(
     energies: FittedEnergy, truth: KnownEnergy, snapshots: Snapshots
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Learned, (s, t, n, d), and true, (t, n, d), fields at the start of every step."""
-    rows = (snapshots.points[:-1], snapshots.weights[:-1], snapshots.times[:-1])
+    times = scheme_time(energies.scheme, snapshots.times[:-1], snapshots.dt)
+    rows = (snapshots.points[:-1], snapshots.weights[:-1], times)
 
     def true_terms(row: tuple) -> tuple[Array, Array]:
         points, weights, _ = row

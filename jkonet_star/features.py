@@ -171,41 +171,49 @@ class Features:
             and self.exponents == monomial_exponents(2, degree, 2 * degree)
         )
 
-    def _axis_tables(self, centers: Array, z: Array, axis: int) -> tuple[Array, Array]:
-        """p_a(z) and p_a'(z) of equation (7) for one coordinate, a along the last axis."""
-        degree = math.isqrt(len(self.exponents) + 1) - 1
+    def _power_tables(self, z: Array) -> tuple[Array, Array]:
+        """z^e and its derivative for every exponent e, along a new last axis."""
         powers = [jnp.ones_like(z)]
         slopes = [jnp.zeros_like(z)]
-        for e in range(1, degree + 1):
+        for e in range(1, math.isqrt(len(self.exponents) + 1)):
             slopes.append(e * powers[-1])
             powers.append(powers[-1] * z)
-        value, slope = jnp.stack(powers, axis=-1), jnp.stack(slopes, axis=-1)
-        if self.n_centers:
-            side = math.isqrt(self.n_centers)
-            grid = centers.reshape(side, side, 2)
-            difference = z[..., None] - (grid[:, 0, 0] if axis == 0 else grid[0, :, 1])
-            bump = jnp.exp(-(difference**2) / self.width)
-            value = jnp.concatenate([value, bump], axis=-1)
-            slope = jnp.concatenate([slope, -2.0 / self.width * difference * bump], axis=-1)
-        return value, slope
+        return jnp.stack(powers, axis=-1), jnp.stack(slopes, axis=-1)
+
+    def _bump_tables(self, z: Array, axis_centers: Array) -> tuple[Array, Array]:
+        """exp(-(z - c)^2 / w) and its derivative for every c, along a new last axis."""
+        difference = z[..., None] - axis_centers
+        bump = jnp.exp(-(difference**2) / self.width)
+        return bump, -2.0 / self.width * difference * bump
 
     def _separable_mean(
         self, centers: Array, x: Array, population: Array, weights: Array
     ) -> Float[Array, "n f d"]:
         """Equation (7)."""
         z = x[:, None] - population[None]
-        first, first_slope = self._axis_tables(centers, z[..., 0], 0)
-        second, second_slope = self._axis_tables(centers, z[..., 1], 1)
-        weights = weights[:, None]
-        cut = math.isqrt(len(self.exponents) + 1)
-
-        def select(table: Array) -> Array:
-            monomials = table[:, :cut, :cut].reshape(len(x), -1)[:, 1:]
-            return jnp.concatenate([monomials, table[:, cut:, cut:].reshape(len(x), -1)], axis=1)
-
-        along_first = jnp.einsum("nma,nmb->nab", first_slope * weights, second)
-        along_second = jnp.einsum("nma,nmb->nab", first * weights, second_slope)
-        return jnp.stack([select(along_first), select(along_second)], axis=-1)
+        # Monomials and bumps apart: half the products of one with the other are of no use.
+        tables = []
+        if self.exponents:
+            tables.append((self._power_tables(z[..., 0]), self._power_tables(z[..., 1])))
+        if self.n_centers:
+            side = math.isqrt(self.n_centers)
+            grid = centers.reshape(side, side, 2)
+            tables.append(
+                (
+                    self._bump_tables(z[..., 0], grid[:, 0, 0]),
+                    self._bump_tables(z[..., 1], grid[0, :, 1]),
+                )
+            )
+        parts = []
+        for (first, first_slope), (second, second_slope) in tables:
+            along = [
+                jnp.einsum("nma,nmb->nab", a * weights[:, None], b).reshape(len(x), -1)
+                for a, b in ((first_slope, second), (first, second_slope))
+            ]
+            parts.append(jnp.stack(along, axis=-1))
+        if self.exponents:
+            parts[0] = parts[0][:, 1:]  # without the constant
+        return jnp.concatenate(parts, axis=1)
 
     def mean_jacobian(
         self,

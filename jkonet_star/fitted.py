@@ -49,8 +49,8 @@ class FittedEnergy:
     def potential(
         self, x: Float[Array, "*batch d"], t: Float[Array, ""] | float | None = None
     ) -> Float[Array, "*batch"]:
-        """V(x, t); t is the first training time where it is not given."""
-        t = self.times[0] if t is None else jnp.asarray(t, self.times.dtype)
+        """V(x, t); t is where the scheme evaluates the first step, where it is not given."""
+        t = self._time(t)
         return jnp.vectorize(self._potential_at, signature="(d),()->()")(x, t)
 
     def interaction(self, z: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
@@ -71,9 +71,9 @@ class FittedEnergy:
             x: where.
             population: the particles y_j; x itself where not given.
             weights: of the population; uniform where not given.
-            t: of a time-varying potential; the first training time where not given.
+            t: of a time-varying potential; where the scheme evaluates the first step if not given.
         """
-        t = self.times[0] if t is None else jnp.asarray(t, self.times.dtype)
+        t = self._time(t)
         population = x if population is None else population
         if weights is None:
             weights = jnp.full(population.shape[0], 1.0 / population.shape[0])
@@ -111,7 +111,7 @@ class FittedEnergy:
         key: Key | None = None,
         weights: Float[Array, "n"] | None = None,
         start: int | Array = 0,
-        dt: float | None = None,
+        dt: float | Array | None = None,
     ) -> Trajectory:
         """`predict`, with the convergence flag of every implicit step."""
         if weights is None:
@@ -159,6 +159,11 @@ class FittedEnergy:
             return step
         noise = jax.random.normal(key, points.shape, points.dtype)
         return step._replace(points=step.points + jnp.sqrt(2.0 * self.beta * tau) * noise)
+
+    def _time(self, t: Array | float | None) -> Array:
+        if t is None:
+            return scheme_time(self.scheme, self.times[0], self.times[1] - self.times[0])
+        return jnp.asarray(t, self.times.dtype)
 
     def _potential_at(self, x: Array, t: Array) -> Array:
         return self.model.potential(self.params, self.constants, x, t)

@@ -32,7 +32,6 @@ density estimate that y makes of itself,
     gain = [max_beta L - max_v sum_j log (1/(n-1)) sum_{j' != j} N(y_j; y_j', v I)] / particles.    (7)
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -40,70 +39,15 @@ import scipy.optimize
 from scipy.spatial import cKDTree
 
 from diffusions.typing import Float
+from jkonet_star.euler_steps import Steps
 
 NEIGHBOURS = 64
 SELF_BANDWIDTHS = 24
 GAIN_SAMPLE = 4000
 ROUND_ITERATIONS = 15
-LOWEST_RELATIVE_BETA = 1e-12
-"""Of the value at which noise alone would explain a step of the population's own width."""
 RELATIVE_TOLERANCE = 1e-3
 MOVE_TOLERANCE = 0.02
 """Of the noise's standard deviation: successive rounds that differ less have converged."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Steps:
-    """Consecutive snapshots and the features of the drift between them.
-
-    Attributes:
-        sources: x of every step, each (n, d).
-        targets: y of every step, each (m, d).
-        features: G at x, each (d, n, f).
-        tau: length of every step.
-    """
-
-    sources: list[np.ndarray]
-    targets: list[np.ndarray]
-    features: list[np.ndarray]
-    tau: Float[np.ndarray, "steps"]
-
-    @property
-    def n_features(self) -> int:
-        """f."""
-        return self.features[0].shape[-1]
-
-    @property
-    def n_residuals(self) -> int:
-        """Coordinates of all targets."""
-        return sum(y.size for y in self.targets)
-
-    def drift(self, theta: Float[np.ndarray, "f"], step: int) -> Float[np.ndarray, "n d"]:
-        """b_theta at the sources of one step."""
-        d, n, f = self.features[step].shape
-        if not f:
-            return np.zeros((n, d))
-        return (self.features[step].reshape(d * n, f) @ theta).reshape(d, n).T
-
-    def transported(self, theta: Float[np.ndarray, "f"]) -> list[np.ndarray]:
-        """z of equation (1) for every step."""
-        return [x - t * self.drift(theta, k) for k, (x, t) in enumerate(zip(self.sources, self.tau))]
-
-    def pulled_back(self, vectors: list[np.ndarray]) -> Float[np.ndarray, "f"]:
-        """sum_k G^T v_k."""
-        total = np.zeros(self.n_features)
-        for g, v in zip(self.features, vectors, strict=True):
-            total += v.T.ravel() @ g.reshape(v.size, g.shape[2])
-        return total
-
-    def information(self, weights: list[np.ndarray] | None = None) -> Float[np.ndarray, "f f"]:
-        """sum_k tau_k G^T diag(o) G; o is one where no weights are given."""
-        total = np.zeros((self.n_features, self.n_features))
-        for k, (g, t) in enumerate(zip(self.features, self.tau, strict=True)):
-            rows = g.reshape(g.shape[0] * g.shape[1], g.shape[2])
-            scale = t if weights is None else t * np.tile(weights[k], g.shape[0])[:, None]
-            total += (rows * scale).T @ rows
-        return total
 
 
 class Responsibilities(NamedTuple):
@@ -303,13 +247,12 @@ def effective_parameters(
     """Coefficients that the data determine, trace of information (information + precision)^-1."""
     if not steps.n_features:
         return 0.0
-    gram = steps.information() / (2.0 * max(beta, np.finfo(np.float64).tiny))
-    scale = np.sqrt(np.maximum(np.diag(gram) + precision, np.finfo(np.float64).tiny))
-    matrix = gram / scale / scale[:, None]
-    values = np.linalg.eigvalsh(np.eye(len(scale)) - np.diag(precision / scale**2))
-    del values
-    total = matrix + np.diag(precision / scale**2 + 1e-12)
-    return float(np.trace(np.linalg.solve(total, matrix)))
+    gram = steps.information() / (2.0 * beta)
+    scale = 1.0 / np.sqrt(np.diag(gram) + precision + np.finfo(np.float64).tiny)
+    gram = gram * scale * scale[:, None]
+    rounding = len(scale) * np.finfo(np.float64).eps
+    total = gram + np.diag(precision * scale**2 + rounding)
+    return float(np.trace(np.linalg.solve(total, gram)))
 
 
 def self_log_likelihood(targets: list[np.ndarray], rng: np.random.Generator) -> float:

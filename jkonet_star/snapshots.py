@@ -98,7 +98,6 @@ def snapshots_from_arrays(
     if times is None:
         if not (np.isfinite(dt) and dt > 0):
             raise ValueError(f"dt must be positive and finite, got {dt}")
-        # Multiples of dt in double precision, so that every step has the same float32 length.
         times = dt * np.arange(len(arrays), dtype=np.float64)
     host_times = np.asarray(times, dtype=np.float32)
     if host_times.shape != (len(arrays),):
@@ -115,6 +114,8 @@ def snapshots_from_arrays(
         if w.shape != (len(p),) or not np.isfinite(w).all() or not (w > 0).all():
             raise ValueError(f"snapshot {i} needs {len(p)} positive finite weights")
         packed_weights[i, : len(p)] = w / w.sum()
+        if not (packed_weights[i, : len(p)] > 0).all():
+            raise ValueError(f"snapshot {i} has weights too small against their sum for float32")
     return Snapshots(
         points=jnp.asarray(packed),
         weights=jnp.asarray(packed_weights),

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from diffusions.training import TrainingState, initial_state, shuffled_batches, train_epochs
-from diffusions.typing import Array, Float, Key, PyTree
+from diffusions.typing import Array, Float, Key, Keys, PyTree
 from jkonet_star.closed_form import ClosedFormReport, fit_linear
 from jkonet_star.couplings import Couplings, couple
 from jkonet_star.densities import GaussianMixtures, KernelDensities, fit_densities
@@ -119,7 +119,7 @@ class NetworkFit:
         self.optimizer = make_optimizer(settings, -(-n_pairs // settings.batch_size))
         self._programs: dict[int, Callable] = {}
 
-    def initial(self, keys: Key) -> TrainingState:
+    def initial(self, keys: Keys) -> TrainingState:
         """Random parameters, one set per key."""
 
         def one(key: Key) -> TrainingState:
@@ -131,7 +131,7 @@ class NetworkFit:
     def _train(
         self,
         state: TrainingState,
-        keys: Key,
+        keys: Keys,
         conditions: FirstOrderConditions,
         units: Units,
         n_epochs: int,
@@ -164,7 +164,7 @@ class NetworkFit:
 
         return jax.vmap(one)(state, keys)
 
-    def compile(self, state: TrainingState, keys: Key, n_epochs: int) -> None:
+    def compile(self, state: TrainingState, keys: Keys, n_epochs: int) -> None:
         """Makes the program of `advance` for this many epochs, without running it."""
         if n_epochs not in self._programs:
             program = jax.jit(
@@ -174,7 +174,7 @@ class NetworkFit:
             self._programs[n_epochs] = lowered.compile()
 
     def advance(
-        self, state: TrainingState, keys: Key, n_epochs: int
+        self, state: TrainingState, keys: Keys, n_epochs: int
     ) -> tuple[TrainingState, dict[str, Float[Array, "s epochs"]]]:
         """Trains every seed for some epochs; `state` is consumed. Returns it with the losses."""
         self.compile(state, keys, n_epochs)
@@ -352,7 +352,7 @@ def fit(
     snapshots: Snapshots,
     solver: str = "jkonet-star-potential",
     *,
-    key: Key,
+    key: Key | Keys,
     scheme: str = "explicit",
     couplings: Couplings | None = None,
     densities: Densities | None = None,

@@ -5,47 +5,42 @@ b_theta = sum_l theta_l G_l,
 
     E f(y) = E (P f)(z),   (P f)(z) = E f(z + sqrt(2 beta tau) xi),                                 (1)
 
-exactly, whatever the pairing of x and y. The tests are Gaussian bumps along directions w, which the
-heat semigroup keeps in closed form,
-
-    f(x) = exp(-(w.x - c)^2 / 2 h^2),  P f(z) = (h/s) exp(-(w.z - c)^2 / 2 s^2),  s^2 = h^2 + 2 beta tau, (2)
-
-and the potential's own features with P f = f + beta tau lap f, all standardised. For the residual
+exactly, whatever the pairing of x and y. The tests f are those of `weak_form_tests`, standardised.
+For the residual
 g_k = mean f(y) - mean (P f)(z) and its derivative B_k by (beta, theta),
 
-    B_k = tau [mean lap P f, -mean G . grad P f],                                                   (3)
+    B_k = tau [mean lap P f, -mean G . grad P f],                                                   (2)
 
 generalised least squares weighs by the inverse of the residuals' covariance. A snapshot ends one
 step and begins the next, so that this is block-tridiagonal,
 
-    Omega_kk = Cov(f(y_k))/m + Cov(P f(z_k))/n,   Omega_{k,k+1} = -Cov(f(x_{k+1}), P f(z_{k+1}))/n. (4)
+    Omega_kk = Cov(f(y_k))/m + Cov(P f(z_k))/n,   Omega_{k,k+1} = -Cov(f(x_{k+1}), P f(z_{k+1}))/n. (3)
 
 B, g and Omega from the same particles would be correlated, and the estimate attenuated. Each
 snapshot is split in `FOLDS` parts, and for every two parts a, c the normal equations take B from
-one, g from the other and Omega from all the rest,
+one, g from the other and W = Omega^{-1} from all the rest,
 
-    sum_{a<c} B_a^T W B_c (step) = sum_{a<c} (B_a^T W g_c + B_c^T W g_a) / 2 - prior,   W = Omega^-1, (5)
+    sum_{a<c} B_a^T W B_c (step) = sum_{a<c} (B_a^T W g_c + B_c^T W g_a) / 2 - prior,               (4)
 
-so that no product has a bias of the order of its noise. Tests are first projected on the leading
-eigenvectors of their pooled covariance; what is left out has variance below that of `RIDGE`.
+so that no product has a bias of the order of its noise. Likewise, of the residuals at the solution
+
+    misfit = sum_{a<c} g_a^T W g_c / its standard deviation                                         (5)
+
+is about zero for a true model, give or take one, and large where the drift is not what it was taken
+for. Tests are first projected on the
+leading eigenvectors of their pooled covariance; what is left out has variance below that of `RIDGE`.
 """
 
-import dataclasses
 import itertools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from diffusions.typing import Float
-from jkonet_star.paired_likelihood import Steps
+from jkonet_star.euler_steps import Steps
+from jkonet_star.weak_form_tests import Tests, make_bumps
 
 FOLDS = 6
-MOST_BUMPS = 60
-MOST_TESTS = 300
-MOST_DIRECTIONS = 20
-BUMP_WIDTH = 1.5
-"""h, relative to the distance of neighbouring centres."""
 RIDGE = 0.01
 """Added to the covariance of the standardised tests."""
 SMALLEST_VARIANCE = 1e-3
@@ -55,65 +50,14 @@ ITERATIONS = 15
 WEIGHT_ITERATIONS = 3
 """Iterations after which B and Omega stay fixed."""
 
-Tests = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
-"""Values (n, q), gradients (d, n, q) and Laplacians (n, q) of test functions at points (n, d)."""
-
-
 class WeakFormFit(NamedTuple):
-    """A root of equation (5)."""
+    """A root of equation (4)."""
 
     theta: np.ndarray
     beta: float
     iterations: int
     converged: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Bumps:
-    """The functions (2).
-
-    Attributes:
-        directions: w, orthonormal rows (q, d).
-        centers: c along every direction, (q, b).
-        widths: h along every direction, (q,).
-    """
-
-    directions: np.ndarray
-    centers: np.ndarray
-    widths: np.ndarray
-
-    def smoothed(
-        self, z: Float[np.ndarray, "n d"], heat: float
-    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """P f, its slope along w and its Laplacian, (n, b) each, per direction; heat is beta tau."""
-        parts = []
-        for w, c, h in zip(self.directions, self.centers, self.widths, strict=True):
-            variance = h**2 + 2.0 * heat
-            offset = (z @ w)[:, None] - c
-            value = (h / np.sqrt(variance)) * np.exp(offset**2 / (-2.0 * variance))
-            parts.append(
-                (value, -offset / variance * value, (offset**2 / variance - 1) / variance * value)
-            )
-        return parts
-
-
-def make_bumps(pool: Float[np.ndarray, "n d"]) -> Bumps:
-    """Bumps that cover the population: along the coordinates, or principal axes of too many."""
-    d = pool.shape[1]
-    directions = np.eye(d)
-    if d > MOST_DIRECTIONS:
-        _, vectors = np.linalg.eigh(np.cov(pool.T))
-        directions = vectors[:, ::-1][:, :MOST_DIRECTIONS].T
-    directions = np.stack([w for w in directions if np.ptp(pool @ w) > 0] or directions[:1])
-    n_bumps = min(MOST_BUMPS, MOST_TESTS // len(directions))
-    centers, widths = [], []
-    for w in directions:
-        low, high = np.quantile(pool @ w, [0.001, 0.999])
-        margin = 0.02 * (high - low) + np.finfo(np.float64).tiny
-        own = np.linspace(low - margin, high + margin, n_bumps)
-        centers.append(own)
-        widths.append(BUMP_WIDTH * (own[1] - own[0]))
-    return Bumps(directions, np.stack(centers), np.array(widths))
+    misfit: float  # of equation (5)
 
 
 def block_tridiagonal_solve(
@@ -174,7 +118,7 @@ def fit_weak_form(
     precision: Float[np.ndarray, "f"],
     prior_mean: Float[np.ndarray, "f"],
 ) -> WeakFormFit:
-    """Solves equation (5) for beta and theta.
+    """Solves equation (4) for beta and theta.
 
     Args:
         steps: the data; rows in random order. Target k and source k + 1 are the same array.
@@ -215,11 +159,18 @@ def fit_weak_form(
         if iteration > WEIGHT_ITERATIONS and change <= 1e-3 * max(estimate[0], 2e-4 * smallest):
             converged = True
             break
-    return WeakFormFit(estimate[1:], float(estimate[0]), iteration, converged)
+    _, gaps, smoothed = problem.linearise(estimate, derivatives=False)
+    return WeakFormFit(
+        estimate[1:],
+        float(estimate[0]),
+        iteration,
+        converged,
+        problem.misfit(gaps, smoothed),
+    )
 
 
 class _WeakForm:
-    """The sums of equation (5)."""
+    """The sums of equation (4)."""
 
     def __init__(self, steps: Steps, weights: list[np.ndarray], tests: Tests | None):
         self.steps, self.tests = steps, tests
@@ -305,7 +256,7 @@ class _WeakForm:
     def instruments(
         self, slopes: np.ndarray, smoothed: list[np.ndarray]
     ) -> tuple[list[tuple[int, int, np.ndarray, np.ndarray]], np.ndarray]:
-        """(a, c, W B_a, W B_c) for every two parts, and the matrix of equation (5)."""
+        """(a, c, W B_a, W B_c) for every two parts, and the matrix of equation (4)."""
         n_steps, folds = len(smoothed), self.folds
         image_means = [folds[k].means(s) for k, s in enumerate(smoothed)]
         image_products = [folds[k].products(s, s) for k, s in enumerate(smoothed)]
@@ -342,9 +293,17 @@ class _WeakForm:
         curvature = self.count * (curvature + curvature.T) / (FOLDS * (FOLDS - 1))
         return found, curvature
 
+    def misfit(self, gaps: np.ndarray, smoothed: list[np.ndarray]) -> float:
+        """The sum over a < c of g_a^T W g_c, over its standard deviation for a true model."""
+        found, _ = self.instruments(gaps[..., None], smoothed)
+        total = sum(float(np.sum(own[..., 0] * gaps[c])) for a, c, own, _ in found)
+        total *= 2.0 * self.count / (FOLDS * (FOLDS - 1))
+        dimensions = gaps.shape[1] * gaps.shape[2]
+        return total / float(np.sqrt(2.0 * dimensions * FOLDS / (FOLDS - 1)))
+
 
 def _along(features: Float[np.ndarray, "d n f"], w: Float[np.ndarray, "d"]) -> np.ndarray:
-    """w . G, without a copy where w is a coordinate."""
+    """Features along w, without a copy where w is a coordinate."""
     axis = int(np.argmax(w))
     if w[axis] == 1.0:
         return features[axis]

@@ -31,8 +31,11 @@ def population(n=30, seed=0):
     return generator.normal(size=(n, 2)) + 1.5, weights / weights.sum()
 
 
+jitted = {name: jax.jit(f, static_argnums=(0, 1)) for name, f in STEPS.items()}
+
+
 def step(scheme, potential, pull, x, weights, tau, t=0.0):
-    made = STEPS[scheme](
+    made = jitted[scheme](
         potential, pull, jnp.asarray(x), jnp.asarray(weights), jnp.asarray(t), jnp.asarray(tau)
     )
     return np.asarray(made.points), np.asarray(made.converged)
@@ -189,6 +192,6 @@ def test_the_steps_can_be_differentiated_and_batched():
     tau = 0.3
     inverse = propagator("implicit", A, tau)
     expected = -(x @ (inverse @ A @ inverse).T)
-    np.testing.assert_allclose(jax.jacfwd(moved)(jnp.asarray(tau)), expected, rtol=1e-6)
-    batch = jax.vmap(moved)(jnp.asarray([0.1, 0.3]))
+    np.testing.assert_allclose(jax.jit(jax.jacfwd(moved))(jnp.asarray(tau)), expected, rtol=1e-6)
+    batch = jax.jit(jax.vmap(moved))(jnp.asarray([0.1, 0.3]))
     np.testing.assert_allclose(batch[1], moved(jnp.asarray(0.3)), rtol=1e-12)

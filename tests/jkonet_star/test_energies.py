@@ -25,9 +25,8 @@ def derivatives(f, order):
 def test_softplus_and_its_derivatives(order, double_precision):
     x = jnp.concatenate([jnp.linspace(-40, 40, 161), jnp.asarray([0.0, 1e-9, -1e-9])])
     found = derivatives(softplus, order)(x)
-    np.testing.assert_allclose(
-        found, derivatives(jax.nn.softplus, order)(x), rtol=1e-12, atol=1e-16
-    )
+    expected = derivatives(jax.nn.softplus, order)(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
@@ -93,17 +92,17 @@ def test_the_pull_is_the_weighted_mean_of_grad_u():
     x, y = jax.random.normal(KEY, (3, 2)), jax.random.normal(jax.random.key(1), (4, 2))
     weights = jnp.asarray([0.1, 0.2, 0.3, 0.4])
     found = model.pull(params, units, x, y, weights)
-    for row in range(3):
-        pulls = [jax.grad(lambda z: model.interaction(params, units, z))(x[row] - b) for b in y]
-        np.testing.assert_allclose(found[row], weights @ jnp.stack(pulls), rtol=1e-5, atol=1e-6)
+    gradient = jax.grad(lambda z: model.interaction(params, units, z))
+    pulls = jax.vmap(lambda a: jax.vmap(lambda b: gradient(a - b))(y))(x)
+    np.testing.assert_allclose(found, jnp.einsum("nmd,m->nd", pulls, weights), rtol=1e-5, atol=1e-6)
 
 
-def problem(length, time, shift):
+def problem(length, time, shift, origin):
     """The same population seen in other units of length and time, and from another origin."""
     generator = np.random.default_rng(0)
     x = generator.uniform(-2, 2, (3, 20, 2)) * np.array([1.0, 0.9, 0.7])[:, None, None]
     snapshots = snapshots_from_arrays(
-        length * x + shift, times=time * np.array([0.0, 0.5, 0.75]) + 8.0 * time
+        length * x + shift, times=time * np.array([0.0, 0.5, 0.75]) + origin
     )
     couplings, _ = couple(snapshots, key=KEY)
     conditions = first_order_conditions(snapshots, couplings, None, "implicit")
@@ -124,10 +123,11 @@ def test_units_of_the_data_leave_the_normalised_problem_as_it_is(length, time, s
         time_varying=True,
     )
     params = model.init(KEY)
-    conditions, units = problem(1.0, 1.0, 0.0)
-    other_conditions, other_units = problem(length, time, shift)
+    conditions, units = problem(1.0, 1.0, 0.0, 8.0)
+    other_conditions, other_units = problem(length, time, shift, -2.0 * time)
     rows = jnp.arange(60)
 
+    @jax.jit
     def loss(conditions, units):
         return jko_loss(model, params, units, conditions, rows, speed=units.speed)
 
@@ -138,7 +138,7 @@ def test_units_of_the_data_leave_the_normalised_problem_as_it_is(length, time, s
     scale = length**2 / time
     x, t = jnp.asarray([0.3, -0.8]), jnp.asarray(8.3)
     potential = model.potential(params, units, x, t)
-    other = model.potential(params, other_units, length * x + shift, time * t)
+    other = model.potential(params, other_units, length * x + shift, time * (t - 10.0))
     np.testing.assert_allclose(other, scale * potential, rtol=2e-4)
     np.testing.assert_allclose(
         model.interaction(params, other_units, length * x),
@@ -158,3 +158,26 @@ def test_degenerate_data_have_units_all_the_same(still):
     units = data_units(snapshots, first_order_conditions(snapshots, couplings, None, "explicit"))
     for value in (units.length, units.speed, units.noise, units.time_step):
         assert float(value) > 0
+
+
+def test_units_are_the_weighted_moments_without_padding():
+    generator = np.random.default_rng(0)
+    arrays = [generator.normal(size=(n, 2)) * 3 + 1 for n in (20, 15, 18)]
+    weights = [generator.uniform(0.1, 1.0, len(p)) for p in arrays]
+    times = np.array([1.0, 1.5, 3.0])
+    snapshots = snapshots_from_arrays(arrays, times=times, weights=weights)
+    couplings, _ = couple(snapshots, key=KEY)
+    conditions = first_order_conditions(snapshots, couplings, None, "explicit")
+    units = data_units(snapshots, conditions)
+    p = np.concatenate(arrays)
+    w = np.concatenate([v / v.sum() / 3 for v in weights])
+    np.testing.assert_allclose(units.center, w @ p, rtol=1e-4)
+    variance = w @ ((p - w @ p) ** 2).sum(axis=1)
+    np.testing.assert_allclose(units.length, np.sqrt(variance / 2), rtol=1e-4)
+    k = np.asarray(couplings.step)
+    x = np.asarray(snapshots.points)
+    moved = x[k + 1, couplings.target] - x[k, couplings.source]
+    rate = ((moved / np.diff(times)[k, None]) ** 2).sum(axis=1) @ np.asarray(couplings.weight) / 2
+    np.testing.assert_allclose(units.speed, np.sqrt(rate), rtol=1e-4)
+    np.testing.assert_allclose(units.noise, rate * 1.0 / 4, rtol=1e-4)
+    assert (float(units.time_start), float(units.time_step)) == (1.0, 1.0)

@@ -58,8 +58,8 @@ def test_values_of_radial_functions(kind):
 
 
 def assert_jacobian_is_the_derivative(features, centers, points):
-    analytic = jax.vmap(lambda x: features.jacobian(centers, x))(points)
-    automatic = jax.vmap(jax.jacfwd(lambda x: features.values(centers, x)))(points)
+    analytic = jax.jit(jax.vmap(lambda x: features.jacobian(centers, x)))(points)
+    automatic = jax.jit(jax.vmap(jax.jacfwd(lambda x: features.values(centers, x))))(points)
     assert analytic.shape == (len(points), features.n_features, points.shape[1])
     np.testing.assert_allclose(analytic, automatic, rtol=1e-9, atol=1e-11)
 
@@ -81,7 +81,7 @@ def test_gradients_of_radial_functions(kind, d):
     features, centers = made(d, degree=0, radial=kind, radial_centers=4)
     points = jnp.asarray(sample(5, d, seed=1))
     at_centers = centers[:2]
-    gradients = jax.vmap(lambda x: features.jacobian(centers, x))(at_centers)
+    gradients = jax.jit(jax.vmap(lambda x: features.jacobian(centers, x)))(at_centers)
     assert np.isfinite(np.asarray(gradients)).all()
     # Radially symmetric: the gradient of a smooth or kinked bump at its own centre is taken as zero.
     for i in range(2):
@@ -119,8 +119,9 @@ def test_mean_gradients_equal_the_dense_mean(d, settings, separable, pairs_per_b
     x, y = jnp.asarray(sample(6, d, seed=2)), jnp.asarray(sample(13, d, seed=3))
     weights = np.random.default_rng(4).uniform(0.1, 1.0, 13)
     weights = jnp.asarray(weights / weights.sum())
-    found = features.mean_jacobian(centers, x, y, weights)
-    per_pair = jax.vmap(lambda a: jax.vmap(lambda b: features.jacobian(centers, a - b))(y))(x)
+    found = jax.jit(features.mean_jacobian)(centers, x, y, weights)
+    jacobian = jax.vmap(lambda a: jax.vmap(lambda b: features.jacobian(centers, a - b))(y))
+    per_pair = jax.jit(jacobian)(x)
     expected = jnp.einsum("nmfd,m->nfd", per_pair, weights)
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-11)
 

@@ -74,7 +74,11 @@ BROKEN[1, 0] = np.nan
         ([A, B], {"weights": [np.ones(3), np.ones(2)]}, "snapshot 1 needs 3 positive finite"),
         ([A, B], {"weights": [np.zeros(3), np.ones(3)]}, "snapshot 0 needs 3 positive finite"),
         ([A, B], {"weights": [np.ones(3), -np.ones(3)]}, "snapshot 1 needs 3 positive finite"),
-        ([A, B], {"weights": [np.ones(3), [1, 1, np.nan]]}, "snapshot 1 needs 3 positive finite"),
+        (
+            [A, B],
+            {"weights": [np.ones(3), np.array([1, 1, np.nan])]},
+            "snapshot 1 needs 3 positive finite",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(points, arguments, reason):
