@@ -48,14 +48,16 @@ class NormalEquations(NamedTuple):
 
 
 def feature_groups(model: LinearEnergy) -> list[slice]:
-    """Monomials and radial functions of each energy: the groups that share a shrinkage."""
+    """The coefficients that share a shrinkage: monomials, then radial functions, of each energy.
+
+    A group may be empty.
+    """
     groups, start = [], 0
     for features in (model.potential_features, model.interaction_features):
         if features is not None:
-            for size in (features.n_features - features.n_centers, features.n_centers):
-                if size:
-                    groups.append(slice(start, start + size))
-                start += size
+            middle, stop = start + features.n_features - features.n_centers, start + features.n_features
+            groups += [slice(start, middle), slice(middle, stop)]
+            start = stop
     return groups
 
 
@@ -70,9 +72,7 @@ def shrunk_solution(
     return scale * scipy.linalg.cho_solve(factor, scale * moment, check_finite=False)
 
 
-def choose_shrinkages(
-    sums: NormalEquations, groups: list[slice]
-) -> Float[np.ndarray, "f"]:
+def choose_shrinkages(sums: NormalEquations, groups: list[slice]) -> Float[np.ndarray, "f"]:
     """M of equation (1), with the least error when one coupling after the other is left out.
 
     A coordinate search over `SHRINKAGES` from the better of two starts: one shrinkage for all, and
@@ -102,13 +102,14 @@ def choose_shrinkages(
         return known[values]
 
     starts = [(value,) * len(groups) for value in SHRINKAGES]
-    if len(groups) > 1:
+    filled = [q for q, group in enumerate(groups) if group.stop > group.start]
+    if any(q % 2 for q in filled):
         off = SHRINKAGES[-1]
         starts += [tuple(v if q % 2 == 0 else off for q in range(len(groups))) for v in SHRINKAGES]
     best = min(starts, key=left_out)
     for _ in range(SHRINKAGE_SWEEPS):
         before = best
-        for q in range(len(groups)):
+        for q in filled:
             trials = [(*best[:q], value, *best[q + 1 :]) for value in SHRINKAGES]
             best = min([best, *trials], key=left_out)
         if best == before:

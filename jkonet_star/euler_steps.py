@@ -55,7 +55,10 @@ class Steps:
 
     def transported(self, theta: Float[np.ndarray, "f"]) -> list[np.ndarray]:
         """The z of equation (1) for every step."""
-        return [x - t * self.drift(theta, k) for k, (x, t) in enumerate(zip(self.sources, self.tau, strict=True))]
+        return [
+            x - t * self.drift(theta, k)
+            for k, (x, t) in enumerate(zip(self.sources, self.tau, strict=True))
+        ]
 
     def pulled_back(self, vectors: list[np.ndarray]) -> Float[np.ndarray, "f"]:
         """sum_k G^T v_k."""
@@ -93,9 +96,7 @@ def _interaction_gradients(
 ) -> Array:
     """Mean gradients (n, f, d) of features over a population."""
     blocks = points.reshape(-1, block, points.shape[-1])
-    parts = jax.lax.map(
-        lambda x: features.mean_jacobian(centers, x, population, weights), blocks
-    )
+    parts = jax.lax.map(lambda x: features.mean_jacobian(centers, x, population, weights), blocks)
     return parts.reshape(len(points), *parts.shape[2:])
 
 
@@ -154,5 +155,3 @@ def drift_features(
         np.concatenate([*own, np.zeros((d, len(x), 0))], axis=2, dtype=np.float64)
         for own, x in zip(columns, points, strict=True)
     ]
-
-

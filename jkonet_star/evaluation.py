@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.typing import Array, Bool, Float, Key
-from jkonet_star.dynamics import energy_gradient, scheme_time
+from jkonet_star.dynamics import Step, energy_gradient, scheme_time
 from jkonet_star.exact_transport import wasserstein
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.interactions import interaction_drift
@@ -66,27 +66,22 @@ def predict_snapshots(energies: FittedEnergy, snapshots: Snapshots, key: Key) ->
     def one(energy: FittedEnergy) -> Predictions:
         noisy = energy.model.internal != "none"
 
-        def ahead(row: tuple) -> tuple[Array, Array]:
-            points, weights, t, tau, step_key = row
-            step = energy.step(points, weights, t, tau, key=step_key if noisy else None)
-            return step.points, step.converged.all()
+        def advance(cumulative: Array, row: tuple) -> tuple[Array, tuple[Array, Array, Array]]:
+            observed, weights, t, tau, step_key = row
 
-        def onward(points: Array, row: tuple) -> tuple[Array, tuple[Array, Array]]:
-            _, _, t, tau, step_key = row
-            step = energy.step(
-                points, snapshots.weights[0], t, tau, key=step_key if noisy else None
+            def step(points: Array, own_weights: Array) -> Step:
+                return energy.step(points, own_weights, t, tau, key=step_key if noisy else None)
+
+            # Both populations in one call: the step is compiled once.
+            both = jax.vmap(step)(
+                jnp.stack([observed, cumulative]), jnp.stack([weights, snapshots.weights[0]])
             )
-            return step.points, (step.points, step.converged.all())
+            return both.points[1], (both.points[0], both.points[1], both.converged.all())
 
-        one_step, one_step_solved = jax.lax.map(ahead, (*starts, keys))
-        _, (cumulative, cumulative_solved) = jax.lax.scan(
-            onward, snapshots.points[0], (*starts, keys)
+        _, (one_step, cumulative, solved) = jax.lax.scan(
+            advance, snapshots.points[0], (*starts, keys)
         )
-        return Predictions(
-            one_step=one_step,
-            cumulative=cumulative,
-            converged=one_step_solved.all() & cumulative_solved.all(),
-        )
+        return Predictions(one_step=one_step, cumulative=cumulative, converged=solved.all())
 
     return jax.vmap(one)(energies)
 

@@ -25,7 +25,7 @@ from typing import Literal
 
 import numpy as np
 
-from diffusions.typing import Float, PyTree
+from diffusions.typing import PyTree
 from jkonet_star.displacement_regression import (
     SHRINKAGES,
     NormalEquations,
@@ -60,11 +60,15 @@ POPULATION_SAMPLE = 2000
 MOST_POTENTIAL_TESTS = 600
 MOST_MISFIT = 3.0
 """Standard deviations of the weak form's residuals up to which a drift is taken as sufficient."""
+LEAST_MISFIT = -20.0
+"""A drift fitted to the same residuals makes them smaller than chance; below, it has diverged."""
 FREE_SHRINKAGE = 1e-2
+FIXED_PRECISION = 1e6
+LEAST_SAMPLE = 200
 DETECTION_ROUNDS = 2
 MOST_ROUNDS = 20
 PAIRED_GAIN = 0.05
-GAIN_PER_COEFFICIENT = 0.5
+GAIN_PER_COEFFICIENT = 1.0
 LOWEST_RELATIVE_BETA = 1e-10
 """Of the value at which noise would cross the population in one step; below, beta is zero."""
 
@@ -111,21 +115,60 @@ class _Population:
         same = all(np.array_equal(x, ordered[0]) for x in ordered)
         return same or not np.concatenate(self.points).var(axis=0).any()
 
-    def thinned(self, n: int, n_steps: int | None = None) -> "_Population":
-        """The first steps, with at most n particles each."""
-        last = len(self.points) if n_steps is None else n_steps + 1
-        weights = [w[:n] / w[:n].sum() for w in self.weights[:last]]
-        return _Population([x[:n] for x in self.points[:last]], weights, self.tau[: last - 1])
+    def thinned(self, n: int) -> "_Population":
+        """At most n particles of every snapshot; the rows are in random order."""
+        if max(len(x) for x in self.points) <= n:
+            return self
+        weights = [w[:n] / w[:n].sum() for w in self.weights]
+        return _Population([x[:n] for x in self.points], weights, self.tau)
 
-    def steps(self, model: LinearEnergy, constants: PyTree, whole: "_Population") -> Steps:
-        """The steps with their drift's features, means being taken over the whole population."""
-        others = [x if len(x) <= WHOLE_POPULATION_UP_TO else x[:POPULATION_SAMPLE]
-                  for x in whole.points[: len(self.tau)]]  # fmt: skip
-        pairs = zip(whole.weights, others, strict=False)
-        weights = [w[: len(y)] / w[: len(y)].sum() for w, y in pairs]
-        sources = self.points[:-1]
-        features = drift_features(model, constants, sources, others, weights)
-        return Steps(sources, self.points[1:], features, self.tau)
+    def first(self, n_steps: int) -> "_Population":
+        """The first steps."""
+        if n_steps >= len(self.tau):
+            return self
+        last = n_steps + 1
+        return _Population(self.points[:last], self.weights[:last], self.tau[:n_steps])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Problem:
+    """What both estimators start from."""
+
+    steps: Steps
+    weights: list[np.ndarray]
+    sums: NormalEquations
+    start: Start
+
+    @property
+    def size(self) -> float:
+        """Particles per snapshot."""
+        return self.steps.n_residuals / (len(self.steps.tau) * self.steps.targets[0].shape[1])
+
+    def shrunk(self, shrinkage: np.ndarray) -> Start:
+        """The start for another shrinkage."""
+        steps = self.steps
+        return start_from(self.sums, shrinkage, len(steps.tau), steps.targets[0].shape[1])
+
+
+def _problem(
+    own: _Population,
+    whole: _Population,
+    model: LinearEnergy,
+    constants: PyTree,
+    rng: np.random.Generator,
+) -> _Problem:
+    """Couples a part of the population; the interaction is a mean over the whole of it."""
+    others, weights = [], []
+    for y, w in zip(whole.points[: len(own.tau)], whole.weights, strict=False):
+        m = len(y) if len(y) <= WHOLE_POPULATION_UP_TO else POPULATION_SAMPLE
+        others.append(y[:m])
+        weights.append(w[:m] / w[:m].sum())
+    features = drift_features(model, constants, own.points[:-1], others, weights)
+    steps = Steps(own.points[:-1], own.points[1:], features, own.tau)
+    sums = transport_sums(steps, own.weights, rng)
+    shrinkage = choose_shrinkages(sums, feature_groups(model))
+    start = start_from(sums, shrinkage, len(own.tau), model.dimension)
+    return _Problem(steps, own.weights, sums, start)
 
 
 def _population(snapshots: Snapshots, rng: np.random.Generator) -> _Population:
@@ -182,19 +225,16 @@ def estimate_internal(
             converged=True,
         )
     n = max(len(x) for x in whole.points)
-    rows = MOST_FEATURE_BYTES // (8 * max(f, 1) * snapshots.dimension)
+    n_steps = len(whole.tau)
+    rows = MOST_FEATURE_BYTES // (8 * max(f, 1) * model.dimension)
     few = min(len(x) for x in whole.points) < 4 * FOLDS
-    gain = 0.0
-    own = whole
+    gain, part, problem = 0.0, None, None
     if few or (whole.even and regime != "unpaired"):
-        n_steps = min(len(whole.tau), min(rows, MOST_PARTICLES * len(whole.tau)) // n)
-        if n_steps:
-            own = whole.thinned(n, n_steps)
-            steps = own.steps(model, constants, whole)
-            sums = transport_sums(steps, own.weights, rng)
-            start = start_from(sums, choose_shrinkages(sums, groups), n_steps, own.points[0].shape[1])
-            decided = few or regime == "paired"
-            fit, gain = _paired(steps, start, n, decided=decided, rng=rng)
+        affordable = min(n_steps, min(rows, MOST_PARTICLES * n_steps) // n)
+        if affordable:
+            part = whole.first(affordable)
+            problem = _problem(part, whole, model, constants, rng)
+            fit, gain = _paired(problem, decided=few or regime == "paired", rng=rng)
             if fit is not None:
                 return InternalEstimate(
                     beta=fit.beta,
@@ -205,15 +245,79 @@ def estimate_internal(
                     converged=fit.converged,
                 )
         elif regime == "paired":
-            logger.warning("%d particles are too many to be told apart; taken as unpaired", n)
-    most = int(np.clip(rows // len(whole.tau), 200, MOST_PARTICLES))
-    if n > most or own is not whole and len(own.tau) < len(whole.tau):
-        own = whole.thinned(most)
-        steps = own.steps(model, constants, whole)
-        sums = transport_sums(steps, own.weights, rng)
-        start = start_from(sums, choose_shrinkages(sums, groups), len(own.tau), snapshots.dimension)
-    elif own is whole:
-        steps = own.steps(model, constants, whole)
-        sums = transport_sums(steps, own.weights, rng)
-        start = start_from(sums, choose_shrinkages(sums, groups), len(own.tau), snapshots.dimension)
-    return None
+            logger.warning("%d particles are too many to tell apart: taken as independent", n)
+    sample = whole.thinned(int(np.clip(rows // n_steps, LEAST_SAMPLE, MOST_PARTICLES)))
+    if problem is None or sample is not part:
+        problem = _problem(sample, whole, model, constants, rng)
+    solution, theta = _unpaired(problem, model, constants)
+    return InternalEstimate(
+        beta=solution.beta,
+        paired=False,
+        gain=gain,
+        drift_coefficients=theta,
+        iterations=solution.iterations,
+        converged=solution.converged,
+    )
+
+
+def _paired(
+    problem: _Problem, *, decided: bool, rng: np.random.Generator
+) -> tuple[PairedFit | None, float]:
+    """The likelihood's maximum and the gain (2); none where that is too small and not `decided`."""
+    steps = problem.steps
+    spread = float(np.concatenate(steps.targets).var(axis=0).mean())
+    lowest = LOWEST_RELATIVE_BETA * max(spread, np.finfo(np.float64).tiny) / float(steps.tau.max())
+    theta, beta, gain = problem.start.theta, max(problem.start.beta, lowest), 0.0
+    precision = problem.size * problem.start.precision * (problem.start.beta / beta)
+    first = PairedFit(theta, beta, 0, True)
+    if beta > lowest:
+        first = fit_paired(
+            steps, theta, beta, precision, rounds=DETECTION_ROUNDS, lowest_beta=lowest
+        )
+    if not decided:
+        n_targets = sum(len(y) for y in steps.targets)
+        fitted = log_likelihood(steps, first.theta, max(first.beta, lowest)) / n_targets
+        gain = fitted - self_log_likelihood(steps.targets, rng)
+        if gain <= PAIRED_GAIN + GAIN_PER_COEFFICIENT * steps.n_features / n_targets:
+            return None, gain
+    fit = first
+    if not first.converged:
+        fit = fit_paired(
+            steps, first.theta, first.beta, precision, rounds=MOST_ROUNDS, lowest_beta=lowest
+        )
+    if fit.beta <= lowest:
+        return fit._replace(beta=0.0), gain
+    used = effective_parameters(steps, fit.beta, precision)
+    corrected = fit.beta * steps.n_residuals / max(steps.n_residuals - used, 1.0)
+    iterations = fit.iterations + (first.iterations if fit is not first else 0)
+    return fit._replace(beta=corrected, iterations=iterations), gain
+
+
+def _unpaired(
+    problem: _Problem, model: LinearEnergy, constants: PyTree
+) -> tuple[WeakFormFit, np.ndarray]:
+    """The weak form's solution with the least drift that its residuals allow, and theta."""
+    steps, start = problem.steps, problem.start
+    f, none = steps.n_features, np.zeros(0)
+    still = dataclasses.replace(steps, features=[g[..., :0] for g in steps.features])
+    best = fit_weak_form(still, problem.weights, None, none, start.beta, none)
+    if not f or best.misfit < MOST_MISFIT:
+        return best, np.zeros(f)
+    best = best._replace(misfit=np.inf)  # of fewer tests than those that follow
+    potential, tests = model.potential_features, None
+    if potential is not None and potential.n_features <= MOST_POTENTIAL_TESTS:
+        tests = potential_tests(potential, np.asarray(constants["potential"]))
+    smooth = np.full(f, SHRINKAGES[-1])
+    for group in feature_groups(model)[::2]:
+        smooth[group] = FREE_SHRINKAGE
+    trials = [start, problem.shrunk(smooth), problem.shrunk(np.full(f, FREE_SHRINKAGE))]
+    # The last resort keeps the drift of the couplings.
+    trials.append(start._replace(precision=start.precision * FIXED_PRECISION))
+    for trial in trials:
+        precision = problem.size * trial.precision
+        found = fit_weak_form(steps, problem.weights, tests, trial.theta, trial.beta, precision)
+        if LEAST_MISFIT < found.misfit < best.misfit:
+            best = found
+        if best.misfit < MOST_MISFIT:
+            break
+    return best, best.theta

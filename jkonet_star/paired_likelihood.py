@@ -241,9 +241,7 @@ def fit_paired(
     return PairedFit(theta, beta, iterations, converged)
 
 
-def effective_parameters(
-    steps: Steps, beta: float, precision: Float[np.ndarray, "f"]
-) -> float:
+def effective_parameters(steps: Steps, beta: float, precision: Float[np.ndarray, "f"]) -> float:
     """Coefficients that the data determine, trace of information (information + precision)^-1."""
     if not steps.n_features:
         return 0.0

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from threadpoolctl import threadpool_limits
 
 from diffusions.training import TrainingState, initial_state, shuffled_batches, train_epochs
 from diffusions.typing import Array, Float, Key, Keys, PyTree
@@ -315,7 +316,9 @@ def prepare(
     from jkonet_star.internal_energy import estimate_internal  # SciPy's trees, needed here only
 
     model, constants = linear_model(kind, snapshots, FeatureSettings())
-    estimate = estimate_internal(model, constants, snapshots, regime=internal.beta_estimator)
+    # A few hundred unknowns: more threads than one would only wait for each other.
+    with threadpool_limits(1, user_api="blas"):
+        estimate = estimate_internal(model, constants, snapshots, regime=internal.beta_estimator)
     return Problem(
         kind=kind,
         scheme=scheme,

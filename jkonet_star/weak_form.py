@@ -46,9 +46,12 @@ RIDGE = 0.01
 SMALLEST_VARIANCE = 1e-3
 TRUNCATION = 0.05
 """Eigenvalues of the scaled normal equations below are not resolved and left out."""
+MOST_MOVE = 2.0
+"""Of a bump's width: how far an iteration may move particles, in the root mean square."""
 ITERATIONS = 15
 WEIGHT_ITERATIONS = 3
 """Iterations after which B and Omega stay fixed."""
+
 
 class WeakFormFit(NamedTuple):
     """A root of equation (4)."""
@@ -104,9 +107,7 @@ class _Folds:
 
     def products(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """(FOLDS, columns, columns) sums of outer products."""
-        return np.stack(
-            [(left[p] * self.weights[p, None]).T @ right[p] for p in self.parts]
-        )
+        return np.stack([(left[p] * self.weights[p, None]).T @ right[p] for p in self.parts])
 
 
 def fit_weak_form(
@@ -116,7 +117,6 @@ def fit_weak_form(
     theta: Float[np.ndarray, "f"],
     beta: float,
     precision: Float[np.ndarray, "f"],
-    prior_mean: Float[np.ndarray, "f"],
 ) -> WeakFormFit:
     """Solves equation (4) for beta and theta.
 
@@ -124,16 +124,14 @@ def fit_weak_form(
         steps: the data; rows in random order. Target k and source k + 1 are the same array.
         weights: of the particles, one array per snapshot.
         tests: further test functions.
-        theta: where to start.
+        theta: where to start, and the mean of the prior.
         beta: likewise.
-        precision: of the prior on theta, in units of information.
-        prior_mean: its mean.
+        precision: of the prior.
     """
     problem = _WeakForm(steps, weights, tests)
     f = steps.n_features
     prior = np.append(0.0, precision)
-    centre = np.append(0.0, prior_mean)
-    estimate = np.append(beta, theta)
+    estimate = centre = np.append(beta, theta)
     converged, iteration = False, 0
     smallest = float((problem.bumps.widths**2).min() / steps.tau.max())
     instruments: list = []
@@ -152,7 +150,11 @@ def fit_weak_form(
         values, basis = np.linalg.eigh((curvature + np.diag(prior)) / scale / scale[:, None])
         inverse = np.where(values > TRUNCATION, 1.0 / np.where(values > TRUNCATION, values, 1), 0)
         slope = (moment - prior * (estimate - centre)) / scale
-        updated = estimate + basis @ (inverse * (basis.T @ slope)) / scale
+        step = basis @ (inverse * (basis.T @ slope)) / scale
+        # Linearisation holds while particles stay on the bumps that they are on.
+        farthest = problem.distance(step[1:])
+        step[1:] *= min(1.0, MOST_MOVE * float(problem.bumps.widths.max()) / max(farthest, 1e-300))
+        updated = estimate + step
         updated[0] = np.clip(updated[0], 0.0, max(4.0 * estimate[0], 0.005 * smallest))
         change = abs(updated[0] - estimate[0])
         estimate = updated
@@ -201,9 +203,7 @@ class _WeakForm:
             fold.means(f) for fold, f in zip(self.folds, self.observed, strict=True)
         ]
         # Slopes along a direction act on the drift's features along that direction.
-        self.along = [
-            [_along(g, w) for w in self.bumps.directions] for g in steps.features
-        ]
+        self.along = [[_along(g, w) for w in self.bumps.directions] for g in steps.features]
 
     def _values(self, z: np.ndarray, heat: float) -> list:
         """Blocks of (values, slopes, Laplacians) of all tests; slopes of `tests` are (d, n, q)."""
@@ -212,6 +212,11 @@ class _WeakForm:
             value, gradient, laplacian = self.tests(z)
             blocks.append((value + heat * laplacian, gradient, laplacian))
         return blocks
+
+    def distance(self, theta: np.ndarray) -> float:
+        """Root mean square of the way that a change of theta moves particles, the largest step's."""
+        pairs = zip(self.steps.transported(theta), self.steps.sources, strict=True)
+        return max(float(np.sqrt(((z - x) ** 2).sum(axis=1).mean())) for z, x in pairs)
 
     def linearise(
         self, estimate: np.ndarray, *, derivatives: bool
@@ -243,14 +248,10 @@ class _WeakForm:
         """Weighted sums of G . grad P f over one part, (tests, f)."""
         w = self.folds[k].weights[part, None]
         n_directions = len(self.bumps.directions)
-        rows = [
-            (blocks[q][1][part] * w).T @ self.along[k][q][part] for q in range(n_directions)
-        ]
+        rows = [(blocks[q][1][part] * w).T @ self.along[k][q][part] for q in range(n_directions)]
         if self.tests is not None:
             gradient, g = blocks[-1][1], self.steps.features[k]
-            rows.append(
-                sum((gradient[i][part] * w).T @ g[i][part] for i in range(len(g)))
-            )
+            rows.append(sum((gradient[i][part] * w).T @ g[i][part] for i in range(len(g))))
         return np.vstack(rows)
 
     def instruments(
@@ -260,9 +261,7 @@ class _WeakForm:
         n_steps, folds = len(smoothed), self.folds
         image_means = [folds[k].means(s) for k, s in enumerate(smoothed)]
         image_products = [folds[k].products(s, s) for k, s in enumerate(smoothed)]
-        cross_products = [
-            folds[k].products(self.observed[k], s) for k, s in enumerate(smoothed)
-        ]
+        cross_products = [folds[k].products(self.observed[k], s) for k, s in enumerate(smoothed)]
         f1, j = slopes.shape[-1], slopes.shape[2]
         ridge = RIDGE * np.eye(j)
         found, curvature = [], np.zeros((f1, f1))

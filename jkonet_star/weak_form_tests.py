@@ -71,7 +71,8 @@ def make_bumps(pool: Float[np.ndarray, "n d"]) -> Bumps:
     if d > MOST_DIRECTIONS:
         _, vectors = np.linalg.eigh(np.cov(pool.T))
         directions = vectors[:, ::-1][:, :MOST_DIRECTIONS].T
-    directions = np.stack([w for w in directions if np.ptp(pool @ w) > 0] or directions[:1])
+    moving = np.array([np.ptp(pool @ w) > 0 for w in directions])
+    directions = directions[moving]
     n_bumps = min(MOST_BUMPS, MOST_TESTS // len(directions))
     centers, widths = [], []
     for w in directions:

@@ -97,13 +97,13 @@ def test_another_energy_is_another_picture(tmp_path):
         assert files[0] != files[1]
 
 
-def test_a_potential_that_varies_has_a_panel_per_time(tmp_path):
-    plot_potential(tmp_path / "v.png", bowl(2, time_varying=True), None, cells(2))
+def test_a_potential_that_varies_has_a_panel_per_step(tmp_path):
+    moving = bowl(2, n_steps=3, time_varying=True)
+    plot_potential(tmp_path / "v.png", moving, None, cells(2, n_steps=3))
     grey = panels(tmp_path / "v.png")
     assert grey.shape[1] > 2.5 * grey.shape[0]
     third = grey.shape[1] // 3
-    first, last = grey[:, :third], grey[:, -third:]
-    assert np.abs(first - last).mean() > 0.02, "the bowl moved"
+    assert np.abs(grey[:, :third] - grey[:, -third:]).mean() > 0.02, "the bowl moved"
     plot_potential(tmp_path / "line.png", bowl(1, time_varying=True), None, cells(1))
     plot_potential(tmp_path / "still.png", bowl(1), None, cells(1))
     assert coloured(tmp_path / "line.png") > 1.5 * coloured(tmp_path / "still.png")

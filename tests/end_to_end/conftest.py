@@ -1,0 +1,116 @@
+"""One folder of small datasets for all end-to-end tests, and the scripts as a user calls them."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from data_generation import __main__ as data_generation
+from experiments import evaluate, train
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("--n-particles=120", "--n-timesteps=2")
+QUICK = (
+    "--epochs=6",
+    "--eval-every=2",
+    "--batch-size=60",
+    "--hidden=8",
+    "--interaction-samples=4",
+    "--radial-centers=3",
+    "--degree=2",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where datasets and runs are, and the scripts at a small size."""
+
+    path: Path
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def runs(self) -> Path:
+        return self.path / "runs"
+
+    def generate(self, name: str, *flags: str) -> Path:
+        arguments = [f"--dataset-name={name}", f"--data-dir={self.data}", *flags]
+        assert data_generation.run(arguments) == 0
+        return self.data / name
+
+    def training(self, name: str, *flags: str) -> list[str]:
+        folders = [f"--data-dir={self.data}", f"--runs-dir={self.runs}", f"--run-name={name}"]
+        return ["--noplots", *folders, *QUICK, *flags]
+
+    def train(self, name: str, *flags: str, status: int = 0) -> Path:
+        assert train.run(self.training(name, *flags)) == status
+        return self.runs / name
+
+    def evaluate(self, run: Path, *flags: str, status: int = 0) -> dict[str, Any]:
+        arguments = [f"--run={run}", f"--data-dir={self.data}", "--noplots", *flags]
+        assert evaluate.run(arguments) == status
+        return json.loads((run / "evaluation.json").read_text()) if status == 0 else {}
+
+    def apart(self, *arguments: str, **options: Any) -> subprocess.Popen:
+        """A script in a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=self.path,
+            env=dict(os.environ, PYTHONPATH=str(ROOT)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_are_compiled_once(tmp_path_factory):
+    """The same program in another run is read from a cache: compilation is most of a small run."""
+    before = {
+        name: getattr(jax.config, name)
+        for name in (
+            "jax_compilation_cache_dir",
+            "jax_persistent_cache_min_compile_time_secs",
+            "jax_persistent_cache_min_entry_size_bytes",
+        )
+    }
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """Datasets: `plain` has a potential, `full` all three energies, `file` no known truth."""
+    place = Place(tmp_path_factory.mktemp("end_to_end"))
+    place.generate("plain", "--potential=styblinski_tang", "--n-gmm-components=0", *SMALL)
+    place.generate(
+        "full",
+        "--potential=styblinski_tang",
+        "--interaction=oakley_ohagan",
+        "--internal=wiener",
+        "--beta=0.1",
+        "--n-gmm-components=2",
+        *SMALL,
+    )
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(3, 120, 1)).astype(np.float32) * np.linspace(1, 0.8, 3)[:, None, None]
+    np.save(place.path / "line.npy", points)
+    place.generate("file", f"--load-from-file={place.path / 'line.npy'}", "--n-gmm-components=0")
+    return place

@@ -1,0 +1,305 @@
+"""Data generation, training and evaluation: the shipped scripts, at a small size."""
+
+import json
+import sys
+import types
+
+import jax
+import matplotlib.image
+import numpy as np
+import pytest
+
+from checkpoints import load_energy
+from data_generation.datasets import load_dataset
+from data_generation.settings import DataSettings
+from experiments import evaluate, train
+from jkonet_star.evaluation import earth_movers_distances
+from jkonet_star.settings import SCHEMES, SOLVERS
+
+SECONDS = {"data", "compile", "train", "evaluate", "total"}
+INTERACTING = [name for name, kind in SOLVERS.items() if kind.interaction and kind.internal]
+
+
+def summary_of(run):
+    """The summary, which must be JSON without NaN."""
+    return json.loads((run / "summary.json").read_text(), parse_constant=pytest.fail)
+
+
+def energy_bits(run):
+    """Every array of the saved energies, with its place."""
+    leaves = jax.tree_util.tree_leaves_with_path(load_energy(run / "energy"))
+    return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
+
+
+def standing_still(dataset):
+    """What the distance would be if nothing moved."""
+    points = np.asarray(dataset.test.points)
+    weights = np.asarray(dataset.test.weights)[:-1]
+    return float(earth_movers_distances(points[None, :-1], dataset.test, weights).mean())
+
+
+def check_distances(found, n_steps, n_seeds):
+    assert found.keys() == {"mean", "std", "per_step", "per_seed"}
+    assert (len(found["per_step"]), len(found["per_seed"])) == (n_steps, n_seeds)
+    assert min(found["per_step"] + found["per_seed"]) > 0
+    assert found["mean"] == pytest.approx(np.mean(found["per_step"]))
+    assert found["mean"] == pytest.approx(np.mean(found["per_seed"]))
+    assert found["std"] == pytest.approx(np.std(found["per_seed"]), abs=1e-12)
+
+
+def check_summary(summary, solver, dataset, scheme, seeds):
+    kind, n_steps = SOLVERS[solver], dataset.test.n_steps
+    assert (summary["solver"], summary["dataset"]) == (solver, dataset.name)
+    assert (summary["scheme"], summary["seeds"]) == (scheme, list(seeds))
+    for name in ("emd_one_step_ahead", "emd_cumulative"):
+        check_distances(summary[name], n_steps, len(seeds))
+    first = summary["emd_one_step_ahead"]["per_step"][0]
+    assert summary["emd_cumulative"]["per_step"][0] == pytest.approx(first)
+    beta = summary["beta"]
+    assert len(beta["per_seed"]) == len(seeds)
+    assert beta["mean"] == pytest.approx(np.mean(beta["per_seed"]))
+    assert beta["mean"] >= 0 if kind.internal else beta["per_seed"] == [0.0] * len(seeds)
+    assert ("beta_estimate" in summary) == kind.internal
+    error = summary["field_error"]
+    if dataset.truth is None:
+        assert error is None
+    else:
+        assert len(error["drift"]["relative"]) == len(seeds)
+        assert min(error["drift"]["relative"]) > 0
+        assert error["beta"] == pytest.approx(np.abs(np.subtract(beta["per_seed"], truth(dataset))))
+        assert ("potential_gradient" in error) == (kind.potential or has(dataset, "potential"))
+        assert ("interaction_gradient" in error) == (
+            kind.interaction or has(dataset, "interaction")
+        )
+    seconds = summary["seconds"]
+    assert seconds.keys() == SECONDS
+    assert min(seconds.values()) >= 0
+    assert sum(seconds.values()) <= 2 * seconds["total"] * (1 + 1e-9)
+    assert (seconds["compile"] > 0) == (kind.parametrisation == "network")
+    assert jax.devices()[0].platform in summary["device"]
+    assert 2**26 < summary["peak_memory_bytes"] < 2**37
+
+
+def truth(dataset):
+    return float(dataset.truth["beta"])
+
+
+def has(dataset, term):
+    return dataset.truth[term] != "none"
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [pytest.param(name, marks=pytest.mark.slow if name in INTERACTING else ()) for name in SOLVERS],
+)
+def test_every_solver_from_data_to_evaluation(solver, place, capfd):
+    name = "full" if SOLVERS[solver].internal or SOLVERS[solver].interaction else "plain"
+    run = place.train(f"solver-{solver}", f"--solver={solver}", f"--dataset={name}", "--seeds=0,3")
+    out, _ = capfd.readouterr()
+    assert "EMD one step ahead" in out
+    assert str(run) in out
+    dataset = load_dataset(name, place.data)
+    summary = summary_of(run)
+    check_summary(summary, solver, dataset, "explicit", (0, 3))
+    network = SOLVERS[solver].parametrisation == "network"
+    expected = {"config.json", "energy", "summary.json"}
+    expected |= {"metrics.jsonl", "tensorboard"} if network else set()
+    assert {p.name for p in run.iterdir()} == expected
+    if network:
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert [r["epoch"] for r in rows if "loss" in r] == [1, 2, 3, 4, 5, 6]
+        evaluated = [r for r in rows if "loss" not in r]
+        assert [r["epoch"] for r in evaluated] == [2, 4, 6]
+        last = evaluated[-1]["emd_one_step_ahead"]
+        assert last == pytest.approx(summary["emd_one_step_ahead"]["per_seed"])
+        assert last[0] != last[1], "seeds differ"
+    else:
+        assert summary["closed_form"]["n_features"] > 0
+    found = place.evaluate(run)
+    for key in ("emd_one_step_ahead", "emd_cumulative", "field_error", "beta", "converged"):
+        assert found[key] == summary[key], key
+    out, err = capfd.readouterr()
+    assert "EMD one step ahead" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_learns(scheme, place):
+    run = place.train(
+        f"scheme-{scheme}",
+        "--solver=jkonet-star-linear-potential",
+        "--dataset=plain",
+        f"--scheme={scheme}",
+        "--degree=4",
+        "--radial-centers=10",
+    )
+    dataset, summary = load_dataset("plain", place.data), summary_of(run)
+    check_summary(summary, "jkonet-star-linear-potential", dataset, scheme, (0,))
+    assert load_energy(run / "energy").scheme == scheme
+    assert summary["converged"]
+    assert summary["emd_one_step_ahead"]["mean"] < 0.7 * standing_still(dataset)
+
+
+def test_a_network_learns(place):
+    flags = ("--dataset=plain", "--epochs=60", "--eval-every=60", "--learning-rate=0.05")
+    summary = summary_of(place.train("learns", *flags, "--hidden=16"))
+    standing = standing_still(load_dataset("plain", place.data))
+    assert summary["emd_one_step_ahead"]["mean"] < 0.7 * standing
+    assert summary["field_error"]["drift"]["relative"][0] < 0.7
+
+
+def test_data_without_a_known_truth_in_one_dimension(place):
+    run = place.train("file", "--dataset=file", "--plots", "--scheme=implicit")
+    check_summary(
+        summary_of(run),
+        "jkonet-star-potential",
+        load_dataset("file", place.data),
+        "implicit",
+        (0,),
+    )
+    names = sorted(p.name for p in (run / "plots").iterdir())
+    assert names == ["potential.png", "predictions.png", "training.png"]
+    for name in names:
+        assert matplotlib.image.imread(run / "plots" / name)[..., :3].std() > 0.01
+
+
+def test_the_dataset_by_name_and_by_path(place, tmp_path, monkeypatch):
+    flags = ("--solver=jkonet-star-linear-potential", "--regularization=0.01")
+    by_name = place.train("by-name", "--dataset=plain", *flags)
+    by_path = place.train(
+        "by-path", f"--dataset={place.data / 'plain'}", f"--data-dir={tmp_path}", *flags
+    )
+    assert energy_bits(by_name) == energy_bits(by_path)
+    assert summary_of(by_path)["dataset"] == "plain"
+    # A run knows its dataset, wherever that is.
+    monkeypatch.chdir(tmp_path)
+    assert evaluate.run([f"--run={by_path}", "--noplots"]) == 0
+    found = json.loads((by_path / "evaluation.json").read_text())
+    assert found["emd_cumulative"] == summary_of(by_path)["emd_cumulative"]
+
+
+def test_without_a_dataset_the_demonstration_is_generated_once(tmp_path, monkeypatch, capsys):
+    def small(**arguments):
+        return DataSettings(n_particles=40, n_timesteps=2, n_gmm_components=0, **arguments)
+
+    monkeypatch.setattr("experiments.datasets.DataSettings", small)
+    monkeypatch.chdir(tmp_path)
+    flags = ["--solver=jkonet-star-linear-potential", "--noplots", "--radial-centers=3"]
+    assert train.run(flags) == 0
+    (folder,) = (tmp_path / "data").iterdir()
+    assert folder.name.startswith("potential_styblinski_tang_internal_none")
+    stamp = (folder / "train.npz").stat().st_mtime_ns
+    assert train.run(flags) == 0
+    assert (folder / "train.npz").stat().st_mtime_ns == stamp
+    names = sorted(p.name for p in (tmp_path / "runs").iterdir())
+    name = f"jkonet-star-linear-potential__{folder.name}"
+    assert names == [name, f"{name}-2"]
+    assert energy_bits(tmp_path / "runs" / names[0]) == energy_bits(tmp_path / "runs" / names[1])
+    assert f"runs/{name}-2" in capsys.readouterr().out
+    assert evaluate.run([f"--run=runs/{name}"]) == 0
+
+
+def test_the_population_of_the_evaluation_does_not_touch_the_training(place):
+    flags = ("--solver=jkonet-star-linear-potential", "--dataset=plain")
+    held_out = place.train("held-out", *flags)
+    training = place.train("training", *flags, "--eval=train_data")
+    assert energy_bits(held_out) == energy_bits(training)
+    first, second = summary_of(held_out), summary_of(training)
+    assert (first["eval"], second["eval"]) == ("test_data", "train_data")
+    assert first["emd_one_step_ahead"] != second["emd_one_step_ahead"]
+    found = place.evaluate(held_out, "--eval=train_data")
+    assert found["emd_one_step_ahead"] == second["emd_one_step_ahead"]
+    other = place.evaluate(held_out, "--wasserstein-order=2")
+    assert other["emd_one_step_ahead"]["mean"] > first["emd_one_step_ahead"]["mean"]
+
+
+def test_evaluation_elsewhere_leaves_the_run_as_it_was(place, tmp_path):
+    run = place.train("kept", "--solver=jkonet-star-linear-potential", "--dataset=plain", "--plots")
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    output = tmp_path / "deep" / "result.json"
+    arguments = [f"--run={run}", f"--data-dir={place.data}", "--dataset=full"]
+    assert evaluate.run([*arguments, f"--output={output}"]) == 0
+    assert json.loads(output.read_text())["dataset"] == "full"
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+    pictures = sorted(p.name for p in (tmp_path / "deep" / "result_plots").iterdir())
+    assert pictures == ["potential.png", "predictions.png"]
+    assert evaluate.run(arguments) == 0
+    after = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert {p: after[p] for p in before} == before
+    assert (run / "evaluation_plots" / "potential.png").is_file()
+
+
+def test_seeds_together_equal_seeds_alone(place):
+    flags = ("--dataset=plain", "--ema-decay=0.5", "--learning-rate=0.02")
+    together = place.train("together", *flags, "--seeds=0,3,7")
+    energies = load_energy(together / "energy")
+    distances = summary_of(together)["emd_one_step_ahead"]["per_seed"]
+    for position, seed in ((0, 0), (2, 7)):
+        alone = place.train(f"alone-{seed}", *flags, f"--seeds={seed}")
+        for a, b in zip(
+            jax.tree.leaves(energies), jax.tree.leaves(load_energy(alone / "energy")), strict=True
+        ):
+            np.testing.assert_allclose(a[position], b[0], rtol=1e-4, atol=1e-5)
+        found = summary_of(alone)["emd_one_step_ahead"]["per_seed"]
+        assert found == pytest.approx([distances[position]], rel=1e-4)
+    kernels = np.asarray(jax.tree.leaves(energies.params)[1])
+    assert np.abs(kernels[0] - kernels[1]).max() > 0.01
+
+
+def test_a_run_that_diverges_says_so_and_finishes(place, capfd):
+    flags = ("--dataset=file", "--learning-rate=1e30", "--gradient-clip=0", "--plots")
+    run = place.train("diverged", *flags)
+    summary = summary_of(run)
+    assert summary["emd_one_step_ahead"]["mean"] == "inf"
+    assert not summary["converged"]
+    assert "unreliable" in capfd.readouterr().out
+
+
+class Tracked:
+    """Stands for Weights & Biases."""
+
+    def __init__(self):
+        self.rows, self.summary, self.arguments = [], {}, {}
+
+    def init(self, **arguments):
+        self.arguments = arguments
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return False
+
+    def log(self, row, step):
+        self.rows.append((step, row))
+
+
+def test_a_run_is_tracked(place, monkeypatch):
+    tracked = Tracked()
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=tracked.init))
+    run = place.train("tracked", "--dataset=plain", "--wandb")
+    assert tracked.arguments["name"] == "tracked"
+    assert tracked.arguments["config"]["solver"] == "jkonet-star-potential"
+    assert [step for step, _ in tracked.rows] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
+    assert all("epoch" not in row for _, row in tracked.rows)
+    assert tracked.summary["emd_cumulative"] == summary_of(run)["emd_cumulative"]
+
+
+@pytest.mark.slow
+def test_the_documented_commands_in_processes_of_their_own(place):
+    """Without the cache of this process, and yet with the same bits."""
+    flags = ("--dataset=plain", "--seeds=0,1")
+    here = place.train("here", *flags)
+    apart = place.apart("experiments.train", *place.training("apart", *flags), "--plots")
+    out, _ = apart.communicate(timeout=500)
+    assert apart.returncode == 0
+    assert "one step ahead" in out
+    run = place.runs / "apart"
+    assert energy_bits(run) == energy_bits(here)
+    assert (run / "metrics.jsonl").read_bytes() == (here / "metrics.jsonl").read_bytes()
+    evaluation = place.apart("experiments.evaluate", f"--run={run}", f"--data-dir={place.data}")
+    out, err = evaluation.communicate(timeout=500)
+    assert (evaluation.returncode, err) == (0, "")
+    found = json.loads((run / "evaluation.json").read_text())
+    assert found["emd_cumulative"] == summary_of(here)["emd_cumulative"]
