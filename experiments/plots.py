@@ -136,7 +136,9 @@ def plot_potential(
     panels = [("learned V", energy.potential(plane.points))]
     if truth is not None:
         true = truth.potential
-        values = jnp.zeros(len(plane.points)) if true is None else jax.vmap(true)(plane.points)
+        values = (
+            jnp.zeros(len(plane.points)) if true is None else jax.jit(jax.vmap(true))(plane.points)
+        )
         panels.append(("true V", values))
     for axes, (title, values) in zip(grid[0], panels, strict=True):
         plane.contours(axes, values, reference=panels[-1][1])
@@ -161,7 +163,7 @@ def _plot_potential_line(
         label = "learned V" if len(times) == 1 else f"learned V, t = {t:.3g}"
         axes.plot(x[:, 0], values - values.min(), color=shade, label=label)
     if truth is not None and truth.potential is not None:
-        values = np.asarray(jax.vmap(truth.potential)(jnp.asarray(x)))
+        values = np.asarray(jax.jit(jax.vmap(truth.potential))(jnp.asarray(x)))
         axes.plot(x[:, 0], values - values.min(), "--", color="black", label="true V")
     axes.legend(fontsize=8)
     axes.set_xlabel("$x_1$")
@@ -193,7 +195,9 @@ def plot_interaction(
     panels = [("learned U", energy.interaction(plane.points))]
     if truth is not None:
         true = truth.interaction
-        values = jnp.zeros(len(plane.points)) if true is None else jax.vmap(true)(plane.points)
+        values = (
+            jnp.zeros(len(plane.points)) if true is None else jax.jit(jax.vmap(true))(plane.points)
+        )
         panels.append(("true U", values))
     figure, grid = _figure(len(panels))
     for axes, (title, values) in zip(grid[0], panels, strict=True):

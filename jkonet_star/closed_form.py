@@ -148,7 +148,7 @@ def normal_equations(
                 velocities = host.displacement[rows] / host.tau[rows, None].astype(np.float64)
                 columns = (host.point[rows], velocities, host.score[rows], weights)
                 blocks = tuple(
-                    jnp.asarray(c, jnp.float64).reshape(-1, block, *c.shape[1:]) for c in columns
+                    jnp.asarray(c.reshape(-1, block, *c.shape[1:]), jnp.float64) for c in columns
                 )
                 part = _step_normal_equations(model, fixed, blocks, population, population_weights)
                 parts.append([np.asarray(p) for p in part])

@@ -55,7 +55,10 @@ def feature_groups(model: LinearEnergy) -> list[slice]:
     groups, start = [], 0
     for features in (model.potential_features, model.interaction_features):
         if features is not None:
-            middle, stop = start + features.n_features - features.n_centers, start + features.n_features
+            middle, stop = (
+                start + features.n_features - features.n_centers,
+                start + features.n_features,
+            )
             groups += [slice(start, middle), slice(middle, stop)]
             start = stop
     return groups

@@ -15,6 +15,7 @@ with BW the Wasserstein-2 distance of the Gaussians of equal mean and covariance
 ICLR 2021, for both percentages of unexplained variance).
 """
 
+import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.typing import Array, Bool, Float, Key
-from jkonet_star.dynamics import Step, energy_gradient, scheme_time
+from jkonet_star.dynamics import Step, scheme_time
 from jkonet_star.exact_transport import wasserstein
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.interactions import interaction_drift
@@ -245,6 +246,21 @@ def _field_terms(
     """Learned, (s, t, n, d), and true, (t, n, d), fields at the start of every step."""
     times = scheme_time(energies.scheme, snapshots.times[:-1], snapshots.dt)
     rows = (snapshots.points[:-1], snapshots.weights[:-1], times)
+    fields = _fields(energies, rows, truth)
+    host = [np.asarray(f, np.float64) for f in fields]
+    terms = {"drift": (-(host[2] + host[3]), -(host[0] + host[1]))}
+    if energies.model.has_potential or truth.potential is not None:
+        terms["potential_gradient"] = (host[2], host[0])
+    if energies.model.has_interaction or truth.interaction is not None:
+        terms["interaction_gradient"] = (host[3], host[1])
+    return terms
+
+
+@functools.partial(jax.jit, static_argnames=("truth",))
+def _fields(
+    energies: FittedEnergy, rows: tuple[Array, Array, Array], truth: KnownEnergy
+) -> tuple[Array, Array, Array, Array]:
+    """True grad V and grad U * mu, then the learned ones of every seed."""
 
     def true_terms(row: tuple) -> tuple[Array, Array]:
         points, weights, _ = row
@@ -257,27 +273,16 @@ def _field_terms(
         return slope, pull
 
     def learned_terms(energy: FittedEnergy) -> tuple[Array, Array]:
+        model, params, constants = energy.model, energy.params, energy.constants
+
         def one(row: tuple) -> tuple[Array, Array]:
             points, weights, t = row
-            slope = energy_gradient(
-                lambda x, s: energy.model.potential(energy.params, energy.constants, x, s),
-                None,
-                points,
-                t,
-                points,
-                weights,
-            )
-            pull = energy.model.pull(energy.params, energy.constants, points, points, weights)
-            return slope, pull
+            gradient = jax.grad(lambda x: model.potential(params, constants, x, t))
+            pull = jnp.zeros_like(points)
+            if model.has_interaction:
+                pull = model.pull(params, constants, points, points, weights)
+            return jax.vmap(gradient)(points), pull
 
         return jax.lax.map(one, rows)
 
-    slope, pull = jax.jit(lambda: jax.lax.map(true_terms, rows))()
-    learned_slope, learned_pull = jax.jit(jax.vmap(learned_terms))(energies)
-    host = [np.asarray(f, np.float64) for f in (slope, pull, learned_slope, learned_pull)]
-    terms = {"drift": (-(host[2] + host[3]), -(host[0] + host[1]))}
-    if energies.model.has_potential or truth.potential is not None:
-        terms["potential_gradient"] = (host[2], host[0])
-    if energies.model.has_interaction or truth.interaction is not None:
-        terms["interaction_gradient"] = (host[3], host[1])
-    return terms
+    return *jax.lax.map(true_terms, rows), *jax.vmap(learned_terms)(energies)

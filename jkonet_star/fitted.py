@@ -46,6 +46,7 @@ class FittedEnergy:
         """Weight of the internal energy, in length^2 / (2 time)."""
         return self.model.beta(self.params, self.constants)
 
+    @jax.jit
     def potential(
         self, x: Float[Array, "*batch d"], t: Float[Array, ""] | float | None = None
     ) -> Float[Array, "*batch"]:
@@ -53,10 +54,12 @@ class FittedEnergy:
         t = self._time(t)
         return jnp.vectorize(self._potential_at, signature="(d),()->()")(x, t)
 
+    @jax.jit
     def interaction(self, z: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
         """U(z) of differences z = x - y."""
         return jnp.vectorize(self._interaction_at, signature="(d)->()")(z)
 
+    @jax.jit
     def drift(
         self,
         x: Float[Array, "n d"],

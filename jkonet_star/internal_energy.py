@@ -41,7 +41,7 @@ from jkonet_star.paired_likelihood import (
     PairedFit,
     effective_parameters,
     fit_paired,
-    log_likelihood,
+    mean_log_likelihood,
     self_log_likelihood,
 )
 from jkonet_star.settings import one_of
@@ -84,7 +84,7 @@ class InternalEstimate:
             given or follows from unequal counts.
         drift_coefficients: theta, potential features first (`closed_form.split_coefficients`).
         iterations: of the estimator used.
-        converged: whether it met its tolerance.
+        converged: whether it met its tolerance and the residuals do not contradict it.
     """
 
     beta: float
@@ -218,7 +218,7 @@ def estimate_internal(
     if whole.still():
         return InternalEstimate(
             beta=0.0,
-            paired=regime == "paired",
+            paired=whole.even and regime != "unpaired",
             gain=0.0,
             drift_coefficients=np.zeros(f),
             iterations=0,
@@ -234,7 +234,7 @@ def estimate_internal(
         if affordable:
             part = whole.first(affordable)
             problem = _problem(part, whole, model, constants, rng)
-            fit, gain = _paired(problem, decided=few or regime == "paired", rng=rng)
+            fit, gain = _paired(problem, decided=few or regime == "paired")
             if fit is not None:
                 return InternalEstimate(
                     beta=fit.beta,
@@ -256,13 +256,11 @@ def estimate_internal(
         gain=gain,
         drift_coefficients=theta,
         iterations=solution.iterations,
-        converged=solution.converged,
+        converged=solution.converged and solution.misfit < 2.0 * MOST_MISFIT,
     )
 
 
-def _paired(
-    problem: _Problem, *, decided: bool, rng: np.random.Generator
-) -> tuple[PairedFit | None, float]:
+def _paired(problem: _Problem, *, decided: bool) -> tuple[PairedFit | None, float]:
     """The likelihood's maximum and the gain (2); none where that is too small and not `decided`."""
     steps = problem.steps
     spread = float(np.concatenate(steps.targets).var(axis=0).mean())
@@ -276,8 +274,8 @@ def _paired(
         )
     if not decided:
         n_targets = sum(len(y) for y in steps.targets)
-        fitted = log_likelihood(steps, first.theta, max(first.beta, lowest)) / n_targets
-        gain = fitted - self_log_likelihood(steps.targets, rng)
+        fitted, neighbours = mean_log_likelihood(steps, first.theta, max(first.beta, lowest))
+        gain = fitted - self_log_likelihood(steps.targets, neighbours)
         if gain <= PAIRED_GAIN + GAIN_PER_COEFFICIENT * steps.n_features / n_targets:
             return None, gain
     fit = first

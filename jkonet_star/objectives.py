@@ -36,6 +36,7 @@ import dataclasses
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffusions.typing import Array, Float, Int, Key, Params, PyTree
 from jkonet_star.couplings import Couplings
@@ -61,19 +62,18 @@ class FirstOrderConditions:
 
 
 def _midpoint_population(
-    couplings: Couplings, midpoints: Array, n_steps: int
-) -> tuple[Array, Array]:
+    step: np.ndarray, weight: np.ndarray, midpoints: np.ndarray, n_steps: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The law of (x + y)/2 under each step's plan, padded to the longest step."""
-    counts = jnp.bincount(couplings.step, length=n_steps)
-    longest = int(counts.max())
-    rows = []
-    weights = []
+    longest = int(np.bincount(step).max())
+    population = np.empty((n_steps, longest, midpoints.shape[1]), midpoints.dtype)
+    weights = np.zeros((n_steps, longest), weight.dtype)
     for k in range(n_steps):
-        own = jnp.nonzero(couplings.step == k)[0]
-        padding = longest - own.shape[0]
-        rows.append(jnp.concatenate([midpoints[own], jnp.repeat(midpoints[own[:1]], padding, 0)]))
-        weights.append(jnp.pad(couplings.weight[own], (0, padding)))
-    return jnp.stack(rows), jnp.stack(weights)
+        own = np.flatnonzero(step == k)
+        population[k] = midpoints[own[0]]
+        population[k, : len(own)] = midpoints[own]
+        weights[k, : len(own)] = weight[own]
+    return population, weights
 
 
 def first_order_conditions(
@@ -90,40 +90,47 @@ def first_order_conditions(
         densities: one per snapshot; None leaves the score at zero.
         scheme: implicit, explicit or midpoint.
     """
-    k = couplings.step
-    x = snapshots.points[k, couplings.source]
-    y = snapshots.points[k + 1, couplings.target]
-    n, n_steps = snapshots.points.shape[1], snapshots.n_steps
+    # On the host: a handful of gathers, each of which the device would compile first.
+    points, times = np.asarray(snapshots.points), np.asarray(snapshots.times)
+    k, weight = np.asarray(couplings.step), np.asarray(couplings.weight)
+    source, target = np.asarray(couplings.source), np.asarray(couplings.target)
+    x, y = points[k, source], points[k + 1, target]
+    n_steps = len(points) - 1
 
-    def marginal(rows: Array) -> Array:
-        return jnp.zeros((n_steps, n)).at[k, rows].add(couplings.weight)
+    def marginal(rows: np.ndarray) -> np.ndarray:
+        total = np.zeros(points.shape[:2], weight.dtype)[:-1]
+        np.add.at(total, (k, rows), weight)
+        return total
 
+    density_snapshots: tuple[np.ndarray, ...]
     if scheme == "implicit":
-        point, time = y, snapshots.times[k + 1]
-        population, weights = snapshots.points[1:], marginal(couplings.target)
-        density_snapshots: tuple[Array, ...] = (k + 1,)
+        point, time = y, times[k + 1]
+        population, weights = points[1:], marginal(target)
+        density_snapshots = (k + 1,)
     elif scheme == "explicit":
-        point, time = x, snapshots.times[k]
-        population, weights = snapshots.points[:-1], marginal(couplings.source)
+        point, time = x, times[k]
+        population, weights = points[:-1], marginal(source)
         density_snapshots = (k,)
     else:
-        point, time = 0.5 * (x + y), 0.5 * (snapshots.times[k] + snapshots.times[k + 1])
-        population, weights = _midpoint_population(couplings, point, n_steps)
+        half = np.float32(0.5)
+        point, time = half * (x + y), half * (times[k] + times[k + 1])
+        population, weights = _midpoint_population(k, weight, point, n_steps)
         density_snapshots = (k, k + 1)
-    score = jnp.zeros_like(point)
+    score: Array = jnp.zeros(point.shape)
     if densities is not None:
         batched = jax.jit(jax.vmap(densities.score))
-        score = sum(batched(s, point) for s in density_snapshots) / len(density_snapshots)
+        scores = [batched(jnp.asarray(s), jnp.asarray(point)) for s in density_snapshots]
+        score = jnp.asarray(np.mean([np.asarray(s) for s in scores], axis=0))
     return FirstOrderConditions(
-        point=point,
-        displacement=y - x,
+        point=jnp.asarray(point),
+        displacement=jnp.asarray(y - x),
         score=score,
-        tau=snapshots.dt[k],
-        time=time,
+        tau=jnp.asarray((times[1:] - times[:-1])[k]),
+        time=jnp.asarray(time),
         weight=couplings.weight,
-        step=k,
-        population=population,
-        population_weights=weights,
+        step=couplings.step,
+        population=jnp.asarray(population),
+        population_weights=jnp.asarray(weights),
     )
 
 

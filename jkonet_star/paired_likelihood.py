@@ -32,6 +32,7 @@ density estimate that y makes of itself,
     gain = [max_beta L - max_v sum_j log (1/(n-1)) sum_{j' != j} N(y_j; y_j', v I)] / particles.    (7)
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -41,9 +42,14 @@ from scipy.spatial import cKDTree
 from diffusions.typing import Float
 from jkonet_star.euler_steps import Steps
 
-NEIGHBOURS = 64
+FEWEST_NEIGHBOURS = 32
+MOST_NEIGHBOURS = 512
+NEIGHBOUR_SAMPLE = 500
+REACH = 3.5
+MOST_PAIRS = 1_000_000
+"""Candidates of one step: beyond, fewer targets are looked at (rows are in random order)."""
 SELF_BANDWIDTHS = 24
-GAIN_SAMPLE = 4000
+GAIN_SAMPLE = 2000
 ROUND_ITERATIONS = 15
 RELATIVE_TOLERANCE = 1e-3
 MOVE_TOLERANCE = 0.02
@@ -59,13 +65,32 @@ class Responsibilities(NamedTuple):
     log_likelihood: float
 
 
-def candidates(z: list[np.ndarray], targets: list[np.ndarray]) -> list[np.ndarray]:
-    """Rows of the `NEIGHBOURS` nearest z of every target, for every step."""
+def needed_neighbours(steps: Steps, z: list[np.ndarray], beta: float) -> int:
+    """Sources that may have sent a particle, within `REACH` standard deviations of the noise."""
+    most = 1
+    for centres, y, tau in zip(z, steps.targets, steps.tau, strict=True):
+        radius = REACH * float(np.sqrt(2.0 * beta * tau))
+        tree = cKDTree(centres)
+        counts = tree.query_ball_point(y[:NEIGHBOUR_SAMPLE], radius, return_length=True)
+        most = max(most, int(np.quantile(counts, 0.9)))
+    # Powers of two, so that successive rounds agree.
+    return int(np.clip(2 ** np.ceil(np.log2(most)), FEWEST_NEIGHBOURS, MOST_NEIGHBOURS))
+
+
+def candidates(z: list[np.ndarray], targets: list[np.ndarray], neighbours: int) -> list[np.ndarray]:
+    """Rows of the nearest z of every target, for every step."""
     found = []
     for centres, y in zip(z, targets, strict=True):
-        q = min(NEIGHBOURS, len(centres))
+        q = min(neighbours, len(centres))
         found.append(cKDTree(centres).query(y, q)[1].reshape(len(y), q))
     return found
+
+
+def _thinned(steps: Steps, neighbours: int) -> tuple[Steps, float]:
+    """As many of the targets as `MOST_PAIRS` allows, and their share; sources stay complete."""
+    share = min(1.0, MOST_PAIRS / (neighbours * max(len(y) for y in steps.targets)))
+    targets = [y[: max(1, int(share * len(y)))] for y in steps.targets]
+    return dataclasses.replace(steps, targets=targets), share
 
 
 def expectation(
@@ -175,14 +200,19 @@ class _Objective:
         return -value / steps.n_residuals, -gradient / steps.n_residuals
 
 
-def log_likelihood(steps: Steps, theta: Float[np.ndarray, "f"], beta: float) -> float:
-    """The first sum of equation (2)."""
+def mean_log_likelihood(
+    steps: Steps, theta: Float[np.ndarray, "f"], beta: float
+) -> tuple[float, int]:
+    """The first sum of equation (2) per target, and the neighbours that it took."""
     z = steps.transported(theta)
-    rows = candidates(z, steps.targets)
-    return sum(
+    neighbours = needed_neighbours(steps, z, beta)
+    own, _ = _thinned(steps, neighbours)
+    rows = candidates(z, own.targets, neighbours)
+    total = sum(
         expectation(z[k], y, rows[k], 2.0 * beta * steps.tau[k]).log_likelihood
-        for k, y in enumerate(steps.targets)
+        for k, y in enumerate(own.targets)
     )
+    return total / sum(len(y) for y in own.targets), neighbours
 
 
 def fit_paired(
@@ -208,16 +238,18 @@ def fit_paired(
     iterations, converged = 0, False
     z = steps.transported(theta)
     for _ in range(rounds):
-        rows = candidates(z, steps.targets)
-        own = [
+        neighbours = needed_neighbours(steps, z, beta)
+        own, share = _thinned(steps, neighbours)
+        rows = candidates(z, own.targets, neighbours)
+        responsibilities = [
             expectation(z[k], y, rows[k], 2.0 * beta * steps.tau[k])
-            for k, y in enumerate(steps.targets)
+            for k, y in enumerate(own.targets)
         ]
         previous, before = beta, z
-        theta, beta = maximisation(steps, own, beta, precision)
+        theta, beta = maximisation(own, responsibilities, beta, share * precision)
         iterations += 1
         if beta > lowest_beta:
-            objective = _Objective(steps, rows, beta, precision, gram)
+            objective = _Objective(own, rows, beta, share * precision, share * gram)
             result = scipy.optimize.minimize(
                 objective,
                 objective.start(theta),
@@ -253,16 +285,15 @@ def effective_parameters(steps: Steps, beta: float, precision: Float[np.ndarray,
     return float(np.trace(np.linalg.solve(total, gram)))
 
 
-def self_log_likelihood(targets: list[np.ndarray], rng: np.random.Generator) -> float:
+def self_log_likelihood(targets: list[np.ndarray], neighbours: int) -> float:
     """The second term of equation (7), per particle, over at most `GAIN_SAMPLE` of each snapshot."""
     total, count = 0.0, 0
     for y in targets:
-        q = min(NEIGHBOURS + 1, len(y))
+        q = min(neighbours + 1, len(y))
         spread = float(y.var(axis=0).mean())
         if q < 2 or spread <= 0:
             continue
-        sample = rng.permutation(len(y))[:GAIN_SAMPLE]
-        squares = cKDTree(y).query(y[sample], q)[0][:, 1:] ** 2
+        squares = cKDTree(y).query(y[:GAIN_SAMPLE], q)[0][:, 1:] ** 2
         best = -np.inf
         for variance in spread * np.geomspace(1e-5, 0.3, SELF_BANDWIDTHS):
             exponent = squares / (-2.0 * variance)

@@ -55,27 +55,31 @@ PROGRESS_CALLS = 10
 
 def data_units(snapshots: Snapshots, conditions: FirstOrderConditions, beta: float = 0.0) -> Units:
     """Centre, length, speed and noise scale of a population (see `energies`), and a given beta."""
-    weights = snapshots.weights / snapshots.weights.sum()
-    center = jnp.einsum("tn,tnd->d", weights, snapshots.points)
-    variance = jnp.einsum("tn,tnd->", weights, (snapshots.points - center) ** 2)
-    length = jnp.sqrt(variance / snapshots.dimension)
-    rates = jnp.sum((conditions.displacement / conditions.tau[:, None]) ** 2, axis=-1)
-    mean_square_rate = jnp.sum(conditions.weight * rates) / snapshots.n_steps
-    speed = jnp.sqrt(mean_square_rate)
-    tau = jnp.mean(snapshots.dt)
+    points = np.asarray(snapshots.points, np.float64)
+    weights = np.asarray(snapshots.weights, np.float64)
+    weights = weights / weights.sum()
+    center = np.einsum("tn,tnd->d", weights, points)
+    variance = np.einsum("tn,tnd->", weights, (points - center) ** 2)
+    tau = np.asarray(conditions.tau, np.float64)
+    rates = np.sum((np.asarray(conditions.displacement) / tau[:, None]) ** 2, axis=-1)
+    mean_square_rate = np.sum(np.asarray(conditions.weight) * rates) / snapshots.n_steps
+    mean_tau = float(np.mean(np.asarray(snapshots.dt)))
 
-    def or_one(value: Array) -> Array:
+    def scalar(value: float) -> Array:
+        return jnp.asarray(value, jnp.float32)
+
+    def or_one(value: float) -> Array:
         # A population that is a point, or does not move, has no scale of its own.
-        return jnp.where(value > 0, value, jnp.ones_like(value))
+        return scalar(value if value > 0 else 1.0)
 
     return Units(
-        center=center,
-        length=or_one(length),
-        speed=or_one(speed),
+        center=jnp.asarray(center, jnp.float32),
+        length=or_one(np.sqrt(variance / snapshots.dimension)),
+        speed=or_one(np.sqrt(mean_square_rate)),
         time_start=snapshots.times[0],
-        time_step=tau,
-        noise=or_one(mean_square_rate * tau / (2.0 * snapshots.dimension)),
-        beta=jnp.asarray(beta, jnp.float32),
+        time_step=scalar(mean_tau),
+        noise=or_one(mean_square_rate * mean_tau / (2.0 * snapshots.dimension)),
+        beta=scalar(beta),
     )
 
 

@@ -43,6 +43,8 @@ from jkonet_star.weak_form_tests import Tests, make_bumps
 FOLDS = 6
 RIDGE = 0.01
 """Added to the covariance of the standardised tests."""
+RIDGE_PARTICLES = 10.0
+"""Over their number, where that is larger: the covariance of few particles is hardly known."""
 SMALLEST_VARIANCE = 1e-3
 TRUNCATION = 0.05
 """Eigenvalues of the scaled normal equations below are not resolved and left out."""
@@ -178,7 +180,7 @@ class _WeakForm:
         self.steps, self.tests = steps, tests
         snapshots = [*steps.sources, steps.targets[-1]]
         pool = np.concatenate(snapshots)
-        self.bumps = make_bumps(pool)
+        self.bumps = make_bumps(pool, len(pool) // len(snapshots))
         self.folds = [_Folds(w / w.sum()) for w in weights]
         self.count = float(np.mean([f.count for f in self.folds]))
         raw = np.split(
@@ -263,7 +265,7 @@ class _WeakForm:
         image_products = [folds[k].products(s, s) for k, s in enumerate(smoothed)]
         cross_products = [folds[k].products(self.observed[k], s) for k, s in enumerate(smoothed)]
         f1, j = slopes.shape[-1], slopes.shape[2]
-        ridge = RIDGE * np.eye(j)
+        ridge = max(RIDGE, RIDGE_PARTICLES / self.count) * np.eye(j)
         found, curvature = [], np.zeros((f1, f1))
         for a, c in itertools.combinations(range(FOLDS), 2):
             rest = [q for q in range(FOLDS) if q not in (a, c)]

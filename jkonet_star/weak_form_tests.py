@@ -26,6 +26,8 @@ from jkonet_star.euler_steps import BLOCK_BYTES, padded
 from jkonet_star.features import Features
 
 MOST_BUMPS = 60
+FEWEST_BUMPS = 10
+PARTICLES_PER_BUMP = 8
 MOST_TESTS = 300
 MOST_DIRECTIONS = 20
 BUMP_WIDTH = 1.5
@@ -64,7 +66,7 @@ class Bumps:
         return parts
 
 
-def make_bumps(pool: Float[np.ndarray, "n d"]) -> Bumps:
+def make_bumps(pool: Float[np.ndarray, "n d"], n_particles: int) -> Bumps:
     """Bumps that cover the population: along the coordinates, or principal axes of too many."""
     d = pool.shape[1]
     directions = np.eye(d)
@@ -73,7 +75,8 @@ def make_bumps(pool: Float[np.ndarray, "n d"]) -> Bumps:
         directions = vectors[:, ::-1][:, :MOST_DIRECTIONS].T
     moving = np.array([np.ptp(pool @ w) > 0 for w in directions])
     directions = directions[moving]
-    n_bumps = min(MOST_BUMPS, MOST_TESTS // len(directions))
+    per_particle = max(FEWEST_BUMPS, n_particles // PARTICLES_PER_BUMP)
+    n_bumps = min(MOST_BUMPS, per_particle, MOST_TESTS // len(directions))
     centers, widths = [], []
     for w in directions:
         low, high = np.quantile(pool @ w, [0.001, 0.999])

@@ -73,7 +73,7 @@ BAD_TRAINING = [
     (["--solver=jkonet-star-potental"], "unknown solver 'jkonet-star-potental'; did you mean"),
     (["--solver=sinkhorn"], "unknown solver 'sinkhorn'"),
     (["--scheme=explict"], "unknown scheme 'explict'; did you mean explicit"),
-    (["--dataset=plane"], "no dataset 'plane'; did you mean plain?"),
+    (["--dataset=plane"], "no dataset 'plane'; did you mean plain"),
     (["--dataset=xyzzy"], "no dataset 'xyzzy'; data holds"),
     (["--dataset=data/plan"], "no dataset 'data/plan'"),
     (["--dataset=thesis"], "data/thesis is not a dataset folder: it has no metadata.json"),
@@ -148,7 +148,7 @@ BAD_EVALUATION = [
     (["--run=runs/no-energy"], "is not finished; continue it with experiments.train --resume"),
     (["--run=runs/bad-energy"], "the energy in"),
     (["--run=runs/lost"], "no dataset 'gone'"),
-    (["--run=runs/good", "--dataset=plian"], "no dataset 'plian'; did you mean plain?"),
+    (["--run=runs/good", "--dataset=plian"], "no dataset 'plian'; did you mean plain"),
     (["--run=runs/good", "--dataset=truncated"], "train.npz is damaged"),
     (
         ["--run=runs/good", "--dataset=line"],
