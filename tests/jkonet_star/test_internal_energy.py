@@ -1,0 +1,406 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_generation.particles import drift as true_drift
+from data_generation.particles import simulate
+from jkonet_star import weak_form, weak_form_tests
+from jkonet_star.closed_form import split_coefficients
+from jkonet_star.displacement_regression import (
+    NormalEquations,
+    choose_shrinkages,
+    feature_groups,
+    shrunk_solution,
+)
+from jkonet_star.energies import LinearEnergy
+from jkonet_star.euler_steps import Steps, drift_features
+from jkonet_star.internal_energy import InternalEstimate, estimate_internal
+from jkonet_star.paired_likelihood import (
+    _Objective,
+    candidates,
+    expectation,
+    fit_paired,
+    maximisation,
+    mean_log_likelihood,
+)
+from jkonet_star.settings import FeatureSettings, SolverKind
+from jkonet_star.snapshots import snapshots_from_arrays
+from jkonet_star.solvers import linear_model
+
+QUADRATIC = FeatureSettings(degree=2, total_degree=2, radial="none")
+NO_DRIFT = LinearEnergy(dimension=2, potential_features=None, interaction_features=None)
+
+
+def population(
+    seed=0, *, n=400, d=2, beta=0.2, tau=(0.01,) * 5, stiffness=0.0, unpaired=False, shuffle=True
+):
+    """Snapshots of dX = -stiffness X dt + sqrt(2 beta) dW from the uniform law, in steps of tau."""
+    generator = np.random.default_rng(seed)
+
+    def run(n_steps):
+        x = generator.uniform(-4, 4, (n, d))
+        states = [x]
+        for t in tau[:n_steps]:
+            x = x - t * stiffness * x + np.sqrt(2 * beta * t) * generator.normal(size=x.shape)
+            states.append(x)
+        return states
+
+    states = [run(k)[-1] for k in range(len(tau) + 1)] if unpaired else run(len(tau))
+    if shuffle:
+        states = [generator.permutation(x) for x in states]
+    return snapshots_from_arrays(states, times=np.concatenate([[0.0], np.cumsum(tau)]))
+
+
+def estimate(snapshots, settings=None, *, interaction=False, **options) -> InternalEstimate:
+    if settings is None:
+        model, constants = (
+            LinearEnergy(
+                dimension=snapshots.dimension, potential_features=None, interaction_features=None
+            ),
+            {},
+        )
+    else:
+        kind = SolverKind(parametrisation="linear", potential=True, interaction=interaction)
+        model, constants = linear_model(kind, snapshots, settings)
+    return estimate_internal(model, constants, snapshots, **options)
+
+
+def assert_same(one, two):
+    assert (one.beta, one.paired, one.gain) == (two.beta, two.paired, two.gain)
+    np.testing.assert_array_equal(one.drift_coefficients, two.drift_coefficients)
+
+
+def steps_with_features(n=40, f=3, seed=0):
+    """A small problem with two steps of different length and random features."""
+    generator = np.random.default_rng(seed)
+    theta, beta, tau = generator.normal(size=f), 0.3, np.array([0.02, 0.05])
+    sources = [generator.normal(size=(n, 2)) for _ in tau]
+    features = [generator.normal(size=(2, n, f)) for _ in tau]
+    steps = Steps(sources, sources, features, tau)
+    targets = [
+        z + np.sqrt(2 * beta * t) * generator.normal(size=z.shape)
+        for z, t in zip(steps.transported(theta), tau, strict=True)
+    ]
+    return Steps(sources, targets, features, tau), theta, beta
+
+
+class TestRecovery:
+    @pytest.mark.parametrize("settings", [None, QUADRATIC, FeatureSettings()])
+    def test_paired(self, settings):
+        estimates = [estimate(population(seed, n=1000), settings) for seed in range(2)]
+        assert all(e.paired and e.converged for e in estimates)
+        assert np.mean([e.beta for e in estimates]) == pytest.approx(0.2, rel=0.04)
+
+    @pytest.mark.parametrize("settings", [None, QUADRATIC])
+    def test_unpaired(self, settings):
+        estimates = [
+            estimate(population(seed, n=1000, unpaired=True), settings) for seed in range(6)
+        ]
+        assert not any(e.paired for e in estimates)
+        # The standard deviation of one estimate is 0.045.
+        assert np.mean([e.beta for e in estimates]) == pytest.approx(0.2, abs=0.05)
+
+    @pytest.mark.parametrize("unpaired", [False, True])
+    def test_with_a_drift(self, unpaired):
+        result = estimate(population(n=1000, stiffness=10.0, unpaired=unpaired), QUADRATIC)
+        assert result.paired is not unpaired
+        assert result.beta == pytest.approx(0.2, rel=0.4 if unpaired else 0.05)
+        # V = 5 |x|^2 among the monomials y, y^2, x, xy, x^2.
+        expected = np.array([0, 5.0, 0, 0, 5.0])
+        assert np.abs(result.drift_coefficients - expected).max() < (1.0 if unpaired else 0.3)
+
+    @pytest.mark.parametrize("settings", [None, QUADRATIC])
+    def test_without_noise(self, settings):
+        snapshots = population(beta=0.0, stiffness=0.0 if settings is None else 10.0)
+        result = estimate(snapshots, settings)
+        assert result.paired
+        assert result.beta < 1e-6
+
+    @pytest.mark.parametrize("d", [1, 3])
+    @pytest.mark.parametrize("unpaired", [False, True])
+    def test_other_dimensions(self, d, unpaired):
+        n = 300 if d == 1 else 600
+        beta = 0.01 if d == 1 and not unpaired else 0.2
+        n = 1500 if d == 1 and unpaired else n
+        result = estimate(population(n=n, d=d, beta=beta, unpaired=unpaired), QUADRATIC)
+        assert result.paired is not unpaired
+        assert result.beta == pytest.approx(beta, rel=0.7 if unpaired else 0.15)
+
+    def test_fifty_dimensions(self):
+        result = estimate(population(n=60, d=50), QUADRATIC, regime="paired")
+        assert np.isfinite(result.beta)
+        assert estimate(population(n=60, d=50)).beta == pytest.approx(0.2, rel=0.05)
+        assert np.isfinite(estimate(population(n=60, d=50), regime="unpaired").beta)
+
+    @pytest.mark.parametrize("unpaired", [False, True])
+    def test_steps_of_unequal_length(self, unpaired):
+        tau = (0.01, 0.03, 0.005, 0.02)
+        result = estimate(population(n=1000, tau=tau, unpaired=unpaired))
+        assert result.paired is not unpaired
+        assert result.beta == pytest.approx(0.2, rel=0.5 if unpaired else 0.05)
+
+    @pytest.mark.parametrize("unpaired", [False, True])
+    def test_two_snapshots(self, unpaired):
+        result = estimate(population(n=1000, tau=(0.05,), unpaired=unpaired), QUADRATIC)
+        assert result.paired is not unpaired
+        assert result.beta == pytest.approx(0.2, abs=0.2 if unpaired else 0.03)
+
+    def test_unequal_counts_are_unpaired(self):
+        parts = [x[: 900 - 40 * k] for k, x in enumerate(population(n=1000).arrays())]
+        result = estimate(snapshots_from_arrays(parts, dt=0.01))
+        assert not result.paired
+        assert result.gain == 0
+        assert result.beta == pytest.approx(0.2, abs=0.15)
+
+    def test_weights_stand_for_copies(self):
+        arrays = population(n=1000, unpaired=True, beta=1.0).arrays()
+        generator = np.random.default_rng(1)
+        weights = [generator.uniform(0.5, 1.5, len(x)) for x in arrays]
+        result = estimate(snapshots_from_arrays(arrays, dt=0.01, weights=weights))
+        assert not result.paired
+        assert result.beta == pytest.approx(1.0, rel=0.6)
+
+
+class TestInvariance:
+    @pytest.mark.parametrize("unpaired", [False, True])
+    def test_order_of_rows_and_padding(self, unpaired):
+        snapshots = population(unpaired=unpaired)
+        generator = np.random.default_rng(5)
+        shuffled = [generator.permutation(x) for x in snapshots.arrays()]
+        one = estimate(snapshots, QUADRATIC)
+        assert_same(one, estimate(snapshots_from_arrays(shuffled, dt=0.01), QUADRATIC))
+        # A row of weight zero, wherever it is, does not exist.
+        padded = snapshots.replace(
+            points=jnp.concatenate([snapshots.points, 7 + snapshots.points[:, :3]], axis=1),
+            weights=jnp.pad(snapshots.weights, ((0, 0), (0, 3))),
+        )
+        assert_same(one, estimate(padded, QUADRATIC))
+
+    def test_deterministic_by_seed(self):
+        snapshots = population(unpaired=True)
+        one = estimate(snapshots, seed=3)
+        assert_same(one, estimate(snapshots, seed=3))
+        assert one.beta != estimate(snapshots, seed=4).beta
+
+    @pytest.mark.parametrize("unpaired", [False, True])
+    def test_units(self, unpaired):
+        """Lengths times c and times by s: beta times c^2 / s."""
+        one = population(n=600, unpaired=unpaired)
+        other = snapshots_from_arrays([1000 * x for x in one.arrays()], dt=1.0)
+        ratio = estimate(other).beta / max(estimate(one).beta, 1e-9)
+        assert ratio == pytest.approx(1e6 / 100, rel=1e-2)
+
+
+class TestDegenerate:
+    @pytest.mark.parametrize("settings", [None, QUADRATIC])
+    def test_one_point(self, settings):
+        result = estimate(snapshots_from_arrays(np.ones((3, 50, 2)), dt=0.1), settings)
+        assert result.beta == 0
+        assert result.converged
+        assert not result.drift_coefficients.any()
+
+    def test_no_movement(self):
+        x = np.random.default_rng(0).normal(size=(80, 2))
+        result = estimate(snapshots_from_arrays([x, x[::-1], x], dt=0.1), QUADRATIC)
+        assert result.beta == 0
+        assert result.paired
+
+    def test_one_constant_coordinate(self):
+        flat = [x * np.array([1.0, 0.0]) for x in population(unpaired=True).arrays()]
+        assert np.isfinite(estimate(snapshots_from_arrays(flat, dt=0.01), QUADRATIC).beta)
+
+    @pytest.mark.parametrize("n", [1, 2, 10])
+    def test_hardly_any_particles(self, n):
+        result = estimate(population(n=n), QUADRATIC)
+        assert np.isfinite(result.beta)
+        assert result.beta >= 0
+
+    def test_bad_regimes(self):
+        with pytest.raises(ValueError, match="unpaired"):
+            estimate(population(n=30), regime="unpaird")
+        parts = [np.zeros((3, 2)), np.ones((4, 2))]
+        with pytest.raises(ValueError, match="unequal counts"):
+            estimate(snapshots_from_arrays(parts), regime="paired")
+
+
+class TestPairedLikelihood:
+    def test_maximisation_never_loses_likelihood(self):
+        steps, _, _ = steps_with_features()
+        theta, beta, precision = np.zeros(3), 3.0, np.full(3, 0.1)
+        values = []
+        for _ in range(12):
+            z = steps.transported(theta)
+            rows = candidates(z, steps.targets, len(z[0]))
+            own = [
+                expectation(z[k], y, rows[k], 2 * beta * steps.tau[k])
+                for k, y in enumerate(steps.targets)
+            ]
+            values.append(sum(r.log_likelihood for r in own) - 0.5 * precision @ theta**2)
+            theta, beta = maximisation(steps, own, beta, precision)
+        assert (np.diff(values) > -1e-9).all()
+        assert values[-1] > values[0] + 1
+
+    def test_gradient(self):
+        steps, theta, _ = steps_with_features()
+        precision = np.array([0.1, 1.0, 10.0])
+        rows = candidates(steps.transported(theta), steps.targets, 40)
+        objective = _Objective(steps, rows, 0.2, precision, steps.information())
+        point = objective.start(theta) + np.array([0.1, -0.2, 0.05, 0.3])
+        _, gradient = objective(point)
+        step = 1e-6
+        differences = [
+            (objective(point + step * e)[0] - objective(point - step * e)[0]) / (2 * step)
+            for e in np.eye(4)
+        ]
+        np.testing.assert_allclose(gradient, differences, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(objective.split(objective.start(theta))[0], theta)
+
+    def test_finds_a_stationary_point_above_the_truth(self):
+        steps, theta, beta = steps_with_features()
+        precision = np.full(3, 1e-8)
+        fit = fit_paired(steps, np.zeros(3), 3.0, precision, rounds=20, lowest_beta=1e-12)
+        assert fit.converged
+        best, _ = mean_log_likelihood(steps, fit.theta, fit.beta)
+        assert best >= mean_log_likelihood(steps, theta, beta)[0]
+        objective = _Objective(
+            steps,
+            candidates(steps.transported(fit.theta), steps.targets, 40),
+            fit.beta,
+            precision,
+            steps.information(),
+        )
+        assert np.abs(objective(objective.start(fit.theta))[1]).max() < 1e-3
+
+
+class TestWeakForm:
+    def test_block_elimination_equals_the_dense_solution(self):
+        generator = np.random.default_rng(0)
+        n, j = 4, 5
+        upper = [generator.normal(size=(j, j)) for _ in range(n - 1)]
+        diagonal = []
+        for _ in range(n):
+            a = generator.normal(size=(j, j))
+            diagonal.append(a @ a.T + 20 * np.eye(j))
+        right = [generator.normal(size=(j, 3)) for _ in range(n)]
+        dense = np.zeros((n * j, n * j))
+        for k in range(n):
+            dense[k * j : (k + 1) * j, k * j : (k + 1) * j] = diagonal[k]
+            if k + 1 < n:
+                dense[k * j : (k + 1) * j, (k + 1) * j : (k + 2) * j] = upper[k]
+                dense[(k + 1) * j : (k + 2) * j, k * j : (k + 1) * j] = upper[k].T
+        found = np.concatenate(weak_form.block_tridiagonal_solve(diagonal, upper, right))
+        np.testing.assert_allclose(found, np.linalg.solve(dense, np.concatenate(right)), atol=1e-12)
+
+    def test_smoothed_bumps_are_gaussian_means(self):
+        generator = np.random.default_rng(0)
+        bumps = weak_form_tests.make_bumps(generator.normal(size=(500, 2)), 500)
+        z, heat = generator.normal(size=(4, 2)), 0.05
+        nodes, node_weights = np.polynomial.hermite_e.hermegauss(40)
+        for axis, (value, slope, laplacian) in enumerate(bumps.smoothed(z, heat)):
+            c, h = bumps.centers[axis], bumps.widths[axis]
+            moved = z[:, axis, None] + np.sqrt(2 * heat) * nodes
+            raw = np.exp(-((moved[:, None] - c[:, None]) ** 2) / (2 * h**2))
+            expected = raw @ node_weights / node_weights.sum()
+            np.testing.assert_allclose(value, expected, atol=1e-4)
+            step = 1e-4
+            up, down = (bumps.smoothed(z + s * step, heat)[axis][0] for s in (1, -1))
+            np.testing.assert_allclose(slope, (up - down) / (2 * step), atol=1e-5)
+            second = (up - 2 * value + down) / step**2
+            np.testing.assert_allclose(laplacian, second, atol=1e-3, rtol=1e-3)
+
+    def test_derivatives_of_the_residuals(self):
+        snapshots = population(n=200, unpaired=True)
+        points = [np.asarray(x, np.float64) for x in snapshots.arrays()]
+        kind = SolverKind(parametrisation="linear", potential=True)
+        model, constants = linear_model(kind, snapshots, QUADRATIC)
+        weights = [np.full(200, 1 / 200)] * 6
+        features = drift_features(model, constants, points[:-1], points[:-1], weights[:-1])
+        steps = Steps(points[:-1], points[1:], features, np.full(5, 0.01))
+        tests = weak_form_tests.potential_tests(model.potential_features, constants["potential"])
+        problem = weak_form._WeakForm(steps, weights, tests)
+        estimate = np.array([0.3, 1.0, -2.0, 0.5, 0.3, 0.2])
+        slopes, _, _ = problem.linearise(estimate, derivatives=True)
+        for q, step in enumerate(1e-5 * np.eye(6)):
+            after = problem.linearise(estimate + step, derivatives=False)[1]
+            before = problem.linearise(estimate - step, derivatives=False)[1]
+            # The features' gradients are taken without their heat, as is exact to first order.
+            np.testing.assert_allclose(
+                slopes[..., q], -(after - before) / 2e-5, atol=2e-3 * np.abs(slopes[..., q]).max()
+            )
+
+
+class TestDisplacementRegression:
+    def test_groups_cover_the_coefficients(self):
+        snapshots = population(n=50)
+        kind = SolverKind(parametrisation="linear", potential=True, interaction=True)
+        model, constants = linear_model(kind, snapshots, FeatureSettings())
+        groups = feature_groups(model)
+        params = split_coefficients(model, np.zeros(groups[-1].stop))
+        assert len(params["potential"]) == groups[1].stop
+        assert [g.start for g in groups[1:]] == [g.stop for g in groups[:-1]]
+        assert groups[1].stop - groups[1].start == len(constants["potential"])
+
+    def test_shrunk_solution_is_a_ridge_regression(self):
+        generator = np.random.default_rng(0)
+        a = generator.normal(size=(30, 6)) * 10.0 ** np.arange(-3, 3)
+        b, penalty = generator.normal(size=30), generator.uniform(size=6)
+        expected = np.linalg.solve(a.T @ a + np.diag(penalty), a.T @ b)
+        np.testing.assert_allclose(shrunk_solution(a.T @ a, a.T @ b, penalty), expected, rtol=1e-6)
+
+    def test_shrinks_what_does_not_repeat(self):
+        """The first group explains every coupling alike, the second each differently."""
+        generator = np.random.default_rng(0)
+        a = generator.normal(size=(5, 200, 20))
+        y = a[..., :5] @ np.ones(5) + 3 * generator.normal(size=(5, 200))
+        sums = NormalEquations(
+            np.einsum("jnf,jng->jfg", a, a), np.einsum("jnf,jn->jf", a, y), (y**2).sum(axis=1)
+        )
+        shrinkage = choose_shrinkages(sums, [slice(0, 5), slice(5, 20)])
+        assert shrinkage[0] <= 0.1
+        assert shrinkage[-1] >= 1.0
+
+
+@pytest.mark.slow
+class TestCells:
+    """The numbers of benchmarks/beta.py, on fewer seeds."""
+
+    @pytest.mark.parametrize("settings", [None, FeatureSettings()])
+    def test_spread_of_unpaired_estimates(self, settings):
+        values = [
+            estimate(population(seed, n=1000, unpaired=True), settings).beta for seed in range(24)
+        ]
+        assert np.mean(values) == pytest.approx(0.2, abs=0.035)
+        # The Cramer-Rao bound is 0.023 for a known initial law, 0.034 for an unknown one.
+        assert 0.023 < np.std(values) < 0.065
+
+    @pytest.mark.parametrize("unpaired", [False, True])
+    def test_potential_and_interaction(self, unpaired):
+        names = {"potential": "styblinski_tang", "interaction": "oakley_ohagan"}
+        betas, errors = [], []
+        for seed in range(4):
+            x = simulate(
+                jax.random.key(seed), beta=0.2, n_particles=1000, dimension=2, n_timesteps=5,
+                dt=0.01, unpaired=unpaired, **names,
+            )  # fmt: skip
+            snapshots = snapshots_from_arrays(np.asarray(x), dt=0.01)
+            kind = SolverKind(parametrisation="linear", potential=True, interaction=True)
+            model, constants = linear_model(kind, snapshots, FeatureSettings())
+            result = estimate_internal(model, constants, snapshots)
+            assert result.paired is not unpaired
+            betas.append(result.beta)
+            points = [np.asarray(p, np.float64) for p in x[:-1]]
+            weights = [np.full(len(p), 1 / len(p)) for p in points]
+            features = drift_features(model, constants, points, points, weights)
+            truth = [-np.asarray(true_drift(p, **names)) for p in x[:-1]]
+            found = [np.tensordot(g, result.drift_coefficients, axes=1).T for g in features]
+            missed = sum(((a - b) ** 2).sum() for a, b in zip(found, truth, strict=True))
+            errors.append(np.sqrt(missed / sum((b**2).sum() for b in truth)))
+        assert np.mean(betas) == pytest.approx(0.2, rel=0.25 if unpaired else 0.05)
+        assert np.mean(errors) < (0.2 if unpaired else 0.1)
+
+    @pytest.mark.parametrize("unpaired", [False, True])
+    def test_ten_thousand_particles(self, unpaired):
+        result = estimate(population(n=10_000, unpaired=unpaired), FeatureSettings())
+        assert result.paired is not unpaired
+        assert result.beta == pytest.approx(0.2, rel=0.25 if unpaired else 0.03)
