@@ -11,9 +11,11 @@ pairs at a time, and solved in the eigenbasis of the scaled matrix
     D (sum_k E[A^T A] + reg I) D,   D = diag(.)^{-1/2},                                             (2)
 
 whose condition number is reported; directions below rounding error are left out. Where reg is not
-given it is the one of `REGULARIZATIONS` with the least residual on pairs held out in turn (five-fold
-cross-validation, for which the sums of (1) are simply kept per fold): data without noise want next to
-none, noisy data much more than the published 0.01.
+given it is the one of `REGULARIZATIONS` with the least residual on data held out in turn, for which
+the sums of (1) are simply kept per fold: data without noise want next to none, noisy data much more
+than the published 0.01. A fold is a whole step (a random fifth of the pairs where there are only one
+or two): the pairs of a step share the chance of which particles happened to be seen, and would vouch
+for each other.
 """
 
 import dataclasses
@@ -26,7 +28,7 @@ import numpy as np
 import scipy.linalg
 from threadpoolctl import threadpool_limits
 
-from diffusions.typing import Array, Float, Params, PyTree
+from diffusions.typing import Array, Float, Int, Params, PyTree
 from jkonet_star.energies import LinearEnergy
 from jkonet_star.objectives import FirstOrderConditions
 
@@ -120,43 +122,56 @@ class NormalEquations(NamedTuple):
 
 
 def normal_equations(
-    model: LinearEnergy, constants: PyTree, conditions: FirstOrderConditions, *, folds: int = 1
+    model: LinearEnergy,
+    constants: PyTree,
+    conditions: FirstOrderConditions,
+    *,
+    fold: Int[np.ndarray, "c"] | None = None,
 ) -> NormalEquations:
-    """The sums of equation (1), kept apart for each of some random folds of the pairs."""
+    """The sums of equation (1), kept apart for each fold of the pairs where folds are given."""
     host = jax.tree.map(np.asarray, conditions)
-    n_steps = host.population.shape[0]
-    fold = np.random.default_rng(0).permutation(len(host.step)) % folds
-    groups = [
-        [np.flatnonzero((host.step == k) & (fold == j)) for j in range(folds)]
-        for k in range(n_steps)
+    labels = np.zeros(len(host.step), int) if fold is None else fold
+    parts = [
+        (k, j, own)
+        for k in range(host.population.shape[0])
+        for j in range(labels.max() + 1)
+        if len(own := np.flatnonzero((host.step == k) & (labels == j)))
     ]
-    longest = max(len(own) for per_step in groups for own in per_step)
+    longest = max(len(own) for _, _, own in parts)
     block = min(PAIRS_PER_BLOCK, longest)
     n_rows = -(-longest // block) * block
-    sums: Any = None
+    sums: list[Any] = [0.0] * (labels.max() + 1)
     with jax.enable_x64(True):
         fixed = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), constants)
-        for k, per_step in enumerate(groups):
-            population = jnp.asarray(host.population[k], jnp.float64)
-            population_weights = jnp.asarray(host.population_weights[k], jnp.float64)
-            parts = []
-            for own in per_step:
-                # Every part is padded to one shape, so that the program is compiled once; the
-                # padding repeats a real pair and weighs nothing.
-                rows = np.concatenate([own, np.zeros(n_rows - len(own), own.dtype)])
-                weights = np.concatenate([host.weight[own], np.zeros(n_rows - len(own))])
-                velocities = host.displacement[rows] / host.tau[rows, None].astype(np.float64)
-                columns = (host.point[rows], velocities, host.score[rows], weights)
-                blocks = tuple(
+        for k, j, own in parts:
+            # Every part is padded to one shape, so that the program is compiled once; the padding
+            # repeats a real pair and weighs nothing.
+            rows = np.concatenate([own, np.zeros(n_rows - len(own), own.dtype)])
+            weights = np.concatenate([host.weight[own], np.zeros(n_rows - len(own))])
+            velocities = host.displacement[rows] / host.tau[rows, None].astype(np.float64)
+            columns = (host.point[rows], velocities, host.score[rows], weights)
+            part = _step_normal_equations(
+                model,
+                fixed,
+                tuple(
                     jnp.asarray(c.reshape(-1, block, *c.shape[1:]), jnp.float64) for c in columns
-                )
-                part = _step_normal_equations(model, fixed, blocks, population, population_weights)
-                parts.append([np.asarray(p) for p in part])
-            step_sums = [np.stack(p) for p in zip(*parts, strict=True)]
-            sums = (
-                step_sums if sums is None else [s + p for s, p in zip(sums, step_sums, strict=True)]
+                ),
+                jnp.asarray(host.population[k], jnp.float64),
+                jnp.asarray(host.population_weights[k], jnp.float64),
             )
-    return NormalEquations(*(s[0] if folds == 1 else s for s in sums))
+            own_sums = NormalEquations(*(np.asarray(p) for p in part))
+            sums[j] = jax.tree.map(np.add, sums[j], own_sums) if sums[j] else own_sums
+    if fold is None:
+        return sums[0]
+    return NormalEquations(*(np.stack(p) for p in zip(*sums, strict=True)))
+
+
+def folds(conditions: FirstOrderConditions) -> Int[np.ndarray, "c"]:
+    """A fold for every pair: its step, or with fewer than three steps a random one of `FOLDS`."""
+    step = np.asarray(conditions.step)
+    if step.max() >= 2:
+        return step
+    return np.random.default_rng(0).permutation(len(step)) % FOLDS
 
 
 def choose_regularization(sums: NormalEquations) -> float:
@@ -238,7 +253,7 @@ def _fit_linear(
     regularization: float | None,
 ) -> tuple[Params, ClosedFormReport]:
     if regularization is None:
-        per_fold = normal_equations(model, constants, conditions, folds=FOLDS)
+        per_fold = normal_equations(model, constants, conditions, fold=folds(conditions))
         regularization = choose_regularization(per_fold)
         gram, moment, square = (s.sum(axis=0) for s in per_fold)
     else:
