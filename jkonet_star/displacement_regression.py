@@ -26,7 +26,8 @@ TRANSPORT_BLOCK = 1000
 MOST_TRANSPORT_BLOCKS = 3
 SHRINKAGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e3)
 SHRINKAGE_SWEEPS = 2
-MOST_PRIOR_SHRINKAGE = 1.0
+MOST_MONOMIAL_PRIOR = 1e-2
+MOST_RADIAL_PRIOR = 1.0
 CONDITIONING = 1e-11
 """Added to the diagonal of scaled normal equations, far below any shrinkage."""
 
@@ -161,7 +162,11 @@ def transport_sums(
 
 
 def start_from(
-    sums: NormalEquations, shrinkage: Float[np.ndarray, "f"], n_steps: int, dimension: int
+    sums: NormalEquations,
+    shrinkage: Float[np.ndarray, "f"],
+    groups: list[slice],
+    n_steps: int,
+    dimension: int,
 ) -> Start:
     """Equations (1) and (2) for one choice of M."""
     n_jobs = len(sums.square)
@@ -173,5 +178,8 @@ def start_from(
     # At rounding, the remainder must not be negative.
     beta = max(remaining, 1e-12 * total) / (2 * dimension * n_jobs)
     # What couplings cannot see a likelihood may: even where M rules a group out, the prior does not.
-    penalty = np.minimum(penalty, MOST_PRIOR_SHRINKAGE * np.diag(gram))
+    most = np.zeros(len(moment))
+    for q, group in enumerate(groups):
+        most[group] = MOST_MONOMIAL_PRIOR if q % 2 == 0 else MOST_RADIAL_PRIOR
+    penalty = np.minimum(penalty, most * np.diag(gram))
     return Start(theta, beta, penalty * (n_steps / n_jobs) / (2 * max(beta, 1e-300)))

@@ -42,6 +42,7 @@ from jkonet_star.paired_likelihood import (
     effective_parameters,
     fit_paired,
     mean_log_likelihood,
+    needed_neighbours,
     self_log_likelihood,
 )
 from jkonet_star.settings import one_of
@@ -53,19 +54,25 @@ logger = logging.getLogger(__name__)
 
 Regime = Literal["auto", "paired", "unpaired"]
 
-MOST_PARTICLES = 20_000
+MOST_PARTICLES = 10_000
 MOST_FEATURE_BYTES = 500_000_000
 WHOLE_POPULATION_UP_TO = 5000
 POPULATION_SAMPLE = 2000
 MOST_POTENTIAL_TESTS = 600
 MOST_MISFIT = 3.0
-"""Standard deviations of the weak form's residuals up to which a drift is taken as sufficient."""
+"""Standard deviations of the weak form's residuals up to which a drift is taken to be absent."""
+MOST_DISAGREEMENT = 2.0
+"""Likewise, of the difference of beta with a drift and without."""
+ACCEPTED_MISFIT = 6.0
+"""Likewise, up to which a fitted drift is taken as sufficient."""
 LEAST_MISFIT = -20.0
 """A drift fitted to the same residuals makes them smaller than chance; below, it has diverged."""
 FREE_SHRINKAGE = 1e-2
 FIXED_PRECISION = 1e6
 LEAST_SAMPLE = 200
 DETECTION_ROUNDS = 2
+MOST_COMPETITORS = 2000
+"""Particles that may have become one and the same: among more, pairs tell next to nothing."""
 MOST_ROUNDS = 20
 PAIRED_GAIN = 0.05
 GAIN_PER_COEFFICIENT = 1.0
@@ -137,6 +144,7 @@ class _Problem:
     steps: Steps
     weights: list[np.ndarray]
     sums: NormalEquations
+    groups: list[slice]
     start: Start
 
     @property
@@ -147,7 +155,8 @@ class _Problem:
     def shrunk(self, shrinkage: np.ndarray) -> Start:
         """The start for another shrinkage."""
         steps = self.steps
-        return start_from(self.sums, shrinkage, len(steps.tau), steps.targets[0].shape[1])
+        d = steps.targets[0].shape[1]
+        return start_from(self.sums, shrinkage, self.groups, len(steps.tau), d)
 
 
 def _problem(
@@ -166,9 +175,10 @@ def _problem(
     features = drift_features(model, constants, own.points[:-1], others, weights)
     steps = Steps(own.points[:-1], own.points[1:], features, own.tau)
     sums = transport_sums(steps, own.weights, rng)
-    shrinkage = choose_shrinkages(sums, feature_groups(model))
-    start = start_from(sums, shrinkage, len(own.tau), model.dimension)
-    return _Problem(steps, own.weights, sums, start)
+    groups = feature_groups(model)
+    shrinkage = choose_shrinkages(sums, groups)
+    start = start_from(sums, shrinkage, groups, len(own.tau), model.dimension)
+    return _Problem(steps, own.weights, sums, groups, start)
 
 
 def _population(snapshots: Snapshots, rng: np.random.Generator) -> _Population:
@@ -256,7 +266,7 @@ def estimate_internal(
         gain=gain,
         drift_coefficients=theta,
         iterations=solution.iterations,
-        converged=solution.converged and solution.misfit < 2.0 * MOST_MISFIT,
+        converged=solution.converged and solution.misfit < ACCEPTED_MISFIT,
     )
 
 
@@ -273,6 +283,9 @@ def _paired(problem: _Problem, *, decided: bool) -> tuple[PairedFit | None, floa
             steps, theta, beta, precision, rounds=DETECTION_ROUNDS, lowest_beta=lowest
         )
     if not decided:
+        z = steps.transported(first.theta)
+        if needed_neighbours(steps, z, max(first.beta, lowest)) > MOST_COMPETITORS:
+            return None, gain
         n_targets = sum(len(y) for y in steps.targets)
         fitted, neighbours = mean_log_likelihood(steps, first.theta, max(first.beta, lowest))
         gain = fitted - self_log_likelihood(steps.targets, neighbours)
@@ -298,15 +311,15 @@ def _unpaired(
     steps, start = problem.steps, problem.start
     f, none = steps.n_features, np.zeros(0)
     still = dataclasses.replace(steps, features=[g[..., :0] for g in steps.features])
-    best = fit_weak_form(still, problem.weights, None, none, start.beta, none)
-    if not f or best.misfit < MOST_MISFIT:
-        return best, np.zeros(f)
-    best = best._replace(misfit=np.inf)  # of fewer tests than those that follow
+    absent = fit_weak_form(still, problem.weights, None, none, start.beta, none)
+    if not f:
+        return absent, none
+    best = absent._replace(misfit=np.inf)
     potential, tests = model.potential_features, None
     if potential is not None and potential.n_features <= MOST_POTENTIAL_TESTS:
         tests = potential_tests(potential, np.asarray(constants["potential"]))
     smooth = np.full(f, SHRINKAGES[-1])
-    for group in feature_groups(model)[::2]:
+    for group in problem.groups[::2]:
         smooth[group] = FREE_SHRINKAGE
     trials = [start, problem.shrunk(smooth), problem.shrunk(np.full(f, FREE_SHRINKAGE))]
     # The last resort keeps the drift of the couplings.
@@ -316,6 +329,10 @@ def _unpaired(
         found = fit_weak_form(steps, problem.weights, tests, trial.theta, trial.beta, precision)
         if LEAST_MISFIT < found.misfit < best.misfit:
             best = found
-        if best.misfit < MOST_MISFIT:
+        if best.misfit < ACCEPTED_MISFIT:
             break
+    gained = np.sqrt(max(best.deviation**2 - absent.deviation**2, 0.0))
+    agrees = abs(best.beta - absent.beta) <= MOST_DISAGREEMENT * gained
+    if absent.misfit < MOST_MISFIT and agrees:
+        return absent, np.zeros(f)
     return best, best.theta

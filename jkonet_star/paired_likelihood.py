@@ -73,8 +73,13 @@ def needed_neighbours(steps: Steps, z: list[np.ndarray], beta: float) -> int:
         tree = cKDTree(centres)
         counts = tree.query_ball_point(y[:NEIGHBOUR_SAMPLE], radius, return_length=True)
         most = max(most, int(np.quantile(counts, 0.9)))
-    # Powers of two, so that successive rounds agree.
-    return int(np.clip(2 ** np.ceil(np.log2(most)), FEWEST_NEIGHBOURS, MOST_NEIGHBOURS))
+    return most
+
+
+def kept_neighbours(steps: Steps, z: list[np.ndarray], beta: float) -> int:
+    """A power of two, so that successive rounds agree, within bounds."""
+    needed = 2 ** np.ceil(np.log2(needed_neighbours(steps, z, beta)))
+    return int(np.clip(needed, FEWEST_NEIGHBOURS, MOST_NEIGHBOURS))
 
 
 def candidates(z: list[np.ndarray], targets: list[np.ndarray], neighbours: int) -> list[np.ndarray]:
@@ -205,7 +210,7 @@ def mean_log_likelihood(
 ) -> tuple[float, int]:
     """The first sum of equation (2) per target, and the neighbours that it took."""
     z = steps.transported(theta)
-    neighbours = needed_neighbours(steps, z, beta)
+    neighbours = kept_neighbours(steps, z, beta)
     own, _ = _thinned(steps, neighbours)
     rows = candidates(z, own.targets, neighbours)
     total = sum(
@@ -238,7 +243,7 @@ def fit_paired(
     iterations, converged = 0, False
     z = steps.transported(theta)
     for _ in range(rounds):
-        neighbours = needed_neighbours(steps, z, beta)
+        neighbours = kept_neighbours(steps, z, beta)
         own, share = _thinned(steps, neighbours)
         rows = candidates(z, own.targets, neighbours)
         responsibilities = [

@@ -74,8 +74,14 @@ class Place:
         )
 
 
-@pytest.fixture(scope="session", autouse=True)
-def programs_are_compiled_once(tmp_path_factory):
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """Where compiled programs are kept."""
+    return tmp_path_factory.mktemp("programs")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_compiled_once(programs):
     """The same program in another run is read from a cache: compilation is most of a small run."""
     before = {
         name: getattr(jax.config, name)
@@ -85,7 +91,7 @@ def programs_are_compiled_once(tmp_path_factory):
             "jax_persistent_cache_min_entry_size_bytes",
         )
     }
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    jax.config.update("jax_compilation_cache_dir", str(programs))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     compilation_cache.reset_cache()
