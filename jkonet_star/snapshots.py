@@ -11,7 +11,7 @@ import flax.struct
 import jax.numpy as jnp
 import numpy as np
 
-from diffusions.typing import Array, Float
+from diffusions.typing import Array, ArrayLike, Float
 
 
 @flax.struct.dataclass
@@ -57,11 +57,11 @@ class Snapshots:
 
 
 def snapshots_from_arrays(
-    points: Sequence[np.ndarray] | np.ndarray,
-    times: Sequence[float] | np.ndarray | None = None,
+    points: Sequence[ArrayLike] | ArrayLike,
+    times: Sequence[float] | ArrayLike | None = None,
     *,
     dt: float = 1.0,
-    weights: Sequence[np.ndarray] | None = None,
+    weights: Sequence[ArrayLike] | None = None,
 ) -> Snapshots:
     """Validates and packs snapshots.
 
@@ -78,7 +78,7 @@ def snapshots_from_arrays(
         ValueError: fewer than two snapshots, an empty one, a wrong rank, mismatched dimensions,
             NaN or infinite entries, times that do not increase, weights that are not positive.
     """
-    arrays = [np.asarray(p, dtype=np.float32) for p in points]
+    arrays = [np.asarray(p, dtype=np.float32) for p in points]  # type: ignore[union-attr]
     if len(arrays) < 2:
         raise ValueError(f"at least two snapshots are needed to learn a step, got {len(arrays)}")
     for i, p in enumerate(arrays):
