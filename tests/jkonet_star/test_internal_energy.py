@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_generation.particles import drift as true_drift
 from data_generation.particles import simulate
 from jkonet_star import weak_form, weak_form_tests
 from jkonet_star.closed_form import split_coefficients
@@ -372,49 +371,15 @@ class TestDisplacementRegression:
 
 
 @pytest.mark.slow
-class TestCells:
-    """The numbers of benchmarks/beta.py, on fewer seeds."""
-
-    @pytest.mark.parametrize("settings", [None, FeatureSettings()])
-    def test_spread_of_unpaired_estimates(self, settings):
-        values = [
-            estimate(population(seed, n=1000, unpaired=True), settings).beta for seed in range(24)
-        ]
-        assert np.mean(values) == pytest.approx(0.2, abs=0.035)
-        # The Cramer-Rao bound is 0.023 for a known initial law, 0.026 for an unknown one.
-        assert 0.023 < np.std(values) < 0.065
-
-    @pytest.mark.parametrize("unpaired", [False, True])
-    def test_potential_and_interaction(self, unpaired):
-        names = {"potential": "styblinski_tang", "interaction": "oakley_ohagan"}
-        betas, errors = [], []
-        for seed in range(4):
-            x = simulate(
-                jax.random.key(seed), beta=0.2, n_particles=1000, dimension=2, n_timesteps=5,
-                dt=0.01, unpaired=unpaired, **names,
-            )  # fmt: skip
-            snapshots = snapshots_from_arrays(np.asarray(x), dt=0.01)
-            kind = SolverKind(parametrisation="linear", potential=True, interaction=True)
-            model, constants = linear_model(kind, snapshots, FeatureSettings())
-            result = estimate_internal(model, constants, snapshots)
-            assert result.paired is not unpaired
-            betas.append(result.beta)
-            points = [np.asarray(p, np.float64) for p in x[:-1]]
-            weights = [np.full(len(p), 1 / len(p)) for p in points]
-            features = drift_features(model, constants, points, points, weights)
-            truth = [-np.asarray(true_drift(p, **names)) for p in x[:-1]]
-            found = [np.tensordot(g, result.drift_coefficients, axes=1).T for g in features]
-            missed = sum(((a - b) ** 2).sum() for a, b in zip(found, truth, strict=True))
-            errors.append(np.sqrt(missed / sum((b**2).sum() for b in truth)))
-        assert np.mean(betas) == pytest.approx(0.2, rel=0.25 if unpaired else 0.05)
-        assert np.mean(errors) < (0.2 if unpaired else 0.1)
-
-    def test_quadratic_potential_in_fifty_dimensions(self):
-        result = estimate(population(n=60, d=50), QUADRATIC, regime="paired")
-        assert 0 <= result.beta < 1
-
-    @pytest.mark.parametrize("unpaired", [False, True])
-    def test_ten_thousand_particles(self, unpaired):
-        result = estimate(population(n=10_000, unpaired=unpaired), FeatureSettings())
+@pytest.mark.parametrize("unpaired", [False, True])
+def test_mean_over_five_data_seeds(unpaired):
+    kind = SolverKind(parametrisation="linear", potential=True)
+    betas = []
+    for seed in range(5):
+        x = simulate(jax.random.key(seed), potential="none", beta=0.2, unpaired=unpaired)
+        snapshots = snapshots_from_arrays(np.asarray(x), dt=0.01)
+        model, constants = linear_model(kind, snapshots, FeatureSettings())
+        result = estimate_internal(model, constants, snapshots)
         assert result.paired is not unpaired
-        assert result.beta == pytest.approx(0.2, rel=0.25 if unpaired else 0.03)
+        betas.append(result.beta)
+    assert np.mean(betas) == pytest.approx(0.2, rel=0.25 if unpaired else 0.05)
