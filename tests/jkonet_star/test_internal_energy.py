@@ -117,19 +117,7 @@ class TestRecovery:
         assert result.beta < 1e-6
 
     @pytest.mark.parametrize(
-        ("d", "unpaired"),
-        [
-            (1, False),
-            (3, False),
-            (1, True),
-            pytest.param(
-                3,
-                True,
-                marks=pytest.mark.xfail(
-                    reason="600 independent particles in d = 3 do not tell beta from a fitted drift"
-                ),
-            ),
-        ],
+        ("d", "unpaired"), [(1, False), (3, False), (1, True), (3, True)]
     )
     def test_other_dimensions(self, d, unpaired):
         n = 300 if d == 1 else 600
