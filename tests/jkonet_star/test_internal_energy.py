@@ -116,9 +116,7 @@ class TestRecovery:
         assert result.paired
         assert result.beta < 1e-6
 
-    @pytest.mark.parametrize(
-        ("d", "unpaired"), [(1, False), (3, False), (1, True), (3, True)]
-    )
+    @pytest.mark.parametrize(("d", "unpaired"), [(1, False), (3, False), (1, True), (3, True)])
     def test_other_dimensions(self, d, unpaired):
         n = 300 if d == 1 else 600
         beta = 0.01 if d == 1 and not unpaired else 0.2
