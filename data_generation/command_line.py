@@ -172,7 +172,14 @@ def one_line(error: BaseException) -> str:
 
 
 def attribute_documentation(settings_class: type) -> dict[str, str]:
-    """Field -> text, from the `Attributes:` section of a Google docstring."""
+    """Field -> text, from the `Attributes:` sections of the docstrings of a class and its bases."""
+    found: dict[str, str] = {}
+    for base in reversed(settings_class.__mro__[:-1]):
+        found |= _own_documentation(base)
+    return found
+
+
+def _own_documentation(settings_class: type) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     _, _, section = inspect.cleandoc(settings_class.__doc__ or "").partition("Attributes:\n")
     current = ""

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from checkpoints import latest_step, restore_state, save_state
+from experiments.chunked_training import chunk_lengths
 from experiments.reporting import evaluation_key
 from experiments.run_folder import RunFolder
 from experiments.settings import TrainSettings
@@ -53,7 +54,7 @@ def train_network(
     if done:
         state = restore_state(run.checkpoints, done, state)
     run.keep_rows(done)
-    chunks = _chunks(done, network.epochs, settings.eval_every)
+    chunks = chunk_lengths(done, network.epochs, settings.eval_every)
     for size in sorted(set(chunks)):
         training.compile(state, keys, size)
     energies = training.energies(state)
@@ -95,9 +96,3 @@ def train_network(
     seconds["train"] += time.perf_counter() - start - waited
     seconds["evaluate"] += waited
     return energies, {"epochs": network.epochs}
-
-
-def _chunks(done: int, epochs: int, size: int) -> list[int]:
-    """Lengths of the chunks that are left; the same cuts, wherever a run was interrupted."""
-    full = [size] * (epochs // size) + ([epochs % size] if epochs % size else [])
-    return full[-(-done // size) :]

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from experiments.figures import new_figure, save_figure
 from jkonet_star.dynamics import scheme_time
 from jkonet_star.evaluation import KnownEnergy
 from jkonet_star.fitted import FittedEnergy
@@ -22,17 +21,6 @@ LEVELS = 22
 MOST_DRAWN = 1500
 OBSERVED = "#9aa0a6"
 PREDICTED = "#c2410c"
-
-
-def _figure(columns: int, rows: int = 1, *, size: float = 3.4) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(size * columns, size * rows), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _save(figure: Figure, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, format="png", metadata={"Software": None})
 
 
 def first_seed(energies: FittedEnergy) -> FittedEnergy:
@@ -124,15 +112,15 @@ def plot_potential(
     plane = Plane(snapshots)
     if varying:
         steps = _step_times(energy, snapshots)
-        figure, grid = _figure(len(steps))
+        figure, grid = new_figure(len(steps))
         for axes, t, points in zip(grid[0], steps, snapshots.arrays()[:-1], strict=True):
             plane.contours(axes, energy.potential(plane.points, t))
             axes.scatter(*_drawn(points)[:, :2].T, s=1.5, color="white", alpha=0.5, linewidths=0)
             axes.set_title(f"learned V(x, t = {t:.3g})", fontsize=9)
-        _save(figure, file)
+        save_figure(figure, file)
         return
     known = truth is not None
-    figure, grid = _figure(2 if known else 1)
+    figure, grid = new_figure(2 if known else 1)
     panels = [("learned V", energy.potential(plane.points))]
     if truth is not None:
         true = truth.potential
@@ -144,7 +132,7 @@ def plot_potential(
         plane.contours(axes, values, reference=panels[-1][1])
         axes.scatter(*particles[:, :2].T, s=1, color="white", alpha=0.35, linewidths=0)
         axes.set_title(title, fontsize=10)
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def _plot_potential_line(
@@ -154,7 +142,7 @@ def _plot_potential_line(
     particles: np.ndarray,
     times: list[float],
 ) -> None:
-    figure, grid = _figure(1, size=4.2)
+    figure, grid = new_figure(1, size=4.2)
     axes = grid[0, 0]
     x = np.linspace(particles.min(), particles.max(), 400, dtype=np.float32)[:, None]
     shades = colormaps["viridis"](np.linspace(0, 0.9, len(times)))
@@ -167,7 +155,7 @@ def _plot_potential_line(
         axes.plot(x[:, 0], values - values.min(), "--", color="black", label="true V")
     axes.legend(fontsize=8)
     axes.set_xlabel("$x_1$")
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def plot_interaction(
@@ -178,14 +166,14 @@ def plot_interaction(
     spread = 2.0 * particles.std(axis=0)[: min(2, snapshots.dimension)]
     if snapshots.dimension == 1:
         line = jnp.linspace(-spread[0], spread[0], 400)[:, None]
-        figure, grid = _figure(1, size=4.2)
+        figure, grid = new_figure(1, size=4.2)
         axes = grid[0, 0]
         axes.plot(line[:, 0], energy.interaction(line), label="learned U")
         if truth is not None and truth.interaction is not None:
             axes.plot(line[:, 0], jax.vmap(truth.interaction)(line), "--", label="true U")
         axes.set_xlabel("$z_1$")
         axes.legend(fontsize=8)
-        _save(figure, file)
+        save_figure(figure, file)
         return
     corners = np.zeros((2, snapshots.dimension), np.float32)
     corners[0, :2], corners[1, :2] = -spread, spread
@@ -199,13 +187,13 @@ def plot_interaction(
             jnp.zeros(len(plane.points)) if true is None else jax.jit(jax.vmap(true))(plane.points)
         )
         panels.append(("true U", values))
-    figure, grid = _figure(len(panels))
+    figure, grid = new_figure(len(panels))
     for axes, (title, values) in zip(grid[0], panels, strict=True):
         plane.contours(axes, values, reference=panels[-1][1])
         axes.set_xlabel("$z_1$")
         axes.set_ylabel("$z_2$")
         axes.set_title(title, fontsize=10)
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def plot_predictions(
@@ -222,7 +210,7 @@ def plot_predictions(
     weights = np.asarray(snapshots.weights)
     times = np.asarray(snapshots.times).tolist()
     steps = _step_times(energy, snapshots)
-    figure, grid = _figure(len(one_step))
+    figure, grid = new_figure(len(one_step))
     plane = Plane(snapshots) if snapshots.dimension > 1 else None
     for k, axes in enumerate(grid[0]):
         observed = _drawn(snapshots.arrays()[k + 1])
@@ -256,12 +244,12 @@ def plot_predictions(
             plane.frame(axes)
         axes.set_title(f"t = {times[k + 1]:.3g}", fontsize=10)
     grid[0, 0].legend(fontsize=7, markerscale=2, loc="upper right")
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def plot_training(file: Path, rows: list[dict[str, Any]]) -> None:
     """Loss per epoch and distance per evaluation, one line per seed."""
-    figure, grid = _figure(2, size=3.8)
+    figure, grid = new_figure(2, size=3.8)
     for axes, name, title in (
         (grid[0, 0], "loss", "loss (mean squared residual, in units of the displacement)"),
         (grid[0, 1], "emd_one_step_ahead", "one-step-ahead EMD on held-out particles"),
@@ -275,4 +263,4 @@ def plot_training(file: Path, rows: list[dict[str, Any]]) -> None:
             axes.set_yscale("log")
         axes.set_xlabel("epoch")
         axes.set_title(title, fontsize=8)
-    _save(figure, file)
+    save_figure(figure, file)

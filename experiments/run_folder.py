@@ -12,6 +12,7 @@ A run that is killed at any moment continues from its newest checkpoint: rows of
 it are dropped and made again.
 """
 
+import dataclasses
 import difflib
 import json
 import math
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.dataset_folder import check_writable
+from experiments.settings import FOLDER_FIELDS, FolderSettings
 
 SCHEMA_VERSION = 1
 
@@ -249,6 +251,38 @@ def open_run(
     )
     unfinished.rename(path)
     return RunFolder(path)
+
+
+def start_run(
+    settings: FolderSettings, script: str, default_name: str, *parts: Any, **more: Any
+) -> RunFolder:
+    """Opens the folder of a script's run, with all its settings as the config.
+
+    Args:
+        settings: of the folder; its own fields are not part of the config.
+        script: as it is started, such as `experiments.train`.
+        default_name: as in `open_run`.
+        *parts: further settings dataclasses.
+        **more: single entries; they go before the settings.
+
+    Returns:
+        The folder; it may be that of a finished run.
+
+    Raises:
+        ValueError: as `open_run`.
+    """
+    config: dict[str, Any] = {"script": script}
+    for part in (settings, *parts):
+        config |= dataclasses.asdict(part)
+    config = {k: v for k, v in config.items() if k not in FOLDER_FIELDS} | more
+    return open_run(
+        settings.runs_dir,
+        settings.run_name,
+        default_name,
+        config,
+        resume=settings.resume,
+        overwrite=settings.overwrite,
+    )
 
 
 def _resumed(path: Path, config: dict[str, Any]) -> RunFolder:

@@ -1,4 +1,4 @@
-"""Flags of the JKOnet* scripts that are not hyper-parameters of a solver. Imports no JAX."""
+"""What every script is told of its run, and the JKOnet* scripts of theirs. Imports no JAX."""
 
 import dataclasses
 from typing import Literal
@@ -8,8 +8,63 @@ from jkonet_star.settings import SCHEMES, SOLVERS, Scheme, at_least, one_of
 EvaluationPopulation = Literal["test_data", "train_data"]
 
 
+def check_run_name(name: str) -> None:
+    """Raises ValueError unless the name is that of one visible folder."""
+    if not name or name.startswith(".") or "/" in name or "\\" in name:
+        raise ValueError(f"run_name must name one folder, got {name!r}")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainSettings:
+class FolderSettings:
+    """Where a run goes, and what becomes of an older one there.
+
+    Attributes:
+        run_name: folder of the run below runs_dir; absent, named after what it does.
+        runs_dir: where runs go.
+        resume: continue the run of this name where it was interrupted.
+        overwrite: replace a run of this name.
+        plots: draw the figures.
+        wandb: also log to Weights & Biases (extra `track`).
+    """
+
+    run_name: str | None = None
+    runs_dir: str = "runs"
+    resume: bool = False
+    overwrite: bool = False
+    plots: bool = True
+    wandb: bool = False
+
+    def __post_init__(self):
+        if self.resume and self.run_name is None:
+            raise ValueError("resume needs run_name, the run to continue")
+        if self.resume and self.overwrite:
+            raise ValueError("resume continues a run and overwrite deletes it: give one of them")
+        if self.run_name is not None:
+            check_run_name(self.run_name)
+
+
+FOLDER_FIELDS = tuple(field.name for field in dataclasses.fields(FolderSettings))
+"""Fields that say nothing of a run's results, so that a resumed run may have others."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSettings(FolderSettings):
+    """What every script with one random seed shares.
+
+    Attributes:
+        seed: random seed.
+    """
+
+    seed: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2^32), got {self.seed}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings(FolderSettings):
     """What a training run does.
 
     Attributes:
@@ -22,12 +77,6 @@ class TrainSettings:
         eval: the population that metrics are computed on, test_data or train_data.
         eval_every: epochs between evaluations, each followed by a checkpoint.
         wasserstein_order: 1 or 2, of the reported distances.
-        run_name: folder of the run below runs_dir; absent, named after solver and dataset.
-        runs_dir: where runs go.
-        resume: continue the run of this name where it was interrupted.
-        overwrite: replace a run of this name.
-        plots: draw the figures.
-        wandb: also log to Weights & Biases (extra `track`).
     """
 
     solver: str = "jkonet-star-potential"
@@ -38,14 +87,9 @@ class TrainSettings:
     eval: EvaluationPopulation = "test_data"
     eval_every: int = 100
     wasserstein_order: int = 1
-    run_name: str | None = None
-    runs_dir: str = "runs"
-    resume: bool = False
-    overwrite: bool = False
-    plots: bool = True
-    wandb: bool = False
 
     def __post_init__(self):
+        super().__post_init__()
         one_of("solver", self.solver, tuple(SOLVERS))
         one_of("scheme", self.scheme, SCHEMES)
         one_of("eval", self.eval, ("test_data", "train_data"))
@@ -58,18 +102,6 @@ class TrainSettings:
             or not all(0 <= seed < 2**32 for seed in self.seeds)
         ):
             raise ValueError(f"seeds must be different integers in [0, 2^32), got {self.seeds}")
-        if self.resume and self.run_name is None:
-            raise ValueError("resume needs run_name, the run to continue")
-        if self.resume and self.overwrite:
-            raise ValueError("resume continues a run and overwrite deletes it: give one of them")
-        if self.run_name is not None:
-            check_run_name(self.run_name)
-
-
-def check_run_name(name: str) -> None:
-    """Raises ValueError unless the name is that of one visible folder."""
-    if not name or name.startswith(".") or "/" in name or "\\" in name:
-        raise ValueError(f"run_name must name one folder, got {name!r}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

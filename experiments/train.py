@@ -31,14 +31,14 @@ def main() -> None:
     network = settings_from_flags(NetworkSettings, FLAGS)
     features = settings_from_flags(FeatureSettings, FLAGS)
     internal = settings_from_flags(InternalSettings, FLAGS)
-    if settings.wandb:
-        import_wandb()
-    import jax  # only now: `--help` and a mistyped flag need none of it
-
+    # Only now: `--help` and a mistyped flag need none of it.
     from experiments.datasets import known_energy, open_dataset, population
     from experiments.reporting import assess, draw, print_table
-    from experiments.run_folder import check_run, open_run, peak_memory_bytes
+    from experiments.run_folder import check_run, start_run
+    from experiments.tracking import conclude, device_name, import_wandb
 
+    if settings.wandb:
+        import_wandb()
     check_run(
         settings.runs_dir, settings.run_name, resume=settings.resume, overwrite=settings.overwrite
     )
@@ -46,15 +46,6 @@ def main() -> None:
     seconds = {"data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
     kind = SOLVERS[settings.solver]
     learner = network if kind.parametrisation == "network" else features
-    config = {
-        "script": "experiments.train",
-        **dataclasses.asdict(settings),
-        **dataclasses.asdict(learner),
-        **(dataclasses.asdict(internal) if kind.internal else {}),
-        "dataset": str(dataset.path),
-    }
-    for name in ("resume", "overwrite", "runs_dir", "run_name"):
-        del config[name]
     start = time.perf_counter()
     problem = _prepare(settings, internal, dataset)
     seconds["train"] += time.perf_counter() - start
@@ -62,24 +53,22 @@ def main() -> None:
         n_pairs = problem.conditions.point.shape[0]
         if network.batch_size > n_pairs:
             raise ValueError(f"batch_size {network.batch_size} exceeds the {n_pairs} couplings")
-    run = open_run(
-        settings.runs_dir,
-        settings.run_name,
+    run = start_run(
+        settings,
+        "experiments.train",
         f"{settings.solver}__{dataset.name}",
-        config,
-        resume=settings.resume,
-        overwrite=settings.overwrite,
+        *((learner, internal) if kind.internal else (learner,)),
+        dataset=str(dataset.path),
     )
     if run.finished:
         say(f"{run.path} is already finished")
         return
-    device = jax.devices()[0]
     say(
         f"{settings.solver} ({settings.scheme}) on {dataset.name}: "
         f"{problem.conditions.point.shape[0]} couplings in dimension {dataset.train.dimension}"
     )
     say(
-        f"  {device.device_kind} ({device.platform}), float32, seeds "
+        f"  {device_name()}, float32, seeds "
         f"{','.join(map(str, settings.seeds))}; results in {run.path}"
     )
     truth = known_energy(dataset)
@@ -108,7 +97,7 @@ def main() -> None:
         if kind.parametrisation == "network":
             plot_training(run.plots / "training.png", run.rows())
     seconds["total"] = time.perf_counter() - begin
-    summary = {
+    results = {
         "solver": settings.solver,
         "dataset": dataset.name,
         "scheme": settings.scheme,
@@ -116,19 +105,8 @@ def main() -> None:
         "eval": settings.eval,
         **result,
         **details,
-        "seconds": seconds,
-        "device": f"{device.device_kind} ({device.platform})",
-        "peak_memory_bytes": peak_memory_bytes(),
     }
-    run.finish(summary)
-    if settings.wandb:
-        log_to_wandb(run.path.name, config, run.rows(), summary)
-    say(
-        "  seconds: "
-        + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
-        + f"; peak memory {summary['peak_memory_bytes'] / 2**20:.0f} MiB"
-    )
-    say(f"  {run.path}")
+    conclude(run, settings, results, seconds)
 
 
 def _prepare(settings: TrainSettings, internal: InternalSettings, dataset: Any) -> Any:
@@ -182,27 +160,6 @@ def _solve(
         f"remaining residual {report.relative_residual:.2e}"
     )
     return stack_copies(energy, n_seeds), {"closed_form": dataclasses.asdict(report)}
-
-
-def import_wandb() -> Any:
-    """Weights & Biases, or an error that names the extra."""
-    try:
-        import wandb
-    except ImportError as error:
-        raise ValueError(
-            "--wandb needs the extra `track`: pip install 'jkonet-diffusions[track]'"
-        ) from error
-    return wandb
-
-
-def log_to_wandb(
-    name: str, config: dict[str, Any], rows: list[dict[str, Any]], summary: dict[str, Any]
-) -> None:
-    """Sends a finished run."""
-    with import_wandb().init(project="jkonet-diffusions", name=name, config=config) as tracked:
-        for row in rows:
-            tracked.log({k: v for k, v in row.items() if k != "epoch"}, step=row["epoch"])
-        tracked.summary.update(summary)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

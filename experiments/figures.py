@@ -1,0 +1,20 @@
+"""Figures without global state: Matplotlib's pyplot keeps every figure it ever made."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+
+def new_figure(columns: int, rows: int = 1, *, size: float = 3.4) -> tuple[Figure, np.ndarray]:
+    """A figure, and its axes (rows, columns), each of `size` inches."""
+    figure = Figure(figsize=(size * columns, size * rows), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def save_figure(figure: Figure, file: Path) -> None:
+    """Writes a PNG that is the same for the same content."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, format="png", metadata={"Software": None})

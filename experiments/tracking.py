@@ -1,0 +1,68 @@
+"""The end of every script: the summary, Weights & Biases where asked for, and a last word."""
+
+from typing import Any
+
+from data_generation.command_line import say
+from experiments.run_folder import RunFolder, peak_memory_bytes
+from experiments.settings import FolderSettings
+
+
+def import_wandb() -> Any:
+    """Weights & Biases, or an error that names the extra."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError(
+            "--wandb needs the extra `track`: pip install 'jkonet-diffusions[track]'"
+        ) from error
+    return wandb
+
+
+def device_name() -> str:
+    """The device that computes."""
+    import jax
+
+    device = jax.devices()[0]
+    return f"{device.device_kind} ({device.platform})"
+
+
+def conclude(
+    run: RunFolder, settings: FolderSettings, results: dict[str, Any], seconds: dict[str, float]
+) -> dict[str, Any]:
+    """Writes `summary.json`, which ends the run, and says how long it took.
+
+    Args:
+        run: the folder.
+        settings: of the folder.
+        results: of the script.
+        seconds: by activity, with a total.
+
+    Returns:
+        The summary: the results, `seconds`, `device` and `peak_memory_bytes`.
+    """
+    summary = {
+        **results,
+        "seconds": seconds,
+        "device": device_name(),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    run.finish(summary)
+    if settings.wandb:
+        _log_to_wandb(run, summary)
+    say(
+        "  seconds: "
+        + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+        + f"; peak memory {summary['peak_memory_bytes'] / 2**20:.0f} MiB"
+    )
+    say(f"  {run.path}")
+    return summary
+
+
+def _log_to_wandb(run: RunFolder, summary: dict[str, Any]) -> None:
+    config = run.config()["settings"]
+    with import_wandb().init(
+        project="jkonet-diffusions", name=run.path.name, config=config
+    ) as tracked:
+        for row in run.rows():
+            tracked.log({k: v for k, v in row.items() if k != "epoch"}, step=row["epoch"])
+        tracked.summary.update(summary)
