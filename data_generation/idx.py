@@ -1,0 +1,139 @@
+"""Image datasets as idx files, the layout of MNIST and Fashion-MNIST (Xiao, Rasul, Vollgraf 2017).
+
+    idx file    0, 0, type (8: unsigned byte), number of axes; one big-endian uint32 per axis; the bytes
+
+Each split is a pair of files, `<split>-images-idx3-ubyte` and `<split>-labels-idx1-ubyte`, plain or
+compressed (.gz).
+"""
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from data_generation.cifar10 import Split
+from data_generation.downloads import check_md5, download
+
+CLASSES = (
+    "T-shirt/top",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+
+URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+
+_STEMS = {"train": "train", "test": "t10k"}
+_UNSIGNED_BYTE = 8
+_MD5 = {
+    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+
+
+def read_idx(file: str | Path) -> np.ndarray:
+    """Reads one idx file of unsigned bytes.
+
+    Args:
+        file: compressed where its name ends in .gz.
+
+    Returns:
+        The array, uint8, of as many axes as the file says.
+
+    Raises:
+        ValueError: the file is missing, truncated, damaged, or no idx file of bytes.
+    """
+    file = Path(file)
+    try:
+        content = file.read_bytes()
+        if file.suffix == ".gz":
+            content = gzip.decompress(content)
+    except FileNotFoundError:
+        raise ValueError(f"no file {file}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"cannot read {file}: {error}") from error
+    if len(content) < 4 or content[:2] != b"\0\0":
+        raise ValueError(f"{file} is no idx file")
+    kind, n_axes = content[2], content[3]
+    if kind != _UNSIGNED_BYTE:
+        raise ValueError(f"{file} holds idx type {kind}, not unsigned bytes ({_UNSIGNED_BYTE})")
+    start = 4 + 4 * n_axes
+    if n_axes == 0 or len(content) < start:
+        raise ValueError(f"{file} is truncated: its header says {n_axes} axes")
+    shape = struct.unpack(f">{n_axes}I", content[4:start])
+    if len(content) - start != math.prod(shape):
+        raise ValueError(
+            f"{file} is truncated or damaged: {len(content) - start} bytes for shape {shape}"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def read_fashion_mnist(
+    folder: str | Path, split: Split = "train", *, verify: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads one split of Fashion-MNIST, or of whatever has its file names (MNIST).
+
+    Args:
+        folder: of the four files, each plain or .gz.
+        split: `train` or `test`.
+        verify: compares the compressed files with their published MD5 sums.
+
+    Returns:
+        Images, uint8 (n, height, width, 1), and labels, int32 (n,), in the files' order.
+
+    Raises:
+        ValueError: a file is missing, truncated, damaged, or holds something else.
+    """
+    arrays = []
+    for content, n_axes in (("images", 3), ("labels", 1)):
+        file = _file(Path(folder), f"{_STEMS[split]}-{content}-idx{n_axes}-ubyte")
+        if verify:
+            if file.name not in _MD5:
+                raise ValueError(f"{file}: checksums are published of the .gz files only")
+            check_md5(file, _MD5[file.name])
+        array = read_idx(file)
+        if array.ndim != n_axes:
+            raise ValueError(f"{file} has {array.ndim} axes, expected {n_axes}")
+        arrays.append(array)
+    images, labels = arrays
+    if len(images) != len(labels) or not len(images):
+        raise ValueError(f"{folder}: {len(images)} images and {len(labels)} labels ({split})")
+    if labels.max() >= len(CLASSES):
+        raise ValueError(f"{folder}: label {labels.max()}, expected 0 to {len(CLASSES) - 1}")
+    return images[..., None], labels.astype(np.int32)
+
+
+def _file(folder: Path, stem: str) -> Path:
+    if not folder.is_dir():
+        raise ValueError(f"no folder {folder}; Fashion-MNIST is read from a folder of idx files")
+    for name in (f"{stem}.gz", stem):
+        if (folder / name).is_file():
+            return folder / name
+    raise ValueError(f"{folder} is incomplete: neither {stem}.gz nor {stem} is there")
+
+
+def download_fashion_mnist(folder: str | Path, *, url: str = URL) -> Path:
+    """Fetches the four official files; those that are there with the right checksum are kept.
+
+    Raises:
+        ValueError: the network refuses, or delivers something else.
+    """
+    folder = Path(folder)
+    for name, checksum in _MD5.items():
+        file = folder / name
+        if file.is_file():
+            check_md5(file, checksum)
+        else:
+            download(f"{url}/{name}", file, checksum)
+    return folder
