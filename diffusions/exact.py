@@ -1,0 +1,96 @@
+"""Denoisers in closed form, for data whose law is known: what networks and samplers are checked against.
+
+For x ~ sum_k w_k N(m_k, C_k) and z = alpha x + sigma eps,
+
+    p_t(z) = sum_k w_k N(z; alpha m_k, A_k),   A_k = alpha^2 C_k + sigma^2 I,                       (1)
+    E[eps | z] = sum_k r_k(z) sigma A_k^{-1} (z - alpha m_k),   r_k the posterior of component k.   (2)
+
+A Gaussian is the case of one component.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from diffusions.processes import Process
+from diffusions.typing import Array, Float, Key
+
+
+@flax.struct.dataclass
+class GaussianMixture:
+    """A mixture, its covariances by their eigenvectors and eigenvalues."""
+
+    weights: Float[Array, "k"]
+    means: Float[Array, "k d"]
+    eigenvalues: Float[Array, "k d"]
+    eigenvectors: Float[Array, "k d d"]  # columns
+
+    def sample(self, key: Key, n: int) -> Float[Array, "n d"]:
+        """Draws n points."""
+        component_key, noise_key = jax.random.split(key)
+        k = jax.random.choice(component_key, len(self.weights), (n,), p=self.weights)
+        noise = jax.random.normal(noise_key, (n, self.means.shape[1]), self.means.dtype)
+        scaled = noise * jnp.sqrt(self.eigenvalues[k])
+        return self.means[k] + jnp.einsum("nij,nj->ni", self.eigenvectors[k], scaled)
+
+    def log_density(self, x: Float[Array, "batch d"]) -> Float[Array, "batch"]:
+        """Log of equation (1) at alpha = 1, sigma = 0."""
+        one, zero = jnp.ones(x.shape[0], x.dtype), jnp.zeros(x.shape[0], x.dtype)
+        return jax.vmap(lambda *a: jax.nn.logsumexp(self._joint(*a)[0]))(x, one, zero)
+
+    def entropy(self) -> Float[Array, ""]:
+        """Of a single Gaussian, in nats.
+
+        Raises:
+            ValueError: there are several components.
+        """
+        if len(self.weights) != 1:
+            raise ValueError("the entropy of a mixture has no closed form")
+        d = self.means.shape[1]
+        return 0.5 * (d * jnp.log(2 * jnp.pi * jnp.e) + jnp.log(self.eigenvalues[0]).sum())
+
+    def _joint(
+        self, z: Float[Array, "d"], alpha: Float[Array, ""], sigma: Float[Array, ""]
+    ) -> tuple[Float[Array, "k"], Float[Array, "k d"]]:
+        """log w_k N(z; alpha m_k, A_k), and A_k^{-1} (z - alpha m_k)."""
+        variances = alpha**2 * self.eigenvalues + sigma**2
+        along = jnp.einsum("kij,ki->kj", self.eigenvectors, z - alpha * self.means)
+        distance = (along**2 / variances).sum(axis=-1)
+        log_norm = jnp.log(2 * jnp.pi * variances).sum(axis=-1)
+        joint = jnp.log(self.weights) - 0.5 * (distance + log_norm)
+        return joint, jnp.einsum("kij,kj->ki", self.eigenvectors, along / variances)
+
+    def denoiser(self, process: Process):
+        """Equation (2) as a `Denoiser` that predicts epsilon."""
+
+        def epsilon(z: Float[Array, "batch d"], t: Float[Array, "batch"]) -> Array:
+            def one(z: Array, alpha: Array, sigma: Array) -> Array:
+                joint, residual = self._joint(z, alpha, sigma)
+                return sigma * jax.nn.softmax(joint) @ residual
+
+            return jax.vmap(one)(z, process.alpha(t), process.sigma(t))
+
+        return epsilon
+
+
+def gaussian_mixture(
+    weights: Float[Array, "k"], means: Float[Array, "k d"], covariances: Float[Array, "k d d"]
+) -> GaussianMixture:
+    """A mixture of Gaussians; weights are normalised.
+
+    Raises:
+        ValueError: the shapes do not agree.
+    """
+    k, d = means.shape
+    if weights.shape != (k,) or covariances.shape != (k, d, d):
+        raise ValueError(
+            f"{k} means of dimension {d} need weights [{k}] and covariances [{k}, {d}, {d}], "
+            f"got {list(weights.shape)} and {list(covariances.shape)}"
+        )
+    eigenvalues, eigenvectors = jnp.linalg.eigh(covariances)
+    return GaussianMixture(weights / weights.sum(), means, eigenvalues, eigenvectors)
+
+
+def gaussian(mean: Float[Array, "d"], covariance: Float[Array, "d d"]) -> GaussianMixture:
+    """One Gaussian."""
+    return gaussian_mixture(jnp.ones(1, mean.dtype), mean[None], covariance[None])

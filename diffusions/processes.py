@@ -1,0 +1,186 @@
+"""Gaussian noising processes: one vocabulary for every diffusion model of this repository.
+
+    z_t = alpha(t) x + sigma(t) eps,   eps ~ N(0, I)                                                (1)
+    log SNR(t) = 2 log(alpha(t) / sigma(t))                                                         (2)
+    dz/dt = alpha'(t) x + sigma'(t) eps   along a path of fixed x and eps                           (3)
+    g(t)^2 = sigma(t)^2 |d log SNR / dt|                                                            (4)
+
+(4) is the squared diffusion coefficient of the process as a stochastic differential equation (Kingma
+et al., Variational diffusion models, 2021). A process is a pair of functions of a time whose meaning
+is its own; derivatives follow by automatic differentiation.
+
+    process                  time                      alpha               sigma
+    VariancePreserving       log SNR, down to -inf     sqrt(sigmoid(t))    sqrt(sigmoid(-t))
+    LinearBetaDDPM           step 0 .. n_steps         sqrt(abar_t)        sqrt(1 - abar_t)
+    OrnsteinUhlenbeck        0 .. inf                  exp(-t)             sqrt(c (1 - exp(-2 t)))
+    StochasticLocalization   inf down to 0             t                   sqrt(t)
+    RectifiedFlow            0 .. 1                    1 - t               t
+
+with abar_t the product of 1 - beta_i over i <= t, and log abar linear between steps. The first and the
+fourth run from noise to data as their time grows, the others from data to noise.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusions.typing import Array, Float, Key
+
+
+class Process(Protocol):
+    """The functions of equation (1), elementwise in t."""
+
+    def alpha(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
+        """Factor of the data."""
+
+    def sigma(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
+        """Factor of the noise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VariancePreserving:
+    """alpha^2 + sigma^2 = 1, with log SNR itself as the time."""
+
+    def alpha(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
+        """See (1)."""
+        return jnp.exp(0.5 * jax.nn.log_sigmoid(t))
+
+    def sigma(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
+        """See (1)."""
+        return jnp.exp(0.5 * jax.nn.log_sigmoid(-t))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearBetaDDPM:
+    """Ho et al., Denoising diffusion probabilistic models, 2020: beta grows linearly over steps 1 .. n.
+
+    Attributes:
+        n_steps: number of steps; the time t = 0 is the data.
+        beta_min: variance added by the first step.
+        beta_max: by the last.
+    """
+
+    n_steps: int = 1000
+    beta_min: float = 1e-4
+    beta_max: float = 0.02
+
+    def __post_init__(self):
+        if self.n_steps < 1:
+            raise ValueError(f"n_steps must be at least 1, got {self.n_steps}")
+        if not 0.0 < self.beta_min <= self.beta_max < 1.0:
+            raise ValueError(
+                f"betas must satisfy 0 < beta_min <= beta_max < 1, got {self.beta_min}, {self.beta_max}"
+            )
+
+    def betas(self) -> np.ndarray:
+        """beta_1 .. beta_n."""
+        return np.linspace(self.beta_min, self.beta_max, self.n_steps)
+
+    def _log_alpha_squared(self, t: Array) -> Array:
+        table = np.concatenate([[0.0], np.cumsum(np.log1p(-self.betas()))])
+        return jnp.interp(
+            t, jnp.arange(self.n_steps + 1, dtype=t.dtype), jnp.asarray(table, t.dtype)
+        )
+
+    def alpha(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
+        """See (1)."""
+        return jnp.exp(0.5 * self._log_alpha_squared(t))
+
+    def sigma(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
+        """See (1)."""
+        return jnp.sqrt(-jnp.expm1(self._log_alpha_squared(t)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OrnsteinUhlenbeck:
+    """dz = -z dt + sqrt(2 c) dW, whose stationary law is N(0, c I).
+
+    Attributes:
+        variance: c.
+    """
+
+    variance: float = 1.0
+
+    def __post_init__(self):
+        if not self.variance > 0.0:
+            raise ValueError(f"variance must be positive, got {self.variance}")
+
+    def alpha(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
+        """See (1)."""
+        return jnp.exp(-t)
+
+    def sigma(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
+        """See (1)."""
+        return jnp.sqrt(-self.variance * jnp.expm1(-2.0 * t))
+
+
+@dataclasses.dataclass(frozen=True)
+class StochasticLocalization:
+    """y_t = t x + W_t (Eldan, 2013; Montanari, 2023): information about x arrives at rate one."""
+
+    def alpha(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
+        """See (1)."""
+        return jnp.asarray(t)
+
+    def sigma(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
+        """See (1)."""
+        return jnp.sqrt(t)
+
+
+@dataclasses.dataclass(frozen=True)
+class RectifiedFlow:
+    """Straight lines from data at t = 0 to noise at t = 1 (Liu et al., 2022; Lipman et al., 2022)."""
+
+    def alpha(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
+        """See (1)."""
+        return 1.0 - t
+
+    def sigma(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
+        """See (1)."""
+        return jnp.asarray(t)
+
+
+def log_snr(process: Process, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
+    """Equation (2)."""
+    return 2.0 * (jnp.log(process.alpha(t)) - jnp.log(process.sigma(t)))
+
+
+def rates(
+    process: Process, t: Float[Array, "*times"]
+) -> tuple[Float[Array, "*times"], Float[Array, "*times"]]:
+    """alpha'(t) and sigma'(t) of equation (3)."""
+    one = jnp.ones_like(t)
+    return jax.jvp(process.alpha, (t,), (one,))[1], jax.jvp(process.sigma, (t,), (one,))[1]
+
+
+def diffusion_squared(process: Process, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
+    """g(t)^2 of equation (4)."""
+    alpha_rate, sigma_rate = rates(process, t)
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    return 2.0 * jnp.abs(sigma * sigma_rate - alpha_rate / alpha * sigma**2)
+
+
+def beside(t: Float[Array, "..."], z: Float[Array, "batch ..."]) -> Float[Array, "..."]:
+    """One number per example, shaped to multiply examples of any rank; a scalar stays one."""
+    return t if t.ndim == 0 else t.reshape(t.shape + (1,) * (z.ndim - t.ndim))
+
+
+def corrupt(
+    process: Process, key: Key, x: Float[Array, "batch ..."], t: Float[Array, "batch"]
+) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:
+    """Draws z_t of equation (1).
+
+    Args:
+        process: alpha and sigma.
+        key: of the noise.
+        x: clean examples.
+        t: one time per example.
+
+    Returns:
+        z and the eps in it.
+    """
+    eps = jax.random.normal(key, x.shape, x.dtype)
+    return beside(process.alpha(t), x) * x + beside(process.sigma(t), x) * eps, eps

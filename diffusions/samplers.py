@@ -1,0 +1,316 @@
+"""Samplers: from noise to data along a decreasing amount of noise. Each is one `lax.scan`.
+
+All take a grid of process times t_0, t_1, .., t_n from noise to data and call the network once per
+step (Heun twice, RK4 four times). With x_hat, eps_hat from the network at z = z_t, going from t to s:
+
+    q(z_s | z_t, x):  a = alpha_t / alpha_s,   v = sigma_t^2 - a^2 sigma_s^2,
+                      mean = a (sigma_s / sigma_t)^2 z_t + alpha_s v / sigma_t^2 x,
+                      variance = v sigma_s^2 / sigma_t^2                                            (1)
+    ancestral         z_s ~ (1) with x_hat for x; `large` noise takes v instead of the variance
+    DDIM              z_s = alpha_s x_hat + sqrt(sigma_s^2 - c^2) eps_hat + c xi,
+                      c = eta sqrt(variance of (1))                                                 (2)
+    ODE               dz/dt = alpha' x_hat + sigma' eps_hat                                         (3)
+    SDE               dz = (alpha' x_hat + sigma' eps_hat) dt - (c g)^2 / 2 score |dt| (-1)
+                           + c g dW,   score = -eps_hat / sigma,  g^2 = sigma^2 |d log SNR / dt|    (4)
+
+(1), (2): Ho et al., 2020; Song et al., Denoising diffusion implicit models, 2021, equations (12), (16).
+(2) with eta = 1 equals (1). (3), (4): Song et al., Score-based generative modeling through SDEs, 2021; in
+(4) the churn c interpolates between the ODE (0) and the reverse-time SDE (1), both of the same law.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffusions.objectives import Denoiser
+from diffusions.predictions import Prediction, clean_and_epsilon
+from diffusions.processes import Process, diffusion_squared, rates
+from diffusions.typing import Array, Float, Key
+
+Constrain = Callable[[Key, Array, Array], Array]
+"""(key, z_s, s) -> z_s with what is known put in; called after every step."""
+
+OdeMethod = Literal["euler", "heun", "rk4"]
+
+
+class Model(NamedTuple):
+    """A network and how to read it.
+
+    Attributes:
+        denoiser: the network with its parameters.
+        process: that it was trained on.
+        prediction: what it predicts.
+        clip: bound on the entries of x_hat, for data in [-clip, clip]; absent, none.
+    """
+
+    denoiser: Denoiser
+    process: Process
+    prediction: Prediction = "epsilon"
+    clip: float | None = None
+
+    def estimates(
+        self, z: Float[Array, "batch ..."], t: Float[Array, ""]
+    ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:
+        """x_hat and eps_hat at one time."""
+        value = self.denoiser(z, jnp.broadcast_to(t, z.shape[:1]))
+        clean, eps = clean_and_epsilon(self.process, z, t, value, self.prediction)
+        if self.clip is None:
+            return clean, eps
+        clean = jnp.clip(clean, -self.clip, self.clip)
+        return clean, (z - self.process.alpha(t) * clean) / self.process.sigma(t)
+
+    def velocity(
+        self, z: Float[Array, "batch ..."], t: Float[Array, ""]
+    ) -> Float[Array, "batch ..."]:
+        """Right-hand side of equation (3)."""
+        if self.prediction == "velocity" and self.clip is None:
+            return self.denoiser(z, jnp.broadcast_to(t, z.shape[:1]))
+        clean, eps = self.estimates(z, t)
+        alpha_rate, sigma_rate = rates(self.process, t)
+        return alpha_rate * clean + sigma_rate * eps
+
+
+def prior(key: Key, shape: tuple[int, ...], process: Process, t: float) -> Array:
+    """Noise sigma(t) eps: z_t where nothing of the data is left, alpha(t) x being negligible."""
+    return process.sigma(jnp.asarray(t, jnp.float32)) * jax.random.normal(key, shape)
+
+
+def uniform_times(start: float, stop: float, n_steps: int) -> Float[Array, "times"]:
+    """Equidistant times from start to stop, n_steps + 1 of them."""
+    return jnp.linspace(start, stop, n_steps + 1)
+
+
+def posterior(
+    process: Process, z: Array, clean: Array, t: Float[Array, ""], s: Float[Array, ""]
+) -> tuple[Array, Float[Array, ""], Float[Array, ""]]:
+    """Mean and variance of equation (1), and v."""
+    alpha_s, sigma_s, sigma_t = process.alpha(s), process.sigma(s), process.sigma(t)
+    a = process.alpha(t) / alpha_s
+    v = jnp.maximum(sigma_t**2 - (a * sigma_s) ** 2, 0.0)
+    ratio = (sigma_s / sigma_t) ** 2
+    return a * ratio * z + alpha_s * v / sigma_t**2 * clean, v * ratio, v
+
+
+def ancestral(
+    model: Model,
+    key: Key,
+    z: Float[Array, "batch ..."],
+    times: Float[Array, "times"],
+    *,
+    noise: Literal["posterior", "large"] = "posterior",
+    constrain: Constrain | None = None,
+) -> Float[Array, "batch ..."]:
+    """DDPM's ancestral sampling, equation (1).
+
+    Args:
+        model: the network.
+        key: of the noise.
+        z: z at times[0], as `prior` draws it.
+        times: from noise to data; all steps of the process, or fewer.
+        noise: variance of a step: that of (1), or v, beta_t in the paper's terms. Neither adds noise
+            in a last step that ends without noise.
+        constrain: see `Constrain`.
+
+    Returns:
+        z at times[-1].
+    """
+    if noise not in ("posterior", "large"):
+        raise ValueError(f"noise must be posterior or large, got {noise!r}")
+
+    def step(key: Key, z: Array, t: Array, s: Array) -> Array:
+        clean, _ = model.estimates(z, t)
+        mean, variance, v = posterior(model.process, z, clean, t, s)
+        if noise == "large":
+            variance = jnp.where(variance > 0, v, 0.0)
+        return mean + jnp.sqrt(variance) * jax.random.normal(key, z.shape, z.dtype)
+
+    return _scan(step, key, z, times, constrain)
+
+
+def ddim(
+    model: Model,
+    key: Key,
+    z: Float[Array, "batch ..."],
+    times: Float[Array, "times"],
+    *,
+    eta: float = 0.0,
+    constrain: Constrain | None = None,
+) -> Float[Array, "batch ..."]:
+    """Equation (2).
+
+    Args:
+        model: the network.
+        key: of the noise; without effect for eta = 0.
+        z: z at times[0].
+        times: from noise to data, any subset of the process's steps.
+        eta: 0 is deterministic, 1 is `ancestral`.
+        constrain: see `Constrain`.
+
+    Returns:
+        z at times[-1].
+    """
+    if not 0.0 <= eta <= 1.0:
+        raise ValueError(f"eta must be in [0, 1], got {eta}")
+
+    def step(key: Key, z: Array, t: Array, s: Array) -> Array:
+        process = model.process
+        clean, eps = model.estimates(z, t)
+        alpha, sigma = process.alpha(s), process.sigma(s)
+        if eta == 0.0:
+            return alpha * clean + sigma * eps
+        _, variance, _ = posterior(process, z, clean, t, s)
+        c_squared = eta**2 * variance
+        kept = jnp.sqrt(jnp.maximum(sigma**2 - c_squared, 0.0))
+        xi = jax.random.normal(key, z.shape, z.dtype)
+        return alpha * clean + kept * eps + jnp.sqrt(c_squared) * xi
+
+    return _scan(step, key, z, times, constrain)
+
+
+def ode(
+    model: Model,
+    z: Float[Array, "batch ..."],
+    times: Float[Array, "times"],
+    *,
+    method: OdeMethod = "heun",
+    key: Key | None = None,
+    constrain: Constrain | None = None,
+) -> Float[Array, "batch ..."]:
+    """The probability flow (3), by a Runge-Kutta method of order 1, 2 or 4.
+
+    Args:
+        model: the network.
+        z: z at times[0]; going from data to noise gives the latent of an example.
+        times: where the rates alpha', sigma' are finite, also at the ends, but for the last one of
+            Euler's method.
+        method: Euler, Heun or the classical method of fourth order.
+        key: for `constrain`, if it is random.
+        constrain: see `Constrain`.
+
+    Returns:
+        z at times[-1].
+    """
+    if method not in ("euler", "heun", "rk4"):
+        raise ValueError(f"method must be euler, heun or rk4, got {method!r}")
+    f = model.velocity
+
+    def step(_: Key, z: Array, t: Array, s: Array) -> Array:
+        h = s - t
+        first = f(z, t)
+        if method == "euler":
+            return z + h * first
+        if method == "heun":
+            return z + 0.5 * h * (first + f(z + h * first, s))
+        middle = t + 0.5 * h
+        second = f(z + 0.5 * h * first, middle)
+        third = f(z + 0.5 * h * second, middle)
+        fourth = f(z + h * third, s)
+        return z + h / 6.0 * (first + 2.0 * second + 2.0 * third + fourth)
+
+    return _scan(step, jax.random.key(0) if key is None else key, z, times, constrain)
+
+
+def sde(
+    model: Model,
+    key: Key,
+    z: Float[Array, "batch ..."],
+    times: Float[Array, "times"],
+    *,
+    churn: float = 1.0,
+    constrain: Constrain | None = None,
+) -> Float[Array, "batch ..."]:
+    """Equation (4) by Euler and Maruyama.
+
+    Args:
+        model: the network.
+        key: of the noise.
+        z: z at times[0].
+        times: from noise to data, where g is finite: for the rectified flow, starting below 1.
+        churn: c.
+        constrain: see `Constrain`.
+
+    Returns:
+        z at times[-1].
+    """
+    if churn < 0.0:
+        raise ValueError(f"churn must not be negative, got {churn}")
+
+    def step(key: Key, z: Array, t: Array, s: Array) -> Array:
+        clean, eps = model.estimates(z, t)
+        alpha_rate, sigma_rate = rates(model.process, t)
+        spread = churn**2 * diffusion_squared(model.process, t) * jnp.abs(s - t)
+        drift = (s - t) * (alpha_rate * clean + sigma_rate * eps)
+        score = -eps / model.process.sigma(t)
+        xi = jax.random.normal(key, z.shape, z.dtype)
+        return z + drift + 0.5 * spread * score + jnp.sqrt(spread) * xi
+
+    return _scan(step, key, z, times, constrain)
+
+
+def adaptive_ode(
+    model: Model,
+    z: Float[Array, "batch ..."],
+    start: float,
+    stop: float,
+    *,
+    tolerance: float = 1e-4,
+    max_steps: int = 4096,
+) -> tuple[Float[Array, "batch ..."], Float[Array, ""]]:
+    """The probability flow (3) with steps chosen by Diffrax (extra `ode`): Tsitouras' method, order 5.
+
+    Args:
+        model: the network.
+        z: z at `start`.
+        start: time of noise.
+        stop: time of data, where the rates are finite.
+        tolerance: absolute and relative error of a step.
+        max_steps: after which it gives up.
+
+    Returns:
+        z at `stop`, and the number of calls of the network.
+
+    Raises:
+        ValueError: Diffrax is not installed.
+        RuntimeError: more than `max_steps` steps.
+    """
+    try:
+        import diffrax
+    except ImportError as error:
+        raise ValueError(
+            "adaptive_ode needs the extra `ode`: pip install 'jkonet-diffusions[ode]'"
+        ) from error
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, z, _: model.velocity(z, jnp.asarray(t, z.dtype))),
+        diffrax.Tsit5(),
+        t0=start,
+        t1=stop,
+        dt0=None,
+        y0=z,
+        stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
+        max_steps=max_steps,
+    )
+    calls = 6.0 * solution.stats["num_steps"] + 1.0
+    return solution.ys[0], jnp.asarray(calls, z.dtype)
+
+
+def _scan(
+    step: Callable[[Key, Array, Array, Array], Array],
+    key: Key,
+    z: Array,
+    times: Array,
+    constrain: Constrain | None,
+) -> Array:
+    """Applies a step (key, z, t, s) along the grid; step i draws from fold_in(key, i)."""
+
+    def body(z: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        i, t, s = inputs
+        own = jax.random.fold_in(key, i)
+        z = step(own, z, t, s)
+        if constrain is not None:
+            z = constrain(jax.random.fold_in(own, 1), z, s)
+        return z, None
+
+    n = times.shape[0] - 1
+    return jax.lax.scan(body, z, (jnp.arange(n), times[:-1], times[1:]))[0]
