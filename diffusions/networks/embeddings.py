@@ -1,0 +1,37 @@
+"""Sinusoidal embeddings of scalars (Vaswani et al. 2017; Ho et al. 2020 for the time of a diffusion).
+
+    omega_k = scale P^(-k / (h - 1)),   k = 0, ..., h - 1,   h = dim / 2,   P = max_period           (1)
+    e(s) = (sin omega_0 s, ..., sin omega_{h-1} s, cos omega_0 s, ..., cos omega_{h-1} s)            (2)
+
+The wavelengths run from 2 pi / scale to 2 pi P / scale. A scalar of range R is resolved well when
+scale R is about 1000: scale 1 for the steps 0 ... 999 of DDPM, 1000 for a time in [0, 1], 50 for a log
+SNR.
+"""
+
+import jax.numpy as jnp
+
+from diffusions.typing import Array, Float
+
+
+def sinusoidal_embedding(
+    values: Float[Array, "*batch"], dim: int, *, scale: float = 1.0, max_period: float = 1e4
+) -> Float[Array, "*batch {dim}"]:
+    """The embedding e of equation (2) of every scalar.
+
+    Args:
+        values: of any shape; they are embedded one by one.
+        dim: of the embedding; even, at least 4.
+        scale: of equation (1), in radians per unit of the values.
+        max_period: P of equation (1).
+
+    Raises:
+        ValueError: `dim` is odd or below 4.
+    """
+    if dim < 4 or dim % 2:
+        raise ValueError(f"an embedding needs an even dimension of at least 4, got {dim}")
+    half = dim // 2
+    # Whatever the values' precision: angles of hundreds of radians have no digits left in bfloat16.
+    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    exponents = jnp.arange(half, dtype=values.dtype) / (half - 1)
+    angles = values[..., None] * (scale * max_period**-exponents)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

@@ -1,0 +1,40 @@
+"""Published and small configurations of the U-Net, as keyword arguments. Imports no JAX.
+
+name           parameters   what it is
+ddpm-cifar10   35,746,307   Ho, Jain, Abbeel 2020, their CIFAR-10 network (3 channels in)
+sparse         56,909,571   sparsity-aware diffusion, 9 channels in (3 C)
+small             about 2 million, for a CPU and 32 x 32 images
+tiny              about 0.2 million, for tests and demonstrations
+"""
+
+from typing import Any, Literal
+
+UNetPreset = Literal["ddpm-cifar10", "sparse", "small", "tiny"]
+
+UNET_PRESETS: dict[str, dict[str, Any]] = {
+    "ddpm-cifar10": {
+        "width": 128,
+        "multipliers": (1, 2, 2, 2),
+        "blocks_per_level": 2,
+        "attention_levels": (1,),
+    },
+    "sparse": {
+        "width": 64,
+        "multipliers": (1, 2, 4, 8),
+        "blocks_per_level": 2,
+        "attention_levels": (1,),
+    },
+    "small": {
+        "width": 32,
+        "multipliers": (1, 2, 2),
+        "blocks_per_level": 1,
+        "attention_levels": (2,),
+    },
+    "tiny": {
+        "width": 16,
+        "multipliers": (1, 2),
+        "blocks_per_level": 1,
+        "attention_levels": (),
+        "groups": 8,
+    },
+}

@@ -1,0 +1,238 @@
+"""The U-Net of Ho, Jain and Abbeel (2020), conditioned on a scalar and, if asked, on a class.
+
+With c_l = width multiplier_l channels at level l, whose images are 2^l times smaller, and B blocks per
+level:
+
+    e = W_2 silu(W_1 sinusoids(t) + b_1) + b_2 [+ class embedding]                                   (1)
+    block(x) = S x + conv(dropout(silu(norm(conv(silu(norm(x))) + W silu(e) + b))))                  (2)
+    attention(x) = x + W_o softmax(q k^T / sqrt(c)) v,   (q, k, v) = W_qkv norm(x)                   (3)
+
+    in:      3 x 3 convolution to c_0 channels
+    down:    at l = 0, 1, ...: B of (2), each followed by (3) at the levels with attention; then, except at
+             the last level, a 3 x 3 convolution of stride 2
+    middle:  (2), (3), (2)
+    up:      at l = ..., 1, 0: B + 1 of (2), each on its input and one output of the way down, newest first,
+             each followed by (3) at the levels with attention; then, except at l = 0, every pixel doubled
+             and a 3 x 3 convolution
+    out:     conv(silu(norm(x)))
+
+S is the identity, or a 1 x 1 convolution where the number of channels changes. The way down leaves an
+output after the first convolution, after every block and after every change of size: L (B + 1) for L
+levels. The last convolutions of (2), of (3) and of the whole start at zero, so that a new network predicts
+zero and its blocks are S.
+
+Parameters do not depend on the size of the images: attention is placed by level, and one network can be
+trained at several sizes. Level 1 is the 16 x 16 of a 32 x 32 image.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusions.networks.embeddings import sinusoidal_embedding
+from diffusions.typing import Array, Float, Int
+
+NO_CLASS = -1
+"""Label of an image whose class is not told, as classifier-free guidance needs it."""
+
+_NORM_EPSILON = 1e-6
+_kernel_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+
+
+def _conv(channels: int, name: str, *, zero: bool = False, stride: int = 1, dtype: Any) -> nn.Conv:
+    # "SAME" with stride 2 pads below and on the right only, as the published networks do.
+    return nn.Conv(
+        channels,
+        (3, 3),
+        strides=stride,
+        padding="SAME",
+        kernel_init=nn.initializers.zeros_init() if zero else _kernel_init,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def _norm(x: Array, groups: int, name: str, dtype: Any) -> Array:
+    # Statistics are taken in float32 whatever `dtype` is.
+    n_groups = math.gcd(groups, x.shape[-1])
+    return nn.GroupNorm(n_groups, epsilon=_NORM_EPSILON, dtype=dtype, name=name)(x)
+
+
+class ResidualBlock(nn.Module):
+    """Equation (2)."""
+
+    channels: int
+    groups: int = 32
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels_in"],
+        embedding: Float[Array, "batch features"],
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "batch height width {self.channels}"]:
+        """Args: images, the embedding e of equation (1), whether dropout is off."""
+        h = nn.silu(_norm(x, self.groups, "norm_1", self.dtype))
+        h = _conv(self.channels, "conv_1", dtype=self.dtype)(h)
+        shift = nn.Dense(self.channels, kernel_init=_kernel_init, dtype=self.dtype, name="time")
+        h = h + shift(nn.silu(embedding))[:, None, None, :]
+        h = nn.silu(_norm(h, self.groups, "norm_2", self.dtype))
+        h = nn.Dropout(self.dropout, deterministic=deterministic)(h)
+        h = _conv(self.channels, "conv_2", zero=True, dtype=self.dtype)(h)
+        if x.shape[-1] != self.channels:
+            x = nn.Dense(
+                self.channels, kernel_init=_kernel_init, dtype=self.dtype, name="shortcut"
+            )(x)
+        return x + h
+
+
+class SelfAttention(nn.Module):
+    """Equation (3): one head over all pixels."""
+
+    groups: int = 32
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch height width channels"]:
+        """Args: images."""
+        batch, height, width, channels = x.shape
+        h = _norm(x, self.groups, "norm", self.dtype)
+        # One product instead of three. fan_in is the variance that three separate ones would have.
+        qkv = nn.Dense(
+            3 * channels,
+            kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "uniform"),
+            dtype=self.dtype,
+            name="qkv",
+        )(h)
+        query, key, value = jnp.split(qkv.reshape(batch, height * width, 1, -1), 3, axis=-1)
+        h = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
+        out = nn.Dense(
+            channels, kernel_init=nn.initializers.zeros_init(), dtype=self.dtype, name="out"
+        )
+        return x + out(h)
+
+
+class UNet(nn.Module):
+    """The network of the module header; see `diffusions.networks.presets` for configurations.
+
+    Attributes:
+        out_channels: of the prediction.
+        width: channels at level 0; a multiple of 4.
+        multipliers: of the width, one per level.
+        blocks_per_level: B.
+        attention_levels: levels with attention besides the middle.
+        dropout: rate within the blocks.
+        groups: of the normalisation; their greatest common divisor with the channels where they do not
+            divide them.
+        n_classes: 0 without classes.
+        time_scale: of the sinusoids, in radians per unit of t: 1 for the steps of DDPM, 1000 for a time
+            in [0, 1], 50 for a log SNR.
+        dtype: of the arithmetic; parameters and the prediction stay float32. GPUs are faster in bfloat16.
+    """
+
+    out_channels: int = 3
+    width: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    blocks_per_level: int = 2
+    attention_levels: tuple[int, ...] = (1,)
+    dropout: float = 0.0
+    groups: int = 32
+    n_classes: int = 0
+    time_scale: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        z: Float[Array, "batch height width channels"],
+        t: Float[Array, "batch"] | Float[Array, ""],
+        labels: Int[Array, "batch"] | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "batch height width {self.out_channels}"]:
+        """Predicts from noised images.
+
+        Args:
+            z: noised images, and whatever else the network sees as further channels.
+            t: the scalar condition, one for all images or one each.
+            labels: classes; `NO_CLASS`, or None for all, where they are not told.
+            deterministic: switches dropout off; otherwise `rngs={"dropout": key}` is needed.
+
+        Raises:
+            ValueError: a side of the images is no multiple of 2^(levels - 1), or labels are given to a
+                network without classes.
+        """
+        n_levels = len(self.multipliers)
+        if any(side % 2 ** (n_levels - 1) for side in z.shape[1:3]):
+            raise ValueError(
+                f"a U-Net of {n_levels} levels needs images whose sides are multiples of "
+                f"{2 ** (n_levels - 1)}, got {z.shape[1]} x {z.shape[2]}"
+            )
+        embedding = self._embedding(jnp.broadcast_to(t, z.shape[:1]), labels)
+
+        def block(x: Array, level: int, name: str) -> Array:
+            channels = self.width * self.multipliers[level]
+            make = ResidualBlock(channels, self.groups, self.dropout, self.dtype, name=name)
+            return make(x, embedding, deterministic=deterministic)
+
+        def attention(x: Array, name: str) -> Array:
+            return SelfAttention(self.groups, self.dtype, name=name)(x)
+
+        x = _conv(self.width, "conv_in", dtype=self.dtype)(z.astype(self.dtype))
+        outputs = [x]
+        for level in range(n_levels):
+            for i in range(self.blocks_per_level):
+                x = block(x, level, f"down_{level}_block_{i}")
+                if level in self.attention_levels:
+                    x = attention(x, f"down_{level}_attention_{i}")
+                outputs.append(x)
+            if level < n_levels - 1:
+                x = _conv(x.shape[-1], f"down_{level}_resize", stride=2, dtype=self.dtype)(x)
+                outputs.append(x)
+
+        x = block(x, n_levels - 1, "middle_block_0")
+        x = attention(x, "middle_attention")
+        x = block(x, n_levels - 1, "middle_block_1")
+
+        for level in reversed(range(n_levels)):
+            for i in range(self.blocks_per_level + 1):
+                x = jnp.concatenate([x, outputs.pop()], axis=-1)
+                x = block(x, level, f"up_{level}_block_{i}")
+                if level in self.attention_levels:
+                    x = attention(x, f"up_{level}_attention_{i}")
+            if level > 0:
+                x = _conv(x.shape[-1], f"up_{level}_resize", dtype=self.dtype)(_doubled(x))
+
+        x = nn.silu(_norm(x, self.groups, "norm_out", self.dtype))
+        x = _conv(self.out_channels, "conv_out", zero=True, dtype=self.dtype)(x)
+        return x.astype(jnp.promote_types(self.dtype, jnp.float32))
+
+    def _embedding(self, t: Array, labels: Array | None) -> Array:
+        """Equation (1)."""
+        dim = 4 * self.width
+        e = sinusoidal_embedding(t, self.width, scale=self.time_scale)
+        e = nn.Dense(dim, kernel_init=_kernel_init, dtype=self.dtype, name="time_1")(e)
+        e = nn.Dense(dim, kernel_init=_kernel_init, dtype=self.dtype, name="time_2")(nn.silu(e))
+        if self.n_classes == 0:
+            if labels is not None:
+                raise ValueError("labels are given, but the network has n_classes=0")
+            return e
+        if labels is None:
+            labels = jnp.full(t.shape, NO_CLASS)
+        # The last row is that of NO_CLASS.
+        rows = nn.Embed(self.n_classes + 1, dim, dtype=self.dtype, name="classes")
+        return e + rows(jnp.where(labels < 0, self.n_classes, labels))
+
+
+def _doubled(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
+    """Every pixel four times: nearest neighbours at twice the size."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
