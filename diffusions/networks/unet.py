@@ -8,18 +8,18 @@ level:
     attention(x) = x + W_o softmax(q k^T / sqrt(c)) v,   (q, k, v) = W_qkv norm(x)                   (3)
 
     in:      3 x 3 convolution to c_0 channels
-    down:    at l = 0, 1, ...: B of (2), each followed by (3) at the levels with attention; then, except at
-             the last level, a 3 x 3 convolution of stride 2
+    down:    at l = 0, 1, ...: B of (2), each followed by (3) at the levels with attention; then, except
+             at the last level, a 3 x 3 convolution of stride 2
     middle:  (2), (3), (2)
-    up:      at l = ..., 1, 0: B + 1 of (2), each on its input and one output of the way down, newest first,
-             each followed by (3) at the levels with attention; then, except at l = 0, every pixel doubled
-             and a 3 x 3 convolution
+    up:      at l = ..., 1, 0: B + 1 of (2), each on its input and one output of the way down, newest
+             first, each followed by (3) at the levels with attention; then, except at l = 0, every
+             pixel doubled and a 3 x 3 convolution
     out:     conv(silu(norm(x)))
 
 S is the identity, or a 1 x 1 convolution where the number of channels changes. The way down leaves an
 output after the first convolution, after every block and after every change of size: L (B + 1) for L
-levels. The last convolutions of (2), of (3) and of the whole start at zero, so that a new network predicts
-zero and its blocks are S.
+levels. The last convolutions of (2), of (3) and of the whole start at zero, so that a new network
+predicts zero and its blocks are S.
 
 Parameters do not depend on the size of the images: attention is placed by level, and one network can be
 trained at several sizes. Level 1 is the 16 x 16 of a 32 x 32 image.
@@ -135,7 +135,7 @@ class UNet(nn.Module):
         n_classes: 0 without classes.
         time_scale: of the sinusoids, in radians per unit of t: 1 for the steps of DDPM, 1000 for a time
             in [0, 1], 50 for a log SNR.
-        dtype: of the arithmetic; parameters and the prediction stay float32. GPUs are faster in bfloat16.
+        dtype: of the arithmetic; parameters and the prediction stay float32. GPUs like bfloat16.
     """
 
     out_channels: int = 3
