@@ -1,4 +1,4 @@
-"""Denoisers in closed form, for data whose law is known: what networks and samplers are checked against.
+"""Denoisers in closed form for data of known law, which networks and samplers are checked against.
 
 For x ~ sum_k w_k N(m_k, C_k) and z = alpha x + sigma eps,
 
@@ -52,7 +52,7 @@ class GaussianMixture:
     def _joint(
         self, z: Float[Array, "d"], alpha: Float[Array, ""], sigma: Float[Array, ""]
     ) -> tuple[Float[Array, "k"], Float[Array, "k d"]]:
-        """log w_k N(z; alpha m_k, A_k), and A_k^{-1} (z - alpha m_k)."""
+        """Log w_k N(z; alpha m_k, A_k), and A_k^{-1} (z - alpha m_k)."""
         variances = alpha**2 * self.eigenvalues + sigma**2
         along = jnp.einsum("kij,ki->kj", self.eigenvectors, z - alpha * self.means)
         distance = (along**2 / variances).sum(axis=-1)

@@ -10,12 +10,12 @@ step (Heun twice, RK4 four times). With x_hat, eps_hat from the network at z = z
     DDIM              z_s = alpha_s x_hat + sqrt(sigma_s^2 - c^2) eps_hat + c xi,
                       c = eta sqrt(variance of (1))                                                 (2)
     ODE               dz/dt = alpha' x_hat + sigma' eps_hat                                         (3)
-    SDE               dz = (alpha' x_hat + sigma' eps_hat) dt - (c g)^2 / 2 score |dt| (-1)
-                           + c g dW,   score = -eps_hat / sigma,  g^2 = sigma^2 |d log SNR / dt|    (4)
+    SDE               dz = (alpha' x_hat + sigma' eps_hat) dt + (c g)^2 / 2 score |dt| + c g dW,
+                      score = -eps_hat / sigma,   g^2 = sigma^2 |d log SNR / dt|                    (4)
 
-(1), (2): Ho et al., 2020; Song et al., Denoising diffusion implicit models, 2021, equations (12), (16).
-(2) with eta = 1 equals (1). (3), (4): Song et al., Score-based generative modeling through SDEs, 2021; in
-(4) the churn c interpolates between the ODE (0) and the reverse-time SDE (1), both of the same law.
+(1): Ho et al., 2020. (2): Song et al., Denoising diffusion implicit models, 2021, equations (12), (16);
+with eta = 1 it equals (1). (3), (4): Song et al., Score-based generative modeling through SDEs, 2021;
+the churn c interpolates between the ODE (0) and the reverse-time SDE (1), both of the same law.
 """
 
 from collections.abc import Callable

@@ -1,0 +1,93 @@
+"""The Gaussian that densities by denoising are measured against.
+
+With mean m, covariance C of eigenvalues l_i, s = sigmoid(a) and q = sigmoid(-a) at the log SNR a:
+
+    h = d/2 log(2 pi e) + 1/2 sum_i log l_i                                                         (1)
+    mmse(a) = sum_i sigmoid(a + log l_i)                                                            (2)
+    eps(z, a) = sqrt(q) (s C + q I)^{-1} (z - sqrt(s) m)                                            (3)
+"""
+
+from typing import Literal
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusions.log_snr import CHANNEL
+from diffusions.typing import Array, Float
+
+
+@flax.struct.dataclass
+class GaussianReference:
+    """Mean and covariance."""
+
+    mean: Float[Array, "d"]
+    eigenvalues: Float[Array, "d"]
+    eigenvectors: Float[Array, "d d"] | None  # columns; None for the coordinate axes
+
+    def entropy(self) -> Float[Array, ""]:
+        """Equation (1), in nats."""
+        d = self.mean.shape[0]
+        return 0.5 * (d * np.log(2 * np.pi * np.e) + jnp.log(self.eigenvalues).sum())
+
+    def mmse(self, a: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """Equation (2)."""
+        return jax.nn.sigmoid(a[..., None] + jnp.log(self.eigenvalues)).sum(axis=-1)
+
+    def log_density(self, x: Float[Array, "batch ..."]) -> Float[Array, "batch"]:
+        """Log density."""
+        along = self._along(x.reshape(x.shape[0], -1) - self.mean)
+        d = self.mean.shape[0]
+        log_norm = d * np.log(2 * np.pi) + jnp.log(self.eigenvalues).sum()
+        return -0.5 * ((along**2 / self.eigenvalues).sum(axis=-1) + log_norm)
+
+    def epsilon(
+        self, z: Float[Array, "batch ..."], a: Float[Array, "batch"]
+    ) -> Float[Array, "batch ..."]:
+        """Equation (3): the ideal denoiser of the Gaussian."""
+        alpha, sigma = CHANNEL.alpha(a)[:, None], CHANNEL.sigma(a)[:, None]
+        along = self._along(z.reshape(z.shape[0], -1) - alpha * self.mean)
+        along = along * (sigma / (alpha**2 * self.eigenvalues + sigma**2))
+        if self.eigenvectors is not None:
+            along = along @ self.eigenvectors.T
+        return along.reshape(z.shape)
+
+    def _along(self, x: Float[Array, "batch d"]) -> Float[Array, "batch d"]:
+        return x if self.eigenvectors is None else x @ self.eigenvectors
+
+
+def standard_reference(d: int) -> GaussianReference:
+    """The standard normal law in d dimensions."""
+    return GaussianReference(jnp.zeros(d), jnp.ones(d), None)
+
+
+def fitted_reference(
+    x: Float[Array, "batch ..."], *, axes: Literal["principal", "coordinates"] = "principal"
+) -> GaussianReference:
+    """The Gaussian of the mean and covariance of data.
+
+    Args:
+        x: examples of any shape; d is the product of it.
+        axes: full covariance, or its diagonal, which costs nothing in thousands of dimensions.
+
+    Raises:
+        ValueError: unknown axes, or fewer than two examples.
+    """
+    if axes not in ("principal", "coordinates"):
+        raise ValueError(f"axes must be principal or coordinates, got {axes!r}")
+    if x.shape[0] < 2:
+        raise ValueError(f"a covariance needs at least two examples, got {x.shape[0]}")
+    flat = np.asarray(x, np.float64).reshape(x.shape[0], -1)
+    mean = flat.mean(axis=0)
+    vectors = None
+    if axes == "principal":
+        values, basis = np.linalg.eigh(np.atleast_2d(np.cov(flat.T)))
+        vectors = jnp.asarray(basis, jnp.float32)
+    else:
+        values = flat.var(axis=0, ddof=1)
+    # A direction without spread has no density; a little of it keeps the reference one.
+    values = np.maximum(values, 1e-6 * max(float(values.mean()), 1e-30))
+    return GaussianReference(
+        jnp.asarray(mean, jnp.float32), jnp.asarray(values, jnp.float32), vectors
+    )

@@ -1,0 +1,219 @@
+"""Exact densities from denoising errors, integrated over the log signal-to-noise ratio.
+
+Kong, Brekelmans and Ver Steeg, Information-theoretic diffusion (ICLR 2023), on the channel
+z = sqrt(sigmoid(a)) x + sqrt(sigmoid(-a)) eps with a the log SNR and eps_hat(z, a) ~ E[eps | z]:
+
+    -log p(x) = h_G + 1/2 int mse(x, a) - mmse_G(a) da,   mse(x, a) = E_eps |eps - eps_hat|^2,      (1)
+    h_G = d/2 log(2 pi e) + 1/2 sum_i log l_i,   mmse_G(a) = sum_i sigmoid(a + log l_i),            (2)
+
+for a Gaussian G of covariance eigenvalues l_i; any G will do, the standard normal too. (1) is exact for
+the ideal denoiser, and its mean over data is an upper bound of the entropy for any other.
+
+For G itself, whose ideal denoiser eps_G is linear, (1) holds with -log p_G(x) on the left. The
+difference of the two is the same integral with less noise in it,
+
+    -log p(x) = -log p_G(x) + 1/2 int E_eps [|eps - eps_hat|^2 - |eps - eps_G|^2] da,               (3)
+
+because at either end of the integral both denoisers err alike, noise by noise; for Gaussian data it has
+no variance at all. It is what every estimate here uses unless asked for (1).
+
+The integral is estimated at log SNRs of `diffusions.log_snr`, stratified over whatever is averaged.
+"""
+
+import warnings
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.stats import qmc
+
+from diffusions.gaussian_reference import GaussianReference
+from diffusions.log_snr import CHANNEL, LogSNRLaw
+from diffusions.objectives import Denoiser
+from diffusions.processes import beside
+from diffusions.typing import Array, Float, Key
+
+MOST_SOBOL = 256
+"""Coordinates up to which a Sobol sequence is better than random numbers."""
+
+
+class Likelihood(NamedTuple):
+    """An estimate in nats, and its standard deviation by the randomness of noise and log SNRs."""
+
+    value: Array
+    standard_error: Array
+
+
+def square_norm(x: Float[Array, "batch ..."]) -> Float[Array, "batch"]:
+    """Squared norm of each example."""
+    return (x.reshape(x.shape[0], -1) ** 2).sum(axis=-1)
+
+
+def nll_terms(
+    denoiser: Denoiser,
+    key: Key,
+    x: Float[Array, "batch ..."],
+    a: Float[Array, "batch"],
+    weight: Float[Array, "batch"],
+    reference: GaussianReference,
+    *,
+    control_variate: bool = True,
+) -> Float[Array, "batch"]:
+    """One-sample estimates of -log p(x), by equation (3) or (1); differentiable in the denoiser."""
+    return noisy_terms(
+        denoiser,
+        jax.random.normal(key, x.shape, x.dtype),
+        x,
+        a,
+        weight,
+        reference,
+        control_variate=control_variate,
+    )
+
+
+def noisy_terms(
+    denoiser: Denoiser,
+    eps: Float[Array, "batch ..."],
+    x: Float[Array, "batch ..."],
+    a: Float[Array, "batch"],
+    weight: Float[Array, "batch"],
+    reference: GaussianReference,
+    *,
+    control_variate: bool = True,
+) -> Float[Array, "batch"]:
+    """`nll_terms` for given noises."""
+    z = beside(CHANNEL.alpha(a), x) * x + beside(CHANNEL.sigma(a), x) * eps
+    mse = square_norm(eps - denoiser(z, a))
+    if control_variate:
+        difference = mse - square_norm(eps - reference.epsilon(z, a))
+        return -reference.log_density(x) + 0.5 * weight * difference
+    return reference.entropy() + 0.5 * weight * (mse - reference.mmse(a))
+
+
+def nll_loss(
+    denoiser: Denoiser,
+    key: Key,
+    x: Float[Array, "batch ..."],
+    law: LogSNRLaw,
+    reference: GaussianReference,
+) -> Float[Array, "batch"]:
+    """`nll_terms` at log SNRs stratified over the batch: the training loss, in nats."""
+    law_key, noise_key = jax.random.split(key)
+    a, weight = law.sample(law_key, x.shape[0])
+    return nll_terms(denoiser, noise_key, x, a, weight, reference)
+
+
+def nll(
+    denoiser: Denoiser,
+    key: Key,
+    x: Float[Array, "batch ..."],
+    law: LogSNRLaw,
+    reference: GaussianReference,
+    *,
+    n_samples: int = 1,
+    stratified: bool = True,
+    control_variate: bool = True,
+) -> Likelihood:
+    """Negative log likelihood of data, averaged over them, in nats.
+
+    Args:
+        denoiser: predicts eps at log SNR a.
+        key: of log SNRs and noises.
+        x: the data.
+        law: of the log SNRs.
+        reference: G.
+        n_samples: draws per example; memory does not grow with them.
+        stratified: spread the log SNRs evenly over the batch.
+        control_variate: equation (3) rather than (1).
+
+    Returns:
+        The mean, and its standard error; that of the choice of examples is part of it.
+    """
+
+    def one(key: Key) -> Array:
+        law_key, noise_key = jax.random.split(key)
+        a, weight = law.sample(law_key, x.shape[0], stratified=stratified)
+        return nll_terms(
+            denoiser, noise_key, x, a, weight, reference, control_variate=control_variate
+        )
+
+    per_example = jax.lax.map(one, jax.random.split(key, n_samples)).mean(axis=0)
+    deviation = per_example.std(ddof=1) if x.shape[0] > 1 else jnp.asarray(jnp.nan)
+    return Likelihood(per_example.mean(), deviation / np.sqrt(x.shape[0]))
+
+
+def log_density(
+    denoiser: Denoiser,
+    key: Key,
+    x: Float[Array, "batch ..."],
+    law: LogSNRLaw,
+    reference: GaussianReference,
+    *,
+    n_log_snr: int = 200,
+    control_variate: bool = True,
+    chunk: int = 64,
+) -> Likelihood:
+    """Log p(x) of each point, in one compiled call for any number of points.
+
+    All points share log SNRs and noises: what differs between them differs smoothly, and what of a
+    network depends on the log SNR alone is computed once. Up to `MOST_SOBOL` coordinates log SNR and
+    noise are stratified together, by a randomly shifted Sobol sequence.
+
+    Args:
+        denoiser: predicts eps at log SNR a.
+        key: of log SNRs and noises.
+        x: the points.
+        law: of the log SNRs.
+        reference: G.
+        n_log_snr: draws per point; powers of two fill the strata evenly.
+        control_variate: equation (3) rather than (1).
+        chunk: points computed at a time, which bounds memory.
+
+    Returns:
+        Log densities, and standard errors from the differences at neighbouring log SNRs; what is gained
+        by stratifying the noise comes on top.
+    """
+    p, eps = _stratified_noise(key, n_log_snr, x.shape[1:])
+    a, weight = law.at(p)
+
+    def one(point: Array) -> tuple[Array, Array]:
+        copies = jnp.broadcast_to(point, eps.shape)
+        terms = noisy_terms(
+            denoiser, eps, copies, a, weight, reference, control_variate=control_variate
+        )
+        successive = jnp.diff(terms) ** 2
+        return -terms.mean(), jnp.sqrt(0.5 * successive.mean() / n_log_snr)
+
+    return Likelihood(*jax.lax.map(one, x, batch_size=min(chunk, x.shape[0])))
+
+
+def _stratified_noise(
+    key: Key, n: int, shape: tuple[int, ...]
+) -> tuple[Float[Array, "n"], Float[Array, "n ..."]]:
+    """Uniform numbers, nearly in order, and standard normal noises of a shape for them."""
+    d = int(np.prod(shape))
+    if d + 1 > MOST_SOBOL:
+        jitter_key, noise_key = jax.random.split(key)
+        p = (jnp.arange(n) + jax.random.uniform(jitter_key, (n,))) / n
+        return p, jax.random.normal(noise_key, (n, *shape))
+    with warnings.catch_warnings():
+        # Any number of points is unbiased with a random shift; powers of two are only best.
+        warnings.simplefilter("ignore", UserWarning)
+        table = qmc.Sobol(d + 1, scramble=False).random(n)
+    table = table[np.argsort(table[:, 0])]
+    shifted = (jnp.asarray(table, jnp.float32) + jax.random.uniform(key, (d + 1,))) % 1.0
+    inside = jnp.clip(shifted[:, 1:], 1e-7, 1.0 - 1e-7)
+    return shifted[:, 0], jax.scipy.special.ndtri(inside).reshape(n, *shape)
+
+
+def score(
+    denoiser: Denoiser, z: Float[Array, "batch ..."], a: Float[Array, "batch"]
+) -> Float[Array, "batch ..."]:
+    """Score of the noisy data, grad log p_a(z) = -eps_hat / sqrt(sigmoid(-a))."""
+    return -denoiser(z, a) / beside(CHANNEL.sigma(a), z)
+
+
+def bits_per_dimension(nats: float, dimension: int) -> float:
+    """Nats per example as bits per dimension, in the units of the data."""
+    return nats / (dimension * float(np.log(2.0)))
