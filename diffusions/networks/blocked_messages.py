@@ -52,6 +52,9 @@ _BLOCK = 16
 # Hidden units at a time: the accumulators, [batch, units, n], stay small beside E at any width.
 _UNITS = 32
 
+# Floats of an accumulator that a processor's second-level cache holds beside what else is read.
+_CACHED_FLOATS = 2**18
+
 _einsum = functools.partial(jnp.einsum, precision="highest")
 
 
@@ -118,7 +121,7 @@ def _mean_rectified(
     n = v.shape[1]
     receiver, sender, edge = _terms(_padded(v, edges), kernel, bias)
 
-    def rectified(sender: Array, row: Array) -> Array:
+    def rectified(receiver: Array, sender: Array, row: Array) -> Array:
         return _relu(edge * row + (receiver + sender))
 
     sums = _sum_over_nodes(rectified, receiver, sender, edges)
@@ -138,17 +141,17 @@ def _reverse(saved: tuple[Array, ...], cotangent: Array) -> tuple[Array, ...]:
     v, g = _padded(nodes, edges), _padded(cotangent, edges)  # g = 0 there: T, U need no correction
     receiver, sender, edge = _terms(v, kernel, bias)
 
-    def step(sender: Array, row: Array) -> Array:
+    def step(receiver: Array, sender: Array, row: Array) -> Array:
         return _step(edge * row + (receiver + sender))
 
-    def weighted(here: tuple[Array, Array], row: Array) -> tuple[Array, Array]:
-        receiver, weight = here  # of one receiver; the lanes are the senders
+    def weighted(sender: Array, here: tuple[Array, Array], row: Array) -> tuple[Array, Array]:
+        receiver, weight = here
         counted = jnp.where(edge * row + (receiver + sender) > 0, weight, 0.0)
         return counted, counted * row
 
     s = _sum_over_nodes(step, receiver, sender, edges)
     s = s - (edges.shape[-1] - n) * _step(receiver)
-    t, u = _sum_over_nodes(weighted, (sender, sender), (receiver, g[:, None]), edges)
+    t, u = _sum_over_nodes(weighted, sender, (receiver, g[:, None]), edges)
 
     r = _share(n)
     u_h = u.sum(axis=(0, 2))
@@ -189,33 +192,63 @@ def _share(n: int) -> float:
 
 
 def _sum_over_nodes(
-    term: Callable[[PyTree, Array], PyTree], like: PyTree, here: PyTree, edges: Array
+    term: Callable[[Array, PyTree, Array], PyTree], lanes: Array, here: PyTree, edges: Array
 ) -> PyTree:
-    """The sum of the terms of nodes 0, 1, ..., a block of nodes per step.
+    """The sum of the terms of nodes 0, 1, ..., each [batch, hidden, n].
 
-    Each block is summed before it is added: hundreds of additions in a row would round to several
-    times the error of a sum by pairs.
+    A group of samples at a time, and a block of nodes per step. Each block is summed before it is
+    added: hundreds of additions in a row would round to several times the error of a sum by pairs.
 
     Args:
-        term: (`here` of one node, its row of edges [batch, 1, n]) -> its term.
-        like: arrays of the shape of a term, [batch, hidden, n].
-        here: arrays whose last axis is the node.
+        term: (`lanes`, `here` at one node, its row of edges [batch, 1, n]) -> its term.
+        lanes: what belongs to the nodes of the result, [batch, hidden, n].
+        here: arrays [batch, ..., n] of what belongs to the nodes of the sum.
         edges: E, aligned.
     """
+    batch, n, _ = edges.shape
+    n_groups = -(-batch // _samples_at_once(lanes))
+    size = -(-batch // n_groups)
 
-    def block(i: Array, total: PyTree) -> PyTree:
-        terms = []
-        for offset in range(_BLOCK):
-            node = i * _BLOCK + offset
-            take = functools.partial(
+    def group(first: Array | int) -> PyTree:
+        lanes_here, nodes = jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, first, size), (lanes, here)
+        )
+
+        def block_term(node: Array) -> PyTree:
+            row = jax.lax.dynamic_slice(edges, (first, node, 0), (size, 1, n))
+            at_node = functools.partial(
                 jax.lax.dynamic_slice_in_dim, start_index=node, slice_size=1, axis=-1
             )
-            row = jax.lax.dynamic_slice_in_dim(edges, node, 1, axis=1)
-            terms.append(term(jax.tree.map(take, here), row))
-        return jax.tree.map(lambda total, *parts: total + _by_pairs(parts), total, *terms)
+            return term(lanes_here, jax.tree.map(at_node, nodes), row)
 
-    zeros = jax.tree.map(jnp.zeros_like, like)
-    return jax.lax.fori_loop(0, edges.shape[-1] // _BLOCK, block, zeros)
+        def block(i: Array, total: PyTree) -> PyTree:
+            terms = [block_term(i * _BLOCK + offset) for offset in range(_BLOCK)]
+            return jax.tree.map(lambda total, *parts: total + _by_pairs(parts), total, *terms)
+
+        return jax.lax.fori_loop(0, n // _BLOCK, block, zeros(size))
+
+    def zeros(rows: int) -> PyTree:
+        shapes = jax.eval_shape(
+            term, lanes, jax.tree.map(lambda x: x[..., :1], here), edges[:, :1]
+        )
+        return jax.tree.map(lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype), shapes)
+
+    def put(i: Array, result: PyTree) -> PyTree:
+        first = jnp.minimum(i * size, batch - size)  # the last group may repeat some samples
+        return jax.tree.map(
+            lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, first, axis=0),
+            result,
+            group(first),
+        )
+
+    return group(0) if n_groups == 1 else jax.lax.fori_loop(0, n_groups, put, zeros(batch))
+
+
+def _samples_at_once(lanes: Array) -> int:
+    """How many samples' accumulators stay in a processor's cache; on an accelerator all."""
+    if jax.default_backend() != "cpu":
+        return lanes.shape[0]
+    return max(1, _CACHED_FLOATS // (lanes.shape[1] * lanes.shape[2]))
 
 
 def _by_pairs(parts: Sequence[Array]) -> Array:

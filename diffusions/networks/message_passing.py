@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusions.networks.blocked_messages import NEGATIVE_SLOPE, aligned, mean_messages
-from diffusions.typing import Array, Float, Key
+from diffusions.typing import Array, Float, Int, Key
 
 INITIAL_GAIN = 0.2
 LARGEST_ALPHA = 0.85
@@ -119,7 +119,7 @@ class MessagePassingDenoiser(nn.Module):
         t: Float[Array, " batch"],
         start: Float[Array, "batch n"],
         *,
-        depth: int | None = None,
+        depth: int | Int[Array, ""] | None = None,
         train: bool = False,
     ) -> Float[Array, "batch n"]:
         """The vector u of the posterior mean's estimate u u^T.
@@ -128,7 +128,8 @@ class MessagePassingDenoiser(nn.Module):
             edges: E, symmetric.
             t: times; infinity is noise free.
             start: node vectors before (1), fresh on every call (`start_vectors`).
-            depth: layers to use, the first ones; all when absent.
+            depth: how many layers act, the first ones; all when absent. It may be traced, so that
+                one compiled program trains a network that grows.
             train: leaves u unscaled.
         """
         n = edges.shape[-1]
@@ -143,17 +144,18 @@ class MessagePassingDenoiser(nn.Module):
         v = power_iterations(edges, start)
         edges = aligned(edges)
 
-        def layer(v: Array, parameters: dict[str, Any]) -> tuple[Array, None]:
+        def layer(v: Array, numbered: tuple[Array, dict[str, Any]]) -> tuple[Array, None]:
+            number, parameters = numbered
             message = parameters["message"]
             received = mean_messages(
                 v, edges, message["kernel"], message["bias"], message["output"]
             )
             update = _two_layers(parameters["update"], v, received + message["output_bias"])
             alpha = LARGEST_ALPHA * jax.nn.sigmoid(parameters["logit_alpha"])
-            return alpha * v + (1 - alpha) * update, None
+            moved = alpha * v + (1 - alpha) * update
+            return moved if depth is None else jnp.where(number < depth, moved, v), None
 
-        active = jax.tree.map(lambda stack: stack[:depth], layers)
-        v, _ = jax.lax.scan(layer, v, active)
+        v, _ = jax.lax.scan(layer, v, (jnp.arange(self.n_layers), layers))
         s = jnp.tanh(jnp.exp(log_scale) * jnp.minimum(t / n, _LARGEST_TIME))[:, None]
         decoded = _two_layers(readout, v, s)
         if self.direct_readout:
