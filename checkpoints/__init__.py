@@ -1,21 +1,32 @@
-"""Saving and restoring: training states of a run, and fitted energies, through Orbax."""
+"""Saving and restoring: training states of a run, fitted energies and trained networks, through Orbax."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from checkpoints.energies import load_energy, save_energy
+    from checkpoints.networks import load_network, save_network
     from checkpoints.training import latest_step, restore_state, save_state
 
 _HOME = {
     "load_energy": "energies",
     "save_energy": "energies",
+    "load_network": "networks",
+    "save_network": "networks",
     "latest_step": "training",
     "restore_state": "training",
     "save_state": "training",
 }
 
-__all__ = ["latest_step", "load_energy", "restore_state", "save_energy", "save_state"]
+__all__ = [
+    "latest_step",
+    "load_energy",
+    "load_network",
+    "restore_state",
+    "save_energy",
+    "save_network",
+    "save_state",
+]
 
 
 def __getattr__(name: str) -> Any:

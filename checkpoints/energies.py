@@ -7,33 +7,19 @@ The JSON alone says how to rebuild the model, so that a file opens without the c
 """
 
 import dataclasses
-import hashlib
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
+from checkpoints.array_folder import read_arrays, read_description, save_folder
 from jkonet_star.energies import LinearEnergy, NetworkEnergy, Units
 from jkonet_star.features import Features
 from jkonet_star.fitted import FittedEnergy
 
 SCHEMA_VERSION = 1
-_DESCRIPTION = "energy.json"
-_ARRAYS = "arrays"
-
-
-def _checksums(path: Path) -> dict[str, str]:
-    """Of every file of the arrays below a saved energy."""
-    files = sorted(p for p in (path / _ARRAYS).rglob("*") if p.is_file())
-    return {
-        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in files
-    }
+_NAME = "energy"
 
 
 def _features_from_json(data: dict | None) -> Features | None:
@@ -65,12 +51,8 @@ def save_energy(path: str | Path, energy: FittedEnergy) -> None:
     Raises:
         ValueError: something is already there.
     """
-    path = Path(path).absolute()
-    if path.exists():
-        raise ValueError(f"{path} already exists; a saved energy is never overwritten")
     kind = "network" if isinstance(energy.model, NetworkEnergy) else "linear"
     description = {
-        "schema_version": SCHEMA_VERSION,
         "kind": kind,
         "model": dataclasses.asdict(energy.model),
         "scheme": energy.scheme,
@@ -81,15 +63,7 @@ def save_energy(path: str | Path, energy: FittedEnergy) -> None:
     # Orbax takes no empty arrays: features without radial functions have no centres.
     constants = {name: value for name, value in constants.items() if np.size(value)}
     arrays = {"params": energy.params, "constants": constants, "times": energy.times}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(unfinished / _ARRAYS, jax.tree.map(np.asarray, arrays))
-    description["checksums"] = _checksums(unfinished)
-    (unfinished / _DESCRIPTION).write_text(json.dumps(description, indent=1))
-    unfinished.rename(path)
+    save_folder(path, _NAME, SCHEMA_VERSION, description, arrays)
 
 
 def load_energy(path: str | Path) -> FittedEnergy:
@@ -98,31 +72,9 @@ def load_energy(path: str | Path) -> FittedEnergy:
     Raises:
         ValueError: no energy is there, it is damaged, or a newer release wrote it.
     """
-    path = Path(path).absolute()
-    file = path / _DESCRIPTION
-    if not file.is_file():
-        raise ValueError(f"{path} holds no saved energy ({_DESCRIPTION} is missing)")
+    description = read_description(path, _NAME, SCHEMA_VERSION)
     try:
-        description = json.loads(file.read_text())
-        version = description["schema_version"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise ValueError(
-            f"{path} has schema version {version}; this release reads up to {SCHEMA_VERSION}: "
-            "upgrade jkonet-diffusions"
-        )
-    try:
-        # First, because Orbax does not notice every damage, and tells of the others at length.
-        if _checksums(path) != description["checksums"]:
-            raise ValueError("its arrays are not those that were saved")
-        with ocp.StandardCheckpointer() as checkpointer:
-            metadata = checkpointer.metadata(path / _ARRAYS).item_metadata
-            template = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metadata.tree
-            )
-            arrays = checkpointer.restore(path / _ARRAYS, template)
-        arrays = jax.tree.map(jnp.asarray, arrays)
+        arrays = read_arrays(path, description)
         model = _model_from_json(description["kind"], description["model"])
         constants = arrays.get("constants", {})
         if isinstance(model, NetworkEnergy):

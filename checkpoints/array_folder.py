@@ -1,0 +1,108 @@
+"""A folder that holds one thing for good: its arrays by Orbax, its description as JSON.
+
+    NAME.json    schema version, the description, checksums of the arrays' files
+    arrays/      any pytree of dictionaries of arrays
+
+It is complete or absent, never overwritten, and opened only if it is what was saved.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from diffusions.typing import PyTree
+
+_ARRAYS = "arrays"
+
+
+def _checksums(path: Path) -> dict[str, str]:
+    """Of every file of the arrays."""
+    files = sorted(p for p in (path / _ARRAYS).rglob("*") if p.is_file())
+    return {
+        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
+
+
+def save_folder(
+    path: str | Path, name: str, schema_version: int, description: dict[str, Any], arrays: PyTree
+) -> None:
+    """Writes a new folder.
+
+    Args:
+        path: the folder.
+        name: what it holds, such as `energy`; names the JSON file.
+        schema_version: of the description.
+        description: JSON.
+        arrays: dictionaries of arrays, none of them empty.
+
+    Raises:
+        ValueError: something is already there.
+    """
+    path = Path(path).absolute()
+    if path.exists():
+        raise ValueError(f"{path} already exists; a saved {name} is never overwritten")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(unfinished / _ARRAYS, jax.tree.map(np.asarray, arrays))
+    full = {
+        "schema_version": schema_version,
+        **description,
+        "checksums": _checksums(unfinished),
+    }
+    (unfinished / f"{name}.json").write_text(json.dumps(full, indent=1) + "\n")
+    unfinished.rename(path)
+
+
+def read_description(path: str | Path, name: str, schema_version: int) -> dict[str, Any]:
+    """The description in a folder.
+
+    Raises:
+        ValueError: the folder holds nothing of that name, it is damaged, or a newer release wrote it.
+    """
+    path = Path(path).absolute()
+    file = path / f"{name}.json"
+    if not file.is_file():
+        raise ValueError(f"{path} holds no saved {name} ({file.name} is missing)")
+    try:
+        description = json.loads(file.read_text())
+        version = description["schema_version"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if not isinstance(version, int) or version > schema_version:
+        raise ValueError(
+            f"{path} has schema version {version}; this release reads up to {schema_version}: "
+            "upgrade jkonet-diffusions"
+        )
+    return description
+
+
+def read_arrays(path: str | Path, description: dict[str, Any]) -> PyTree:
+    """The arrays of a folder, if they are those that were saved.
+
+    Raises:
+        ValueError: they are not.
+        Exception: whatever Orbax raises of damaged files.
+    """
+    path = Path(path).absolute()
+    # First, because Orbax does not notice every damage, and tells of the others at length.
+    if _checksums(path) != description["checksums"]:
+        raise ValueError("its arrays are not those that were saved")
+    with ocp.StandardCheckpointer() as checkpointer:
+        metadata = checkpointer.metadata(path / _ARRAYS).item_metadata
+        template = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metadata.tree
+        )
+        arrays = checkpointer.restore(path / _ARRAYS, template)
+    return jax.tree.map(jnp.asarray, arrays)
