@@ -8,7 +8,6 @@ It is complete or absent, never overwritten, and opened only if it is what was s
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def save_folder(
     if path.exists():
         raise ValueError(f"{path} already exists; a saved {name} is never overwritten")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished = path.with_name(f".{path.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     with ocp.StandardCheckpointer() as checkpointer:

@@ -156,7 +156,7 @@ def test_an_interrupted_save_leaves_no_energy_and_does_not_hinder_the_next(tmp_p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("checkpoints.energies.json.dumps", interrupted)
+        patch.setattr("checkpoints.array_folder.json.dumps", interrupted)
         with pytest.raises(KeyboardInterrupt):
             save_energy(tmp_path / "energy", network())
     assert not (tmp_path / "energy").exists()
