@@ -29,7 +29,6 @@ import math
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from diffusions.networks.embeddings import sinusoidal_embedding
@@ -112,8 +111,12 @@ class SelfAttention(nn.Module):
             dtype=self.dtype,
             name="qkv",
         )(h)
-        query, key, value = jnp.split(qkv.reshape(batch, height * width, 1, -1), 3, axis=-1)
-        h = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
+        query, key, value = jnp.split(qkv.reshape(batch, height * width, -1), 3, axis=-1)
+        # The softmax in at least single precision: bfloat16 has no digits for many small weights.
+        at_least_single = jnp.promote_types(self.dtype, jnp.float32)
+        logits = jnp.einsum("bqc,bkc->bqk", query, key, preferred_element_type=at_least_single)
+        weights = nn.softmax(logits * channels**-0.5).astype(self.dtype)
+        h = jnp.einsum("bqk,bkc->bqc", weights, value).reshape(x.shape)
         out = nn.Dense(
             channels, kernel_init=nn.initializers.zeros_init(), dtype=self.dtype, name="out"
         )
