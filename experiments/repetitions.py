@@ -1,0 +1,82 @@
+"""Many independent repetitions in a run folder: chunks, each a row of the metrics; tables of averages.
+
+A chunk's results depend on its keys alone. A resumed run takes the rows that are there as they are and
+computes the others in the same chunks, so that it ends with the same bits.
+"""
+
+import csv
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from experiments.run_folder import RunFolder
+
+Z95 = 1.959963984540054  # of a two-sided 95 % interval
+
+
+def run_chunks(
+    run: RunFolder,
+    chunks: Sequence[dict[str, Any]],
+    compute: Callable[[dict[str, Any]], dict[str, Any]],
+    *,
+    unit: str = "chunk",
+) -> list[dict[str, Any]]:
+    """Computes what is missing, and logs each chunk as soon as it is done.
+
+    Args:
+        run: the folder.
+        chunks: what each chunk consists of; it becomes part of its row.
+        compute: from that to the rest of the row.
+        unit: what a chunk is, for the progress bar.
+
+    Returns:
+        One row per chunk.
+    """
+    rows = run.rows()
+    done = len(rows)
+    # A row that was cut off is dropped before the next one is written after it.
+    run.keep_rows(done)
+    with tqdm(total=len(chunks), initial=done, unit=unit, leave=False) as progress:
+        for number, chunk in enumerate(chunks[done:], start=done + 1):
+            row = {"epoch": number, **chunk, **compute(chunk)}
+            run.log([row])
+            rows.append(row)
+            progress.update()
+    return rows
+
+
+def mean_and_error(values: np.ndarray) -> tuple[float, float | None]:
+    """Mean and standard error; no error for one value or where the mean is infinite."""
+    mean = float(np.mean(values))
+    if len(values) < 2 or not math.isfinite(mean):
+        return mean, None
+    return mean, float(np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % confidence interval of a probability (Wilson, 1927); never of zero width, nor outside [0, 1].
+
+    Args:
+        successes: out of `trials`.
+        trials: at least 1.
+    """
+    p = successes / trials
+    scale = 1.0 + Z95**2 / trials
+    middle = p + Z95**2 / (2 * trials)
+    half = Z95 * math.sqrt(p * (1 - p) / trials + Z95**2 / (4 * trials**2))
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+
+
+def write_table(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes rows with the same keys as CSV, by way of a temporary name."""
+    temporary = file.with_name(f".{file.name}.new")
+    with temporary.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, file)
