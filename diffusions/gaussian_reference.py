@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.log_snr import CHANNEL
+from diffusions.objectives import Denoiser
 from diffusions.typing import Array, Float
 
 
@@ -91,3 +92,15 @@ def fitted_reference(
     return GaussianReference(
         jnp.asarray(mean, jnp.float32), jnp.asarray(values, jnp.float32), vectors
     )
+
+
+def preconditioned(denoiser: Denoiser, reference: GaussianReference) -> Denoiser:
+    """Adds the ideal denoiser of a Gaussian to a network, which then learns what is not Gaussian.
+
+    At low SNR only mean and covariance of the data matter, and there nothing is left to learn.
+    """
+
+    def corrected(z: Array, a: Array) -> Array:
+        return denoiser(z, a) + reference.epsilon(z, a)
+
+    return corrected

@@ -21,7 +21,7 @@ The integral is estimated at log SNRs of `diffusions.log_snr`, stratified over w
 """
 
 import warnings
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -114,6 +114,7 @@ def nll(
     n_samples: int = 1,
     stratified: bool = True,
     control_variate: bool = True,
+    reference_term: Literal["data", "law"] = "data",
 ) -> Likelihood:
     """Negative log likelihood of data, averaged over them, in nats.
 
@@ -126,6 +127,9 @@ def nll(
         n_samples: draws per example; memory does not grow with them.
         stratified: spread the log SNRs evenly over the batch.
         control_variate: equation (3) rather than (1).
+        reference_term: `law` takes h_G for the mean of -log p_G(x) in (3). Where G has the moments of
+            many examples of the same law, such as the training data, the estimate is that of the whole
+            law, and the choice of these examples adds less to its error.
 
     Returns:
         The mean, and its standard error; that of the choice of examples is part of it.
@@ -138,7 +142,11 @@ def nll(
             denoiser, noise_key, x, a, weight, reference, control_variate=control_variate
         )
 
+    if reference_term not in ("data", "law"):
+        raise ValueError(f"reference_term must be data or law, got {reference_term!r}")
     per_example = jax.lax.map(one, jax.random.split(key, n_samples)).mean(axis=0)
+    if control_variate and reference_term == "law":
+        per_example = per_example + reference.log_density(x) + reference.entropy()
     deviation = per_example.std(ddof=1) if x.shape[0] > 1 else jnp.asarray(jnp.nan)
     return Likelihood(per_example.mean(), deviation / np.sqrt(x.shape[0]))
 

@@ -1,0 +1,290 @@
+"""Learning a density, whatever the data: training, evaluation, the network on disk."""
+
+import abc
+import dataclasses
+import functools
+import json
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from checkpoints import save_network
+from data_generation.command_line import say
+from diffusions.error_curves import ErrorCurves, error_curves
+from diffusions.gaussian_reference import GaussianReference, preconditioned
+from diffusions.likelihood import bits_per_dimension, nll, nll_loss
+from diffusions.log_snr import LogSNRLaw, law_from_curve, law_from_spectrum
+from diffusions.objectives import Denoiser
+from diffusions.training import TrainingState, initial_state, shuffled_batches, train_epochs
+from diffusions.typing import Array, Key, Params
+from experiments.chunked_training import train_in_chunks
+from experiments.information_theoretic_settings import (
+    InformationTheoreticSettings,
+    log_snr_pair,
+)
+from experiments.run_folder import RunFolder, read_json, write_json
+
+EVALUATION_SEED = 20
+"""Of the noise of every evaluation: nothing is taken from the training stream."""
+NLL_SAMPLES = {True: 50, False: 4}
+"""Draws per validation example, in the plane and for images."""
+
+
+class Task(abc.ABC):
+    """Data, network, and what is particular about their evaluation.
+
+    Attributes:
+        settings: resolved.
+        module: the network.
+        params: initial ones.
+        train: training data on the device.
+        validation: likewise.
+        reference: Gaussian of the training data's moments.
+        dimension: of one example.
+    """
+
+    settings: InformationTheoreticSettings
+    module: nn.Module
+    params: Params
+    train: Array
+    validation: Array
+    reference: GaussianReference
+    dimension: int
+
+    @property
+    def n_parameters(self) -> int:
+        """Of the network."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+    @abc.abstractmethod
+    def examples(self, key: Key, indices: Array) -> Array:
+        """A training batch, as the network sees it."""
+
+    @abc.abstractmethod
+    def validation_examples(self) -> Array:
+        """All validation data, as the network sees them."""
+
+    @abc.abstractmethod
+    def evaluated(self, run: RunFolder, params: Params, law: LogSNRLaw, epoch: int) -> None:
+        """Pictures on the way."""
+
+    @abc.abstractmethod
+    def concluded(
+        self, run: RunFolder, params: Params, law: LogSNRLaw, curves: ErrorCurves
+    ) -> dict[str, Any]:
+        """Pictures at the end, and more for the summary."""
+
+    def denoiser(self, params: Params, *, dropout: Key | None = None) -> Denoiser:
+        """The denoiser of some parameters, with dropout where there is a key for it."""
+
+        def network(z: Array, a: Array) -> Array:
+            if dropout is None or not self.settings.dropout:
+                return self.module.apply(params, z, a)  # type: ignore[return-value]
+            rngs = {"dropout": dropout}
+            return self.module.apply(params, z, a, deterministic=False, rngs=rngs)  # type: ignore[return-value]
+
+        if self.settings.precondition == "none":
+            return network
+        return preconditioned(network, self.reference)
+
+
+def learn_density(
+    run: RunFolder,
+    task: Task,
+    settings: InformationTheoreticSettings,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """Trains, evaluates and saves; what is found goes to the summary."""
+    law = _law(run, task, settings, seconds)
+    say(
+        f"  log SNR: loc {law.loc:.4g}, scale {law.scale:.4g}, "
+        f"from {law.ends[0]:.3g} to {law.ends[1]:.3g}"
+    )
+    x = task.validation_examples()
+    evaluation_key = jax.random.key(EVALUATION_SEED)
+
+    @jax.jit
+    def likelihoods(params: Params) -> dict[str, Array]:
+        denoiser = task.denoiser(params)
+        found = {}
+        for name, term in (("nll", "law"), ("nll_of_these", "data")):
+            estimate = nll(
+                denoiser,
+                evaluation_key,
+                x,
+                law,
+                task.reference,
+                n_samples=NLL_SAMPLES[settings.is_planar],
+                reference_term=term,  # type: ignore[arg-type]
+            )
+            found[name] = estimate.value
+            found[f"{name}_standard_error"] = estimate.standard_error
+        return found
+
+    def evaluate(state: TrainingState, epoch: int) -> dict[str, Any]:
+        found = {name: float(value) for name, value in likelihoods(state.ema).items()}
+        task.evaluated(run, state.ema, law, epoch)
+        return {"validation_nll": found["nll"]}
+
+    state = train_in_chunks(
+        run,
+        *_training(task, settings, law, settings.epochs),  # type: ignore[arg-type]
+        epochs=settings.epochs,  # type: ignore[arg-type]
+        every=settings.eval_every,  # type: ignore[arg-type]
+        seconds=seconds,
+        evaluate=evaluate,
+    )
+    params = state.ema
+    found = {name: float(value) for name, value in likelihoods(params).items()}
+    curves = _curves(task, params, law, settings.n_log_snr)
+    _write_curves(run, task, curves)
+    network = run.path / "network"
+    if not network.exists():
+        save_network(network, task.module, params, _about(settings, law), _reference_arrays(task))
+    more = task.concluded(run, params, law, curves)
+    bits = {"continuous": bits_per_dimension(found["nll"], task.dimension)}
+    if "nll_discrete" in more:
+        bits["discrete"] = bits_per_dimension(more["nll_discrete"], task.dimension)
+    summary = {
+        "nll": found["nll"],
+        "nll_standard_error": found["nll_standard_error"],
+        "nll_on_validation_points": found["nll_of_these"],
+        "nll_gaussian": float(task.reference.entropy()),
+        "log_snr": {"loc": law.loc, "scale": law.scale, "clip": law.clip},
+        "epochs": settings.epochs,
+        "bits_per_dim": bits,
+        **more,
+    }
+    say(
+        f"  validation nll {found['nll']:.4f} +- {found['nll_standard_error']:.4f} nats"
+        f" (a Gaussian: {summary['nll_gaussian']:.4f})"
+    )
+    return summary
+
+
+def _training(
+    task: Task, settings: InformationTheoreticSettings, law: LogSNRLaw, epochs: int
+) -> tuple[TrainingState, Any]:
+    """The initial state, and the training with all but the state and its length filled in."""
+    n, batch_size = len(task.train), settings.batch_size
+    assert batch_size is not None
+    assert settings.learning_rate is not None
+    steps = epochs * -(-n // batch_size)
+    rate: Any = settings.learning_rate
+    if settings.schedule == "cosine":
+        rate = optax.cosine_decay_schedule(settings.learning_rate, steps)
+    optimizer = optax.adam(rate)
+    state = initial_state(jax.tree.map(jnp.array, task.params), optimizer)
+
+    def batches(key: Key) -> Array:
+        return shuffled_batches(key, n, batch_size)
+
+    def loss(params: Params, indices: Array, key: Key) -> tuple[Array, dict[str, Array]]:
+        data_key, noise_key, dropout_key = jax.random.split(key, 3)
+        terms = nll_loss(
+            task.denoiser(params, dropout=dropout_key),
+            noise_key,
+            task.examples(data_key, indices),
+            law,
+            task.reference,
+        )
+        # The last batch of an epoch is filled up with examples that do not count.
+        counts = indices >= 0
+        return jnp.where(counts, terms, 0.0).sum() / counts.sum(), {}
+
+    train = functools.partial(
+        train_epochs,
+        key=jax.random.fold_in(jax.random.key(settings.seed), 1),
+        batches=batches,
+        loss=loss,
+        optimizer=optimizer,
+        ema_decay=settings.ema_decay,
+    )
+    return state, train
+
+
+def _law(
+    run: RunFolder,
+    task: Task,
+    settings: InformationTheoreticSettings,
+    seconds: dict[str, float],
+) -> LogSNRLaw:
+    """The law of the log SNRs that the settings ask for; a measured one is kept with the run."""
+    text = settings.log_snr
+    assert text is not None
+    if text == "spectrum":
+        return law_from_spectrum(task.reference.eigenvalues, clip=settings.clip)
+    if text != "curve":
+        loc, scale = log_snr_pair(text)
+        return LogSNRLaw(loc=loc, scale=scale, clip=settings.clip)
+    file = run.path / "log_snr.json"
+    if not file.exists():
+        first = dataclasses.replace(settings, log_snr=None).resolved()
+        assert first.log_snr is not None
+        loc, scale = log_snr_pair(first.log_snr)
+        wide = LogSNRLaw(loc=loc, scale=scale, clip=settings.clip)
+        epochs = max(1, settings.epochs // 10)  # type: ignore[operator]
+        say(f"  measuring the error curve: {epochs} epochs with loc {loc:g}, scale {scale:g}")
+        pilot = RunFolder(run.path / "pilot")
+        pilot.path.mkdir(exist_ok=True)
+        state = train_in_chunks(
+            pilot,
+            *_training(task, settings, wide, epochs),
+            epochs=epochs,
+            every=epochs,
+            seconds=seconds,
+        )
+        curves = _curves(task, state.ema, wide, settings.n_log_snr)
+        measured = law_from_curve(curves.a, curves.epsilon, task.dimension, clip=settings.clip)
+        write_json(file, {"loc": measured.loc, "scale": measured.scale})
+    kept = read_json(file)
+    return LogSNRLaw(loc=kept["loc"], scale=kept["scale"], clip=settings.clip)
+
+
+def _curves(task: Task, params: Params, law: LogSNRLaw, n_log_snr: int) -> ErrorCurves:
+    x = task.validation_examples()
+    options: dict[str, Any] = {}
+    if not task.settings.is_planar:
+        from data_generation.image_batches import GRID_STEP
+
+        options = {"delta": GRID_STEP, "bound": 1.0, "examples": min(len(x), 64)}
+    measure = jax.jit(
+        lambda params, x: error_curves(
+            task.denoiser(params),
+            jax.random.fold_in(jax.random.key(EVALUATION_SEED), 1),
+            x,
+            law,
+            n_log_snr=n_log_snr,
+            **options,
+        )
+    )
+    return measure(params, x)
+
+
+def _write_curves(run: RunFolder, task: Task, curves: ErrorCurves) -> None:
+    gaussian = task.reference.mmse(curves.a)
+    rows = np.stack([curves.a, curves.epsilon, gaussian], axis=1)
+    lines = ["log_snr,mse,mse_gaussian", *(",".join(f"{v:.6g}" for v in row) for row in rows)]
+    (run.path / "mse_curve.csv").write_text("\n".join(lines) + "\n")
+
+
+def _about(settings: InformationTheoreticSettings, law: LogSNRLaw) -> dict[str, Any]:
+    return {
+        "condition": "log_snr",
+        "prediction": "epsilon",
+        "precondition": settings.precondition,
+        "dataset": settings.dataset,
+        "log_snr": json.loads(json.dumps({"loc": law.loc, "scale": law.scale, "clip": law.clip})),
+    }
+
+
+def _reference_arrays(task: Task) -> dict[str, Array]:
+    reference = task.reference
+    arrays = {"mean": reference.mean, "eigenvalues": reference.eigenvalues}
+    if reference.eigenvectors is not None:
+        arrays["eigenvectors"] = reference.eigenvectors
+    return arrays

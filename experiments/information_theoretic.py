@@ -1,0 +1,71 @@
+"""Learns exact densities from denoising errors: points in the plane, or images.
+
+Writes the validation nll, the error curve against the Gaussian's, contour pictures of the log density,
+samples, and the network.
+"""
+
+import time
+from collections.abc import Sequence
+
+from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from experiments.information_theoretic_settings import InformationTheoreticSettings
+
+FLAGS = define_flags(InformationTheoreticSettings)
+
+EXAMPLE = """
+python -m experiments.information_theoretic --dataset=dino
+python -m experiments.information_theoretic --dataset=scg --run-name=scg --epochs=40
+python -m experiments.information_theoretic --dataset=cifar10 --data-path=FOLDER --preset=cpu
+"""
+
+
+def main() -> None:
+    """Runs the experiment of the flags."""
+    begin = time.perf_counter()
+    given = settings_from_flags(InformationTheoreticSettings, FLAGS)
+    # Only now: `--help` and a mistyped flag need none of it.
+    from experiments.run_folder import check_run, start_run
+    from experiments.tracking import conclude, device_name, import_wandb
+
+    if given.wandb:
+        import_wandb()
+    settings = given.resolved()
+    check_run(
+        settings.runs_dir, settings.run_name, resume=settings.resume, overwrite=settings.overwrite
+    )
+    if settings.is_planar:
+        from experiments.information_theoretic_planar import PlanarTask as Task
+    else:
+        from experiments.information_theoretic_images import ImageTask as Task  # type: ignore[assignment]
+    task = Task(settings)
+    if settings.batch_size > len(task.train):  # type: ignore[operator]
+        raise ValueError(
+            f"batch_size {settings.batch_size} exceeds the {len(task.train)} training examples"
+        )
+    run = start_run(
+        settings, "experiments.information_theoretic", f"information-theoretic__{settings.dataset}"
+    )
+    if run.finished:
+        say(f"{run.path} is already finished")
+        return
+    say(
+        f"{settings.dataset}: {len(task.train)} training and {len(task.validation)} validation "
+        f"examples in dimension {task.dimension}, {task.n_parameters:,} parameters"
+    )
+    precision = "bfloat16" if settings.bfloat16 else "float32"
+    say(f"  {device_name()}, {precision}, seed {settings.seed}; results in {run.path}")
+    seconds = {"data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
+    from experiments.density_training import learn_density
+
+    results = learn_density(run, task, settings, seconds)
+    seconds["total"] = time.perf_counter() - begin
+    conclude(run, settings, {"dataset": settings.dataset, **results}, seconds)
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The script."""
+    return run_script(main, FLAGS, argv=argv, description=__doc__, example=EXAMPLE)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run())

@@ -1,0 +1,104 @@
+"""Images: data on the device as bytes, the U-Net, likelihoods in bits per dimension, sample panels."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_generation.image_batches import GRID_STEP, as_bytes, image_batch, normalised
+from data_generation.images import ImageData, load_images, padded, subset
+from diffusions.error_curves import ErrorCurves, discrete_bound
+from diffusions.gaussian_reference import fitted_reference
+from diffusions.log_snr import CHANNEL, LogSNRLaw
+from diffusions.networks.presets import UNET_PRESETS
+from diffusions.networks.unet import UNet
+from diffusions.samplers import Model, ode, prior, sde, uniform_times
+from diffusions.typing import Array, Key, Params
+from experiments.density_training import Task
+from experiments.information_theoretic_plots import plot_error_curve, plot_images, plot_loss
+from experiments.information_theoretic_settings import InformationTheoreticSettings
+from experiments.run_folder import RunFolder
+
+SAMPLE_SEED = 22
+LOG_SNR_SCALE = 50.0
+
+
+class ImageTask(Task):
+    """The data are bytes on the device."""
+
+    def __init__(self, settings: InformationTheoreticSettings):
+        self.settings = settings
+        everything = self._read("train")
+        chosen = everything
+        if settings.n_points is not None and settings.n_points < len(everything):
+            chosen = subset(everything, settings.n_points, seed=settings.data_seed)
+        held_out = self._read("test")
+        assert settings.n_test is not None
+        if settings.n_test < len(held_out):
+            held_out = subset(held_out, settings.n_test, seed=settings.data_seed)
+        self.train = jnp.asarray(chosen.images)
+        self.validation = jnp.asarray(held_out.images)
+        self.dimension = int(np.prod(self.train.shape[1:]))
+        # The covariance of thousands of pixels needs all images, whatever the network is trained on.
+        self.reference = fitted_reference(normalised(everything.images))
+        assert settings.unet is not None
+        self.module = UNet(
+            out_channels=self.train.shape[-1],
+            dropout=settings.dropout,
+            time_scale=LOG_SNR_SCALE,
+            dtype=jnp.bfloat16 if settings.bfloat16 else jnp.float32,
+            **UNET_PRESETS[settings.unet],
+        )
+        key = jax.random.key(settings.seed)
+        image = normalised(self.train[:1])
+        self.params = jax.jit(self.module.init)(key, image, jnp.zeros(1))
+
+    def _read(self, split: Any) -> ImageData:
+        settings = self.settings
+        assert settings.unet is not None
+        multiple = 2 ** (len(UNET_PRESETS[settings.unet]["multipliers"]) - 1)
+        data = load_images(settings.dataset, split, path=settings.data_path)  # type: ignore[arg-type]
+        return padded(data, multiple)
+
+    def examples(self, key: Key, indices: Array) -> Array:
+        """Mirrored at random, in [-1, 1]."""
+        return image_batch(key, self.train, indices, flip=self.settings.flip)
+
+    def validation_examples(self) -> Array:
+        """All of them, in [-1, 1]."""
+        return normalised(self.validation)
+
+    def evaluated(self, run: RunFolder, params: Params, law: LogSNRLaw, epoch: int) -> None:
+        """Nothing: a panel of samples costs more than an epoch of a small network."""
+
+    def concluded(
+        self, run: RunFolder, params: Params, law: LogSNRLaw, curves: ErrorCurves
+    ) -> dict[str, Any]:
+        """Bits per dimension of the grid's probabilities, samples, and pictures."""
+        samples = as_bytes(self._samples(params, law))
+        np.savez_compressed(run.path / "samples.npz", samples=np.asarray(samples))
+        if self.settings.plots:
+            plot_images(run.plots / "samples.png", np.asarray(samples))
+            plot_images(run.plots / "data.png", np.asarray(self.train[: len(samples)]))
+            plot_error_curve(run.plots / "mse_curve.png", curves, self.reference)
+            plot_loss(
+                run.plots / "training.png",
+                run.rows(),
+                truth=None,
+                gaussian=float(self.reference.entropy()),
+            )
+        discrete = discrete_bound(curves, law, self.reference.eigenvalues, GRID_STEP)
+        return {"nll_discrete": float(discrete)}
+
+    def _samples(self, params: Params, law: LogSNRLaw) -> Array:
+        settings = self.settings
+        assert settings.n_samples is not None
+        low, high = law.ends
+        times = uniform_times(low, high, settings.sampler_steps)
+        model = Model(self.denoiser(params), CHANNEL)
+        prior_key, noise_key = jax.random.split(jax.random.key(SAMPLE_SEED))
+        noise = prior(prior_key, (settings.n_samples, *self.train.shape[1:]), CHANNEL, low)
+        if settings.sampler == "sde":
+            return jax.jit(lambda z: sde(model, noise_key, z, times))(noise)
+        return jax.jit(lambda z: ode(model, z, times))(noise)

@@ -1,0 +1,134 @@
+"""Points in the plane: data, network, contour pictures and samples."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_generation.planar import planar_data
+from diffusions.error_curves import ErrorCurves
+from diffusions.gaussian_reference import fitted_reference
+from diffusions.likelihood import log_density
+from diffusions.log_snr import CHANNEL, LogSNRLaw
+from diffusions.networks.mlp import DenoisingMLP
+from diffusions.samplers import Model, ode, prior, sde, uniform_times
+from diffusions.typing import Array, Key, Params
+from experiments.density_training import Task
+from experiments.information_theoretic_plots import (
+    plot_density,
+    plot_error_curve,
+    plot_final_density,
+    plot_loss,
+    plot_samples,
+    square_grid,
+)
+from experiments.information_theoretic_settings import InformationTheoreticSettings
+from experiments.run_folder import RunFolder
+
+DENSITY_SEED = 21
+SAMPLE_SEED = 22
+
+
+class PlanarTask(Task):
+    """The data are a standardised sample of a known law."""
+
+    def __init__(self, settings: InformationTheoreticSettings):
+        self.settings = settings
+        self.data = planar_data(
+            settings.dataset,
+            settings.data_seed,
+            n_points=settings.n_points,
+            validation_ratio=settings.validation_ratio,
+        )
+        self.train = jnp.asarray(self.data.train)
+        self.validation = jnp.asarray(self.data.validation)
+        self.reference = fitted_reference(self.train)
+        self.dimension = 2
+        self.module = DenoisingMLP(
+            width=settings.width,
+            n_layers=settings.n_layers,
+            embedding=settings.embedding,
+            coordinate_scale=settings.coordinate_scale,
+            log_snr_scale=settings.log_snr_scale,
+            activation=settings.activation,
+        )
+        key = jax.random.key(settings.seed)
+        self.params = self.module.init(key, self.train[:1], jnp.zeros(1))
+        self.axis, self.nodes = square_grid(self.data.train, settings.grid)
+        # Compiled once for all evaluations.
+        self.density = jax.jit(self._density, static_argnums=2)
+
+    def examples(self, key: Key, indices: Array) -> Array:
+        """Points; the key is for data that are altered at random."""
+        del key
+        return self.train[indices]
+
+    def validation_examples(self) -> Array:
+        """All of them."""
+        return self.validation
+
+    def _density(self, params: Params, nodes: Array, law: LogSNRLaw) -> Array:
+        return log_density(
+            self.denoiser(params),
+            jax.random.key(DENSITY_SEED),
+            nodes,
+            law,
+            self.reference,
+            n_log_snr=self.settings.n_log_snr,
+        ).value
+
+    def evaluated(self, run: RunFolder, params: Params, law: LogSNRLaw, epoch: int) -> None:
+        """The contours at this epoch."""
+        if self.settings.plots:
+            plot_density(
+                run.plots / f"density_{epoch:04d}.png",
+                self.axis,
+                np.asarray(self.density(params, self.nodes, law)),
+                self.data.train[:2000],
+                f"log density, epoch {epoch}",
+            )
+
+    def concluded(
+        self, run: RunFolder, params: Params, law: LogSNRLaw, curves: ErrorCurves
+    ) -> dict[str, Any]:
+        """Samples, the truth, and the last pictures."""
+        samples = {name: np.asarray(s) for name, s in self._samples(params, law).items()}
+        np.savez(run.path / "samples.npz", **samples)  # type: ignore[arg-type]
+        truth = self.data.entropy()
+        if self.settings.plots:
+            exact = self.data.log_density(self.nodes)
+            plots = run.plots
+            plot_final_density(
+                plots / "density.png",
+                self.axis,
+                np.asarray(self.density(params, self.nodes, law)),
+                exact,
+                self.data.train[:2000],
+            )
+            plot_error_curve(plots / "mse_curve.png", curves, self.reference)
+            plot_samples(plots / "samples.png", self.data.train[: len(samples["ode"])], samples)
+            plot_loss(
+                plots / "training.png",
+                run.rows(),
+                truth=truth,
+                gaussian=float(self.reference.entropy()),
+            )
+        on_points = -float(np.mean(self.data.log_density(self.data.validation)))
+        return {
+            "nll_true": truth,
+            "nll_true_on_validation_points": on_points,
+        }
+
+    def _samples(self, params: Params, law: LogSNRLaw) -> dict[str, Array]:
+        settings = self.settings
+        assert settings.n_samples is not None
+        low, high = law.ends
+        times = uniform_times(low, high, settings.sampler_steps)
+        model = Model(self.denoiser(params), CHANNEL)
+        prior_key, noise_key = jax.random.split(jax.random.key(SAMPLE_SEED))
+        noise = prior(prior_key, (settings.n_samples, 2), CHANNEL, low)
+        return {
+            "ode": jax.jit(lambda z: ode(model, z, times))(noise),
+            "sde": jax.jit(lambda z: sde(model, noise_key, z, times))(noise),
+        }
