@@ -1,20 +1,14 @@
 """Message-passing denoisers on disk, and the import of the published PyTorch weights.
 
-    denoiser.json   schema version, the network's fields, the problem (n, k), checksum of the arrays
-    weights.npz     the parameters, one entry per array, named by its path: message.kernel, ...
+A denoiser is its network's fields and parameters, and the dimension n that it was trained for.
 
-The published state dict names layer l of L `msg_mlps.l.0` (first layer of the message MLP), `msg_mlps.l.2`
-(second), `upd_mlps.l.*`, `logit_alpha.l`, and the readout `tiny_decoder.*`; the current variant also has
-`readout_coefs`. Here the L layers are stacked.
+The published state dict names layer l of L `msg_mlps.l.0` (first layer of the message MLP),
+`msg_mlps.l.2` (second), `upd_mlps.l.*`, `logit_alpha.l`, and the readout `tiny_decoder.*`; the current
+variant also has `readout_coefs`. Here the L layers are stacked.
 """
 
 import dataclasses
-import hashlib
-import json
-import os
 import re
-import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from checkpoints.array_folder import read_arrays, read_description, save_folder
 from diffusions.networks.message_passing import MessagePassingDenoiser
 from diffusions.typing import Params
 
 SCHEMA_VERSION = 1
-_DESCRIPTION = "denoiser.json"
-_ARRAYS = "weights.npz"
+SHIPPED = Path(__file__).parent / "pretrained" / "sparse_n64_k6"
+"""The denoiser that is distributed: n = 64, k = 6."""
+
+_NAME = "denoiser"
 _FIELDS = (
     "n_nonzero",
     "n_layers",
@@ -53,26 +50,9 @@ def save_denoiser(path: str | Path, denoiser: Denoiser) -> None:
     Raises:
         ValueError: something is already there.
     """
-    path = Path(path).absolute()
-    if path.exists():
-        raise ValueError(f"{path} already exists; a saved denoiser is never overwritten")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    arrays = {
-        jax.tree_util.keystr(name, simple=True, separator="."): np.asarray(leaf)
-        for name, leaf in jax.tree_util.tree_leaves_with_path(denoiser.params["params"])
-    }
-    np.savez(unfinished / _ARRAYS, **arrays)  # type: ignore[arg-type]
-    description = {
-        "schema_version": SCHEMA_VERSION,
-        "n": denoiser.n,
-        "model": {name: getattr(denoiser.model, name) for name in _FIELDS},
-        "sha256": _checksum(unfinished / _ARRAYS),
-    }
-    (unfinished / _DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
-    unfinished.rename(path)
+    fields = {name: getattr(denoiser.model, name) for name in _FIELDS}
+    description = {"n": denoiser.n, "model": fields}
+    save_folder(path, _NAME, SCHEMA_VERSION, description, denoiser.params["params"])
 
 
 def load_denoiser(path: str | Path) -> Denoiser:
@@ -81,27 +61,14 @@ def load_denoiser(path: str | Path) -> Denoiser:
     Raises:
         ValueError: no denoiser is there, it is damaged, or a newer release wrote it.
     """
-    path = Path(path)
-    file = path / _DESCRIPTION
-    if not file.is_file():
-        raise ValueError(f"{path} holds no denoiser ({_DESCRIPTION} is missing)")
+    description = read_description(path, _NAME, SCHEMA_VERSION)
     try:
-        description = json.loads(file.read_text())
-        version = description["schema_version"]
-        if not isinstance(version, int) or version > SCHEMA_VERSION:
-            raise ValueError(
-                f"it has schema version {version}; this release reads up to {SCHEMA_VERSION}: "
-                "upgrade jkonet-diffusions"
-            )
-        if _checksum(path / _ARRAYS) != description["sha256"]:
-            raise ValueError("its arrays are not those that were saved")
         model = MessagePassingDenoiser(**description["model"])
-        with np.load(path / _ARRAYS, allow_pickle=False) as arrays:
-            params = _nested({name: arrays[name] for name in arrays.files})
-        return Denoiser(model, _checked(model, params), int(description["n"]))
-    except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
+        params = _checked(model, read_arrays(path, description))
+        return Denoiser(model, params, int(description["n"]))
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"cannot read the denoiser in {path}: {reason}") from error
+        raise ValueError(f"the denoiser in {path} is damaged: {reason}") from error
 
 
 def import_message_passing(
@@ -182,30 +149,21 @@ def from_state_dict(weights: dict[str, np.ndarray], *, n: int, k: int) -> Denois
 def _checked(model: MessagePassingDenoiser, params: Any) -> Params:
     """The parameters on the device, if they are those of the model."""
     one = jnp.zeros((1, model.n_nonzero, model.n_nonzero))
-    wanted = jax.eval_shape(model.init, jax.random.key(0), one, one[:, 0, 0], one[:, 0])["params"]
-    if jax.tree.structure(wanted) != jax.tree.structure(params):
-        raise ValueError("the parameters are not those of the network that is described")
-    for (name, leaf), found in zip(
-        jax.tree_util.tree_leaves_with_path(wanted), jax.tree.leaves(params), strict=True
-    ):
-        if leaf.shape != found.shape or not np.isfinite(found).all():
-            label = jax.tree_util.keystr(name, simple=True, separator=".")
+    wanted = jax.eval_shape(model.init, jax.random.key(0), one, one[:, 0, 0], one[:, 0])
+    shapes = _named(wanted["params"])
+    found = _named(params)
+    for name in sorted(shapes.keys() | found.keys()):
+        if name not in shapes or name not in found:
+            raise ValueError(f"{name} is {'missing' if name in shapes else 'not a parameter'}")
+        if shapes[name].shape != found[name].shape:
             raise ValueError(
-                f"{label} has shape {list(found.shape)} for {list(leaf.shape)}, or is not finite"
+                f"{name} has shape {list(found[name].shape)}, not {list(shapes[name].shape)}"
             )
+        if not np.isfinite(found[name]).all():
+            raise ValueError(f"{name} is not finite")
     return {"params": jax.tree.map(jnp.asarray, params)}
 
 
-def _nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for name, leaf in flat.items():
-        *path, last = name.split(".")
-        inner = nested
-        for part in path:
-            inner = inner.setdefault(part, {})
-        inner[last] = leaf
-    return nested
-
-
-def _checksum(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _named(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

@@ -5,8 +5,8 @@ r"""Sparse rank-one matrices and their noisy observations (Montanari and Vu, arX
     y_t = t x + W_t,   W_t of independent N(0, t) entries in R^{n x n}                              (2)
     E = sym(y_t / t) = x + t^{-1/2} S,   S = (G + G^T)/2                                            (3)
 
-So |x|_F is 0 or 1. x is symmetric, hence E is sufficient for x, and S has variance 1 on the diagonal and
-1/2 off it. Arrays hold u, never x: a rank-one matrix is its vector up to sign.
+So |x|_F is 0 or 1. x is symmetric, hence E is sufficient for x, and S has variance 1 on the diagonal
+and 1/2 off it. Arrays hold u, never x: a rank-one matrix is its vector up to sign.
 
 Every sample has a key of its own, so that a population is the same however it is cut into batches.
 """

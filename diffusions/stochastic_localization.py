@@ -5,14 +5,14 @@ r"""Sampling by stochastic localization: an observation that becomes sharper unt
 
 A solution of (2) has the law of (1), and m(y_T, T) -> x as T grows. In the vocabulary
 z = alpha x + sigma eps of `processes`, y_t / t = x + t^{-1/2} eps: alpha = 1, sigma = t^{-1/2}, a
-variance-exploding process that runs from infinite noise at t = 0 to none, and m is its denoiser. Euler's
-scheme is
+variance-exploding process that runs from infinite noise at t = 0 to none, and m is its denoiser.
+Euler's scheme is
 
     y_{i+1} = y_i + (t_{i+1} - t_i) m(y_i, t_i) + (t_{i+1} - t_i)^{1/2} N_i                         (3)
 
-where the noise is exact and only the drift is frozen during a step. Where m depends on a linear image of y
-alone, such as its symmetric part, that image may be carried in place of y, with the noise's image in
-place of the noise.
+where the noise is exact and only the drift is frozen during a step. Where m depends on a linear image
+of y alone, such as its symmetric part, that image may be carried in place of y, with the noise's image
+in place of the noise.
 """
 
 from collections.abc import Callable

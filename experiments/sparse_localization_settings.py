@@ -13,6 +13,7 @@ from jkonet_star.settings import at_least, one_of, positive
 Mode = Literal["train", "evaluate", "generate", "reproduce"]
 
 PUBLISHED_N = 350
+REFERENCE_SAMPLES = 15_000  # behind each published mean
 PUBLISHED_TIMES = tuple(20.0 * i for i in range(1, 71))
 STAGES = 3
 
@@ -35,6 +36,8 @@ class SparseSettings(RunSettings):
         horizon: of the sampler; absent, 4 n.
         batch_size: samples at once, in evaluation and generation; 0 lets the memory decide.
         baselines: evaluates the spectral estimator and power iteration beside the network.
+        reference: file of published mean squared errors at 20, 40, ..., 1400, one per line, to
+            report z-scores against.
     """
 
     mode: Mode = "train"
@@ -48,6 +51,7 @@ class SparseSettings(RunSettings):
     horizon: float | None = None
     batch_size: int = 0
     baselines: bool = True
+    reference: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -68,6 +72,8 @@ class SparseSettings(RunSettings):
         if self.horizon is not None:
             positive("horizon", self.horizon)
         at_least("batch_size", self.batch_size, 0)
+        if self.resume and self.mode != "train":
+            raise ValueError("--resume continues a training; the other modes start anew")
         if self.mode == "train" and self.checkpoint:
             raise ValueError("--mode=train makes a checkpoint; --checkpoint is for the other modes")
 
@@ -148,7 +154,7 @@ class CurriculumSettings:
             raise ValueError(
                 f"depths {self.depths} needs one number more than deepen_at {self.deepen_at}"
             )
-        if list(self.depths) != sorted(set(self.depths)) or not 1 <= self.depths[0]:
+        if list(self.depths) != sorted(set(self.depths)) or not self.depths[0] >= 1:
             raise ValueError(f"depths must increase from at least 1, got {self.depths}")
         if self.depths[-1] != self.layers:
             raise ValueError(

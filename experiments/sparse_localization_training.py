@@ -4,10 +4,13 @@
 
 Stage by stage the weight of the times moves down towards the threshold t = n/2; the first stage adds
 layers as it goes, and every so often the last trains without noise. Each stage starts from the best
-epoch of the one before with a new optimizer, best meaning the least mean of (1) over an epoch. Epochs that
-cannot be compared are no candidates: shallower networks, the first of the last stage, and those
-without noise.
+epoch of the one before with a new optimizer, best meaning the least mean of (1) over an epoch. Epochs
+that cannot be compared are no candidates: those of shallower networks, the first of the last stage, and
+those without noise.
 """
+
+import dataclasses
+from typing import Any
 
 import flax.struct
 import jax
@@ -82,7 +85,8 @@ class Curriculum:
     def _epoch(self, state: CurriculumState) -> tuple[CurriculumState, PyTree]:
         here = jax.tree.map(lambda column: jnp.asarray(column)[state.epoch], self.schedule)
         optimizer = self._optimizer(here.stage, here.depth)
-        fresh = state.replace(
+        fresh = dataclasses.replace(
+            state,
             params=state.best,
             ema=state.best,
             optimizer_state=optimizer.init(state.best),
@@ -110,7 +114,8 @@ class Curriculum:
         )
         value = scalars["loss"][0]
         better = here.candidate & (value < state.best_loss)
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             params=trained.params,
             optimizer_state=trained.optimizer_state,
             ema=trained.ema,
@@ -142,7 +147,7 @@ class Curriculum:
         u = sparse_vectors(vector_keys, self.n, self.k, self.zero_probability)
         edges = observations(sample_keys(noise_key, 0, batch), u, t)
         start = start_vectors(sample_keys(start_key, 0, batch), self.n)
-        estimate = self.model.apply(params, edges, t, start, depth=here.depth, train=True)
+        estimate: Any = self.model.apply(params, edges, t, start, depth=here.depth, train=True)
         return squared_distance(estimate, u).mean()
 
     def _times(self, key: Key, batch: int, here: "_Schedule") -> Array:

@@ -15,13 +15,13 @@ and only A_hi = sum_j relu(z_hij) needs all pairs: a multiply-add, two additions
 and hidden unit. A_hi is accumulated over blocks of senders j, with the receivers i along the vector
 lanes; E is symmetric, so row j of E holds E_ij for all i. Memory beside E is O(batch H n).
 
-(leaky(z) could be split into z and |z| at one operation less, but trained units are mostly negative, and
-two large sums that cancel cost two digits.)
+(leaky(z) could be split into z and |z| at one operation less, but trained units are mostly negative,
+and two large sums that cancel cost two digits.)
 
 With the cotangent g_i of (2) and the step function theta = relu', the reverse pass computes z_hij again
 and needs three more sums:
 
-    S_hi = sum_j theta(z_hij),   T_hj = sum_i g_i theta(z_hij),   U_h = sum_ij g_i E_ij theta(z_hij)   (5)
+    S_hi = sum_j theta(z_hij),  T_hj = sum_i g_i theta(z_hij),  U_h = sum_ij g_i E_ij theta(z_hij)  (5)
 
 from which, with r = (1 - s) / n, the part that belongs to relu(z) is
 
@@ -89,7 +89,9 @@ def mean_messages(
     a, c, d = _einsum("h,hi->i", output, kernel)
     # By symmetry the sum over senders may run along the leading axis, across the vector lanes.
     edge_means = edges.sum(axis=1)[:, :n] / n
-    linear = a * v + _einsum("h,h->", output, bias) + c * v.mean(axis=1, keepdims=True) + d * edge_means
+    linear = (
+        a * v + _einsum("h,h->", output, bias) + c * v.mean(axis=1, keepdims=True) + d * edge_means
+    )
     return NEGATIVE_SLOPE * linear + _in_groups(v, edges, kernel, bias, output)
 
 
@@ -228,9 +230,7 @@ def _sum_over_nodes(
         return jax.lax.fori_loop(0, n // _BLOCK, block, zeros(size))
 
     def zeros(rows: int) -> PyTree:
-        shapes = jax.eval_shape(
-            term, lanes, jax.tree.map(lambda x: x[..., :1], here), edges[:, :1]
-        )
+        shapes = jax.eval_shape(term, lanes, jax.tree.map(lambda x: x[..., :1], here), edges[:, :1])
         return jax.tree.map(lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype), shapes)
 
     def put(i: Array, result: PyTree) -> PyTree:

@@ -1,4 +1,4 @@
-r"""Message-passing denoiser of sparse rank-one matrices (Montanari and Vu, arXiv 2503.08028, Section 5).
+r"""Message-passing denoiser of sparse rank-one matrices (Montanari and Vu, arXiv 2503.08028).
 
 Input are E = sym(y_t / t), the time t and a random unit vector v. Three power iterations
 

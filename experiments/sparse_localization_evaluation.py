@@ -1,0 +1,285 @@
+"""What sparse denoisers are measured by: squared error against time, and norms of generated samples.
+
+Everything runs in batches of one compiled program. Every sample has its own keys, so that neither the
+batch size nor what else is evaluated changes it.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from data_generation.sparse_rank_one import (
+    observations,
+    sample_keys,
+    sparse_vectors,
+    symmetric_noise,
+)
+from diffusions.networks.message_passing import MessagePassingDenoiser, start_vectors
+from diffusions.sparse_estimators import power_iteration, rank_one, spectral, squared_distance
+from diffusions.stochastic_localization import euler
+from diffusions.typing import Array, HostArray, Key, Params
+
+Estimator = Callable[[Array, Array, Array], Array]
+"""(keys of the samples, E, t of each) -> vectors u."""
+
+# Peak of a forward pass with its data, in floats over n^2 and sample; the benchmark measures less.
+_FLOATS_PER_PAIR = 12
+_SHARE_OF_MEMORY = 0.5
+# Pairs of nodes beyond which a larger batch makes a processor no faster.
+_PAIRS_ON_PROCESSOR = 2**23
+
+
+def batch_sizes(n_samples: int, n: int, batch_size: int = 0) -> tuple[int, int]:
+    """How many batches, and of how many samples each; the last may be partly superfluous.
+
+    Args:
+        n_samples: in all.
+        n: dimension.
+        batch_size: the most at once; 0 takes what the free memory of the device holds.
+    """
+    most = batch_size or samples_in_memory(n)
+    n_batches = -(-n_samples // most)
+    return n_batches, -(-n_samples // n_batches)
+
+
+def samples_in_memory(n: int) -> int:
+    """How many samples of dimension n half of the free memory holds."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        most = _PAIRS_ON_PROCESSOR // n**2
+    else:
+        memory = device.memory_stats() or {}
+        free = memory.get("bytes_limit", 2**33) - memory.get("bytes_in_use", 0)
+        most = 2**20
+    held = int(_SHARE_OF_MEMORY * free / (4 * _FLOATS_PER_PAIR * n**2))
+    return max(1, min(held, most))
+
+
+def network_estimator(model: MessagePassingDenoiser, params: Params) -> Estimator:
+    """The network with fresh node vectors."""
+
+    def estimate(keys: Array, edges: Array, t: Array) -> Any:
+        return model.apply(params, edges, t, start_vectors(keys, edges.shape[-1]))
+
+    return estimate
+
+
+def baseline_estimators(k: int) -> dict[str, Estimator]:
+    """The spectral estimator and power iteration."""
+    return {
+        "spectral": lambda keys, edges, t: spectral(edges, k),
+        "power_iteration": lambda keys, edges, t: power_iteration(
+            edges, start_vectors(keys, edges.shape[-1]), k
+        ),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class SquaredErrors:
+    """Squared errors |x_hat - x|_F^2 of one estimator at every time."""
+
+    errors: HostArray  # [times, samples]
+    nonzero: HostArray  # [times, samples], whether x is not zero
+
+    @property
+    def mean(self) -> HostArray:
+        """Over the samples as drawn, [times]."""
+        return self.errors.mean(axis=1)
+
+    @property
+    def standard_error(self) -> HostArray:
+        """Of `mean`."""
+        return self.errors.std(axis=1, ddof=1) / np.sqrt(self.errors.shape[1])
+
+    def given(self, nonzero: bool) -> tuple[HostArray, HostArray]:
+        """Mean and standard error over the samples with x = 0, or with x not 0; NaN where none is."""
+        chosen = self.nonzero == nonzero
+        count = chosen.sum(axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = np.where(chosen, self.errors, 0).sum(axis=1) / count
+            spread = np.where(chosen, (self.errors - mean[:, None]) ** 2, 0).sum(axis=1)
+            return mean, np.sqrt(spread / (count - 1) / count)
+
+    def at_share(self, share: float) -> tuple[HostArray, HostArray]:
+        """Mean and standard error if exactly this share of the samples were not zero."""
+        (zero, zero_error), (other, other_error) = self.given(False), self.given(True)
+        return (
+            (1 - share) * zero + share * other,
+            np.hypot((1 - share) * zero_error, share * other_error),
+        )
+
+
+def squared_errors(
+    key: Key,
+    estimators: dict[str, Estimator],
+    times: tuple[float, ...],
+    *,
+    n: int,
+    k: int,
+    zero_probability: float,
+    n_samples: int,
+    batch_size: int = 0,
+) -> dict[str, SquaredErrors]:
+    """Squared errors of every estimator on the same observations.
+
+    Args:
+        key: of the evaluation.
+        estimators: by name.
+        times: where.
+        n: dimension.
+        k: non-zero entries.
+        zero_probability: of the prior.
+        n_samples: at each time, fresh ones.
+        batch_size: the most at once; 0 lets the memory decide.
+
+    Returns:
+        By name.
+    """
+    n_batches, size = batch_sizes(n_samples, n, batch_size)
+
+    @jax.jit
+    def batch(key: Key, first: Array, t: Array) -> tuple[dict[str, Array], Array]:
+        keys = sample_keys(key, first, size)
+        vector_keys, noise_keys, estimate_keys = (
+            jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(3)
+        )
+        u = sparse_vectors(vector_keys, n, k, zero_probability)
+        t = jnp.broadcast_to(t, size)
+        edges = observations(noise_keys, u, t)
+        errors = {
+            name: squared_distance(estimate(estimate_keys, edges, t), u)
+            for name, estimate in estimators.items()
+        }
+        return errors, jnp.any(u != 0, axis=1)
+
+    found: dict[str, list] = {name: [] for name in estimators}
+    nonzero = []
+    total = len(times) * n_batches * size
+    with tqdm(total=total, unit="sample", desc="evaluating", leave=False) as progress:
+        for number, t in enumerate(times):
+            time_key = jax.random.fold_in(key, number)
+            parts = []
+            for i in range(n_batches):
+                parts.append(jax.device_get(batch(time_key, i * size, jnp.float32(t))))
+                progress.update(size)
+            for name, errors in found.items():
+                errors.append(np.concatenate([part[0][name] for part in parts])[:n_samples])
+            nonzero.append(np.concatenate([part[1] for part in parts])[:n_samples])
+    return {
+        name: SquaredErrors(np.asarray(errors, np.float64), np.asarray(nonzero))
+        for name, errors in found.items()
+    }
+
+
+def generate(
+    key: Key,
+    estimator: Estimator,
+    times: HostArray,
+    *,
+    n: int,
+    n_samples: int,
+    batch_size: int = 0,
+) -> HostArray:
+    """Vectors u of samples x = u u^T = m(y_T, T) by stochastic localization.
+
+    The state is the symmetric part of y, of which alone the estimators are functions.
+
+    Args:
+        key: of the population.
+        estimator: of the posterior mean.
+        times: 0, ..., T.
+        n: dimension.
+        n_samples: how many.
+        batch_size: the most at once; 0 lets the memory decide.
+
+    Returns:
+        [samples, n].
+    """
+    n_batches, size = batch_sizes(n_samples, n, batch_size)
+    tiny = np.finfo(np.float32).tiny
+
+    def at(keys: Array, y: Array, t: Array) -> Array:
+        return estimator(keys, y / jnp.maximum(t, tiny), jnp.broadcast_to(t, y.shape[0]))
+
+    @jax.jit
+    def advance(keys: Array, y: Array, times: Array, first: Array) -> Array:
+        return euler(
+            keys,
+            lambda keys, y, t: rank_one(at(keys, y, t)),
+            lambda keys: symmetric_noise(keys, n),
+            y,
+            times,
+            first,
+        )
+
+    final = jax.jit(at)
+    samples = []
+    n_steps = len(times) - 1
+    with tqdm(total=n_batches * n_steps, unit="step", desc="generating", leave=False) as progress:
+        for i in range(n_batches):
+            keys = sample_keys(key, i * size, size)
+            y = jnp.zeros((size, n, n))
+            for first, last in _cuts(n_steps):
+                y = advance(keys, y, times[first : last + 1], first)
+                jax.block_until_ready(y)
+                progress.update(last - first)
+            final_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, n_steps)
+            samples.append(np.asarray(final(final_keys, y, jnp.float32(times[-1]))))
+    return np.concatenate(samples)[:n_samples]
+
+
+def _cuts(n_steps: int, pieces: int = 50) -> Iterator[tuple[int, int]]:
+    """Pieces of the whole run between two movements of the progress bar."""
+    size = -(-n_steps // pieces)
+    for first in range(0, n_steps, size):
+        yield first, min(first + size, n_steps)
+
+
+def norm_distance(norms: HostArray, zero_probability: float) -> float:
+    """Wasserstein-1 distance between the norms and the true law, 0 or 1.
+
+    W1 is the integral over s in (0, 1) of |Q(s) - 1[s > zero_probability]|, with Q the norms' quantile
+    function.
+    """
+    edges = np.unique(np.append(np.linspace(0, 1, len(norms) + 1), zero_probability))
+    middle = (edges[1:] + edges[:-1]) / 2
+    quantiles = np.sort(norms)[np.minimum((middle * len(norms)).astype(int), len(norms) - 1)]
+    return float(np.sum(np.diff(edges) * np.abs(quantiles - (middle > zero_probability))))
+
+
+def compare(
+    errors: SquaredErrors, times: tuple[float, ...], reference: dict[float, float], n_samples: int
+) -> dict[str, dict[str, Any]]:
+    """z-scores against published means.
+
+    Args:
+        errors: of the network.
+        times: of `errors`.
+        reference: time -> mean.
+        n_samples: behind each published mean.
+
+    Returns:
+        `z` of the plain means, and `z_at_share` with ours taken at the published share of non-zero
+        samples, which is the published value at the earliest time, where every estimate is zero.
+    """
+    share = reference[min(reference)]
+    plain, plain_error = errors.mean, errors.standard_error
+    shared, shared_error = errors.at_share(share)
+    more = np.sqrt(1 + errors.errors.shape[1] / n_samples)  # both sides are random
+    result: dict[str, dict[str, Any]] = {"reference": {}, "z": {}, "z_at_share": {}}
+    for i, t in enumerate(times):
+        if t in reference:
+            name = f"{t:g}"
+            result["reference"][name] = reference[t]
+            result["z"][name] = float((plain[i] - reference[t]) / (plain_error[i] * more))
+            result["z_at_share"][name] = float(
+                (shared[i] - reference[t]) / (shared_error[i] * more)
+            )
+    return result

@@ -1,0 +1,145 @@
+"""Figures of the sparse rank-one experiment. Each function writes one file."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from experiments.figures import new_figure, save_figure
+from experiments.sparse_localization_evaluation import SquaredErrors
+
+NETWORK = "#c2410c"
+TRUTH = "#6b7280"
+STYLES = {
+    "spectral": ("spectral", "#1d4ed8", "--"),
+    "power_iteration": ("power iteration", "#047857", "-."),
+}
+THRESHOLD = 0.5
+
+
+def plot_errors(
+    file: Path,
+    times: tuple[float, ...],
+    n: int,
+    errors: dict[str, SquaredErrors],
+    reference: dict[float, float],
+) -> None:
+    """Mean squared error against t/n, on a linear and on a logarithmic scale.
+
+    Args:
+        file: where to.
+        times: t.
+        n: dimension.
+        errors: by estimator.
+        reference: published means, or nothing.
+    """
+    figure, grid = new_figure(2, size=4.2)
+    ratio = np.asarray(times) / n
+    for axes, scale in zip(grid[0], ("linear", "log"), strict=True):
+        for name, found in errors.items():
+            label, color, line = STYLES.get(name, (name, NETWORK, "-"))
+            axes.plot(ratio, found.mean, line, color=color, linewidth=1.3, label=label)
+            if name not in STYLES:
+                low, high = (found.mean + sign * 2 * found.standard_error for sign in (-1, 1))
+                axes.fill_between(ratio, low.clip(1e-9), high, color=color, alpha=0.2, linewidth=0)
+        if reference:
+            axes.plot(
+                [t / n for t in reference], list(reference.values()), ".", color="black", ms=4,
+                label="published",
+            )  # fmt: skip
+        axes.axvline(THRESHOLD, color=TRUTH, linewidth=0.8, linestyle=":")
+        axes.set_xlabel("$t/n$")
+        axes.set_yscale(scale)
+    shown = np.concatenate([found.mean for found in errors.values()])
+    grid[0, 0].set_ylim(-0.02, min(1.05, 1.1 * shown.max()))
+    positive = shown[shown > 0]
+    if positive.size:
+        grid[0, 1].set_ylim(max(0.5 * positive.min(), 1e-6), 2 * shown.max())
+    grid[0, 0].set_ylabel(r"mean squared error $|\hat{x} - x|_F^2$")
+    grid[0, 0].annotate(
+        "$t = n/2$", (THRESHOLD, 0.02), xycoords=("data", "axes fraction"), fontsize=8,
+        xytext=(3, 0), textcoords="offset points", color=TRUTH,
+    )  # fmt: skip
+    grid[0, 0].legend(fontsize=8)
+    save_figure(figure, file)
+
+
+def plot_seeds(file: Path, times: tuple[float, ...], n: int, networks: dict[str, Any]) -> None:
+    """Mean squared error of several networks, their mean, and their standard deviation."""
+    figure, grid = new_figure(2, size=4.2)
+    ratio = np.asarray(times) / n
+    means = np.stack([found.mean for found in networks.values()])
+    left, right = grid[0]
+    for name, mean in zip(networks, means, strict=True):
+        left.plot(ratio, mean, linewidth=0.8, alpha=0.8, label=name)
+    left.plot(ratio, means.mean(axis=0), color="black", linewidth=1.4, label="mean")
+    left.set_ylabel(r"mean squared error $|\hat{x} - x|_F^2$")
+    left.legend(fontsize=7)
+    right.plot(ratio, means.std(axis=0, ddof=1), color=NETWORK, label="between networks")
+    sampling = np.stack([found.standard_error for found in networks.values()]).mean(axis=0)
+    right.plot(ratio, sampling, "--", color=TRUTH, label="standard error of each")
+    right.set_ylabel("standard deviation")
+    right.legend(fontsize=8)
+    for axes in (left, right):
+        axes.axvline(THRESHOLD, color=TRUTH, linewidth=0.8, linestyle=":")
+        axes.set_xlabel("$t/n$")
+    save_figure(figure, file)
+
+
+def plot_norms(file: Path, norms: np.ndarray, zero_probability: float, distance: float) -> None:
+    """Histogram of generated norms beside the true law; and the part where the samples are."""
+    figure, grid = new_figure(2, size=4.2)
+    left, right = grid[0]
+    edges = np.histogram_bin_edges(norms, bins="fd")
+    # A bin narrower than a pixel would not be seen on the scale of the true law.
+    width = max(edges[1] - edges[0], 0.004)
+    low, high = min(0.0, norms.min()), max(1.0, norms.max())
+    wide = np.arange(low - width, high + 2 * width, width)
+    _bars(left, norms, wide)
+    left.bar(
+        [0, 1], [zero_probability, 1 - zero_probability], width=0.03, color=TRUTH, alpha=0.5,
+        label="true law",
+    )  # fmt: skip
+    left.set_xlim(-0.06, 1.1 * high)
+    left.set_ylabel("probability")
+    left.set_title(f"$W_1$ = {distance:.3f}", fontsize=10)
+    left.legend(fontsize=8)
+    _bars(right, norms, edges)
+    right.set_title("generated samples, Freedman-Diaconis bins", fontsize=10)
+    for axes in (left, right):
+        axes.set_xlabel(r"$|x|_F$")
+    save_figure(figure, file)
+
+
+def _bars(axes: Axes, norms: np.ndarray, edges: np.ndarray) -> None:
+    axes.hist(
+        norms, edges.tolist(), weights=np.full(len(norms), 1 / len(norms)), color=NETWORK, alpha=0.75,
+        label="generated",
+    )  # fmt: skip
+
+
+def plot_training(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Mean loss of every epoch, the best of each stage, and where stages begin."""
+    figure, grid = new_figure(1, size=4.6)
+    axes = grid[0, 0]
+    rows = [row for row in rows if "loss" in row]
+    epochs = np.asarray([row["epoch"] for row in rows])
+    losses = np.asarray([row["loss"] for row in rows], np.float64)
+    noise_free = np.asarray([bool(row["noise_free"]) for row in rows])
+    axes.plot(epochs[~noise_free], losses[~noise_free], linewidth=0.8, color=NETWORK, label="loss")
+    if noise_free.any():
+        axes.plot(
+            epochs[noise_free], losses[noise_free], ".", ms=3, color=TRUTH, label="without noise"
+        )
+    best = np.asarray([float(row["best_loss"]) for row in rows])
+    axes.plot(epochs, np.where(np.isfinite(best), best, np.nan), color="black", label="best")
+    for previous, row in zip(rows, rows[1:], strict=False):
+        if row["stage"] != previous["stage"]:
+            axes.axvline(row["epoch"], color=TRUTH, linewidth=0.8, linestyle=":")
+    if (losses > 0).all():
+        axes.set_yscale("log")
+    axes.set_xlabel("epoch")
+    axes.set_title("mean squared error in training", fontsize=10)
+    axes.legend(fontsize=8)
+    save_figure(figure, file)
