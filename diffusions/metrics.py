@@ -9,8 +9,8 @@ Of Gaussians P = N(a, A) and Q = N(b, B) in d dimensions, with M = (A + B) / 2:
     KL:             1/2 (tr B^{-1} A + (b - a)^T B^{-1} (b - a) - d + log|B| - log|A|)               (4)
 
 With any factors A = F^T F and B = G^T G the last trace of (1) is the sum of the singular values of
-F G^T: their errors are relative to the largest one, where those of eigenvalues are so before the root is
-taken, and each of thousands of zero eigenvalues would add 1e-4 of the largest.
+F G^T: their errors are relative to the largest one, where those of eigenvalues are so before the root
+is taken, and each of thousands of zero eigenvalues would add 1e-4 of the largest.
 
 Of samples, with a kernel k (Gretton et al. 2012):
 

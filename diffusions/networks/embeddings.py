@@ -6,11 +6,17 @@
 The wavelengths run from 2 pi / scale to 2 pi P / scale. A scalar of range R is resolved well when
 scale R is about 1000: scale 1 for the steps 0 ... 999 of DDPM, 1000 for a time in [0, 1], 50 for a log
 SNR.
+
+A network that was trained on the steps i = 0, ..., n - 1 of DDPM, noised with abar_i, is given a log
+SNR a as
+
+    i(a), linear between the points (log abar_i / (1 - abar_i), i), constant outside                 (3)
 """
 
 import jax.numpy as jnp
+import numpy as np
 
-from diffusions.typing import Array, Float
+from diffusions.typing import Array, Float, HostArray
 
 
 def sinusoidal_embedding(
@@ -35,3 +41,22 @@ def sinusoidal_embedding(
     exponents = jnp.arange(half, dtype=values.dtype) / (half - 1)
     angles = values[..., None] * (scale * max_period**-exponents)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def step_of_log_snr(log_snr: Float[Array, "*batch"], betas: HostArray) -> Float[Array, "*batch"]:
+    """Equation (3).
+
+    Args:
+        log_snr: a, of any shape.
+        betas: abar_i is the product of 1 - beta_j over j <= i.
+
+    Returns:
+        The steps i(a), counted from 0.
+    """
+    log_alpha_squared = np.cumsum(np.log1p(-betas))
+    table = log_alpha_squared - np.log(-np.expm1(log_alpha_squared))
+    steps = np.arange(len(betas))
+    # Interpolation wants increasing places; the log SNR falls from step to step.
+    return jnp.interp(
+        log_snr, jnp.asarray(table[::-1], log_snr.dtype), jnp.asarray(steps[::-1], log_snr.dtype)
+    )

@@ -33,7 +33,8 @@ def _count(jaxpr: Any) -> int:
     for equation in jaxpr.eqns:
         kind, params = equation.primitive.name, equation.params
         if kind == "dot_general":
-            total += _product(*(v.aval.shape for v in equation.invars), params["dimension_numbers"])
+            left, right = (v.aval.shape for v in equation.invars)
+            total += _product(left, right, params["dimension_numbers"])
         elif kind == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             n_filters = kernel[params["dimension_numbers"].rhs_spec[0]]

@@ -30,14 +30,16 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
-from diffusions.networks.embeddings import sinusoidal_embedding
+from diffusions.networks.embeddings import sinusoidal_embedding, step_of_log_snr
 from diffusions.typing import Array, Float, Int
 
 NO_CLASS = -1
 """Label of an image whose class is not told, as classifier-free guidance needs it."""
 
 _NORM_EPSILON = 1e-6
+_DDPM_BETAS = np.linspace(1e-4, 0.02, 1000)  # of the paper, and of all weights published with it
 _kernel_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
 
@@ -138,6 +140,8 @@ class UNet(nn.Module):
         n_classes: 0 without classes.
         time_scale: of the sinusoids, in radians per unit of t: 1 for the steps of DDPM, 1000 for a time
             in [0, 1], 50 for a log SNR.
+        log_snr_as_step: t is a log SNR, but the network was trained on the 1000 steps of DDPM: it is
+            given the step that has this log SNR.
         dtype: of the arithmetic; parameters and the prediction stay float32. GPUs like bfloat16.
     """
 
@@ -150,6 +154,7 @@ class UNet(nn.Module):
     groups: int = 32
     n_classes: int = 0
     time_scale: float = 1.0
+    log_snr_as_step: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -221,6 +226,8 @@ class UNet(nn.Module):
     def _embedding(self, t: Array, labels: Array | None) -> Array:
         """Equation (1)."""
         dim = 4 * self.width
+        if self.log_snr_as_step:
+            t = step_of_log_snr(t, _DDPM_BETAS)
         e = sinusoidal_embedding(t, self.width, scale=self.time_scale)
         e = nn.Dense(dim, kernel_init=_kernel_init, dtype=self.dtype, name="time_1")(e)
         e = nn.Dense(dim, kernel_init=_kernel_init, dtype=self.dtype, name="time_2")(nn.silu(e))

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusions.networks.embeddings import sinusoidal_embedding
+from diffusions.networks.embeddings import sinusoidal_embedding, step_of_log_snr
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,17 @@ def test_low_precision_values_keep_precise_angles():
 def test_dimensions_that_have_no_embedding(dim):
     with pytest.raises(ValueError, match=f"got {dim}"):
         sinusoidal_embedding(jnp.zeros(3), dim)
+
+
+def test_the_step_of_a_log_snr():
+    betas = np.linspace(1e-4, 0.02, 1000)
+    kept = np.cumprod(1 - betas)
+    table = np.log(kept / (1 - kept))
+    steps = np.array([0, 1, 17, 500, 998, 999])
+    found = step_of_log_snr(jnp.asarray(table[steps], jnp.float32), betas)
+    np.testing.assert_allclose(found, steps, atol=1e-2)
+    halfway = jnp.asarray((table[40] + table[41]) / 2, jnp.float32)
+    np.testing.assert_allclose(step_of_log_snr(halfway, betas), 40.5, atol=1e-2)
+    # Beyond the table: its ends.
+    outside = step_of_log_snr(jnp.array([20.0, -20.0]), betas)
+    np.testing.assert_array_equal(outside, [0.0, 999.0])
