@@ -1,16 +1,16 @@
 r"""A generative model that can be solved: Gaussian data, one noising step, a linear denoiser back.
 
-Halder, "A solvable generative model with a linear, one-step denoiser" (arXiv 2411.17807). Data in R^d are
-noised once, from time 0 to T,
+Halder, "A solvable generative model with a linear, one-step denoiser" (arXiv 2411.17807). Data in
+R^d are noised once, from time 0 to T,
 
     x ~ N(m 1, s^2 I),   z = e^{-T} x + e^{-T} sqrt(eta) xi,   eta = lambda (1 - e^{-2T}),          (1)
 
-a linear map x ~ b0 + B z is fitted to n pairs (`diffusions.networks.linear`), and generation starts from
-the Gaussian that z is taken to have,
+a linear map x ~ b0 + B z is fitted to n pairs (`diffusions.networks.linear`), and generation starts
+from the Gaussian that z is taken to have,
 
     z ~ N(e^{-T} xbar, sigma^2 I),   sigma^2 = e^{-2T} (s_hat^2 + eta),                             (2)
 
-with s_hat^2 the variance of the training points, averaged over coordinates. What is generated is Gaussian:
+with s_hat^2 the variance of the training points, averaged over coordinates. The result is Gaussian:
 
     x_gen ~ N(mu, S),   mu = b0 + e^{-T} B xbar,   S = sigma^2 B B^T,   rank S = min(n - 1, d).     (3)
 

@@ -14,10 +14,11 @@ the N terms i = j sum to c^{-d} whatever N is, and are left out as well: the oth
 magnitude smaller, and would be lost in rounding. There remain
 
     pairs = c^{-d} / N sum_{i != j} exp(-|x_i - x_j|^2 / 4 h^2)                                     (3)
-    cross = 1/N sum_i 2^{d/2} s^d det(S + h^2 I)^{-1/2} exp(-1/2 (x_i - mu)^T (S + h^2 I)^{-1} (x_i - mu))  (4)
+    cross = 1/N sum_i 2^{d/2} s^d det(Q)^{1/2} exp(-1/2 (x_i - mu)^T Q (x_i - mu)),
+    Q = (S + h^2 I)^{-1}                                                                            (4)
     D - const = pairs - 2 cross,    Delta = D(train) - D(original).                                 (5)
 
-In 100 dimensions both are far below one: their logarithms are kept, and Delta as a sign and a logarithm.
+In 100 dimensions both are far below one: their logarithms are kept, and Delta's.
 """
 
 import functools

@@ -12,9 +12,10 @@ standard normals, least squares gives
     E tr B B^T / d = (n - 1) / d (b^2 + tau^2 d / (v (d - n)))    for n < d,  exactly;              (4)
 
 at n = d, d + 1 and d + 2 the expectation is infinite: the double-descent spike. Given C, (2) is a
-diagonal matrix plus independent noise of row variances D_k = tau^2 / c_k, over the eigenvalues c_k of C,
-which follow the law of Marchenko and Pastur. Then (Hachem, Loubaton and Najim, "Deterministic equivalents
-for certain functionals of large random matrices", 2007), with <.> the mean over that law, D times d, and
+diagonal matrix plus independent noise of row variances tau^2 / c_k, over the eigenvalues c_k of C,
+which follow the law of Marchenko and Pastur. With <.> the mean over that law and D = d tau^2 / c,
+(Hachem, Loubaton and Najim, "Deterministic equivalents for certain functionals of large random
+matrices", 2007)
 
     delta = <D / (rho (1 + delta' D) + b^2 / (1 + delta))>,
     delta' = <(1 + delta' D) / (rho (1 + delta) (1 + delta' D) + b^2)>,                             (5)
@@ -23,8 +24,8 @@ for certain functionals of large random matrices", 2007), with <.> the mean over
     1/d tr (B B^T + rho)^{-1} -> <1 / (rho (1 + delta' D) + b^2 / (1 + delta))>,                    (7)
     1/d log det B B^T -> <log(q D + b^2)> - q,   <D / (q D + b^2)> = 1, or q = 0 if <D> < b^2.      (8)
 
-The mean error mu - m is Gaussian given B, with covariance (s^2 I + e^{-2T} eta B B^T) / n. The curves are
-the expectation of KL, with (3) exact and (8) leading, and the typical H^2: that of the expected logarithm.
+The mean error mu - m is Gaussian given B, with covariance (s^2 I + e^{-2T} eta B B^T) / n. The curves
+are the expectation of KL, with (3) exact and (8) leading, and the typical H^2, of the expected log.
 """
 
 from typing import NamedTuple

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 
+from data_generation.gaussians import IsotropicMixture
 from diffusions.linear_denoiser import OneStepModel
 from diffusions.linear_denoiser_theory import theory_curve
 from experiments.figures import new_figure, save_figure
@@ -38,52 +40,114 @@ def plot_linear(file: Path, table: list[dict[str, Any]], model: OneStepModel) ->
         model: for the theory.
     """
     table = sorted(table, key=lambda row: row["n"])
-    figure, grid = new_figure(2, 2, size=3.9)
-    n = _column(table, "n")
-    d = model.dimension
+    figure, grid = new_figure(3, 2, size=3.6)
+    n, d = _column(table, "n"), model.dimension
     # The curves begin below the smallest size and end above the largest one.
     fine = np.unique(np.geomspace(max(2, n.min() * 0.8), n.max() * 1.25, 240).astype(int))
-    theory = theory_curve(model, fine)
-    panels = (
-        (grid[0, 0], "log_affinity", r"$-\log(1 - H^2)$", theory.log_affinity),
-        (grid[0, 1], "kl", "KL(generated, truth)", theory.kl),
-        (grid[1, 1], "mean_variance", "generated variance per coordinate", theory.mean_variance),
-    )
+    theory = theory_curve(model, fine)._asdict()
     limits = {
-        "log_affinity": np.log1p(-model.limiting_hellinger_squared),
+        "hellinger_squared": model.limiting_hellinger_squared,
+        "log_affinity": -np.log1p(-model.limiting_hellinger_squared),
         "kl": model.limiting_kl,
         "mean_variance": model.limiting_ratio * model.std**2,
     }
-    for axes, name, title, curve in panels:
-        sign = -1.0 if name == "log_affinity" else 1.0
-        rows = [row | {name: sign * row[name]} for row in table]
-        _band(axes, rows, name, label="measured, $\\pm$ 2 standard errors", color=MEASURED)
-        finite = np.isfinite(curve)
-        axes.plot(
-            fine[finite],
-            sign * curve[finite],
-            color=THEORY,
-            linewidth=1.2,
-            label="theory",
-            zorder=3,
-        )
-        axes.axhline(
-            sign * limits[name], color=LIMIT, linestyle=":", linewidth=1, label=r"$n \to \infty$"
-        )
-        axes.set_yscale("log")
+    # Where H^2 cannot be told from 1, its distance from 1 still can.
+    theory["log_affinity"] = -theory["log_affinity"]
+    table = [row | {"log_affinity": -row["log_affinity"]} for row in table]
+    for axes, name, title in (
+        (grid[0, 0], "hellinger_squared", "$H^2$(generated, truth)"),
+        (grid[0, 1], "log_affinity", r"$-\log(1 - H^2)$"),
+        (grid[0, 2], "kl", "KL(generated, truth)"),
+        (grid[1, 1], "mean_variance", "generated variance per coordinate"),
+    ):
+        _band(axes, table, name, label="measured, $\\pm$ 2 standard errors", color=MEASURED)
+        # An infinite value is a gap in the curve.
+        curve = np.where(np.isfinite(theory[name]), theory[name], np.nan)
+        axes.plot(fine, curve, color=THEORY, linewidth=1.2, label="theory", zorder=3)
+        axes.axhline(limits[name], color=LIMIT, linestyle=":", linewidth=1, label=r"$n \to \infty$")
+        if name != "hellinger_squared":
+            axes.set_yscale("log")
         axes.set_title(title, fontsize=10)
-    if (n <= d).any():
-        for axes, value in ((grid[0, 0], r"$H^2 = 1$"), (grid[0, 1], r"KL $= \infty$")):
-            axes.axvspan(min(n.min(), fine.min()), d, color="black", alpha=0.06, linewidth=0)
-            axes.text(0.03, 0.5, f"{value} for $n \\leq d$", transform=axes.transAxes, fontsize=8)
-    axes = grid[1, 0]
-    plot_probability(axes, table)
-    for axes in grid.ravel():
-        axes.axvline(d, color="black", linestyle="--", linewidth=0.7)
+    if fine.min() <= d:
+        for axes in grid[0, 1:]:
+            axes.axvspan(fine.min(), min(d, fine.max()), color="black", alpha=0.06, linewidth=0)
+            text = r"$\infty$ for $n \leq d$"
+            axes.text(0.03, 0.5, text, transform=axes.transAxes, fontsize=9)
+    plot_probability(grid[1, 0], table)
+    for axes in grid.ravel()[:-1]:
+        axes.axvline(d, color="black", linestyle="--", linewidth=0.7, label="n = d")
         axes.set_xscale("log")
         axes.set_xlim(fine.min(), fine.max())
-        axes.set_xlabel("training points n  (dashed: n = d)")
-    grid[1, 1].legend(fontsize=8)
+        axes.set_xlabel("training points n")
+    grid[1, 2].set_axis_off()
+    grid[1, 2].legend(*grid[0, 0].get_legend_handles_labels(), loc="center", fontsize=10)
+    save_figure(figure, file)
+
+
+def plot_learned(file: Path, table: list[dict[str, Any]], averages: list[dict[str, Any]]) -> None:
+    """Delta, P(Delta > 0) and the distances against n, and the running averages of Delta.
+
+    Args:
+        file: where to.
+        table: one row per n.
+        averages: over the first repetitions, for every number of them.
+    """
+    table = sorted(table, key=lambda row: row["n"])
+    figure, grid = new_figure(2, 2, size=3.9)
+    _band(grid[0, 0], table, "delta", label="$\\pm$ 2 standard errors", color=MEASURED)
+    grid[0, 0].axhline(0.0, color=LIMIT, linestyle=":", linewidth=1)
+    grid[0, 0].set_title(r"$\Delta$ = D(train, generated) - D(original, generated)", fontsize=9)
+    grid[0, 0].legend(fontsize=8)
+    plot_probability(grid[0, 1], table)
+    for name, label, color in (
+        ("distance_train", "training and generated", MEASURED),
+        ("distance_original", "original and generated", THEORY),
+    ):
+        _band(grid[1, 0], table, name, label=label, color=color)
+    grid[1, 0].set_title("distance per pixel", fontsize=10)
+    grid[1, 0].legend(fontsize=8)
+    for axes in grid.ravel()[:3]:
+        axes.set_xlabel("training images n")
+    shades = colormaps["viridis"](np.linspace(0, 0.9, len(table)))
+    for row, shade in zip(table, shades, strict=True):
+        own = [average for average in averages if average["n"] == row["n"]]
+        count, delta = _column(own, "repetitions"), _column(own, "delta")
+        grid[1, 1].plot(count, delta, color=shade, linewidth=1, label=f"n = {row['n']}")
+    grid[1, 1].axhline(0.0, color=LIMIT, linestyle=":", linewidth=1)
+    grid[1, 1].set_title(r"running average of $\Delta$", fontsize=10)
+    grid[1, 1].set_xlabel("repetitions")
+    grid[1, 1].legend(fontsize=6, ncols=2)
+    save_figure(figure, file)
+
+
+def plot_generated(file: Path, images: np.ndarray, data: IsotropicMixture) -> None:
+    """Some generated images, and their pixels' histogram with the true density.
+
+    Args:
+        file: where to.
+        images: (n, height, width, 1).
+        data: the truth.
+    """
+    figure, grid = new_figure(2, size=3.6)
+    side = images.shape[1]
+    columns = min(5, len(images))
+    rows = min(2, len(images) // columns)
+    # One pixel of background between the images.
+    sheet = np.full((rows * (side + 1) - 1, columns * (side + 1) - 1), np.nan)
+    for k in range(rows * columns):
+        i, j = divmod(k, columns)
+        sheet[i * (side + 1) :, j * (side + 1) :][:side, :side] = images[k, :, :, 0]
+    grid[0, 0].imshow(sheet, cmap="gray")
+    grid[0, 0].set_axis_off()
+    grid[0, 0].set_title("generated", fontsize=10)
+    low = min(images.min(), *(m - 4 * s for m, s in zip(data.means, data.stds, strict=True)))
+    high = max(images.max(), *(m + 4 * s for m, s in zip(data.means, data.stds, strict=True)))
+    values = np.linspace(low, high, 400)
+    axes = grid[0, 1]
+    axes.hist(images.ravel(), 40, density=True, color=MEASURED, alpha=0.5, label="generated")
+    axes.plot(values, data.density(values), color=THEORY, label="truth")
+    axes.set_title("pixels", fontsize=10)
+    axes.legend(fontsize=8)
     save_figure(figure, file)
 
 

@@ -102,7 +102,6 @@ class LearnedDenoiserSettings(RunSettings):
         channels: of the network at full, half, quarter and eighth resolution; absent, 64, 128, 256,
             256, and in quick mode 16, 32, 64, 64.
         heads: of its self-attention.
-        time_features: of the sinusoidal embedding of time.
         chunk_size: repetitions trained side by side under vmap; 0 chooses one on a CPU and ten
             elsewhere.
     """
@@ -127,7 +126,6 @@ class LearnedDenoiserSettings(RunSettings):
     beta_large: float = 0.02
     channels: tuple[int, ...] = ()
     heads: int = 4
-    time_features: int = 256
     chunk_size: int = 0
 
     def __post_init__(self):
@@ -163,12 +161,10 @@ class LearnedDenoiserSettings(RunSettings):
                 "0 < beta_small <= beta_large < 1 must hold, got "
                 f"{self.beta_small} and {self.beta_large}"
             )
-        if len(self.channels) != 4 or min(self.channels) < 1:
-            raise ValueError(f"channels must be four positive numbers, got {self.channels}")
+        if len(self.channels) != 4 or min(self.channels) < 4 or any(c % 2 for c in self.channels):
+            raise ValueError(f"channels must be four even numbers from 4 on, got {self.channels}")
         at_least("heads", self.heads, 1)
         for width in self.channels[1:]:
             if width % self.heads:
                 raise ValueError(f"heads must divide the channels, {self.heads} does not {width}")
-        if self.time_features < 4 or self.time_features % 2:
-            raise ValueError(f"time_features must be even and above 3, got {self.time_features}")
         at_least("chunk_size", self.chunk_size, 0)

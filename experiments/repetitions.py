@@ -59,7 +59,7 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float | None]:
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % confidence interval of a probability (Wilson, 1927); never of zero width, nor outside [0, 1].
+    """95 % confidence interval of a probability (Wilson, 1927), of positive width and in [0, 1].
 
     Args:
         successes: out of `trials`.

@@ -4,8 +4,8 @@
     min over (b0, B) of sum_i |x_i - b0 - B z_i|^2,                                                 (2)
 
 of all minimisers the one with the least |B|. Any minimiser has b0 = mean(x) - B mean(z), so that only
-the centred pairs determine B, and they have rank n - 1 at most. An orthogonal reflection turns them into
-n - 1 rows without the redundancy:
+the centred pairs determine B, and they have rank n - 1 at most. An orthogonal reflection turns them
+into n - 1 rows without the redundancy:
 
     Z = H z, X = H x,   H in R^{(n-1) x n},  H 1 = 0,  H H^T = I                                    (3)
     n - 1 >= d:   Z = Q R,     B^T = R^{-1} Q^T X                                                   (4)
@@ -30,6 +30,7 @@ class LinearDenoiser(nn.Module):
 
     @nn.compact
     def __call__(self, z: Float[Array, "*batch d"]) -> Float[Array, "*batch {self.dimension}"]:
+        """Args: points as rows."""
         shape = (z.shape[-1], self.dimension)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.dimension,))
@@ -68,5 +69,5 @@ def _contrasts(centred: Float[Array, "n d"]) -> Float[Array, "m d"]:
     """
     n = centred.shape[0]
     normal = jnp.full((n,), n**-0.5, centred.dtype).at[0].add(1.0)
-    # The rows sum to zero, so that their product with the normal is row 0; |normal|^2 / 2 = 1 + n^{-1/2}.
+    # The rows sum to zero: their product with the normal is row 0; |normal|^2 / 2 = 1 + n^{-1/2}.
     return (centred - jnp.outer(normal, centred[0]) / (1.0 + n**-0.5))[1:]

@@ -1,0 +1,291 @@
+"""The learned counterpart of the linear denoiser: diffusion models of Gaussian images, many times over.
+
+Each repetition draws an original and a training set, trains an attention U-Net, generates a few images
+and compares: Delta is the distance of training and generated images minus that of original and
+generated ones, so that Delta > 0 says that the model generalises.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from experiments.linear_denoiser_settings import LearnedDenoiserSettings
+
+FLAGS = define_flags(LearnedDenoiserSettings)
+
+EXAMPLE = """
+python -m experiments.learned_denoiser --quick
+python -m experiments.learned_denoiser --n-train=450 --n-simulations=1
+python -m experiments.learned_denoiser --quick --mean-list=0.3,0.7 --std-list=0.05,0.1 --weights=1,2
+"""
+
+
+def main() -> None:
+    """Runs the experiment of the flags."""
+    begin = time.perf_counter()
+    settings = settings_from_flags(LearnedDenoiserSettings, FLAGS)
+    if settings.wandb:
+        from experiments.tracking import import_wandb
+
+        import_wandb()
+    import jax  # only now: `--help` and a mistyped flag need none of it
+    import numpy as np
+
+    from data_generation.gaussians import IsotropicMixture
+    from experiments.linear_denoiser_plots import plot_generated, plot_learned
+    from experiments.repetitions import run_chunks, write_table
+    from experiments.run_folder import start_run
+    from experiments.tracking import conclude, device_name
+
+    data = IsotropicMixture(settings.mean_list, settings.std_list, settings.weights or None)
+    simulations = settings.n_simulations or 0
+    size = settings.chunk_size or (1 if jax.default_backend() == "cpu" else 10)
+    size = min(size, simulations)
+    run = start_run(settings, "experiments.learned_denoiser", "learned_denoiser", chunk_size=size)
+    if run.finished:
+        say(f"{run.path} is already finished")
+        return
+    say(
+        f"learned denoiser of {settings.n_pixels} x {settings.n_pixels} images: {simulations} "
+        f"repetitions of n = {','.join(map(str, settings.n_train))}, {settings.epochs} epochs, "
+        f"{settings.diffusion_steps} steps"
+    )
+    say(f"  {device_name()}, float32, seed {settings.seed}; results in {run.path}")
+    seconds = {"compile": 0.0, "simulate": 0.0}
+    key = jax.random.key(settings.seed)
+    # Most of the work on a CPU is in library calls: LLVM's full effort costs more than it saves.
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+    programs: dict[int, Any] = {}
+    newest: dict[str, Any] = {}
+
+    def compute(chunk: dict[str, Any]) -> dict[str, Any]:
+        n = chunk["n"]
+        start = time.perf_counter()
+        if n not in programs:
+            program = _program(data, settings, n, size)
+            programs[n] = jax.jit(program).lower(key, 0).compile(compiler_options=options)
+            seconds["compile"] += time.perf_counter() - start
+            start = time.perf_counter()
+        values = jax.device_get(programs[n](key, chunk["first"]))
+        newest["images"] = values.pop("images")[0]
+        seconds["simulate"] += time.perf_counter() - start
+        return {name: value[: chunk["count"]].tolist() for name, value in values.items()}
+
+    # Every size before the next repetitions: an unfinished run has all of them already.
+    chunks = [
+        {"n": n, "first": first, "count": min(size, simulations - first)}
+        for first in range(0, simulations, size)
+        for n in settings.n_train
+    ]
+    rows = run_chunks(run, chunks, compute, unit="training" if size == 1 else "chunk")
+    table = summarise(rows, settings.n_train)
+    _print_table(table)
+    write_table(run.path / "table.csv", table)
+    averages = running_averages(rows, settings.n_train)
+    write_table(run.path / "running_averages.csv", averages)
+    if settings.plots:
+        plot_learned(run.plots / "curves.png", table, averages)
+        if newest:  # absent when a resumed run had all rows
+            plot_generated(run.plots / "generated.png", np.asarray(newest["images"]), data)
+    seconds["total"] = time.perf_counter() - begin
+    conclude(run, settings, {"table": table, "n_simulations": simulations}, seconds)
+
+
+def _program(
+    data: Any, settings: LearnedDenoiserSettings, n: int, size: int
+) -> Callable[[Any, Any], dict[str, Any]]:
+    """(key, first repetition) -> results of a chunk of repetitions with n training images."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from diffusions.linear_denoiser_pixel_distance import pixel_distance
+    from diffusions.networks.attention_unet import AttentionUNet
+    from diffusions.objectives import denoising_loss
+    from diffusions.processes import LinearBetaDDPM
+    from diffusions.samplers import Model, ancestral
+    from diffusions.training import initial_state, shuffled_batches, train_epochs
+
+    process = LinearBetaDDPM(
+        n_steps=settings.diffusion_steps,
+        beta_min=settings.beta_small,
+        beta_max=settings.beta_large,
+    )
+    network = AttentionUNet(channels=settings.channels, heads=settings.heads)
+    optimizer = optax.adam(settings.learning_rate)
+    shape = (settings.n_pixels, settings.n_pixels, 1)
+    # At least one image is left to train on.
+    n_validation = min(int(settings.validation_fraction * n), n - 1)
+    n_fit = n - n_validation
+    # As many steps as the batch size asks for, in batches of equal size: none is a small remainder.
+    n_batches = -(-n_fit // settings.batch_size)
+    batch_size = -(-n_fit // n_batches)
+    distance = functools.partial(
+        pixel_distance, std=data.kernel_std, scale=settings.bandwidth_scale
+    )
+
+    def losses(params: Any, key: Any, images: Any) -> Any:
+        time_key, noise_key = jax.random.split(key)
+        t = jax.random.randint(time_key, images.shape[:1], 1, settings.diffusion_steps + 1)
+        denoiser = functools.partial(network.apply, params)
+        return denoising_loss(denoiser, noise_key, process, images, t.astype(jnp.float32))
+
+    def repetition(key: Any) -> dict[str, Any]:
+        original_key, key = jax.random.split(key)
+        # What a size draws does not depend on which others there are.
+        keys = jax.random.split(jax.random.fold_in(key, n), 6)
+        original = data.draw_images(original_key, settings.n_original, settings.n_pixels)
+        train = data.draw_images(keys[0], n, settings.n_pixels)
+        scaled = 2.0 * train - 1.0
+        fit, validation = scaled[:n_fit], scaled[n_fit:]
+
+        def loss(params: Any, rows: Any, key: Any) -> Any:
+            weights = rows >= 0
+            each = losses(params, key, fit[jnp.maximum(rows, 0)])
+            return jnp.sum(weights * each) / jnp.sum(weights), {}
+
+        params = network.init(keys[1], jnp.zeros((1, *shape)), jnp.zeros(1))
+        state, scalars = train_epochs(
+            initial_state(params, optimizer),
+            keys[2],
+            batches=lambda key: shuffled_batches(key, n_fit, batch_size),
+            loss=loss,
+            optimizer=optimizer,
+            n_epochs=settings.epochs,
+        )
+        model = Model(functools.partial(network.apply, state.params), process)
+        times = jnp.arange(settings.diffusion_steps, -1, -1, dtype=jnp.float32)
+        noise = jax.random.normal(keys[3], (settings.n_generated, *shape))
+        images = 0.5 * (ancestral(model, keys[4], noise, times, noise="large") + 1.0)
+
+        def against(images_of_set: Any) -> Any:
+            kept = images_of_set[: settings.distance_cutoff or None]
+            generated = images[: settings.distance_cutoff or None]
+            return distance(generated.reshape(len(generated), -1), kept.reshape(len(kept), -1))
+
+        to_train, to_original = against(train), against(original)
+        result = {
+            "distance_train": to_train,
+            "distance_original": to_original,
+            "delta": to_train - to_original,
+            "loss": scalars["loss"][-1],
+            "generated_mean": images.mean(),
+            "generated_std": images.std(),
+            "images": images,
+        }
+        if n_validation:
+            result["validation_loss"] = losses(state.params, keys[5], validation).mean()
+        return result
+
+    def chunk(key: Any, first: Any) -> dict[str, Any]:
+        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(first + jnp.arange(size))
+        if size == 1:
+            return jax.tree.map(lambda value: value[None], repetition(keys[0]))
+        return jax.vmap(repetition)(keys)
+
+    return chunk
+
+
+AVERAGED = (
+    "delta",
+    "distance_train",
+    "distance_original",
+    "loss",
+    "validation_loss",
+    "generated_mean",
+    "generated_std",
+)
+
+
+def _values(rows: list[dict[str, Any]], n: int, name: str) -> Any:
+    """One number per repetition, in order."""
+    import numpy as np
+
+    parts = [np.asarray(row[name], np.float64) for row in rows if row["n"] == n and name in row]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def summarise(rows: list[dict[str, Any]], sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Means with standard errors and P(Delta > 0) with its interval; one row per size.
+
+    Args:
+        rows: of the metrics.
+        sizes: numbers of training images.
+    """
+    import numpy as np
+
+    from experiments.repetitions import mean_and_error, wilson_interval
+
+    table = []
+    for n in sizes:
+        row: dict[str, Any] = {"n": n}
+        for name in AVERAGED:
+            values = _values(rows, n, name)
+            row[name], row[f"{name}_standard_error"] = (
+                mean_and_error(values) if len(values) else (None, None)
+            )
+        deltas = _values(rows, n, "delta")
+        positive = int(np.sum(deltas > 0))
+        row["p_delta_positive"] = p = positive / len(deltas)
+        row["p_delta_positive_standard_error"] = float(np.sqrt(p * (1 - p) / len(deltas)))
+        row["p_delta_positive_low"], row["p_delta_positive_high"] = wilson_interval(
+            positive, len(deltas)
+        )
+        table.append(row)
+    return table
+
+
+def running_averages(rows: list[dict[str, Any]], sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Averages over the first repetitions, for every number of them and every size.
+
+    Args:
+        rows: of the metrics.
+        sizes: numbers of training images.
+    """
+    import numpy as np
+
+    averages = []
+    for n in sizes:
+        deltas = _values(rows, n, "delta")
+        count = np.arange(1, len(deltas) + 1)
+        columns = {
+            name: np.cumsum(values) / count
+            for name, values in (
+                ("delta", deltas),
+                ("p_delta_positive", deltas > 0),
+                ("distance_train", _values(rows, n, "distance_train")),
+                ("distance_original", _values(rows, n, "distance_original")),
+            )
+        }
+        averages += [
+            {"n": n, "repetitions": int(c), **{k: float(v[c - 1]) for k, v in columns.items()}}
+            for c in count
+        ]
+    return averages
+
+
+def _print_table(table: list[dict[str, Any]]) -> None:
+    say(
+        "       n  original-generated  train-generated              Delta"
+        "   P(Delta > 0) [95 %]      loss"
+    )
+    for row in table:
+        error = row["delta_standard_error"]
+        delta = f"{row['delta']:.4g}" + ("" if error is None else f" +- {error:.2g}")
+        say(
+            f"  {row['n']:>6} {row['distance_original']:>19.5g} {row['distance_train']:>16.5g} "
+            f"{delta:>20}   {row['p_delta_positive']:.3f} "
+            f"[{row['p_delta_positive_low']:.3f}, {row['p_delta_positive_high']:.3f}] "
+            f"{row['loss']:>9.4f}"
+        )
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The script."""
+    return run_script(main, FLAGS, argv=argv, description=__doc__, example=EXAMPLE)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run())
