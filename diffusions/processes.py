@@ -21,7 +21,7 @@ fourth run from noise to data as their time grows, the others from data to noise
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ import numpy as np
 from diffusions.typing import Array, Float, Key
 
 
+@runtime_checkable
 class Process(Protocol):
     """The functions of equation (1), elementwise in t."""
 

@@ -173,6 +173,7 @@ def _training(
     n, batch_size = len(task.train), settings.batch_size
     assert batch_size is not None
     assert settings.learning_rate is not None
+    assert settings.noises is not None
     steps = epochs * -(-n // batch_size)
     rate: Any = settings.learning_rate
     if settings.schedule == "cosine":
@@ -185,6 +186,7 @@ def _training(
 
     def loss(params: Params, indices: Array, key: Key) -> tuple[Array, dict[str, Array]]:
         data_key, noise_key, dropout_key = jax.random.split(key, 3)
+        indices = jnp.tile(indices, settings.noises)
         terms = nll_loss(
             task.denoiser(params, dropout=dropout_key),
             noise_key,

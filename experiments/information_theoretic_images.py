@@ -41,7 +41,7 @@ class ImageTask(Task):
         self.validation = jnp.asarray(held_out.images)
         self.dimension = int(np.prod(self.train.shape[1:]))
         # The covariance of thousands of pixels needs all images, whatever the network is trained on.
-        self.reference = fitted_reference(normalised(everything.images))
+        self.reference = fitted_reference(normalised(jnp.asarray(everything.images)))
         assert settings.unet is not None
         self.module = UNet(
             out_channels=self.train.shape[-1],

@@ -28,6 +28,7 @@ from experiments.run_folder import RunFolder
 
 DENSITY_SEED = 21
 SAMPLE_SEED = 22
+FINAL_GRID = 100
 
 
 class PlanarTask(Task):
@@ -97,13 +98,13 @@ class PlanarTask(Task):
         np.savez(run.path / "samples.npz", **samples)  # type: ignore[arg-type]
         truth = self.data.entropy()
         if self.settings.plots:
-            exact = self.data.log_density(self.nodes)
             plots = run.plots
+            axis, nodes = square_grid(self.data.train, max(self.settings.grid, FINAL_GRID))
             plot_final_density(
                 plots / "density.png",
-                self.axis,
-                np.asarray(self.density(params, self.nodes, law)),
-                exact,
+                axis,
+                np.asarray(self.density(params, nodes, law)),
+                self.data.log_density(nodes),
                 self.data.train[:2000],
             )
             plot_error_curve(plots / "mse_curve.png", curves, self.reference)

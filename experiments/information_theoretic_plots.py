@@ -10,7 +10,7 @@ from diffusions.gaussian_reference import GaussianReference
 from experiments.figures import new_figure, save_figure
 
 LEVELS = 24
-DEPTH = 9.0
+DEPTH = 14.0
 """Nats below the highest density that contours reach."""
 DATA, MODEL = "#9aa0a6", "#c2410c"
 
@@ -32,9 +32,9 @@ def plot_error_curve(
         axes.plot(curves.a, exact, color="black", linestyle=":", label="exact")
         gap.plot(curves.a, gaussian - exact, color="black", linestyle=":")
     axes.set(xlabel="log SNR", ylabel="E |eps - eps_hat|$^2$", title="denoising error")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8)
     gap.axhline(0.0, color="black", linewidth=0.5)
-    gap.set(xlabel="log SNR", title="Gaussian - learned: twice the nats gained")
+    gap.set(xlabel="log SNR", title="their difference")
     save_figure(figure, file)
 
 

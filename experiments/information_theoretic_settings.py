@@ -30,7 +30,8 @@ class InformationTheoreticSettings(RunSettings):
         validation_ratio: share of the points that is held out.
         epochs: passes over the training data; absent, 160, or the preset's.
         batch_size: examples per gradient step; absent, 128, or the preset's.
-        learning_rate: of Adam; absent, 1e-3, or 1e-4 for the full image network.
+        noises: log SNRs and noises drawn for every example of a batch; absent, 4, or 1 for images.
+        learning_rate: of Adam; absent, 3e-3, or 1e-4 for the full image network.
         schedule: cosine decay to zero, or constant.
         ema_decay: of the averaged parameters that are evaluated and saved; 0 for none.
         log_snr: LOC,SCALE of the log SNRs, `spectrum` of the data, or `curve`: measured by a first run
@@ -67,6 +68,7 @@ class InformationTheoreticSettings(RunSettings):
     validation_ratio: float = 0.1
     epochs: int | None = None
     batch_size: int | None = None
+    noises: int | None = None
     learning_rate: float | None = None
     schedule: Literal["cosine", "constant"] = "cosine"
     ema_decay: float = 0.0
@@ -106,6 +108,7 @@ class InformationTheoreticSettings(RunSettings):
             ("n_points", 10),
             ("epochs", 1),
             ("batch_size", 1),
+            ("noises", 1),
             ("width", 1),
             ("n_layers", 0),
             ("eval_every", 1),
@@ -152,7 +155,8 @@ class InformationTheoreticSettings(RunSettings):
             values: dict = {
                 "epochs": 160,
                 "batch_size": 128,
-                "learning_rate": 1e-3,
+                "noises": 4,
+                "learning_rate": 3e-3,
                 "log_snr": "0,3",
                 "n_samples": 2000,
                 "n_test": 1000,
@@ -162,6 +166,7 @@ class InformationTheoreticSettings(RunSettings):
             values = {
                 "epochs": 50,
                 "batch_size": 128,
+                "noises": 1,
                 "learning_rate": 1e-4,
                 "log_snr": "6.2614,3.0976",
                 "n_samples": 64,
