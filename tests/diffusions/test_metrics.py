@@ -126,7 +126,7 @@ def test_hellinger_keeps_its_digits_far_and_near():
     np.testing.assert_allclose(near, 1e-4 / np.sqrt(8), rtol=1e-4)
 
 
-@pytest.mark.parametrize("block_size", [1, 7, 30, 1000])
+@pytest.mark.parametrize("block_size", [7, 1000])
 @pytest.mark.parametrize("unbiased", [True, False])
 @pytest.mark.parametrize("name", ["gaussian", "polynomial"])
 def test_mmd_is_its_double_sum(double_precision, name, unbiased, block_size):
