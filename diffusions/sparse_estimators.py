@@ -96,7 +96,7 @@ def power_iteration(
         n_steps: iterations.
     """
 
-    def step(_: int, v: Array) -> Array:
+    def step(_: Array, v: Array) -> Array:
         return _unit(_einsum("bij,bj->bi", edges, v))
 
     return _accepted(edges, jax.lax.fori_loop(0, n_steps, step, start), k, threshold)

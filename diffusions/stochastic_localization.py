@@ -47,7 +47,7 @@ def euler(
     drift: Drift,
     noise: Noise,
     y: Float[Array, "batch *shape"],
-    times: Float[Array, " steps"],
+    times: Float[Array, " steps"] | Float[np.ndarray, " steps"],
     first_step: int | Array = 0,
 ) -> Float[Array, "batch *shape"]:
     """Equation (3) from times[0] to times[-1], in one compiled scan.
@@ -71,5 +71,6 @@ def euler(
         moved = y + dt * drift(step_keys[:, 0], y, t)
         return moved + jnp.sqrt(dt) * noise(step_keys[:, 1]), None
 
+    times = jnp.asarray(times)
     indices = first_step + jnp.arange(times.shape[0] - 1)
     return jax.lax.scan(step, y, (indices, times[:-1], jnp.diff(times)))[0]

@@ -1,0 +1,305 @@
+"""Settings, schedule, training and measures of the sparse rank-one experiment."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from diffusions.networks import blocked_messages
+from experiments import sparse_localization_evaluation as evaluation
+from experiments.sparse_localization_evaluation import (
+    SquaredErrors,
+    batch_sizes,
+    compare,
+    generate,
+    norm_distance,
+    squared_errors,
+)
+from experiments.sparse_localization_settings import CurriculumSettings, SparseSettings
+from experiments.sparse_localization_training import Curriculum
+
+SMALL = CurriculumSettings(
+    layers=2,
+    depths=(1, 2),
+    deepen_at=(2,),
+    hidden=4,
+    update_hidden=3,
+    readout_hidden=2,
+    epochs=(4, 2, 6),
+    samples_per_epoch=16,
+    train_batch_size=8,
+    noise_free_every=3,
+    settle_epochs=2,
+    learning_rates=(3e-2, 1e-2, 7e-3),
+)
+
+
+def curriculum(settings=SMALL, seed=0):
+    return Curriculum(8, 2, 0.5, settings.scaled(8), jax.random.key(seed))
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "message"),
+    [
+        (SparseSettings, {"mode": "trian"}, "did you mean train"),
+        (SparseSettings, {"n": 5, "k": 6}, "k must be at most n = 5"),
+        (SparseSettings, {"zero_probability": 1.0}, "zero_probability"),
+        (SparseSettings, {"times": (1.0, -2.0)}, "each of times"),
+        (SparseSettings, {"mode": "train", "checkpoint": ("a",)}, "makes a checkpoint"),
+        (
+            SparseSettings,
+            {"mode": "evaluate", "run_name": "a", "resume": True},
+            "--resume continues a training",
+        ),
+        (CurriculumSettings, {"epochs": (1, 2)}, "needs 3 numbers"),
+        (CurriculumSettings, {"samples_per_epoch": 30}, "multiple of train_batch_size"),
+        (CurriculumSettings, {"layers": 9}, "must be --layers=9"),
+        (CurriculumSettings, {"depths": (7, 10)}, "one number more"),
+        (CurriculumSettings, {"deepen_at": (150, 600)}, "within the 600 epochs"),
+        (CurriculumSettings, {"settle_epochs": 300}, "settle_epochs"),
+        (CurriculumSettings, {"noise_free_every": 1}, "noise_free_every 1"),
+    ],
+)
+def test_bad_settings_are_named(settings, change, message):
+    with pytest.raises(ValueError, match=message):
+        settings(**change)
+
+
+def test_times_are_in_proportion_to_n_unless_given():
+    published = CurriculumSettings().scaled(350)
+    assert (published.time_step, published.largest_time) == (0.5, 700.0)
+    assert published.heavy_from == (400.0, 325.0, 205.0)
+    half = CurriculumSettings(time_step=1.0).scaled(175)
+    assert (half.time_step, half.largest_time, half.heavy_from[2]) == (1.0, 350.0, 102.5)
+    with pytest.raises(ValueError, match="heavy_from"):
+        CurriculumSettings(heavy_from=(800.0, 300.0, 200.0)).scaled(350)
+
+
+def test_the_published_schedule():
+    schedule = Curriculum(
+        350, 20, 0.5, CurriculumSettings().scaled(350), jax.random.key(0)
+    ).schedule
+    assert np.bincount(schedule.stage).tolist() == [600, 300, 300]
+    assert np.flatnonzero(schedule.begins).tolist() == [600, 900]
+    assert [int((schedule.depth == d).sum()) for d in (7, 9, 10)] == [150, 100, 950]
+    noise_free = np.flatnonzero(schedule.noise_free)
+    assert len(noise_free) == 50
+    assert noise_free.min() == 905
+    candidates = np.flatnonzero(schedule.candidate)
+    assert candidates.min() == 250
+    assert not set(candidates) & set(noise_free)
+    assert not set(candidates) & set(range(900, 912))
+
+
+def test_training_times_have_the_weights_of_the_stage():
+    training = Curriculum(350, 20, 0.5, CurriculumSettings().scaled(350), jax.random.key(0))
+    here = jax.tree.map(lambda column: jnp.asarray(column)[950], training.schedule)
+    t = np.asarray(training._times(jax.random.key(1), 20_000, here))
+    assert stats.binomtest(int((t > 205).sum()), t.size, 0.95).pvalue > 1e-4
+    assert t.min() >= 0.5
+    assert t.max() <= 700
+    np.testing.assert_array_equal(np.mod(t, 0.5), 0)
+    late = t[t > 205]
+    assert stats.kstest((late - 205) / 495, "uniform").pvalue > 1e-4
+    free = jax.tree.map(lambda column: jnp.asarray(column)[905], training.schedule)
+    assert (training._times(jax.random.key(1), 5, free) == 10_000).all()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks():
+    """The same sums in blocks that compile in a fraction of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocked_messages, "_BLOCK", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """All epochs of the small curriculum, one at a time, with the state after each."""
+    training = curriculum()
+    step = jax.jit(training.train, static_argnames="n_epochs")
+    states, rows = [training.initial()], []
+    for _ in range(12):
+        state, row = step(states[-1], n_epochs=1)
+        states.append(state)
+        rows.append({name: np.asarray(value)[0] for name, value in row.items()})
+    return step, states, rows
+
+
+def equal(a, b):
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def test_chunks_of_epochs_change_no_bit(trained):
+    step, states, _ = trained
+    middle, _ = step(states[0], n_epochs=6)
+    assert equal(middle, states[6])
+    assert equal(step(middle, n_epochs=6)[0], states[12])
+
+
+def test_layers_that_are_not_in_use_stay_as_they_were(trained):
+    _, states, rows = trained
+    assert [row["depth"] for row in rows[:4]] == [1, 1, 2, 2]
+    kernels = [np.asarray(s.params["params"]["message"]["kernel"]) for s in states[:5]]
+    np.testing.assert_array_equal(kernels[0][1], kernels[2][1])
+    assert (kernels[0][0] != kernels[2][0]).any()
+    assert (kernels[2][1] != kernels[3][1]).any()
+
+
+def test_the_best_epoch_is_kept_and_starts_the_next_stage(trained):
+    _, states, rows = trained
+    losses = [row["loss"] for row in rows]
+    for stage, candidates in ((1, [2, 3]), (2, [4, 5]), (3, [8 + i for i in (0, 1, 2, 3)])):
+        candidates = [e for e in candidates if not rows[e]["noise_free"]]
+        best = min(candidates, key=lambda e: losses[e])
+        last = max(e for e, row in enumerate(rows) if row["stage"] == stage)
+        assert equal(states[last + 1].best, states[best + 1].params)
+        assert states[last + 1].best_loss == losses[best]
+    assert [e for e, row in enumerate(rows) if row["noise_free"]] == [8, 11]
+
+
+def test_a_stage_begins_with_the_best_and_a_new_optimizer(trained):
+    step, states, _ = trained
+    # Whatever the parameters and moments are when stage 1 ends, only its best counts.
+    spoilt = dataclasses.replace(
+        states[4],
+        params=jax.tree.map(lambda x: x + 1, states[4].params),
+        optimizer_state=jax.tree.map(lambda x: x + 1, states[4].optimizer_state),
+    )
+    assert equal(step(spoilt, n_epochs=1)[0], states[5])
+
+
+def test_kept_data_repeat_and_fresh_data_do_not():
+    def noise_free_losses(fresh):
+        settings = dataclasses.replace(
+            SMALL, fresh_data=fresh, learning_rates=(1e-30,) * 3, train_batch_size=16,
+            noise_free_every=2, weight_decay=0.0,
+        )  # fmt: skip
+        training = curriculum(settings)
+        _, rows = jax.jit(training.train, static_argnames="n_epochs")(
+            training.initial(), n_epochs=12
+        )
+        return np.asarray(rows["loss"])[7::2]
+
+    # Without noise, with weights that stand still, only the vectors and starts differ.
+    assert np.ptp(noise_free_losses(False)) < 0.2 * np.ptp(noise_free_losses(True))
+
+
+def zero(keys, edges, t):
+    return jnp.zeros(edges.shape[:2])
+
+
+def leading_vector(keys, edges, t):
+    return edges[:, 0] / jnp.linalg.norm(edges[:, 0], axis=1, keepdims=True)
+
+
+def measured(batch_size, **options):
+    return squared_errors(
+        jax.random.key(0), {"zero": zero, "row": leading_vector}, (5.0, 50.0),
+        n=6, k=2, zero_probability=0.5, n_samples=37, batch_size=batch_size, **options,
+    )  # fmt: skip
+
+
+def test_errors_do_not_depend_on_the_batches():
+    whole, parts = measured(37), measured(8)
+    for name in whole:
+        np.testing.assert_allclose(whole[name].errors, parts[name].errors, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(whole[name].nonzero, parts[name].nonzero)
+    # The estimate zero is wrong by 1 where x is not zero.
+    np.testing.assert_allclose(whole["zero"].errors, whole["zero"].nonzero, rtol=1e-5)
+    assert (whole["zero"].nonzero[0] != whole["zero"].nonzero[1]).any()
+
+
+def test_means_and_standard_errors():
+    errors = SquaredErrors(
+        np.array([[0.0, 0.2, 1.0, 0.6, 0.8]]), np.array([[False, False, True, True, True]])
+    )
+    np.testing.assert_allclose(errors.mean, 0.52)
+    np.testing.assert_allclose(
+        errors.standard_error, np.std([0, 0.2, 1, 0.6, 0.8], ddof=1) / 5**0.5
+    )
+    (low, low_error), (high, high_error) = errors.given(False), errors.given(True)
+    np.testing.assert_allclose([low[0], high[0]], [0.1, 0.8])
+    np.testing.assert_allclose(
+        [low_error[0], high_error[0]], [0.1, np.std([1, 0.6, 0.8], ddof=1) / 3**0.5]
+    )
+    mean, error = errors.at_share(0.25)
+    np.testing.assert_allclose(mean, 0.275)
+    np.testing.assert_allclose(error, np.hypot(0.075, 0.25 * high_error[0]))
+
+
+def test_z_scores_are_standard_normal_under_the_same_law():
+    rng = np.random.default_rng(0)
+    times = tuple(range(1, 401))
+    count = 400
+
+    def drawn(size):
+        nonzero = rng.random((400, size)) < 0.5
+        return SquaredErrors(rng.exponential(size=(400, size)) + 3 * nonzero, nonzero)
+
+    reference = dict(zip(times, drawn(2 * count).mean.tolist(), strict=True))
+    reference[0] = 0.5  # the share, where an estimate of zero is measured
+    z = np.array(list(compare(drawn(count), times, reference, 2 * count)["z"].values()))
+    assert stats.kstest(z, "norm").pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("norms", "p", "expected"),
+    [
+        ([0, 0, 1, 1], 0.5, 0.0),
+        ([0, 0, 0, 0], 0.5, 0.5),
+        ([0.25, 0.75], 0.5, 0.25),
+        ([0, 1, 1], 0.5, 1 / 6),
+        ([0.006] * 500, 0.5, 0.5),
+    ],
+)
+def test_the_distance_of_norms(norms, p, expected):
+    norms = np.asarray(norms, float)
+    assert norm_distance(norms, p) == pytest.approx(expected)
+    atoms, weights = [0.0, 1.0], [p, 1 - p]
+    assert norm_distance(norms, p) == pytest.approx(
+        stats.wasserstein_distance(norms, atoms, None, weights)
+    )
+
+
+def test_batches_are_even_and_fit():
+    assert batch_sizes(10, 350, 4) == (3, 4)
+    assert batch_sizes(9, 350, 4) == (3, 3)
+    n_batches, size = batch_sizes(15_000, 350)
+    assert n_batches * size >= 15_000 > (n_batches - 1) * size
+    assert batch_sizes(5, 10**6) == (5, 1)
+
+
+def test_generation_does_not_depend_on_batches_or_cuts(monkeypatch):
+    def sharp(keys, edges, t):
+        return 0.3 * leading_vector(keys, edges + jnp.eye(6), t)
+
+    def run(batch_size):
+        times = np.linspace(0, 12, 13, dtype=np.float32)
+        return generate(jax.random.key(0), sharp, times, n=6, n_samples=5, batch_size=batch_size)
+
+    whole = run(5)
+    np.testing.assert_allclose(whole, run(2), atol=1e-4)
+    monkeypatch.setattr(evaluation._cuts, "__defaults__", (3,))
+    np.testing.assert_allclose(whole, run(5), atol=1e-6)
+    assert np.ptp(whole, axis=0).max() > 0.01
+
+
+def test_settings_load_no_jax():
+    program = (
+        "import sys, experiments.sparse_localization\n"
+        "print(*sorted({'jax', 'flax', 'optax', 'matplotlib'} & set(sys.modules)))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""
