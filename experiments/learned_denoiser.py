@@ -53,24 +53,12 @@ def main() -> None:
         f"{settings.diffusion_steps} steps"
     )
     say(f"  {device_name()}, float32, seed {settings.seed}; results in {run.path}")
-    seconds = {"compile": 0.0, "simulate": 0.0}
-    key = jax.random.key(settings.seed)
-    # Most of the work on a CPU is in library calls: LLVM's full effort costs more than it saves.
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
-    programs: dict[int, Any] = {}
+    experiment = Experiment(data, settings, size)
     newest: dict[str, Any] = {}
 
     def compute(chunk: dict[str, Any]) -> dict[str, Any]:
-        n = chunk["n"]
-        start = time.perf_counter()
-        if n not in programs:
-            program = _program(data, settings, n, size)
-            programs[n] = jax.jit(program).lower(key, 0).compile(compiler_options=options)
-            seconds["compile"] += time.perf_counter() - start
-            start = time.perf_counter()
-        values = jax.device_get(programs[n](key, chunk["first"]))
+        values = experiment.repetitions(chunk["first"], chunk["n"])
         newest["images"] = values.pop("images")[0]
-        seconds["simulate"] += time.perf_counter() - start
         return {name: value[: chunk["count"]].tolist() for name, value in values.items()}
 
     # Every size before the next repetitions: an unfinished run has all of them already.
@@ -79,7 +67,9 @@ def main() -> None:
         for first in range(0, simulations, size)
         for n in settings.n_train
     ]
+    start = time.perf_counter()
     rows = run_chunks(run, chunks, compute, unit="training" if size == 1 else "chunk")
+    seconds = {"simulate": time.perf_counter() - start}
     table = summarise(rows, settings.n_train)
     _print_table(table)
     write_table(run.path / "table.csv", table)
@@ -93,99 +83,149 @@ def main() -> None:
     conclude(run, settings, {"table": table, "n_simulations": simulations}, seconds)
 
 
-def _program(
-    data: Any, settings: LearnedDenoiserSettings, n: int, size: int
-) -> Callable[[Any, Any], dict[str, Any]]:
-    """(key, first repetition) -> results of a chunk of repetitions with n training images."""
-    import jax
-    import jax.numpy as jnp
-    import optax
+class Experiment:
+    """Repetitions side by side, as four programs; only those of training and comparison depend on n."""
 
-    from diffusions.linear_denoiser_pixel_distance import pixel_distance
-    from diffusions.networks.attention_unet import AttentionUNet
-    from diffusions.objectives import denoising_loss
-    from diffusions.processes import LinearBetaDDPM
-    from diffusions.samplers import Model, ancestral
-    from diffusions.training import initial_state, shuffled_batches, train_epochs
+    def __init__(self, data: Any, settings: LearnedDenoiserSettings, size: int):
+        """Args: the law of the pixels, the settings, how many repetitions are side by side."""
+        import jax
+        import optax
 
-    process = LinearBetaDDPM(
-        n_steps=settings.diffusion_steps,
-        beta_min=settings.beta_small,
-        beta_max=settings.beta_large,
-    )
-    network = AttentionUNet(channels=settings.channels, heads=settings.heads)
-    optimizer = optax.adam(settings.learning_rate)
-    shape = (settings.n_pixels, settings.n_pixels, 1)
-    # At least one image is left to train on.
-    n_validation = min(int(settings.validation_fraction * n), n - 1)
-    n_fit = n - n_validation
-    # As many steps as the batch size asks for, in batches of equal size: none is a small remainder.
-    n_batches = -(-n_fit // settings.batch_size)
-    batch_size = -(-n_fit // n_batches)
-    distance = functools.partial(
-        pixel_distance, std=data.kernel_std, scale=settings.bandwidth_scale
-    )
+        from diffusions.networks.attention_unet import AttentionUNet
+        from diffusions.processes import LinearBetaDDPM
 
-    def losses(params: Any, key: Any, images: Any) -> Any:
-        time_key, noise_key = jax.random.split(key)
-        t = jax.random.randint(time_key, images.shape[:1], 1, settings.diffusion_steps + 1)
-        denoiser = functools.partial(network.apply, params)
-        return denoising_loss(denoiser, noise_key, process, images, t.astype(jnp.float32))
+        self.data, self.settings, self.size = data, settings, size
+        self.process = LinearBetaDDPM(
+            n_steps=settings.diffusion_steps,
+            beta_min=settings.beta_small,
+            beta_max=settings.beta_large,
+        )
+        self.network = AttentionUNet(channels=settings.channels, heads=settings.heads)
+        self.optimizer = optax.adam(settings.learning_rate)
+        self.shape = (settings.n_pixels, settings.n_pixels, 1)
+        # Most of the work on a CPU is in library calls: LLVM's full effort costs more than it saves.
+        on_cpu = jax.default_backend() == "cpu"
+        options = {"xla_backend_optimization_level": 1} if on_cpu else None
+        self._jit = functools.partial(jax.jit, compiler_options=options)
+        self._programs: dict[tuple[str, int], Any] = {}
 
-    def repetition(key: Any) -> dict[str, Any]:
-        original_key, key = jax.random.split(key)
+    def repetitions(self, first: int, n: int) -> dict[str, Any]:
+        """Results of repetitions first, first + 1, ... with n training images, one per row."""
+        import jax
+        import jax.numpy as jnp
+
+        key = jax.random.key(self.settings.seed)
+        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(first + jnp.arange(self.size))
+        original_keys, keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
         # What a size draws does not depend on which others there are.
-        keys = jax.random.split(jax.random.fold_in(key, n), 6)
-        original = data.draw_images(original_key, settings.n_original, settings.n_pixels)
-        train = data.draw_images(keys[0], n, settings.n_pixels)
+        keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, n), 6))(keys)
+        draw, start, order, noise, sampling, validation = jnp.unstack(keys, axis=1)
+        train = self._mapped("draw", n, functools.partial(self._draw, n=n))(draw)
+        params = self._mapped("initialise", 0, self._initialise)(start)
+        params, losses = self._mapped("train", n, self._train)(params, train, order, validation)
+        images = self._mapped("sample", 0, self._sample)(params, noise, sampling)
+        distances = self._mapped("compare", n, self._compare)(images, train, original_keys)
+        return jax.device_get({**losses, **distances, "images": images})
+
+    def _mapped(self, name: str, n: int, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The program of a stage, compiled once for each n that it depends on."""
+        import jax
+
+        def alone(*arguments: Any) -> Any:
+            result = function(*jax.tree.map(lambda leaf: leaf[0], arguments))
+            return jax.tree.map(lambda leaf: leaf[None], result)
+
+        if (name, n) not in self._programs:
+            mapped = alone if self.size == 1 else jax.vmap(function)
+            self._programs[name, n] = self._jit(mapped)
+        return self._programs[name, n]
+
+    def _draw(self, key: Any, *, n: int) -> Any:
+        return self.data.draw_images(key, n, self.settings.n_pixels)
+
+    def _initialise(self, key: Any) -> Any:
+        import jax.numpy as jnp
+
+        return self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros(1))
+
+    def _losses(self, params: Any, key: Any, images: Any) -> Any:
+        import jax
+        import jax.numpy as jnp
+
+        from diffusions.objectives import denoising_loss
+
+        time_key, noise_key = jax.random.split(key)
+        t = jax.random.randint(time_key, images.shape[:1], 1, self.settings.diffusion_steps + 1)
+        denoiser = functools.partial(self.network.apply, params)
+        return denoising_loss(denoiser, noise_key, self.process, images, t.astype(jnp.float32))
+
+    def _train(self, params: Any, train: Any, key: Any, validation_key: Any) -> Any:
+        """The trained parameters, and the last epoch's losses."""
+        import jax.numpy as jnp
+
+        from diffusions.training import initial_state, shuffled_batches, train_epochs
+
+        n = train.shape[0]
+        # At least one image is left to train on.
+        n_validation = min(int(self.settings.validation_fraction * n), n - 1)
+        n_fit = n - n_validation
+        # As many steps as the batch size asks for, in batches of equal size: none is a remainder.
+        n_batches = -(-n_fit // self.settings.batch_size)
+        batch_size = -(-n_fit // n_batches)
         scaled = 2.0 * train - 1.0
-        fit, validation = scaled[:n_fit], scaled[n_fit:]
 
         def loss(params: Any, rows: Any, key: Any) -> Any:
             weights = rows >= 0
-            each = losses(params, key, fit[jnp.maximum(rows, 0)])
+            each = self._losses(params, key, scaled[jnp.maximum(rows, 0)])
             return jnp.sum(weights * each) / jnp.sum(weights), {}
 
-        params = network.init(keys[1], jnp.zeros((1, *shape)), jnp.zeros(1))
         state, scalars = train_epochs(
-            initial_state(params, optimizer),
-            keys[2],
+            initial_state(params, self.optimizer),
+            key,
             batches=lambda key: shuffled_batches(key, n_fit, batch_size),
             loss=loss,
-            optimizer=optimizer,
-            n_epochs=settings.epochs,
+            optimizer=self.optimizer,
+            n_epochs=self.settings.epochs,
         )
-        model = Model(functools.partial(network.apply, state.params), process)
-        times = jnp.arange(settings.diffusion_steps, -1, -1, dtype=jnp.float32)
-        noise = jax.random.normal(keys[3], (settings.n_generated, *shape))
-        images = 0.5 * (ancestral(model, keys[4], noise, times, noise="large") + 1.0)
+        losses = {"loss": scalars["loss"][-1]}
+        if n_validation:
+            held_out = self._losses(state.params, validation_key, scaled[n_fit:])
+            losses["validation_loss"] = held_out.mean()
+        return state.params, losses
 
-        def against(images_of_set: Any) -> Any:
-            kept = images_of_set[: settings.distance_cutoff or None]
-            generated = images[: settings.distance_cutoff or None]
-            return distance(generated.reshape(len(generated), -1), kept.reshape(len(kept), -1))
+    def _sample(self, params: Any, noise_key: Any, key: Any) -> Any:
+        """Generated images, in the units of the data."""
+        import jax
+        import jax.numpy as jnp
 
-        to_train, to_original = against(train), against(original)
-        result = {
+        from diffusions.samplers import Model, ancestral
+
+        model = Model(functools.partial(self.network.apply, params), self.process)
+        times = jnp.arange(self.settings.diffusion_steps, -1, -1, dtype=jnp.float32)
+        noise = jax.random.normal(noise_key, (self.settings.n_generated, *self.shape))
+        return 0.5 * (ancestral(model, key, noise, times, noise="large") + 1.0)
+
+    def _compare(self, images: Any, train: Any, original_key: Any) -> dict[str, Any]:
+        """Distances of the generated images to the training set and to the original one."""
+        from diffusions.linear_denoiser_pixel_distance import pixel_distance
+
+        settings = self.settings
+        original = self._draw(original_key, n=settings.n_original)
+        generated, near, far = (
+            some[: settings.distance_cutoff or None].reshape(-1, settings.n_pixels**2)
+            for some in (images, train, original)
+        )
+        distance = functools.partial(
+            pixel_distance, generated, std=self.data.kernel_std, scale=settings.bandwidth_scale
+        )
+        to_train, to_original = distance(near), distance(far)
+        return {
             "distance_train": to_train,
             "distance_original": to_original,
             "delta": to_train - to_original,
-            "loss": scalars["loss"][-1],
             "generated_mean": images.mean(),
             "generated_std": images.std(),
-            "images": images,
         }
-        if n_validation:
-            result["validation_loss"] = losses(state.params, keys[5], validation).mean()
-        return result
-
-    def chunk(key: Any, first: Any) -> dict[str, Any]:
-        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(first + jnp.arange(size))
-        if size == 1:
-            return jax.tree.map(lambda value: value[None], repetition(keys[0]))
-        return jax.vmap(repetition)(keys)
-
-    return chunk
 
 
 AVERAGED = (

@@ -30,8 +30,14 @@ def main() -> None:
 
         import_wandb()
     import jax  # only now: `--help` and a mistyped flag need none of it
+    import scipy.linalg.cython_lapack  # noqa: F401  JAX's linear algebra: a limit needs it loaded
+    from threadpoolctl import threadpool_limits
 
-    with jax.enable_x64(settings.precision == "float64"):
+    # On small matrices BLAS threads wait for each other, longer than one alone takes.
+    with (
+        threadpool_limits(1, user_api="blas"),
+        jax.enable_x64(settings.precision == "float64"),
+    ):
         _run(settings, begin)
 
 

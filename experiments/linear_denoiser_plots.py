@@ -71,8 +71,7 @@ def plot_linear(file: Path, table: list[dict[str, Any]], model: OneStepModel) ->
     if fine.min() <= d:
         for axes in grid[0, 1:]:
             axes.axvspan(fine.min(), min(d, fine.max()), color="black", alpha=0.06, linewidth=0)
-            text = r"$\infty$ for $n \leq d$"
-            axes.text(0.03, 0.5, text, transform=axes.transAxes, fontsize=9)
+            axes.set_title(axes.get_title() + r", $\infty$ for $n \leq d$", fontsize=10)
     plot_probability(grid[1, 0], table)
     for axes in grid.ravel()[:-1]:
         axes.axvline(d, color="black", linestyle="--", linewidth=0.7, label="n = d")

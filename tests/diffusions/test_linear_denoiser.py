@@ -1,4 +1,4 @@
-"""The solvable linear denoiser against brute force, double precision, mpmath-free closed forms and theory."""
+"""The solvable linear denoiser against brute force, double precision, closed forms and its theory."""
 
 import math
 
@@ -134,19 +134,17 @@ def test_a_singular_law_is_infinitely_far():
 
 @pytest.mark.parametrize("n", [102, 110, 150, 500])
 def test_single_precision_where_determinants_underflow(n):
-    """At d = 100 det(S) itself is 0 in float32 and its square root in the original's code is clipped."""
-    model = OneStepModel(dimension=100)
+    """At d = 100 and s = 0.1 det(S) is about 1e-230; H^2 does not depend on the scale."""
+    model = OneStepModel(dimension=100, mean=1.0, std=0.1, noise_scale=0.01)
     z, x = pairs_of(model, n)
     single, _ = fitted(model, n)
-    if n == 500:
-        assert np.linalg.det(covariance(single).astype(np.float32) * 0.1) == 0
     z32, x32 = (np.asarray(a, np.float32).astype(np.float64) for a in (z, x))
     b = (np.linalg.pinv(z32 - z32.mean(0)) @ (x32 - x32.mean(0))).T
     mean = x32.mean(0) + b @ (model.shrinkage * x32.mean(0) - z32.mean(0))
     sigma2 = model.shrinkage**2 * (((x32 - x32.mean(0)) ** 2).mean() + model.noise_variance)
-    w2 = sigma2 * np.linalg.svd(b)[1] ** 2
-    shift = mean - model.mean
-    both = sigma2 * b @ b.T + np.eye(100)
+    w2 = sigma2 * np.linalg.svd(b)[1] ** 2 / model.std**2
+    shift = (mean - model.mean) / model.std
+    both = sigma2 * b @ b.T / model.std**2 + np.eye(100)
     affinity = (
         50 * np.log(2)
         + 0.25 * np.log(w2).sum()
@@ -154,6 +152,7 @@ def test_single_precision_where_determinants_underflow(n):
         - 0.25 * shift @ np.linalg.solve(both, shift)
     )
     assert float(log_affinity(model, single)) == pytest.approx(affinity, abs=2e-3)
+    assert np.linalg.det(covariance(single).astype(np.float32)) == 0
     kl = 0.5 * ((w2 - 1 - np.log(w2)).sum() + shift @ shift)
     assert float(kl_divergence(model, single)) == pytest.approx(kl, rel=1e-3)
 
@@ -235,7 +234,7 @@ def test_pairs_of_many_dimensions_do_not_underflow(double_precision):
 
 
 def test_difference_of_logarithms():
-    train, original = (jnp.log(jnp.array([5.0, 1.0])), jnp.log(jnp.array([1.0, 2.0]))), None
+    train = (jnp.log(jnp.array([5.0, 1.0])), jnp.log(jnp.array([1.0, 2.0])))
     original = (jnp.log(jnp.array([2.0, 1.0])), jnp.log(jnp.array([4.0, 1.0])))
     sign, log = difference(train, original)
     # 5 - 2 - 2 (1 - 4) = 9 and 1 - 1 - 2 (2 - 1) = -2.
@@ -244,7 +243,7 @@ def test_difference_of_logarithms():
 
 
 def test_theory_against_simulation(double_precision):
-    """d = 60; the curves are leading order, so that a few per cent remain."""
+    """d = 60; the curves are leading order: what remains of a logarithm is of order one, whatever d."""
     model = OneStepModel(dimension=60)
     sizes = [30, 90, 240]
     theory = theory_curve(model, np.array(sizes))
@@ -260,7 +259,7 @@ def test_theory_against_simulation(double_precision):
         kl = np.mean([float(kl_divergence(model, law)) for law in laws])
         affinity = np.mean([float(log_affinity(model, law)) for law in laws])
         assert theory.kl[k] == pytest.approx(kl, rel=0.04)
-        assert theory.log_affinity[k] == pytest.approx(affinity, rel=0.05)
+        assert theory.log_affinity[k] == pytest.approx(affinity, abs=1.0)
 
 
 def test_theory_ends_in_its_limits():
@@ -320,7 +319,8 @@ def test_sampling_a_gaussian_with_its_exact_denoiser(n_steps):
 
     m, v = 0.0, 1.0
     for k in reversed(range(n_steps)):
-        # eps_hat = slope (z - sqrt(abar) mean); x_{k-1} = (z - beta / sqrt(1 - abar) eps_hat) / sqrt(1 - beta).
+        # eps_hat = slope (z - sqrt(abar) mean), and
+        # z_{k-1} = (z - beta / sqrt(1 - abar) eps_hat) / sqrt(1 - beta) + sqrt(beta) xi.
         slope = np.sqrt(1 - abar[k]) / (abar[k] * std**2 + 1 - abar[k])
         factor = betas[k] / np.sqrt(1 - abar[k]) * slope
         m = (m - factor * (m - np.sqrt(abar[k]) * mean)) / np.sqrt(1 - betas[k])

@@ -1,0 +1,171 @@
+"""Both denoiser scripts, at a small size: results, resuming, precision, refusals."""
+
+import csv
+import json
+import math
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from experiments import learned_denoiser, linear_denoiser
+from experiments.run_folder import RunFolder
+
+LINEAR = (
+    "--n-pixels=3",
+    "--n-train=5,9,40",
+    "--n-simulations=5",
+    "--n-original=60",
+    "--chunk-size=2",
+)
+LEARNED = (
+    "--n-train=12,30",
+    "--n-simulations=2",
+    "--n-original=80",
+    "--n-generated=4",
+    "--epochs=2",
+    "--batch-size=16",
+    "--diffusion-steps=5",
+    "--channels=4,4,8,8",
+)
+
+
+def start(script, folder, name, *flags, status=0):
+    assert script.run([f"--runs-dir={folder}", f"--run-name={name}", *flags]) == status
+    run = folder / name
+    if status:
+        return {}
+    return json.loads((run / "summary.json").read_text(), parse_constant=pytest.fail)
+
+
+def result(run):
+    """What a run leaves that does not depend on time."""
+    summary = json.loads((run / "summary.json").read_text())
+    del summary["seconds"], summary["peak_memory_bytes"]
+    return summary, (run / "metrics.jsonl").read_bytes(), (run / "table.csv").read_bytes()
+
+
+def interrupted_and_resumed(script, folder, name, flags, monkeypatch):
+    """Kills a run inside its second row, and continues it."""
+    log = RunFolder.log
+    left = [2]
+
+    def killed(run, rows):
+        left[0] -= 1
+        if left[0] == 0:
+            with (run.path / "metrics.jsonl").open("a") as file:
+                file.write('{"epoch": 2, "k')
+            raise KeyboardInterrupt
+        log(run, rows)
+
+    monkeypatch.setattr(RunFolder, "log", killed)
+    start(script, folder, name, *flags, status=130)
+    monkeypatch.undo()
+    assert not (folder / name / "summary.json").exists()
+    start(script, folder, name, "--resume", *flags)
+    return result(folder / name)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("denoisers")
+
+
+@pytest.fixture(scope="module")
+def linear(folder):
+    return start(linear_denoiser, folder, "linear", *LINEAR)
+
+
+def test_the_linear_script(folder, linear, capfd):
+    table = linear["table"]
+    assert [row["n"] for row in table] == [5, 9, 40]
+    for row in table:
+        for name in ("kl", "hellinger_squared", "p_delta_positive", "mean_variance"):
+            assert name in row
+            assert f"{name}_standard_error" in row
+        assert row["p_delta_positive_low"] <= row["p_delta_positive"]
+        assert row["p_delta_positive"] <= row["p_delta_positive_high"]
+    assert [row["kl"] for row in table[:2]] == ["inf", "inf"]
+    assert table[1]["hellinger_squared"] == 1.0
+    assert 0 < linear["large_n_limit"]["kl"] < table[2]["kl"] < 50
+    assert 0 < table[2]["hellinger_squared"] < 1
+    with (folder / "linear" / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[2]["kl"]) == table[2]["kl"]
+    picture = matplotlib.image.imread(folder / "linear" / "plots" / "curves.png")
+    assert np.unique(picture[..., :3].reshape(-1, 3), axis=0).shape[0] > 50
+    start(linear_denoiser, folder, "linear", "--resume", *LINEAR)
+    assert "already finished" in capfd.readouterr().out
+
+
+def test_a_size_does_not_depend_on_the_others(folder, linear):
+    alone = start(linear_denoiser, folder, "alone", "--noplots", *LINEAR, "--n-train=40")
+    for name in ("kl", "mean_variance", "delta"):
+        assert alone["table"][0][name] == pytest.approx(linear["table"][2][name], rel=1e-4)
+
+
+def test_double_precision_sees_the_same_data(folder, linear):
+    double = start(linear_denoiser, folder, "double", "--noplots", *LINEAR, "--precision=float64")
+    for single, exact in zip(linear["table"], double["table"], strict=True):
+        assert single["log_affinity"] == pytest.approx(exact["log_affinity"], abs=1e-4) or (
+            single["log_affinity"] == exact["log_affinity"] == "-inf"
+        )
+        assert single["distance_train"] == pytest.approx(exact["distance_train"], rel=1e-3)
+        assert single["p_delta_positive"] == exact["p_delta_positive"]
+    assert math.isclose(linear["table"][2]["kl"], double["table"][2]["kl"], rel_tol=1e-4)
+
+
+def test_a_resumed_linear_run_is_the_uninterrupted_one(folder, linear, monkeypatch):
+    flags = ("--noplots", *LINEAR)
+    resumed = interrupted_and_resumed(linear_denoiser, folder, "killed", flags, monkeypatch)
+    assert resumed == result(folder / "linear")
+
+
+@pytest.mark.slow
+def test_the_learned_script_and_its_resumption(folder, monkeypatch):
+    summary = start(learned_denoiser, folder, "learned", *LEARNED)
+    table = summary["table"]
+    assert [row["n"] for row in table] == [12, 30]
+    for row in table:
+        assert row["delta"] == pytest.approx(row["distance_train"] - row["distance_original"])
+        assert row["distance_train"] > 0
+        assert 0 < row["loss"] < 10
+        assert 0 < row["validation_loss"] < 10
+    with (folder / "learned" / "running_averages.csv").open() as file:
+        averages = list(csv.DictReader(file))
+    assert [(row["n"], row["repetitions"]) for row in averages] == [
+        ("12", "1"),
+        ("12", "2"),
+        ("30", "1"),
+        ("30", "2"),
+    ]
+    assert float(averages[1]["delta"]) == pytest.approx(table[0]["delta"])
+    plots = folder / "learned" / "plots"
+    assert sorted(p.name for p in plots.iterdir()) == ["curves.png", "generated.png"]
+    flags = ("--noplots", *LEARNED)
+    resumed = interrupted_and_resumed(learned_denoiser, folder, "cut", flags, monkeypatch)
+    assert resumed == result(folder / "learned")
+
+
+@pytest.mark.slow
+def test_mixtures_and_repetitions_side_by_side(folder):
+    flags = (*LEARNED, "--n-train=30", "--noplots", "--epochs=1")
+    mixture = ("--mean-list=0.2,0.8", "--std-list=0.05,0.1", "--weights=1,3")
+    one = start(learned_denoiser, folder, "one", *flags, *mixture, "--chunk-size=1")
+    two = start(learned_denoiser, folder, "two", *flags, *mixture, "--chunk-size=2")
+    for name in ("distance_train", "distance_original", "loss", "generated_mean"):
+        assert one["table"][0][name] == pytest.approx(two["table"][0][name], rel=1e-2)
+
+
+def test_bad_flags_are_one_line(folder, capfd):
+    for script, flag, words in (
+        (linear_denoiser, "--n-train=1", "integers from 2 on"),
+        (linear_denoiser, "--nois-scale=1", "did you mean --noise-scale"),
+        (learned_denoiser, "--n-pixels=9", "multiple of 8"),
+        (learned_denoiser, "--std-list=-1", "standard deviations must be positive"),
+    ):
+        assert script.run([f"--runs-dir={folder / 'bad'}", flag]) == 2
+        error = capfd.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
+    assert not (folder / "bad").exists()

@@ -1,0 +1,156 @@
+"""Statistics, chunks and settings of the two denoiser experiments, without running them."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from diffusions.linear_denoiser import OneStepModel
+from experiments import learned_denoiser, linear_denoiser
+from experiments.linear_denoiser_settings import (
+    PUBLISHED_SIZES,
+    QUICK_CHANNELS,
+    LearnedDenoiserSettings,
+    LinearDenoiserSettings,
+)
+from experiments.repetitions import mean_and_error, run_chunks, wilson_interval, write_table
+from experiments.run_folder import open_run
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 1), (0, 300), (7, 20), (300, 300)])
+def test_wilson_interval(k, n):
+    expected = binomtest(k, n).proportion_ci(0.95, method="wilson")
+    np.testing.assert_allclose(wilson_interval(k, n), expected, atol=1e-12)
+
+
+def test_mean_and_error():
+    mean, error = mean_and_error(np.array([1.0, 2.0, 6.0]))
+    assert mean == 3.0
+    assert error == pytest.approx(np.sqrt(7 / 3))
+    assert mean_and_error(np.array([math.inf, 1.0])) == (math.inf, None)
+    assert mean_and_error(np.array([2.0])) == (2.0, None)
+
+
+def folder(tmp_path):
+    return open_run(str(tmp_path), "run", "run", {}, resume=False, overwrite=False)
+
+
+def test_chunks_continue_where_a_run_was_cut_off(tmp_path):
+    run = folder(tmp_path)
+    chunks = [{"first": k} for k in range(4)]
+
+    def compute(chunk):
+        if chunk["first"] == 2 and not resumed:
+            raise KeyboardInterrupt
+        computed.append(chunk["first"])
+        return {"value": [chunk["first"] / 3, math.inf]}
+
+    resumed, computed = False, []
+    with pytest.raises(KeyboardInterrupt):
+        run_chunks(run, chunks, compute)
+    file = run.path / "metrics.jsonl"
+    with file.open("a") as stream:
+        stream.write('{"epoch": 3, "fir')  # a kill in the middle of a row
+    resumed = True
+    rows = run_chunks(run, chunks, compute)
+    assert computed == [0, 1, 2, 3]
+    assert [row["first"] for row in rows] == [0, 1, 2, 3]
+    written = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["epoch"] for row in written] == [1, 2, 3, 4]
+    values = np.array([row["value"] for row in rows], np.float64)
+    np.testing.assert_array_equal(values[:, 0], np.arange(4) / 3)
+    assert np.isinf(values[:, 1]).all()
+
+
+def test_a_table_is_written_with_every_column(tmp_path):
+    write_table(tmp_path / "table.csv", [{"n": 1, "kl": math.inf}, {"n": 2, "kl": None}])
+    with (tmp_path / "table.csv").open() as stream:
+        assert list(csv.DictReader(stream)) == [{"n": "1", "kl": "inf"}, {"n": "2", "kl": ""}]
+
+
+def test_the_linear_summary():
+    """Two chunks of unequal length, two sizes, one of them with an infinite KL."""
+    names = ("train_log_pairs", "train_log_cross", "original_log_pairs", "original_log_cross")
+    logs = {name: [[-1.0, -k], [-2.0, -k]] for k, name in enumerate(names)}
+    rows = [
+        {"kl": [["inf", 3.0], ["inf", 5.0]], "log_affinity": [["-inf", -1.0]] * 2}
+        | {"mean_variance": [[0.5, 1.0], [0.7, 1.0]], "delta_sign": [[-1.0, 1.0], [-1.0, -1.0]]}
+        | {"delta_log": [[0.0, math.log(2.0)], [0.0, math.log(3.0)]], **logs},
+        {"kl": [["inf", 7.0]], "log_affinity": [["-inf", -1.0]], "mean_variance": [[0.6, 1.0]]}
+        | {"delta_sign": [[-1.0, 1.0]], "delta_log": [[0.0, 0.0]]}
+        | {name: values[:1] for name, values in logs.items()},
+    ]
+    small, large = linear_denoiser.summarise(rows, OneStepModel(dimension=4), (3, 9))
+    assert (small["n"], small["kl"], small["hellinger_squared"]) == (3, math.inf, 1.0)
+    assert small["kl_standard_error"] is None
+    assert small["mean_variance"] == pytest.approx(0.6)
+    assert small["mean_variance_standard_error"] == pytest.approx(0.1 / math.sqrt(3))
+    assert small["p_delta_positive"] == 0.0 < small["p_delta_positive_high"]
+    assert (large["kl"], large["kl_standard_error"]) == (5.0, pytest.approx(2 / math.sqrt(3)))
+    assert large["hellinger_squared"] == pytest.approx(1 - math.exp(-1))
+    assert large["p_delta_positive"] == pytest.approx(2 / 3)
+    assert large["delta"] == pytest.approx((2 - 3 + 1) / 3)
+    # pairs - 2 cross: exp(0) - 2 exp(-1) for every repetition.
+    assert large["distance_train"] == pytest.approx(1.0 - 2 * math.exp(-1))
+    assert (small["kl_theory"], large["kl_theory"] > 0) == (math.inf, True)
+
+
+def learned_rows():
+    return [
+        {
+            "n": 5,
+            "delta": [1.0, -1.0],
+            "distance_train": [2.0, 2.0],
+            "distance_original": [1.0, 3.0],
+        }
+        | {"loss": [0.1, 0.2], "generated_mean": [0.0, 0.0], "generated_std": [1.0, 1.0]},
+        {"n": 5, "delta": [3.0], "distance_train": [4.0], "distance_original": [1.0]}
+        | {"loss": [0.3], "generated_mean": [0.0], "generated_std": [1.0]},
+    ]
+
+
+def test_the_learned_summary_and_its_running_averages():
+    (row,) = learned_denoiser.summarise(learned_rows(), (5,))
+    assert row["delta"] == 1.0
+    assert row["delta_standard_error"] == pytest.approx(2 / math.sqrt(3))
+    assert row["p_delta_positive"] == pytest.approx(2 / 3)
+    assert row["validation_loss"] is None
+    averages = learned_denoiser.running_averages(learned_rows(), (5,))
+    assert [a["repetitions"] for a in averages] == [1, 2, 3]
+    assert [a["delta"] for a in averages] == [1.0, 0.0, 1.0]
+    assert [a["p_delta_positive"] for a in averages] == pytest.approx([1.0, 0.5, 2 / 3])
+
+
+def test_quick_mode_changes_only_what_is_not_given():
+    quick = LearnedDenoiserSettings(quick=True, n_train=(7,))
+    assert (quick.n_train, quick.n_simulations, quick.channels) == ((7,), 10, QUICK_CHANNELS)
+    full = LearnedDenoiserSettings()
+    assert (full.n_train, full.n_simulations) == (PUBLISHED_SIZES, 500)
+    assert full.n_train[:2] + full.n_train[-1:] == (50, 150, 1050)
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments", "message"),
+    [
+        (LinearDenoiserSettings, {"n_train": ()}, "n_train"),
+        (LinearDenoiserSettings, {"n_train": (1, 5)}, "integers from 2 on"),
+        (LinearDenoiserSettings, {"n_train": (5, 5)}, "different integers"),
+        (LinearDenoiserSettings, {"time": 0.0}, "time must be positive"),
+        (LinearDenoiserSettings, {"noise_scale": -1.0}, "noise_scale"),
+        (LinearDenoiserSettings, {"precision": "float16"}, "unknown precision"),
+        (LinearDenoiserSettings, {"std": math.nan}, "std must be positive"),
+        (LearnedDenoiserSettings, {"n_pixels": 12}, "multiple of 8"),
+        (LearnedDenoiserSettings, {"mean_list": (1.0, 2.0)}, "of one length, got 2, 1 and 0"),
+        (LearnedDenoiserSettings, {"channels": (4, 8, 8)}, "four even numbers"),
+        (LearnedDenoiserSettings, {"channels": (4, 6, 8, 8)}, "heads must divide"),
+        (LearnedDenoiserSettings, {"beta_small": 0.1}, "beta_small <= beta_large"),
+        (LearnedDenoiserSettings, {"validation_fraction": 1.0}, "validation_fraction"),
+        (LearnedDenoiserSettings, {"n_simulations": 0}, "n_simulations"),
+    ],
+)
+def test_settings_are_checked(settings, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        settings(**arguments)
