@@ -12,7 +12,7 @@ demo: $(DEMO_ENV)/installed
 	$(DEMO_ENV)/bin/python -m experiments.train --solver=jkonet-star-potential --run-name=demo --overwrite
 
 test: $(TEST_ENV)/installed
-	$(TEST_ENV)/bin/python -m pytest
+	$(TEST_ENV)/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 lint: $(TEST_ENV)/installed
 	$(TEST_ENV)/bin/ruff check .

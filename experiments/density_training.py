@@ -4,6 +4,7 @@ import abc
 import dataclasses
 import functools
 import json
+import time
 from typing import Any
 
 import flax.linen as nn
@@ -138,6 +139,7 @@ def learn_density(
         seconds=seconds,
         evaluate=evaluate,
     )
+    start = time.perf_counter()
     params = state.ema
     found = {name: float(value) for name, value in likelihoods(params).items()}
     curves = _curves(task, params, law, settings.n_log_snr)
@@ -149,6 +151,7 @@ def learn_density(
     bits = {"continuous": bits_per_dimension(found["nll"], task.dimension)}
     if "nll_discrete" in more:
         bits["discrete"] = bits_per_dimension(more["nll_discrete"], task.dimension)
+    seconds["evaluate"] += time.perf_counter() - start
     summary = {
         "nll": found["nll"],
         "nll_standard_error": found["nll_standard_error"],

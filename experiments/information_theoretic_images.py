@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from checkpoints import load_network
 from data_generation.image_batches import GRID_STEP, as_bytes, image_batch, normalised
 from data_generation.images import ImageData, load_images, padded, subset
 from diffusions.error_curves import ErrorCurves, discrete_bound
@@ -42,17 +43,34 @@ class ImageTask(Task):
         self.dimension = int(np.prod(self.train.shape[1:]))
         # The covariance of thousands of pixels needs all images, whatever the network is trained on.
         self.reference = fitted_reference(normalised(jnp.asarray(everything.images)))
+        dtype = jnp.bfloat16 if settings.bfloat16 else jnp.float32
+        image = normalised(self.train[:1])
+        if settings.weights is not None:
+            saved = load_network(settings.weights)
+            self.module = saved.module.clone(dtype=dtype, dropout=settings.dropout)
+            self.params = saved.params
+            self._check_weights(image)
+            return
         assert settings.unet is not None
         self.module = UNet(
             out_channels=self.train.shape[-1],
             dropout=settings.dropout,
             time_scale=LOG_SNR_SCALE,
-            dtype=jnp.bfloat16 if settings.bfloat16 else jnp.float32,
+            dtype=dtype,
             **UNET_PRESETS[settings.unet],
         )
         key = jax.random.key(settings.seed)
-        image = normalised(self.train[:1])
         self.params = jax.jit(self.module.init)(key, image, jnp.zeros(1))
+
+    def _check_weights(self, image: Array) -> None:
+        try:
+            jax.eval_shape(self.module.apply, self.params, image, jnp.zeros(1))
+        except Exception as error:
+            reason = " ".join(str(error).split())[:150]
+            raise ValueError(
+                f"the network in {self.settings.weights} does not take images of shape "
+                f"{list(image.shape[1:])} with a log SNR: {reason}"
+            ) from error
 
     def _read(self, split: Any) -> ImageData:
         settings = self.settings

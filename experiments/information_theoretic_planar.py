@@ -11,6 +11,7 @@ from diffusions.error_curves import ErrorCurves
 from diffusions.gaussian_reference import fitted_reference
 from diffusions.likelihood import log_density
 from diffusions.log_snr import CHANNEL, LogSNRLaw
+from diffusions.metrics import gaussian_kernel, mmd_squared
 from diffusions.networks.mlp import DenoisingMLP
 from diffusions.samplers import Model, ode, prior, sde, uniform_times
 from diffusions.typing import Array, Key, Params
@@ -29,6 +30,8 @@ from experiments.run_folder import RunFolder
 DENSITY_SEED = 21
 SAMPLE_SEED = 22
 FINAL_GRID = 100
+MMD_BANDWIDTH = 0.5
+"""Of standardised data: half a standard deviation."""
 
 
 class PlanarTask(Task):
@@ -116,9 +119,16 @@ class PlanarTask(Task):
                 gaussian=float(self.reference.entropy()),
             )
         on_points = -float(np.mean(self.data.log_density(self.data.validation)))
+        distances = {
+            name: float(
+                mmd_squared(jnp.asarray(drawn), self.validation, gaussian_kernel(MMD_BANDWIDTH))
+            )
+            for name, drawn in samples.items()
+        }
         return {
             "nll_true": truth,
             "nll_true_on_validation_points": on_points,
+            "mmd_squared_of_samples": distances,
         }
 
     def _samples(self, params: Params, law: LogSNRLaw) -> dict[str, Array]:

@@ -139,6 +139,10 @@ class InformationTheoreticSettings(RunSettings):
             log_snr_pair(self.log_snr or "")
         if self.is_planar and self.weights is not None:
             raise ValueError(f"weights of an image network do not fit the dataset {self.dataset}")
+        if self.weights is not None and self.precondition != "none":
+            raise ValueError(
+                "imported weights predict all of the noise by themselves: give --precondition=none"
+            )
         if not self.is_planar and self.dataset != "synthetic" and self.data_path is None:
             raise ValueError(
                 f"--data-path is required with {self.dataset}: the folder of its files"

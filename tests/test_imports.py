@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "diffusions": (),
     "jkonet_star": ("diffusions.training", "diffusions.typing"),
     "data_generation": ("jkonet_star", "diffusions"),
-    "checkpoints": ("jkonet_star", "diffusions"),
+    "checkpoints": ("jkonet_star", "diffusions", "data_generation.command_line"),
     "experiments": ("data_generation", "checkpoints", "jkonet_star", "diffusions"),
 }
 FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
@@ -112,7 +112,18 @@ def test_what_is_allowed(package, source):
 
 
 @pytest.mark.parametrize(
-    "module", ["jkonet_star", "jkonet_star.settings", "data_generation.settings"]
+    "module",
+    [
+        "jkonet_star",
+        "jkonet_star.settings",
+        "data_generation.settings",
+        "data_generation.mask_settings",
+        "checkpoints.settings",
+        "diffusions.networks.presets",
+        "experiments.settings",
+        "experiments.information_theoretic_settings",
+        "experiments.linear_denoiser_settings",
+    ],
 )
 def test_settings_load_no_jax(module):
     program = (

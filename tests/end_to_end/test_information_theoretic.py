@@ -1,0 +1,177 @@
+"""The information-theoretic script at a small size, by the code that a user runs."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import experiments.chunked_training
+from checkpoints import load_network
+from data_generation.planar import planar_data
+from diffusions.gaussian_reference import GaussianReference, preconditioned
+from diffusions.likelihood import nll
+from diffusions.log_snr import LogSNRLaw
+from experiments import information_theoretic
+
+PLANE = (
+    "--n-points=400",
+    "--batch-size=60",
+    "--epochs=5",
+    "--eval-every=2",
+    "--width=16",
+    "--n-layers=1",
+    "--embedding=8",
+    "--grid=6",
+    "--n-log-snr=16",
+    "--n-samples=50",
+    "--sampler-steps=8",
+)
+PICTURES = (
+    "--dataset=synthetic",
+    "--preset=cpu",
+    "--n-points=24",
+    "--n-test=8",
+    "--n-samples=3",
+    "--batch-size=16",
+    "--epochs=1",
+    "--n-log-snr=6",
+    "--sampler-steps=2",
+)
+
+
+def start(place, name, *flags, status=0):
+    arguments = [f"--runs-dir={place.runs}", f"--run-name={name}", *flags]
+    assert information_theoretic.run(arguments) == status
+    return place.runs / name
+
+
+def summary(run):
+    return json.loads((run / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def scg(place):
+    return start(place, "scg", "--dataset=scg", *PLANE)
+
+
+def test_what_a_run_leaves(scg):
+    found = summary(scg)
+    assert found["nll"] == pytest.approx(found["nll_true"], abs=0.8)
+    assert found["nll_true"] == pytest.approx(1.22, abs=0.2)
+    assert found["bits_per_dim"]["continuous"] == pytest.approx(found["nll"] / 2 / np.log(2))
+    assert {"data", "compile", "train", "evaluate", "total"} <= set(found["seconds"])
+    plots = {p.name for p in (scg / "plots").iterdir()}
+    assert {"density.png", "mse_curve.png", "samples.png", "training.png"} <= plots
+    assert {"density_0002.png", "density_0004.png", "density_0005.png"} <= plots
+    assert list((scg / "tensorboard").iterdir())
+    curve = np.loadtxt(scg / "mse_curve.csv", delimiter=",", skiprows=1)
+    assert curve.shape == (16, 3)
+    assert np.load(scg / "samples.npz")["sde"].shape == (50, 2)
+    epochs = [row["epoch"] for row in map(json.loads, (scg / "metrics.jsonl").open())]
+    assert epochs == [1, 2, 2, 3, 4, 4, 5, 5]
+
+
+def test_the_saved_network_has_the_reported_nll(scg):
+    found, network = summary(scg), load_network(scg / "network")
+    x = planar_data("scg", 0, n_points=400).validation
+    reference = GaussianReference(
+        network.extra["mean"], network.extra["eigenvalues"], network.extra["eigenvectors"]
+    )
+
+    def denoiser(z, a):
+        return network.module.apply(network.params, z, a)
+
+    law = LogSNRLaw(**network.about["log_snr"])
+    again = nll(
+        preconditioned(denoiser, reference), jax.random.key(5), x, law, reference, n_samples=50
+    )
+    assert float(again.value) == pytest.approx(found["nll_on_validation_points"], abs=0.2)
+
+
+def result(run):
+    found = summary(run)
+    del found["seconds"], found["peak_memory_bytes"]
+    leaves = jax.tree.leaves(load_network(run / "network").params)
+    return found, (run / "metrics.jsonl").read_bytes(), [np.asarray(x).tobytes() for x in leaves]
+
+
+@pytest.mark.parametrize(("killed_at", "call"), [("log", 1), ("save_state", 2)])
+def test_resumed_is_uninterrupted(place, scg, monkeypatch, killed_at, call):
+    name = f"killed-{killed_at}-{call}"
+    home = (
+        experiments.chunked_training
+        if killed_at == "save_state"
+        else (experiments.chunked_training.RunFolder)
+    )
+    kept, left = getattr(home, killed_at), [call]
+
+    def interrupted(*args, **kwargs):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return kept(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(home, killed_at, interrupted)
+        start(place, name, "--dataset=scg", *PLANE, status=130)
+    assert not (place.runs / name / "summary.json").exists()
+    run = start(place, name, "--dataset=scg", *PLANE, "--resume")
+    assert result(run) == result(scg)
+
+
+def test_other_settings_cannot_be_resumed(place, scg, capsys):
+    start(place, "scg", "--dataset=scg", *PLANE, "--clip=3", "--resume", status=2)
+    assert "--clip=4.0, not 3.0" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_left_alone(place, scg, capsys):
+    before = result(scg)
+    start(place, "scg", "--dataset=scg", *PLANE, "--resume")
+    assert "already finished" in capsys.readouterr().out
+    assert result(scg) == before
+
+
+@pytest.mark.parametrize("log_snr", ["curve", "1,2.5"])
+def test_log_snr_of_any_kind(place, log_snr):
+    run = start(
+        place, f"law-{log_snr[:2]}", "--dataset=moons", *PLANE, f"--log-snr={log_snr}", "--noplots"
+    )
+    law = summary(run)["log_snr"]
+    assert law["scale"] > 0
+    if log_snr == "1,2.5":
+        assert law == {"loc": 1.0, "scale": 2.5, "clip": 4.0}
+    assert not (run / "plots").exists()
+
+
+@pytest.mark.slow
+def test_images(place):
+    run = start(place, "images", *PICTURES)
+    found = summary(run)
+    assert set(found["bits_per_dim"]) == {"continuous", "discrete"}
+    assert found["bits_per_dim"]["discrete"] > 0
+    assert (run / "plots" / "samples.png").stat().st_size > 1000
+    assert load_network(run / "network").about["condition"] == "log_snr"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dataset=dinosaur"], "dino"),
+        (["--dataset=cifar10"], "--data-path is required"),
+        (["--dataset=cifar10", "--data-path=nowhere"], "nowhere"),
+        (["--dataset=scg", "--log-snr=1;2"], "spectrum, curve or LOC,SCALE"),
+        (["--dataset=scg", "--batch-size=500", "--n-points=100"], "exceeds the 90"),
+        (["--dataset=scg", "--validation-ratio=1"], "validation_ratio"),
+        (["--dataset=scg", "--n-points=5"], "n_points"),
+        (["--dataset=scg", "--epochs=0"], "epochs"),
+        (["--dataset=scg", "--activation=tanh"], "relu"),
+        (["--datset=scg"], "--dataset"),
+    ],
+)
+def test_bad_input(place, capsys, flags, message):
+    start(place, "bad", *flags, status=2)
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (place.runs / "bad").exists()
