@@ -4,8 +4,8 @@
     python benchmarks/linear_denoiser.py --kinds=pairs,command
 
 pairs: the sum over all pairs of an original set in 100 dimensions, whose arithmetic is N^2 / 2 products
-of 100 numbers and as many exponentials. linear: one repetition of one size without that sum. learned: one
-training and its 10 generated images. command: whole scripts, started as a user starts them.
+of 100 numbers and as many exponentials. linear: one repetition of one size without that sum. learned:
+one training and its 10 generated images. command: whole scripts, started as a user starts them.
 """
 
 import argparse

@@ -22,15 +22,15 @@ class IsotropicMixture:
     Attributes:
         means: of each component's coordinates.
         stds: standard deviations, as many.
-        weights: of the components, normalised by the sampler; absent, equal.
+        weights: of the components, in any proportion, kept as probabilities; absent, equal.
     """
 
     means: tuple[float, ...]
     stds: tuple[float, ...]
-    weights: tuple[float, ...] | None = None
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self):
-        weights = (1.0,) * len(self.means) if self.weights is None else self.weights
+        weights = self.weights or (1.0,) * len(self.means)
         if not self.means or not len(self.means) == len(self.stds) == len(weights):
             raise ValueError(
                 "a mixture needs as many means as standard deviations and weights, got "

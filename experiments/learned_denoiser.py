@@ -39,7 +39,7 @@ def main() -> None:
     from experiments.run_folder import start_run
     from experiments.tracking import conclude, device_name
 
-    data = IsotropicMixture(settings.mean_list, settings.std_list, settings.weights or None)
+    data = IsotropicMixture(settings.mean_list, settings.std_list, settings.weights)
     simulations = settings.n_simulations or 0
     size = settings.chunk_size or (1 if jax.default_backend() == "cpu" else 10)
     size = min(size, simulations)
@@ -148,6 +148,9 @@ class Experiment:
 
         return self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros(1))
 
+    def _denoiser(self, params: Any) -> Callable[[Any, Any], Any]:
+        return lambda z, t: self.network.apply(params, z, t)
+
     def _losses(self, params: Any, key: Any, images: Any) -> Any:
         import jax
         import jax.numpy as jnp
@@ -156,8 +159,9 @@ class Experiment:
 
         time_key, noise_key = jax.random.split(key)
         t = jax.random.randint(time_key, images.shape[:1], 1, self.settings.diffusion_steps + 1)
-        denoiser = functools.partial(self.network.apply, params)
-        return denoising_loss(denoiser, noise_key, self.process, images, t.astype(jnp.float32))
+        return denoising_loss(
+            self._denoiser(params), noise_key, self.process, images, t.astype(jnp.float32)
+        )
 
     def _train(self, params: Any, train: Any, key: Any, validation_key: Any) -> Any:
         """The trained parameters, and the last epoch's losses."""
@@ -200,7 +204,7 @@ class Experiment:
 
         from diffusions.samplers import Model, ancestral
 
-        model = Model(functools.partial(self.network.apply, params), self.process)
+        model = Model(self._denoiser(params), self.process)
         times = jnp.arange(self.settings.diffusion_steps, -1, -1, dtype=jnp.float32)
         noise = jax.random.normal(noise_key, (self.settings.n_generated, *self.shape))
         return 0.5 * (ancestral(model, key, noise, times, noise="large") + 1.0)

@@ -134,11 +134,12 @@ class LearnedDenoiserSettings(RunSettings):
         simulations = QUICK_SIMULATIONS if self.quick else PUBLISHED_SIMULATIONS
         channels = QUICK_CHANNELS if self.quick else PUBLISHED_CHANNELS
         object.__setattr__(self, "n_train", self.n_train or sizes)
-        if self.n_simulations is None:
-            object.__setattr__(self, "n_simulations", simulations)
+        if self.n_simulations is not None:
+            simulations = self.n_simulations
+        object.__setattr__(self, "n_simulations", simulations)
         object.__setattr__(self, "channels", self.channels or channels)
         _check_sizes(self.n_train, 2)
-        at_least("n_simulations", self.n_simulations, 1)
+        at_least("n_simulations", simulations, 1)
         at_least("n_pixels", self.n_pixels, 8)
         if self.n_pixels % 8:
             raise ValueError(f"n_pixels must be a multiple of 8, got {self.n_pixels}")
