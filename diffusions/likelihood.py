@@ -115,6 +115,7 @@ def nll(
     stratified: bool = True,
     control_variate: bool = True,
     reference_term: Literal["data", "law"] = "data",
+    chunk: int | None = None,
 ) -> Likelihood:
     """Negative log likelihood of data, averaged over them, in nats.
 
@@ -130,6 +131,7 @@ def nll(
         reference_term: `law` takes h_G for the mean of -log p_G(x) in (3). Where G has the moments of
             many examples of the same law, such as the training data, the estimate is that of the whole
             law, and the choice of these examples adds less to its error.
+        chunk: examples computed at a time, which bounds memory; absent, all.
 
     Returns:
         The mean, and its standard error; that of the choice of examples is part of it.
@@ -138,9 +140,17 @@ def nll(
     def one(key: Key) -> Array:
         law_key, noise_key = jax.random.split(key)
         a, weight = law.sample(law_key, x.shape[0], stratified=stratified)
-        return nll_terms(
-            denoiser, noise_key, x, a, weight, reference, control_variate=control_variate
-        )
+        eps = jax.random.normal(noise_key, x.shape, x.dtype)
+
+        def terms(eps: Array, x: Array, a: Array, weight: Array) -> Array:
+            return noisy_terms(
+                denoiser, eps, x, a, weight, reference, control_variate=control_variate
+            )
+
+        if chunk is None or chunk >= x.shape[0]:
+            return terms(eps, x, a, weight)
+        alone = jax.tree.map(lambda leaf: leaf[:, None], (eps, x, a, weight))
+        return jax.lax.map(lambda one: terms(*one)[0], alone, batch_size=chunk)
 
     if reference_term not in ("data", "law"):
         raise ValueError(f"reference_term must be data or law, got {reference_term!r}")

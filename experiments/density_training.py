@@ -31,8 +31,10 @@ from experiments.run_folder import RunFolder, read_json, write_json
 
 EVALUATION_SEED = 20
 """Of the noise of every evaluation: nothing is taken from the training stream."""
-NLL_SAMPLES = {True: 50, False: 4}
+NLL_SAMPLES = {True: 50, False: 1}
 """Draws per validation example, in the plane and for images."""
+IMAGE_CHUNK = 100
+"""Images whose likelihood is computed at a time."""
 
 
 class Task(abc.ABC):
@@ -120,6 +122,7 @@ def learn_density(
                 law,
                 task.reference,
                 n_samples=NLL_SAMPLES[settings.is_planar],
+                chunk=None if settings.is_planar else IMAGE_CHUNK,
                 reference_term=term,  # type: ignore[arg-type]
             )
             found[name] = estimate.value
@@ -142,7 +145,7 @@ def learn_density(
     start = time.perf_counter()
     params = state.ema
     found = {name: float(value) for name, value in likelihoods(params).items()}
-    curves = _curves(task, params, law, settings.n_log_snr)
+    curves = _curves(task, params, law)
     _write_curves(run, task, curves)
     network = run.path / "network"
     if not network.exists():
@@ -243,14 +246,16 @@ def _law(
             every=epochs,
             seconds=seconds,
         )
-        curves = _curves(task, state.ema, wide, settings.n_log_snr)
+        curves = _curves(task, state.ema, wide)
         measured = law_from_curve(curves.a, curves.epsilon, task.dimension, clip=settings.clip)
         write_json(file, {"loc": measured.loc, "scale": measured.scale})
     kept = read_json(file)
     return LogSNRLaw(loc=kept["loc"], scale=kept["scale"], clip=settings.clip)
 
 
-def _curves(task: Task, params: Params, law: LogSNRLaw, n_log_snr: int) -> ErrorCurves:
+def _curves(task: Task, params: Params, law: LogSNRLaw) -> ErrorCurves:
+    n_log_snr = task.settings.n_log_snr
+    assert n_log_snr is not None
     x = task.validation_examples()
     options: dict[str, Any] = {}
     if not task.settings.is_planar:

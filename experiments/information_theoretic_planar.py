@@ -73,6 +73,7 @@ class PlanarTask(Task):
         return self.validation
 
     def _density(self, params: Params, nodes: Array, law: LogSNRLaw) -> Array:
+        assert self.settings.n_log_snr is not None
         return log_density(
             self.denoiser(params),
             jax.random.key(DENSITY_SEED),

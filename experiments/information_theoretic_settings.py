@@ -51,8 +51,9 @@ class InformationTheoreticSettings(RunSettings):
         weights: folder of an imported DDPM network (see `checkpoints.import_torch`) to start from.
         flip: mirror half of the training images.
         eval_every: epochs between evaluations, each with a checkpoint and, in the plane, a picture;
-            absent, a tenth of the epochs.
-        n_log_snr: log SNRs of the error curves and of every log density.
+            absent, a tenth of the epochs, or a fifth for images.
+        n_log_snr: log SNRs of the error curves and of every log density; absent, 200, or 100 for
+            images.
         grid: points per axis of the contour pictures.
         n_test: validation images; absent, 1000, or the preset's.
         n_samples: samples drawn at the end; absent, 2000 points or 64 images.
@@ -87,7 +88,7 @@ class InformationTheoreticSettings(RunSettings):
     weights: str | None = None
     flip: bool = True
     eval_every: int | None = None
-    n_log_snr: int = 200
+    n_log_snr: int | None = None
     grid: int = 40
     n_test: int | None = None
     n_samples: int | None = None
@@ -162,6 +163,7 @@ class InformationTheoreticSettings(RunSettings):
                 "noises": 4,
                 "learning_rate": 3e-3,
                 "log_snr": "0,3",
+                "n_log_snr": 200,
                 "n_samples": 2000,
                 "n_test": 1000,
                 "unet": "tiny",
@@ -173,13 +175,14 @@ class InformationTheoreticSettings(RunSettings):
                 "noises": 1,
                 "learning_rate": 1e-4,
                 "log_snr": "6.2614,3.0976",
+                "n_log_snr": 100,
                 "n_samples": 64,
                 "n_test": 1000,
                 "unet": "ddpm-cifar10",
             }
             if self.preset == "cpu":
                 values |= {
-                    "epochs": 10,
+                    "epochs": 5,
                     "batch_size": 32,
                     "learning_rate": 1e-3,
                     "unet": "tiny",
@@ -189,7 +192,9 @@ class InformationTheoreticSettings(RunSettings):
                 }
         given = {k: v for k in values if (v := getattr(self, k)) is not None}
         made = values | given
-        made["eval_every"] = self.eval_every or max(1, made["epochs"] // 10)
+        made["eval_every"] = self.eval_every or max(
+            1, made["epochs"] // (10 if self.is_planar else 5)
+        )
         return dataclasses.replace(self, **made)
 
 

@@ -307,6 +307,19 @@ def test_curves_of_a_part_of_the_data():
         error_curves(denoiser, key, x, WIDE, delta=1.0)
 
 
+def test_chunks_do_not_change_the_nll():
+    law = some_mixture(2)
+    x = law.sample(jax.random.key(0), 50)
+    reference = fitted_reference(x)
+
+    def value(chunk):
+        return nll(
+            law.denoiser(CHANNEL), jax.random.key(1), x, WIDE, reference, n_samples=2, chunk=chunk
+        ).value
+
+    assert float(value(7)) == pytest.approx(float(value(None)), rel=1e-5)
+
+
 def test_bits():
     assert bits_per_dimension(-8400.0, 3072) == pytest.approx(-3.945, abs=1e-3)
 
