@@ -13,8 +13,8 @@ The network of Halder, "A solvable generative model with a linear, one-step deno
     y = attend(up(x_3, x_2));  y = up(y, x_1);  y = up(y, x_0);  output = conv_1x1(y)               (6)
 
 to c_1, c_2 and c_3 channels on the way down and c_1, c_0 and c_0 on the way up. e(t) are sinusoids of
-the step t, one per channel; norm has one group: all channels and pixels of an image together. Many of these
-networks are trained side by side, one per repetition of an experiment.
+the step t, one per channel; norm has one group: all channels and pixels of an image together. Many of
+these networks are trained side by side, one per repetition of an experiment.
 """
 
 from collections.abc import Sequence
