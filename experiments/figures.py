@@ -7,9 +7,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
+TITLE = 0.3
+"""Inches that equal axes leave no room for by themselves."""
+
+
 def new_figure(columns: int, rows: int = 1, *, size: float = 3.4) -> tuple[Figure, np.ndarray]:
     """A figure, and its axes (rows, columns), each of `size` inches."""
-    figure = Figure(figsize=(size * columns, size * rows), dpi=130, layout="constrained")
+    figure = Figure(figsize=(size * columns, size * rows + TITLE), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
