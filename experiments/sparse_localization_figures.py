@@ -92,8 +92,8 @@ def plot_norms(file: Path, norms: np.ndarray, zero_probability: float, distance:
     figure, grid = new_figure(2, size=4.2)
     left, right = grid[0]
     edges = np.histogram_bin_edges(norms, bins="fd")
-    # A bin narrower than a pixel would not be seen on the scale of the true law.
-    width = max(edges[1] - edges[0], 0.004)
+    # A narrower bin would hardly be seen on the scale of the true law.
+    width = max(edges[1] - edges[0], 0.02)
     low, high = min(0.0, norms.min()), max(1.0, norms.max())
     wide = np.arange(low - width, high + 2 * width, width)
     _bars(left, norms, wide)

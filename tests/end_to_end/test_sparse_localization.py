@@ -107,7 +107,7 @@ def test_reproduce_draws_everything(place, trained):
     ("flags", "message"),
     [
         (("--mode=evaluate", "--checkpoint=nowhere"), "holds no saved denoiser"),
-        (("--mode=evaluate", "--epochs=1,2,3"), "--epochs needs --mode=train"),
+        (("--mode=evaluate", "--weight-decay=1"), "--weight-decay needs --mode=train"),
         (("--mode=generate", "--step=5", "--horizon=2"), "step 5 exceeds the horizon 2"),
         (("--mode=train", "--k=400"), "k must be at most n = 350"),
         (("--mode=evaluate", "--reference=nowhere"), "cannot read the reference"),
