@@ -25,8 +25,8 @@ define_flags(CurriculumSettings, into=FLAGS)
 
 EXAMPLE = """
 python -m experiments.sparse_localization --mode=reproduce
-python -m experiments.sparse_localization --mode=train --n=64 --k=6 --epochs=400,200,200 \\
-    --deepen-at=100,167 --samples-per-epoch=2000 --train-batch-size=50
+python -m experiments.sparse_localization --mode=train --n=64 --k=6 --samples-per-epoch=2000 \\
+    --train-batch-size=50
 python -m experiments.sparse_localization --mode=evaluate --checkpoint=DIR --times=20,200,360
 python -m experiments.sparse_localization --mode=generate --checkpoint=DIR --step=7 --n-samples=40
 """
