@@ -44,6 +44,7 @@ def summary(run):
     return json.loads((run / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_training_leaves_a_denoiser_its_losses_and_figures(trained):
     found = summary(trained)
     assert set(found["mse"]["network"]) == {"3", "12"}
@@ -55,6 +56,7 @@ def test_training_leaves_a_denoiser_its_losses_and_figures(trained):
         assert (trained / "plots" / name).stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_with_the_same_weights(place, trained, monkeypatch):
     from experiments.run_folder import RunFolder
 
@@ -75,6 +77,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(place, trained, monk
     assert summary(run)["mse"] == summary(trained)["mse"]
 
 
+@pytest.mark.slow
 def test_several_checkpoints_are_seeds(place, trained, capsys):
     other = script(place, "other", "--mode=train", *PROBLEM, *TRAINING, "--seed=1", "--noplots")
     run = script(
@@ -86,6 +89,7 @@ def test_several_checkpoints_are_seeds(place, trained, capsys):
     assert "t/n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_reproduce_draws_everything(place, trained):
     reference = place / "numbers.txt"
     reference.write_text("0.5\n" * 70)

@@ -138,6 +138,7 @@ def equal(a, b):
     )
 
 
+@pytest.mark.slow
 def test_chunks_of_epochs_change_no_bit(trained):
     step, states, _ = trained
     middle, _ = step(states[0], n_epochs=6)
@@ -177,6 +178,7 @@ def test_a_stage_begins_with_the_best_and_a_new_optimizer(trained):
     assert equal(step(spoilt, n_epochs=1)[0], states[5])
 
 
+@pytest.mark.slow
 def test_kept_data_repeat_and_fresh_data_do_not():
     def noise_free_losses(fresh):
         settings = dataclasses.replace(
