@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -74,7 +75,7 @@ def test_what_a_run_leaves(scg):
 
 def test_the_saved_network_has_the_reported_nll(scg):
     found, network = summary(scg), load_network(scg / "network")
-    x = planar_data("scg", 0, n_points=400).validation
+    x = jnp.asarray(planar_data("scg", 0, n_points=400).validation)
     reference = GaussianReference(
         network.extra["mean"], network.extra["eigenvalues"], network.extra["eigenvectors"]
     )
