@@ -1,4 +1,4 @@
-"""Saving and restoring: training states of a run, fitted energies and trained networks, through Orbax."""
+"""Saving and restoring through Orbax: training states, fitted energies, trained networks."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-
 TITLE = 0.3
 """Inches that equal axes leave no room for by themselves."""
 
