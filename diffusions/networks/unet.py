@@ -29,6 +29,7 @@ import math
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -53,7 +54,33 @@ def _conv(channels: int, name: str, *, zero: bool = False, stride: int = 1, dtyp
         kernel_init=nn.initializers.zeros_init() if zero else _kernel_init,
         dtype=dtype,
         name=name,
+        conv_general_dilated=_convolution,
     )
+
+
+def _convolution(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
+    """What the device is fast at: on a CPU, convolutions in a loop run seventeen times slower."""
+
+    def convolution(x: Array, kernel: Array) -> Array:
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+    def product(x: Array, kernel: Array) -> Array:
+        """The same as one product with the shifted copies of the image."""
+        rows, columns = kernel.shape[:2]
+        pads = jax.lax.padtype_to_pads(x.shape[1:3], (rows, columns), strides, padding)
+        padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+        down, right = strides
+        height = (padded.shape[1] - rows) // down + 1
+        width = (padded.shape[2] - columns) // right + 1
+        shifted = [
+            padded[:, i : i + down * height : down, j : j + right * width : right]
+            for i in range(rows)
+            for j in range(columns)
+        ]
+        matrix = kernel.reshape(-1, kernel.shape[-1])
+        return jnp.concatenate(shifted, axis=-1) @ matrix
+
+    return jax.lax.platform_dependent(x, kernel, cpu=product, default=convolution)
 
 
 def _norm(x: Array, groups: int, name: str, dtype: Any) -> Array:
