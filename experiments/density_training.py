@@ -48,6 +48,7 @@ class Task(abc.ABC):
         validation: likewise.
         reference: Gaussian of the training data's moments.
         dimension: of one example.
+        shown: whether a preconditioned network sees what the Gaussian predicts.
     """
 
     settings: InformationTheoreticSettings
@@ -57,6 +58,7 @@ class Task(abc.ABC):
     validation: Array
     reference: GaussianReference
     dimension: int
+    shown: bool = False
 
     @property
     def n_parameters(self) -> int:
@@ -92,7 +94,7 @@ class Task(abc.ABC):
 
         if self.settings.precondition == "none":
             return network
-        return preconditioned(network, self.reference)
+        return preconditioned(network, self.reference, shown=self.shown)
 
 
 def learn_density(
@@ -149,7 +151,9 @@ def learn_density(
     _write_curves(run, task, curves)
     network = run.path / "network"
     if not network.exists():
-        save_network(network, task.module, params, _about(settings, law), _reference_arrays(task))
+        save_network(
+            network, task.module, params, _about(settings, law, task.shown), _reference_arrays(task)
+        )
     more = task.concluded(run, params, law, curves)
     bits = {"continuous": bits_per_dimension(found["nll"], task.dimension)}
     if "nll_discrete" in more:
@@ -282,11 +286,12 @@ def _write_curves(run: RunFolder, task: Task, curves: ErrorCurves) -> None:
     (run.path / "mse_curve.csv").write_text("\n".join(lines) + "\n")
 
 
-def _about(settings: InformationTheoreticSettings, law: LogSNRLaw) -> dict[str, Any]:
+def _about(settings: InformationTheoreticSettings, law: LogSNRLaw, shown: bool) -> dict[str, Any]:
     return {
         "condition": "log_snr",
         "prediction": "epsilon",
         "precondition": settings.precondition,
+        "gaussian_shown": shown,
         "dataset": settings.dataset,
         "log_snr": json.loads(json.dumps({"loc": law.loc, "scale": law.scale, "clip": law.clip})),
     }

@@ -59,6 +59,8 @@ class ImageTask(Task):
             dtype=dtype,
             **UNET_PRESETS[settings.unet],
         )
+        self.shown = settings.precondition == "gaussian"
+        image = jnp.concatenate([image] * (1 + self.shown), axis=-1)
         key = jax.random.key(settings.seed)
         self.params = jax.jit(self.module.init)(key, image, jnp.zeros(1))
 

@@ -182,9 +182,9 @@ class InformationTheoreticSettings(RunSettings):
             }
             if self.preset == "cpu":
                 values |= {
-                    "epochs": 5,
+                    "epochs": 6,
                     "batch_size": 32,
-                    "learning_rate": 1e-3,
+                    "learning_rate": 2e-3,
                     "unet": "tiny",
                     "n_points": 4096,
                     "n_samples": 16,

@@ -134,6 +134,13 @@ def test_preconditioning_a_zero_network_gives_the_gaussian():
     assert float(of_the_law.value) == pytest.approx(float(reference.entropy()), abs=1e-4)
 
 
+def test_a_network_may_see_what_the_gaussian_predicts():
+    reference = standard_reference(3)
+    z, a = jax.random.normal(jax.random.key(0), (5, 3)), jnp.linspace(-2.0, 2.0, 5)
+    undone = preconditioned(lambda seen, a: -seen[:, 3:] + seen[:, :3], reference, shown=True)
+    np.testing.assert_allclose(undone(z, a), z, atol=1e-6)
+
+
 def test_reference_equations():
     x = some_gaussian(4).sample(jax.random.key(0), 500)
     full = fitted_reference(x)
