@@ -97,10 +97,24 @@ def nll_loss(
     x: Float[Array, "batch ..."],
     law: LogSNRLaw,
     reference: GaussianReference,
+    *,
+    weighted: bool = True,
 ) -> Float[Array, "batch"]:
-    """`nll_terms` at log SNRs stratified over the batch: the training loss, in nats."""
+    """`nll_terms` at log SNRs stratified over the batch: the training loss, in nats.
+
+    Args:
+        denoiser: predicts eps at log SNR a.
+        key: of log SNRs and noises.
+        x: the batch.
+        law: of the log SNRs.
+        reference: G.
+        weighted: False weighs all log SNRs alike, whatever their density, by the width of their range.
+            The ideal denoiser is the same and gradients are less noisy, but it is no likelihood.
+    """
     law_key, noise_key = jax.random.split(key)
     a, weight = law.sample(law_key, x.shape[0])
+    if not weighted:
+        weight = jnp.full_like(weight, law.ends[1] - law.ends[0])
     return nll_terms(denoiser, noise_key, x, a, weight, reference)
 
 

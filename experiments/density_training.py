@@ -203,6 +203,7 @@ def _training(
             task.examples(data_key, indices),
             law,
             task.reference,
+            weighted=settings.weighting == "likelihood",
         )
         # The last batch of an epoch is filled up with examples that do not count.
         counts = indices >= 0

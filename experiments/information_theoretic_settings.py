@@ -33,6 +33,8 @@ class InformationTheoreticSettings(RunSettings):
         noises: log SNRs and noises drawn for every example of a batch; absent, 4, or 1 for images.
         learning_rate: of Adam; absent, 3e-3, or 1e-4 for the full image network.
         schedule: cosine decay to zero, or constant.
+        weighting: likelihood makes the training loss an estimate of the nll; uniform counts all drawn
+            log SNRs alike, which is less noisy; absent, likelihood, or uniform for images.
         ema_decay: of the averaged parameters that are evaluated and saved; 0 for none.
         log_snr: LOC,SCALE of the log SNRs, `spectrum` of the data, or `curve`: measured by a first run
             of a tenth of the epochs; absent, 0,3, or 6.2614,3.0976 for images.
@@ -72,6 +74,7 @@ class InformationTheoreticSettings(RunSettings):
     noises: int | None = None
     learning_rate: float | None = None
     schedule: Literal["cosine", "constant"] = "cosine"
+    weighting: Literal["likelihood", "uniform"] | None = None
     ema_decay: float = 0.0
     log_snr: str | None = None
     clip: float = 4.0
@@ -100,6 +103,8 @@ class InformationTheoreticSettings(RunSettings):
         one_of("dataset", self.dataset, PLANAR + IMAGES)
         one_of("preset", self.preset, ("paper", "cpu"))
         one_of("schedule", self.schedule, ("cosine", "constant"))
+        if self.weighting is not None:
+            one_of("weighting", self.weighting, ("likelihood", "uniform"))
         one_of("precondition", self.precondition, ("gaussian", "none"))
         one_of("activation", self.activation, ("relu", "silu", "gelu"))
         one_of("sampler", self.sampler, ("ode", "sde"))
@@ -161,6 +166,7 @@ class InformationTheoreticSettings(RunSettings):
                 "epochs": 160,
                 "batch_size": 128,
                 "noises": 4,
+                "weighting": "likelihood",
                 "learning_rate": 3e-3,
                 "log_snr": "0,3",
                 "n_log_snr": 200,
@@ -173,6 +179,7 @@ class InformationTheoreticSettings(RunSettings):
                 "epochs": 50,
                 "batch_size": 128,
                 "noises": 1,
+                "weighting": "uniform",
                 "learning_rate": 1e-4,
                 "log_snr": "6.2614,3.0976",
                 "n_log_snr": 100,
@@ -184,7 +191,7 @@ class InformationTheoreticSettings(RunSettings):
                 values |= {
                     "epochs": 6,
                     "batch_size": 32,
-                    "learning_rate": 2e-3,
+                    "learning_rate": 1e-3,
                     "unet": "tiny",
                     "n_points": 4096,
                     "n_samples": 16,

@@ -193,6 +193,22 @@ def test_the_loss_is_an_estimate_of_the_nll_and_differentiable():
     assert float(jax.grad(loss)(1.1)) == pytest.approx(float(central), rel=1e-2)
 
 
+def test_the_unweighted_loss_has_the_same_minimum():
+    law = some_mixture(2)
+    x = law.sample(jax.random.key(0), 20_000)
+    reference = fitted_reference(x)
+    exact = law.denoiser(CHANNEL)
+
+    @jax.jit
+    def loss(scale):
+        return nll_loss(
+            lambda z, a: scale * exact(z, a), jax.random.key(1), x, WIDE, reference, weighted=False
+        ).mean()
+
+    scales = jnp.asarray([0.9, 0.95, 1.0, 1.05, 1.1])
+    assert int(jnp.argmin(jax.vmap(loss)(scales))) == 2
+
+
 def test_score_of_noisy_data(double_precision):
     law = gaussian(jnp.zeros(2, jnp.float64), jnp.asarray([[2.0, 0.3], [0.3, 0.5]], jnp.float64))
     a = jnp.asarray([0.7], jnp.float64)
