@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-import checkpoints.energies
+import checkpoints.array_folder
 import checkpoints.training
 import experiments.network_training
 from checkpoints import latest_step, load_energy, save_state
@@ -115,7 +115,7 @@ MOMENTS = {
     "while the older state is removed": (*REMOVE, 1, half_of_the_removal, 6),
     "after the last state": (*SAVE, 3, save_state, 7),
     "while the energy is written": (
-        checkpoints.energies,
+        checkpoints.array_folder,
         "_checksums",
         1,
         lambda *args: None,
