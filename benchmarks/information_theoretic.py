@@ -73,8 +73,9 @@ def measure_grid(request: dict[str, Any]) -> dict[str, Any]:
     def loop_over_points(n: int) -> None:
         for point in points[:n]:
             copies = jnp.broadcast_to(point, (200, 2))
+            eps = jax.random.normal(key, copies.shape)
             jax.block_until_ready(
-                nll_terms(network, key, copies, a, weight, reference, control_variate=False).mean()
+                nll_terms(network, eps, copies, a, weight, reference, control_variate=False).mean()
             )
 
     def loop_over_both(n: int) -> None:
@@ -83,7 +84,7 @@ def measure_grid(request: dict[str, Any]) -> dict[str, Any]:
             for k in range(200):
                 total += nll_terms(
                     network,
-                    jax.random.fold_in(key, k),
+                    jax.random.normal(jax.random.fold_in(key, k), (1, 2)),
                     point[None],
                     a[k : k + 1],
                     weight[k : k + 1],
@@ -130,8 +131,9 @@ def _plane(
         if plain:
             law_key, noise_key = jax.random.split(key)
             a, weight = LAW.sample(law_key, len(batch), stratified=False)
+            eps = jax.random.normal(noise_key, batch.shape)
             terms = nll_terms(
-                denoiser(params), noise_key, batch, a, weight, reference, control_variate=False
+                denoiser(params), eps, batch, a, weight, reference, control_variate=False
             )
         else:
             terms = nll_loss(denoiser(params), key, batch, LAW, reference)

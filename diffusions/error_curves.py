@@ -13,7 +13,7 @@ snr / 2) d snr = sum_j 2 / (j - 1/2) exp(...) <= 4 sum_j exp(...).
 In the middle the estimate is clamped to the range of the data and rounded where that helps.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,6 @@ from diffusions.objectives import Denoiser
 from diffusions.processes import corrupt
 from diffusions.typing import Array, Float, Key
 
-Rounding = Literal["none", "hard", "soft"]
-ROUNDINGS: tuple[Rounding, ...] = ("none", "hard", "soft")
 SOFT_REACH = 3
 """Grid steps on either side that soft rounding averages over."""
 
@@ -38,7 +36,7 @@ class ErrorCurves(NamedTuple):
     a: Float[Array, "n"]
     weight: Float[Array, "n"]
     epsilon: Float[Array, "n"]  # E |eps - eps_hat|^2
-    clean: Float[Array, "n roundings"]  # e^a E |x - x_hat|^2, in the order of ROUNDINGS
+    clean: Float[Array, "n roundings"]  # e^a E |x - x_hat|^2: unrounded, and rounded hard and soft
 
 
 def error_curves(
@@ -93,7 +91,6 @@ def error_curves(
                 soft_rounding(clean, snr, delta, bound),
             ]
         errors = [snr * square_norm(own - option).mean() for option in options]
-        errors += errors[:1] * (len(ROUNDINGS) - len(errors))
         return square_norm(eps - found).mean(), jnp.stack(errors)
 
     epsilon, clean = jax.lax.map(one, (a, jax.random.split(key, n_log_snr)))

@@ -18,6 +18,9 @@ from diffusions.log_snr import CHANNEL
 from diffusions.objectives import Denoiser
 from diffusions.typing import Array, Float
 
+BLOCK = 2000
+"""Examples whose contribution to a covariance is computed at a time."""
+
 
 @flax.struct.dataclass
 class GaussianReference:
@@ -79,14 +82,17 @@ def fitted_reference(
         raise ValueError(f"axes must be principal or coordinates, got {axes!r}")
     if x.shape[0] < 2:
         raise ValueError(f"a covariance needs at least two examples, got {x.shape[0]}")
-    flat = np.asarray(x, np.float64).reshape(x.shape[0], -1)
-    mean = flat.mean(axis=0)
+    flat = np.asarray(x).reshape(x.shape[0], -1)
+    mean = flat.mean(axis=0, dtype=np.float64)
+    # In blocks: all images in double precision would be the most memory of a whole run.
+    blocks = (flat[i : i + BLOCK] - mean for i in range(0, len(flat), BLOCK))
     vectors = None
     if axes == "principal":
-        values, basis = np.linalg.eigh(np.atleast_2d(np.cov(flat.T)))
+        scatter = sum(block.T @ block for block in blocks)
+        values, basis = np.linalg.eigh(scatter / (len(flat) - 1))
         vectors = jnp.asarray(basis, jnp.float32)
     else:
-        values = flat.var(axis=0, ddof=1)
+        values = sum((block**2).sum(axis=0) for block in blocks) / (len(flat) - 1)
     # A direction without spread has no density; a little of it keeps the reference one.
     values = np.maximum(values, 1e-6 * max(float(values.mean()), 1e-30))
     return GaussianReference(

@@ -52,28 +52,6 @@ def square_norm(x: Float[Array, "batch ..."]) -> Float[Array, "batch"]:
 
 def nll_terms(
     denoiser: Denoiser,
-    key: Key,
-    x: Float[Array, "batch ..."],
-    a: Float[Array, "batch"],
-    weight: Float[Array, "batch"],
-    reference: GaussianReference,
-    *,
-    control_variate: bool = True,
-) -> Float[Array, "batch"]:
-    """One-sample estimates of -log p(x), by equation (3) or (1); differentiable in the denoiser."""
-    return noisy_terms(
-        denoiser,
-        jax.random.normal(key, x.shape, x.dtype),
-        x,
-        a,
-        weight,
-        reference,
-        control_variate=control_variate,
-    )
-
-
-def noisy_terms(
-    denoiser: Denoiser,
     eps: Float[Array, "batch ..."],
     x: Float[Array, "batch ..."],
     a: Float[Array, "batch"],
@@ -82,7 +60,17 @@ def noisy_terms(
     *,
     control_variate: bool = True,
 ) -> Float[Array, "batch"]:
-    """`nll_terms` for given noises."""
+    """One-sample estimates of -log p(x), by equation (3) or (1); differentiable in the denoiser.
+
+    Args:
+        denoiser: predicts eps at log SNR a.
+        eps: standard normal noises.
+        x: the examples.
+        a: log SNRs.
+        weight: of the log SNRs, one over their density.
+        reference: G.
+        control_variate: equation (3) rather than (1).
+    """
     z = beside(CHANNEL.alpha(a), x) * x + beside(CHANNEL.sigma(a), x) * eps
     mse = square_norm(eps - denoiser(z, a))
     if control_variate:
@@ -115,7 +103,8 @@ def nll_loss(
     a, weight = law.sample(law_key, x.shape[0])
     if not weighted:
         weight = jnp.full_like(weight, law.ends[1] - law.ends[0])
-    return nll_terms(denoiser, noise_key, x, a, weight, reference)
+    eps = jax.random.normal(noise_key, x.shape, x.dtype)
+    return nll_terms(denoiser, eps, x, a, weight, reference)
 
 
 def nll(
@@ -157,7 +146,7 @@ def nll(
         eps = jax.random.normal(noise_key, x.shape, x.dtype)
 
         def terms(eps: Array, x: Array, a: Array, weight: Array) -> Array:
-            return noisy_terms(
+            return nll_terms(
                 denoiser, eps, x, a, weight, reference, control_variate=control_variate
             )
 
@@ -211,7 +200,7 @@ def log_density(
 
     def one(point: Array) -> tuple[Array, Array]:
         copies = jnp.broadcast_to(point, eps.shape)
-        terms = noisy_terms(
+        terms = nll_terms(
             denoiser, eps, copies, a, weight, reference, control_variate=control_variate
         )
         successive = jnp.diff(terms) ** 2

@@ -3,7 +3,6 @@
 import abc
 import dataclasses
 import functools
-import json
 import time
 from typing import Any
 
@@ -17,7 +16,7 @@ from checkpoints import save_network
 from data_generation.command_line import say
 from diffusions.error_curves import ErrorCurves, error_curves
 from diffusions.gaussian_reference import GaussianReference, preconditioned
-from diffusions.likelihood import bits_per_dimension, nll, nll_loss
+from diffusions.likelihood import Likelihood, bits_per_dimension, nll, nll_loss
 from diffusions.log_snr import LogSNRLaw, law_from_curve, law_from_spectrum
 from diffusions.objectives import Denoiser
 from diffusions.training import TrainingState, initial_state, shuffled_batches, train_epochs
@@ -27,6 +26,7 @@ from experiments.information_theoretic_settings import (
     InformationTheoreticSettings,
     log_snr_pair,
 )
+from experiments.repetitions import write_table
 from experiments.run_folder import RunFolder, read_json, write_json
 
 EVALUATION_SEED = 20
@@ -113,28 +113,21 @@ def learn_density(
     evaluation_key = jax.random.key(EVALUATION_SEED)
 
     @jax.jit
-    def likelihoods(params: Params) -> dict[str, Array]:
-        denoiser = task.denoiser(params)
-        found = {}
-        for name, term in (("nll", "law"), ("nll_of_these", "data")):
-            estimate = nll(
-                denoiser,
-                evaluation_key,
-                x,
-                law,
-                task.reference,
-                n_samples=NLL_SAMPLES[settings.is_planar],
-                chunk=None if settings.is_planar else IMAGE_CHUNK,
-                reference_term=term,  # type: ignore[arg-type]
-            )
-            found[name] = estimate.value
-            found[f"{name}_standard_error"] = estimate.standard_error
-        return found
+    def likelihood(params: Params) -> Likelihood:
+        return nll(
+            task.denoiser(params),
+            evaluation_key,
+            x,
+            law,
+            task.reference,
+            n_samples=NLL_SAMPLES[settings.is_planar],
+            reference_term="law",
+            chunk=None if settings.is_planar else IMAGE_CHUNK,
+        )
 
     def evaluate(state: TrainingState, epoch: int) -> dict[str, Any]:
-        found = {name: float(value) for name, value in likelihoods(state.ema).items()}
         task.evaluated(run, state.ema, law, epoch)
-        return {"validation_nll": found["nll"]}
+        return {"validation_nll": float(likelihood(state.ema).value)}
 
     state = train_in_chunks(
         run,
@@ -146,7 +139,10 @@ def learn_density(
     )
     start = time.perf_counter()
     params = state.ema
-    found = {name: float(value) for name, value in likelihoods(params).items()}
+    value, standard_error = (float(number) for number in likelihood(params))
+    # Of these very examples: what G loses on them takes the place of what it loses on its law.
+    gaussian = float(task.reference.entropy())
+    on_points = value - gaussian - float(task.reference.log_density(x).mean())
     curves = _curves(task, params, law)
     _write_curves(run, task, curves)
     network = run.path / "network"
@@ -155,24 +151,21 @@ def learn_density(
             network, task.module, params, _about(settings, law, task.shown), _reference_arrays(task)
         )
     more = task.concluded(run, params, law, curves)
-    bits = {"continuous": bits_per_dimension(found["nll"], task.dimension)}
+    bits = {"continuous": bits_per_dimension(value, task.dimension)}
     if "nll_discrete" in more:
         bits["discrete"] = bits_per_dimension(more["nll_discrete"], task.dimension)
     seconds["evaluate"] += time.perf_counter() - start
     summary = {
-        "nll": found["nll"],
-        "nll_standard_error": found["nll_standard_error"],
-        "nll_on_validation_points": found["nll_of_these"],
-        "nll_gaussian": float(task.reference.entropy()),
-        "log_snr": {"loc": law.loc, "scale": law.scale, "clip": law.clip},
+        "nll": value,
+        "nll_standard_error": standard_error,
+        "nll_on_validation_points": on_points,
+        "nll_gaussian": gaussian,
+        "log_snr": dataclasses.asdict(law),
         "epochs": settings.epochs,
         "bits_per_dim": bits,
         **more,
     }
-    say(
-        f"  validation nll {found['nll']:.4f} +- {found['nll_standard_error']:.4f} nats"
-        f" (a Gaussian: {summary['nll_gaussian']:.4f})"
-    )
+    say(f"  validation nll {value:.4f} +- {standard_error:.4f} nats (a Gaussian: {gaussian:.4f})")
     return summary
 
 
@@ -281,10 +274,13 @@ def _curves(task: Task, params: Params, law: LogSNRLaw) -> ErrorCurves:
 
 
 def _write_curves(run: RunFolder, task: Task, curves: ErrorCurves) -> None:
-    gaussian = task.reference.mmse(curves.a)
-    rows = np.stack([curves.a, curves.epsilon, gaussian], axis=1)
-    lines = ["log_snr,mse,mse_gaussian", *(",".join(f"{v:.6g}" for v in row) for row in rows)]
-    (run.path / "mse_curve.csv").write_text("\n".join(lines) + "\n")
+    columns = {
+        "log_snr": curves.a,
+        "mse": curves.epsilon,
+        "mse_gaussian": task.reference.mmse(curves.a),
+    }
+    rows = np.stack(list(columns.values()), axis=1).tolist()
+    write_table(run.path / "mse_curve.csv", [dict(zip(columns, row, strict=True)) for row in rows])
 
 
 def _about(settings: InformationTheoreticSettings, law: LogSNRLaw, shown: bool) -> dict[str, Any]:
@@ -294,7 +290,7 @@ def _about(settings: InformationTheoreticSettings, law: LogSNRLaw, shown: bool) 
         "precondition": settings.precondition,
         "gaussian_shown": shown,
         "dataset": settings.dataset,
-        "log_snr": json.loads(json.dumps({"loc": law.loc, "scale": law.scale, "clip": law.clip})),
+        "log_snr": dataclasses.asdict(law),
     }
 
 

@@ -24,15 +24,11 @@ def main() -> None:
     begin = time.perf_counter()
     given = settings_from_flags(InformationTheoreticSettings, FLAGS)
     # Only now: `--help` and a mistyped flag need none of it.
-    from experiments.run_folder import check_run, start_run
-    from experiments.tracking import conclude, device_name, import_wandb
+    from experiments.run_folder import start_run
+    from experiments.tracking import check_settings, conclude, device_name
 
-    if given.wandb:
-        import_wandb()
     settings = given.resolved()
-    check_run(
-        settings.runs_dir, settings.run_name, resume=settings.resume, overwrite=settings.overwrite
-    )
+    check_settings(settings)
     if settings.is_planar:
         from experiments.information_theoretic_planar import PlanarTask as Task
     else:

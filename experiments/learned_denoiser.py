@@ -26,10 +26,6 @@ def main() -> None:
     """Runs the experiment of the flags."""
     begin = time.perf_counter()
     settings = settings_from_flags(LearnedDenoiserSettings, FLAGS)
-    if settings.wandb:
-        from experiments.tracking import import_wandb
-
-        import_wandb()
     import jax  # only now: `--help` and a mistyped flag need none of it
     import numpy as np
 
@@ -37,8 +33,9 @@ def main() -> None:
     from experiments.linear_denoiser_plots import plot_generated, plot_learned
     from experiments.repetitions import run_chunks, write_table
     from experiments.run_folder import start_run
-    from experiments.tracking import conclude, device_name
+    from experiments.tracking import check_settings, conclude, device_name
 
+    check_settings(settings)
     data = IsotropicMixture(settings.mean_list, settings.std_list, settings.weights)
     simulations = settings.n_simulations or 0
     size = settings.chunk_size or (1 if jax.default_backend() == "cpu" else 10)
@@ -258,9 +255,7 @@ def summarise(rows: list[dict[str, Any]], sizes: Sequence[int]) -> list[dict[str
         rows: of the metrics.
         sizes: numbers of training images.
     """
-    import numpy as np
-
-    from experiments.repetitions import mean_and_error, wilson_interval
+    from experiments.repetitions import mean_and_error, positive_share
 
     table = []
     for n in sizes:
@@ -270,13 +265,7 @@ def summarise(rows: list[dict[str, Any]], sizes: Sequence[int]) -> list[dict[str
             row[name], row[f"{name}_standard_error"] = (
                 mean_and_error(values) if len(values) else (None, None)
             )
-        deltas = _values(rows, n, "delta")
-        positive = int(np.sum(deltas > 0))
-        row["p_delta_positive"] = p = positive / len(deltas)
-        row["p_delta_positive_standard_error"] = float(np.sqrt(p * (1 - p) / len(deltas)))
-        row["p_delta_positive_low"], row["p_delta_positive_high"] = wilson_interval(
-            positive, len(deltas)
-        )
+        row |= positive_share(_values(rows, n, "delta"))
         table.append(row)
     return table
 

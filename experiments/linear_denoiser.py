@@ -25,10 +25,6 @@ def main() -> None:
     """Runs the experiment of the flags."""
     begin = time.perf_counter()
     settings = settings_from_flags(LinearDenoiserSettings, FLAGS)
-    if settings.wandb:
-        from experiments.tracking import import_wandb
-
-        import_wandb()
     import jax  # only now: `--help` and a mistyped flag need none of it
     import scipy.linalg.cython_lapack  # noqa: F401  JAX's linear algebra: a limit needs it loaded
     from threadpoolctl import threadpool_limits
@@ -48,8 +44,9 @@ def _run(settings: LinearDenoiserSettings, begin: float) -> None:
     from experiments.linear_denoiser_plots import plot_linear
     from experiments.repetitions import run_chunks, write_table
     from experiments.run_folder import start_run
-    from experiments.tracking import conclude, device_name
+    from experiments.tracking import check_settings, conclude, device_name
 
+    check_settings(settings)
     model = OneStepModel(
         dimension=settings.n_pixels**2,
         mean=settings.mean,
@@ -169,7 +166,7 @@ def summarise(rows: list[dict[str, Any]], model: Any, sizes: Sequence[int]) -> l
     import numpy as np
 
     from diffusions.linear_denoiser_theory import theory_curve
-    from experiments.repetitions import mean_and_error, wilson_interval
+    from experiments.repetitions import mean_and_error, positive_share
 
     def joined(name: str) -> Any:
         # An infinite number is text in the metrics.
@@ -195,12 +192,7 @@ def summarise(rows: list[dict[str, Any]], model: Any, sizes: Sequence[int]) -> l
         row: dict[str, Any] = {"n": n}
         for name, values in quantities.items():
             row[name], row[f"{name}_standard_error"] = mean_and_error(values[:, k])
-        positive, trials = int(np.sum(signs[:, k] > 0)), len(signs)
-        row["p_delta_positive"] = p = positive / trials
-        row["p_delta_positive_standard_error"] = float(np.sqrt(p * (1 - p) / trials))
-        row["p_delta_positive_low"], row["p_delta_positive_high"] = wilson_interval(
-            positive, trials
-        )
+        row |= positive_share(signs[:, k])
         for name, values in theory._asdict().items():
             row[f"{name}_theory"] = float(values[k])
         table.append(row)

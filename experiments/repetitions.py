@@ -72,6 +72,19 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
+def positive_share(deltas: np.ndarray) -> dict[str, float]:
+    """P(Delta > 0) with its standard error and interval, as columns of a table."""
+    positive, trials = int(np.sum(deltas > 0)), len(deltas)
+    p = positive / trials
+    low, high = wilson_interval(positive, trials)
+    return {
+        "p_delta_positive": p,
+        "p_delta_positive_standard_error": float(np.sqrt(p * (1 - p) / trials)),
+        "p_delta_positive_low": low,
+        "p_delta_positive_high": high,
+    }
+
+
 def write_table(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Writes rows with the same keys as CSV, by way of a temporary name."""
     temporary = file.with_name(f".{file.name}.new")

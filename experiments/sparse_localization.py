@@ -55,18 +55,12 @@ def main() -> None:
     training = settings.mode == "train"
     if not training:
         _refuse_curriculum(curriculum)
-    if settings.wandb:
-        from experiments.tracking import import_wandb
-
-        import_wandb()
     import jax  # only now: `--help` and a mistyped flag need none of it
 
-    from experiments.run_folder import check_run, start_run
-    from experiments.tracking import conclude, device_name
+    from experiments.run_folder import start_run
+    from experiments.tracking import check_settings, conclude, device_name
 
-    check_run(
-        settings.runs_dir, settings.run_name, resume=settings.resume, overwrite=settings.overwrite
-    )
+    check_settings(settings)
     reference = _read_reference(settings)
     denoisers = {} if training else _open_checkpoints(settings)
     problem = _problem(settings, denoisers)

@@ -1,9 +1,9 @@
-"""The end of every script: the summary, Weights & Biases where asked for, and a last word."""
+"""Both ends of every script: what is refused before any work, and the summary, tracked if asked for."""
 
 from typing import Any
 
 from data_generation.command_line import say
-from experiments.run_folder import RunFolder, peak_memory_bytes
+from experiments.run_folder import RunFolder, check_run, peak_memory_bytes
 from experiments.settings import FolderSettings
 
 
@@ -16,6 +16,19 @@ def import_wandb() -> Any:
             "--wandb needs the extra `track`: pip install 'jkonet-diffusions[track]'"
         ) from error
     return wandb
+
+
+def check_settings(settings: FolderSettings) -> None:
+    """Refuses what could not be finished, before any work is done.
+
+    Raises:
+        ValueError: as `check_run`, or Weights & Biases is asked for and not installed.
+    """
+    if settings.wandb:
+        import_wandb()
+    check_run(
+        settings.runs_dir, settings.run_name, resume=settings.resume, overwrite=settings.overwrite
+    )
 
 
 def device_name() -> str:

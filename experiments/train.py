@@ -34,14 +34,10 @@ def main() -> None:
     # Only now: `--help` and a mistyped flag need none of it.
     from experiments.datasets import known_energy, open_dataset, population
     from experiments.reporting import assess, draw, print_table
-    from experiments.run_folder import check_run, start_run
-    from experiments.tracking import conclude, device_name, import_wandb
+    from experiments.run_folder import start_run
+    from experiments.tracking import check_settings, conclude, device_name
 
-    if settings.wandb:
-        import_wandb()
-    check_run(
-        settings.runs_dir, settings.run_name, resume=settings.resume, overwrite=settings.overwrite
-    )
+    check_settings(settings)
     dataset = open_dataset(settings.dataset, settings.data_dir)
     seconds = {"data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
     kind = SOLVERS[settings.solver]

@@ -63,7 +63,6 @@ class WeakFormFit(NamedTuple):
     iterations: int
     converged: bool
     misfit: float  # of equation (5)
-    deviation: float  # standard deviation of beta, given the prior
 
 
 def block_tridiagonal_solve(
@@ -171,7 +170,6 @@ def fit_weak_form(
         iteration,
         converged,
         problem.misfit(gaps, smoothed),
-        float(np.sqrt(basis[0] ** 2 @ inverse)) / float(scale[0]),
     )
 
 

@@ -31,16 +31,16 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from diffusions.networks.convolutions import shifted_product
 from diffusions.networks.embeddings import sinusoidal_embedding, step_of_log_snr
+from diffusions.processes import LinearBetaDDPM
 from diffusions.typing import Array, Float, Int
 
 NO_CLASS = -1
 """Label of an image whose class is not told, as classifier-free guidance needs it."""
 
 _NORM_EPSILON = 1e-6
-_DDPM_BETAS = np.linspace(1e-4, 0.02, 1000)  # of the paper, and of all weights published with it
 _kernel_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
 
@@ -65,20 +65,8 @@ def _convolution(x: Array, kernel: Array, strides: Any, padding: Any, **options:
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
     def product(x: Array, kernel: Array) -> Array:
-        """The same as one product with the shifted copies of the image."""
-        rows, columns = kernel.shape[:2]
-        pads = jax.lax.padtype_to_pads(x.shape[1:3], (rows, columns), strides, padding)
-        padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-        down, right = strides
-        height = (padded.shape[1] - rows) // down + 1
-        width = (padded.shape[2] - columns) // right + 1
-        shifted = [
-            padded[:, i : i + down * height : down, j : j + right * width : right]
-            for i in range(rows)
-            for j in range(columns)
-        ]
-        matrix = kernel.reshape(-1, kernel.shape[-1])
-        return jnp.concatenate(shifted, axis=-1) @ matrix
+        pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+        return shifted_product(x, kernel, strides, pads)
 
     return jax.lax.platform_dependent(x, kernel, cpu=product, default=convolution)
 
@@ -254,7 +242,7 @@ class UNet(nn.Module):
         """Equation (1)."""
         dim = 4 * self.width
         if self.log_snr_as_step:
-            t = step_of_log_snr(t, _DDPM_BETAS)
+            t = step_of_log_snr(t, LinearBetaDDPM().betas())
         e = sinusoidal_embedding(t, self.width, scale=self.time_scale)
         e = nn.Dense(dim, kernel_init=_kernel_init, dtype=self.dtype, name="time_1")(e)
         e = nn.Dense(dim, kernel_init=_kernel_init, dtype=self.dtype, name="time_2")(nn.silu(e))
