@@ -6,6 +6,7 @@ of its own on more than one core, and none on a GPU.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from checkpoints import latest_step, restore_state, save_state
+from diffusions.typing import Array, Keys
 from experiments.chunked_training import chunk_lengths
 from experiments.reporting import evaluation_key
 from experiments.run_folder import RunFolder
@@ -46,25 +48,63 @@ def train_network(
     Returns:
         The energies of all seeds, and more for the summary.
     """
-    training = NetworkFit(problem, network)
     keys = jax.vmap(jax.random.key)(jnp.asarray(settings.seeds, jnp.uint32))
+    weights = np.asarray(snapshots.weights)[:-1]
+    energies = train_side_by_side(
+        run,
+        NetworkFit(problem, network),
+        keys,
+        predict=lambda e: predict_snapshots(e, snapshots, evaluation_key()).one_step,
+        distances=lambda predicted: earth_movers_distances(
+            predicted, snapshots, weights, order=settings.wasserstein_order
+        ),
+        every=settings.eval_every,
+        seconds=seconds,
+    )
+    return energies, {"epochs": network.epochs}
+
+
+def train_side_by_side(
+    run: RunFolder,
+    training: NetworkFit,
+    keys: Keys,
+    *,
+    predict: Callable[[FittedEnergy], Array],
+    distances: Callable[[np.ndarray], np.ndarray],
+    every: int,
+    seconds: dict[str, float],
+) -> FittedEnergy:
+    """Trains a network per key, from the newest checkpoint where there is one.
+
+    Args:
+        run: the folder.
+        training: the program.
+        keys: of the networks.
+        predict: populations one step ahead, an axis of networks first; on the device.
+        distances: (networks, steps) of these predictions; on the host.
+        every: epochs between evaluations.
+        seconds: compile, train and evaluate are added to.
+
+    Returns:
+        The energies, stacked.
+    """
+    epochs = training.settings.epochs
     start = time.perf_counter()
     state = training.initial(keys)
     done = latest_step(run.checkpoints) or 0
     if done:
         state = restore_state(run.checkpoints, done, state)
     run.keep_rows(done)
-    chunks = chunk_lengths(done, network.epochs, settings.eval_every)
+    chunks = chunk_lengths(done, epochs, every)
     for size in sorted(set(chunks)):
         training.compile(state, keys, size)
     energies = training.energies(state)
-    jax.block_until_ready(predict_snapshots(energies, snapshots, evaluation_key()))
+    jax.block_until_ready(predict(energies))
     seconds["compile"] += time.perf_counter() - start
 
     start = time.perf_counter()
     waited = 0.0
-    weights = np.asarray(snapshots.weights)[:-1]
-    progress = tqdm(total=network.epochs, initial=done, unit="epoch", desc="training", leave=False)
+    progress = tqdm(total=epochs, initial=done, unit="epoch", desc="training", leave=False)
     with progress:
         pending = training.advance(state, keys, chunks[0]) if chunks else None
         for number, size in enumerate(chunks):
@@ -73,26 +113,23 @@ def train_network(
             host_state = jax.device_get(state)
             done += size
             energies = training.energies(state)
-            predictions = predict_snapshots(energies, snapshots, evaluation_key())
-            one_step = np.asarray(predictions.one_step)
+            one_step = np.asarray(predict(energies))
             losses = np.asarray(scalars["loss"])
             # The next chunk consumes `state`; from here on the device and the host work side by side.
             if number + 1 < len(chunks):
                 pending = training.advance(state, keys, chunks[number + 1])
             before = time.perf_counter()
-            distances = earth_movers_distances(
-                one_step, snapshots, weights, order=settings.wasserstein_order
-            )
+            found = distances(one_step)
             rows = [
                 {"epoch": done - size + 1 + e, "loss": losses[:, e].tolist()} for e in range(size)
             ]
-            rows.append({"epoch": done, "emd_one_step_ahead": distances.mean(axis=1).tolist()})
+            rows.append({"epoch": done, "emd_one_step_ahead": found.mean(axis=1).tolist()})
             run.log(rows)
             save_state(run.checkpoints, done, host_state)
             if number + 1 == len(chunks):
                 waited += time.perf_counter() - before
             progress.update(size)
-            progress.set_postfix(loss=f"{losses[:, -1].mean():.2e}", emd=f"{distances.mean():.4f}")
+            progress.set_postfix(loss=f"{losses[:, -1].mean():.2e}", emd=f"{found.mean():.4f}")
     seconds["train"] += time.perf_counter() - start - waited
     seconds["evaluate"] += waited
-    return energies, {"epochs": network.epochs}
+    return energies

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from experiments.learning_settings import (
+    LearningSettings,
+    define_learning_flags,
+    learning_from_flags,
+)
 from experiments.settings import TrainSettings
-from jkonet_star.settings import SOLVERS, FeatureSettings, InternalSettings, NetworkSettings
+from jkonet_star.settings import SOLVERS, FeatureSettings, InternalSettings
 
-FLAGS = define_flags(TrainSettings)
-define_flags(InternalSettings, into=FLAGS)
-define_flags(NetworkSettings, into=FLAGS)
-define_flags(FeatureSettings, into=FLAGS)
+FLAGS = define_learning_flags(define_flags(TrainSettings))
 
 EXAMPLE = """
 python -m experiments.train --solver=jkonet-star-potential
@@ -26,11 +28,21 @@ python -m experiments.train --solver=jkonet-star-time-potential --dataset=cells 
 
 def main() -> None:
     """Runs the experiment of the flags."""
+    train(settings_from_flags(TrainSettings, FLAGS), learning_from_flags(FLAGS))
+
+
+def train(settings: TrainSettings, learning: LearningSettings) -> None:
+    """One run, from the dataset to the finished folder.
+
+    Args:
+        settings: of the run.
+        learning: of the solver.
+
+    Raises:
+        ValueError: as the folder, the dataset and the solver do.
+    """
     begin = time.perf_counter()
-    settings = settings_from_flags(TrainSettings, FLAGS)
-    network = settings_from_flags(NetworkSettings, FLAGS)
-    features = settings_from_flags(FeatureSettings, FLAGS)
-    internal = settings_from_flags(InternalSettings, FLAGS)
+    network, features, internal = learning.network, learning.features, learning.internal
     # Only now: `--help` and a mistyped flag need none of it.
     from experiments.datasets import known_energy, open_dataset, population
     from experiments.reporting import assess, draw, print_table
@@ -41,7 +53,6 @@ def main() -> None:
     dataset = open_dataset(settings.dataset, settings.data_dir)
     seconds = {"data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
     kind = SOLVERS[settings.solver]
-    learner = network if kind.parametrisation == "network" else features
     start = time.perf_counter()
     problem = _prepare(settings, internal, dataset)
     seconds["train"] += time.perf_counter() - start
@@ -53,7 +64,7 @@ def main() -> None:
         settings,
         "experiments.train",
         f"{settings.solver}__{dataset.name}",
-        *((learner, internal) if kind.internal else (learner,)),
+        *learning.of(settings.solver),
         dataset=str(dataset.path),
     )
     if run.finished:

@@ -6,7 +6,7 @@ A network solver is trained by `NetworkFit`, many seeds in one program; a linear
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -104,23 +104,31 @@ class NetworkFit:
     """Training of a network energy, for several seeds side by side.
 
     Every array of a state carries a leading seed axis. `advance` is one compiled program; calling it
-    with the same number of epochs never compiles again.
+    with the same number of epochs never compiles again. Given a sequence of problems that differ in
+    nothing but the numbers, each has a network of its own, and a key of its own in `initial`.
     """
 
-    def __init__(self, problem: "Problem", settings: NetworkSettings):
-        conditions = problem.conditions
-        n_pairs = conditions.point.shape[0]
+    def __init__(self, problem: "Problem | Sequence[Problem]", settings: NetworkSettings):
+        self._several = not isinstance(problem, Problem)
+        problems = [problem] if isinstance(problem, Problem) else list(problem)
+        n_pairs = problems[0].conditions.point.shape[0]
         if settings.batch_size > n_pairs:
             raise ValueError(
                 f"batch_size {settings.batch_size} exceeds the {n_pairs} couplings of the data"
             )
-        self.model = network_model(problem, settings)
-        self.scheme = problem.scheme
+        models = [network_model(p, settings) for p in problems]
+        if len({(m, p.scheme, _shapes(p)) for m, p in zip(models, problems, strict=True)}) > 1:
+            raise ValueError("problems that are trained side by side must have one shape")
+        self.model, self.scheme = models[0], problems[0].scheme
         self.settings = settings
-        self.times = problem.snapshots.times
-        self.conditions = conditions
-        beta = 0.0 if problem.internal is None else problem.internal.beta
-        self.units = data_units(problem.snapshots, conditions, beta)
+        betas = [0.0 if p.internal is None else p.internal.beta for p in problems]
+        data = [
+            (p.snapshots.times, p.conditions, data_units(p.snapshots, p.conditions, beta))
+            for p, beta in zip(problems, betas, strict=True)
+        ]
+        self.times, self.conditions, self.units = (
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *data) if self._several else data[0]
+        )
         self.optimizer = make_optimizer(settings, -(-n_pairs // settings.batch_size))
         self._programs: dict[int, Callable] = {}
 
@@ -141,22 +149,24 @@ class NetworkFit:
         units: Units,
         n_epochs: int,
     ) -> tuple[TrainingState, dict[str, Array]]:
-        n_pairs, batch_size = conditions.point.shape[0], self.settings.batch_size
+        def one(
+            state: TrainingState, key: Key, conditions: FirstOrderConditions, units: Units
+        ) -> tuple[TrainingState, dict[str, Array]]:
+            n_pairs, batch_size = conditions.point.shape[0], self.settings.batch_size
 
-        def loss(params: PyTree, rows: Array, key: Key) -> tuple[Array, dict[str, Array]]:
-            value = jko_loss(
-                self.model,
-                params,
-                units,
-                conditions,
-                rows,
-                speed=units.speed,
-                key=key,
-                interaction_samples=self.settings.interaction_samples,
-            )
-            return value, {}
+            def loss(params: PyTree, rows: Array, key: Key) -> tuple[Array, dict[str, Array]]:
+                value = jko_loss(
+                    self.model,
+                    params,
+                    units,
+                    conditions,
+                    rows,
+                    speed=units.speed,
+                    key=key,
+                    interaction_samples=self.settings.interaction_samples,
+                )
+                return value, {}
 
-        def one(state: TrainingState, key: Key) -> tuple[TrainingState, dict[str, Array]]:
             return train_epochs(
                 state,
                 jax.random.fold_in(key, 1),
@@ -167,7 +177,8 @@ class NetworkFit:
                 ema_decay=self.settings.ema_decay,
             )
 
-        return jax.vmap(one)(state, keys)
+        data_axis = 0 if self._several else None
+        return jax.vmap(one, in_axes=(0, 0, data_axis, data_axis))(state, keys, conditions, units)
 
     def compile(self, state: TrainingState, keys: Keys, n_epochs: int) -> None:
         """Makes the program of `advance` for this many epochs, without running it."""
@@ -187,15 +198,21 @@ class NetworkFit:
 
     def energies(self, state: TrainingState) -> FittedEnergy:
         """The energies of all seeds, stacked along the leading axis of every leaf."""
-        n_seeds = state.epoch.shape[0]
+        constants, times = self.units, self.times
+        if not self._several:
+            constants, times = stack_copies((constants, times), state.epoch.shape[0])
         # Copies: the state that these arrays come from is consumed by the next `advance`.
         return FittedEnergy(
             model=self.model,
             scheme=self.scheme,
             params=jax.tree.map(jnp.array, state.ema),
-            constants=stack_copies(self.units, n_seeds),
-            times=stack_copies(self.times, n_seeds),
+            constants=constants,
+            times=times,
         )
+
+
+def _shapes(problem: "Problem") -> tuple:
+    return tuple(leaf.shape for leaf in jax.tree.leaves(problem.conditions))
 
 
 def stack_copies(tree: PyTree, n: int) -> PyTree:
