@@ -246,7 +246,7 @@ def _field_terms(
     """Learned, (s, t, n, d), and true, (t, n, d), fields at the start of every step."""
     times = scheme_time(energies.scheme, snapshots.times[:-1], snapshots.dt)
     rows = (snapshots.points[:-1], snapshots.weights[:-1], times)
-    fields = _fields(energies, rows, truth)
+    fields = (*_true_fields(rows, truth), *_learned_fields(energies, rows))
     host = [np.asarray(f, np.float64) for f in fields]
     terms = {"drift": (-(host[2] + host[3]), -(host[0] + host[1]))}
     if energies.model.has_potential or truth.potential is not None:
@@ -257,12 +257,10 @@ def _field_terms(
 
 
 @functools.partial(jax.jit, static_argnames=("truth",))
-def _fields(
-    energies: FittedEnergy, rows: tuple[Array, Array, Array], truth: KnownEnergy
-) -> tuple[Array, Array, Array, Array]:
-    """True grad V and grad U * mu, then the learned ones of every seed."""
+def _true_fields(rows: tuple[Array, Array, Array], truth: KnownEnergy) -> tuple[Array, Array]:
+    """True grad V and grad U * mu; compiled once per truth, whatever is compared with it."""
 
-    def true_terms(row: tuple) -> tuple[Array, Array]:
+    def one(row: tuple) -> tuple[Array, Array]:
         points, weights, _ = row
         slope = jnp.zeros_like(points)
         pull = jnp.zeros_like(points)
@@ -271,6 +269,15 @@ def _fields(
         if truth.interaction is not None:
             pull = interaction_drift(jax.grad(truth.interaction), points, points, weights)
         return slope, pull
+
+    return jax.lax.map(one, rows)
+
+
+@jax.jit
+def _learned_fields(
+    energies: FittedEnergy, rows: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
+    """Learned grad V and grad U * mu of every seed; compiled once per model, whatever the truth."""
 
     def learned_terms(energy: FittedEnergy) -> tuple[Array, Array]:
         model, params, constants = energy.model, energy.params, energy.constants
@@ -285,4 +292,4 @@ def _fields(
 
         return jax.lax.map(one, rows)
 
-    return *jax.lax.map(true_terms, rows), *jax.vmap(learned_terms)(energies)
+    return jax.vmap(learned_terms)(energies)
