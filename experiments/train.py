@@ -54,7 +54,9 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
     seconds = {"data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
     kind = SOLVERS[settings.solver]
     start = time.perf_counter()
-    problem = _prepare(settings, internal, dataset)
+    problem = prepare_problem(
+        settings.solver, settings.scheme, settings.seeds[0], internal, dataset
+    )
     seconds["train"] += time.perf_counter() - start
     if kind.parametrisation == "network":
         n_pairs = problem.conditions.point.shape[0]
@@ -116,21 +118,28 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
     conclude(run, settings, results, seconds)
 
 
-def _prepare(settings: TrainSettings, internal: InternalSettings, dataset: Any) -> Any:
+def prepare_problem(
+    solver: str, scheme: str, seed: int, internal: InternalSettings, dataset: Any
+) -> Any:
+    """What `jkonet_star.solvers.prepare` makes of a dataset's training population.
+
+    Raises:
+        ValueError: an internal energy is to be learned, and the dataset has no densities.
+    """
     import jax
 
     from jkonet_star.solvers import prepare
 
-    if SOLVERS[settings.solver].internal and dataset.densities is None:
+    if SOLVERS[solver].internal and dataset.densities is None:
         raise ValueError(
-            f"solver {settings.solver!r} learns an internal energy, but the dataset "
+            f"solver {solver!r} learns an internal energy, but the dataset "
             f"{dataset.name} was made with --n-gmm-components=0"
         )
     return prepare(
         dataset.train,
-        settings.solver,
-        scheme=settings.scheme,
-        key=jax.random.key(settings.seeds[0]),
+        solver,
+        scheme=scheme,
+        key=jax.random.key(seed),
         couplings=dataset.couplings,
         densities=dataset.densities,
         internal=internal,
