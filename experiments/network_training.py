@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from checkpoints import latest_step, restore_state, save_state
-from diffusions.typing import Array, Keys
+from diffusions.typing import Keys, PyTree
 from experiments.chunked_training import chunk_lengths
 from experiments.reporting import evaluation_key
 from experiments.run_folder import RunFolder
@@ -69,8 +69,8 @@ def train_side_by_side(
     training: NetworkFit,
     keys: Keys,
     *,
-    predict: Callable[[FittedEnergy], Array],
-    distances: Callable[[np.ndarray], np.ndarray],
+    predict: Callable[[FittedEnergy], PyTree],
+    distances: Callable[[PyTree], np.ndarray],
     every: int,
     seconds: dict[str, float],
 ) -> FittedEnergy:
@@ -80,8 +80,8 @@ def train_side_by_side(
         run: the folder.
         training: the program.
         keys: of the networks.
-        predict: populations one step ahead, an axis of networks first; on the device.
-        distances: (networks, steps) of these predictions; on the host.
+        predict: populations one step ahead, in any arrays, on the device.
+        distances: (networks, steps) of the same arrays on the host.
         every: epochs between evaluations.
         seconds: compile, train and evaluate are added to.
 
@@ -113,7 +113,7 @@ def train_side_by_side(
             host_state = jax.device_get(state)
             done += size
             energies = training.energies(state)
-            one_step = np.asarray(predict(energies))
+            one_step = jax.device_get(predict(energies))
             losses = np.asarray(scalars["loss"])
             # The next chunk consumes `state`; from here on the device and the host work side by side.
             if number + 1 < len(chunks):

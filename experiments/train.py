@@ -89,7 +89,7 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
     else:
         energies, details = _solve(problem, features, len(settings.seeds), seconds)
     if problem.internal is not None:
-        details["beta_estimate"] = _beta_details(problem.internal)
+        details["beta_estimate"] = beta_details(problem.internal)
     start = time.perf_counter()
     result, predictions = assess(energies, snapshots, truth, settings.wasserstein_order)
     seconds["evaluate"] += time.perf_counter() - start
@@ -146,7 +146,7 @@ def prepare_problem(
     )
 
 
-def _beta_details(estimate: Any) -> dict[str, Any]:
+def beta_details(estimate: Any) -> dict[str, Any]:
     """The estimate of beta for the summary, said on the way."""
     regime = "the same particles" if estimate.paired else "different particles"
     say(f"  beta {estimate.beta:.4g}, estimated for snapshots of {regime}")

@@ -1,0 +1,93 @@
+"""Carries out a grid of runs: data, training, evaluation, a table and a figure.
+
+Networks on data of one shape are trained side by side in one program. Runs that are finished are
+skipped, so that a sweep that was killed continues; runs that fail are tried once more.
+"""
+
+from collections.abc import Sequence
+
+from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from experiments.learning_settings import define_learning_flags, learning_from_flags
+from experiments.sweep_settings import (
+    Cell,
+    ExecutionSettings,
+    Grid,
+    SimulationSettings,
+    SweepSettings,
+    cells_of,
+    grids_from_flags,
+)
+
+FLAGS = define_flags(SweepSettings)
+define_flags(Grid, into=FLAGS)
+define_flags(SimulationSettings, into=FLAGS)
+define_flags(ExecutionSettings, into=FLAGS)
+define_learning_flags(FLAGS)
+
+EXAMPLE = """
+python -m experiments.sweep --potentials=sphere,moon --solvers=jkonet-star-potential --seeds=0,1,2
+python -m experiments.sweep --grid=all_models --betas=0
+python -m experiments.sweep --grid=FILE.yaml --executor=slurm --jobs=16
+"""
+
+
+def main() -> None:
+    """Carries out the sweep of the flags."""
+    sweep = settings_from_flags(SweepSettings, FLAGS)
+    grids = grids_from_flags(FLAGS, sweep.grid)
+    cells = cells_of(
+        grids, settings_from_flags(SimulationSettings, FLAGS), learning_from_flags(FLAGS)
+    )
+    execution = settings_from_flags(ExecutionSettings, FLAGS)
+    from pathlib import Path
+
+    name = sweep.sweep_name or (Path(sweep.grid).stem if sweep.grid else "sweep")
+    run_sweep(cells, name, execution)
+
+
+def run_sweep(cells: Sequence[Cell], name: str, execution: ExecutionSettings) -> list[dict]:
+    """Carries out what is not finished of some runs, and writes the table and the figure.
+
+    Args:
+        cells: the runs.
+        name: of the sweep's folder.
+        execution: where and how.
+
+    Returns:
+        A row of the table for every run.
+    """
+    from pathlib import Path
+
+    from experiments.sweep_folder import SweepFolder
+    from experiments.sweep_progress import Progress
+
+    folder = SweepFolder(Path(execution.runs_dir) / name, execution)
+    progress = Progress(cells, folder, title=name)
+    left = progress.unfinished
+    say(f"{name}: {len(cells)} runs, {len(cells) - len(left)} finished; results in {folder.path}")
+    with progress:
+        if execution.executor == "local":
+            from experiments.sweep_runs import carry_out
+
+            if left:
+                carry_out(left, folder, progress.finished)
+        else:
+            from experiments.sweep_jobs import carry_out_in_jobs
+
+            carry_out_in_jobs(left, folder, progress.finished)
+    bad = [row for row in progress.rows if row["status"] != "finished"]
+    say(f"  {len(cells) - len(bad)} of {len(cells)} runs finished; {folder.path / 'table.md'}")
+    for row in bad[:5]:
+        say(f"  {row['status']}: {row['solver']} on {row['dataset']}: {row['reason'] or ''}")
+    if len(bad) > 5:
+        say(f"  and {len(bad) - 5} more; see {folder.path / 'table.csv'}")
+    return progress.rows
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The script."""
+    return run_script(main, FLAGS, argv=argv, description=__doc__, example=EXAMPLE)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run())

@@ -1,0 +1,130 @@
+"""The folder of a sweep.
+
+    runs/NAME/       a run folder per run, as `experiments.train` writes it
+    batches/         training states of networks side by side, while they are trained
+    failures/        NAME.json per run that failed: why, and how often
+    logs/NAME.txt    what a run that was carried out by itself said
+    table.csv, table.md, plots/
+
+A run is finished when its folder holds a summary. Nothing else is remembered, so that a sweep that is
+killed, or shared by the jobs of a cluster, continues from what is there.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data_generation.dataset_folder import METADATA, check_writable
+from experiments.run_folder import RunFolder, open_run, read_json, start_run, write_json
+from experiments.settings import TrainSettings
+from experiments.sweep_settings import Cell, ExecutionSettings
+
+SCRIPT = "experiments.train"
+
+
+class SweepFolder:
+    """Where a sweep's runs are, and which of them are there."""
+
+    def __init__(self, path: Path, execution: ExecutionSettings):
+        check_writable(path)
+        self.path = path
+        self.execution = execution
+
+    def run(self, cell: Cell) -> RunFolder:
+        """The folder of one run."""
+        return RunFolder(self.path / "runs" / cell.name)
+
+    def train_settings(self, cell: Cell, **more: Any) -> TrainSettings:
+        """What `experiments.train` would be told."""
+        assert cell.solver is not None
+        return TrainSettings(
+            solver=cell.solver,
+            dataset=str(cell.dataset_path),
+            data_dir=cell.data_dir,
+            scheme=cell.scheme,  # type: ignore[arg-type]
+            seeds=(cell.seed,),
+            eval=self.execution.eval,
+            eval_every=self.execution.eval_every,
+            wasserstein_order=self.execution.wasserstein_order,
+            run_name=cell.name,
+            runs_dir=str(self.path / "runs"),
+            plots=False,
+            **more,
+        )
+
+    def open(self, cell: Cell, *, resume: bool = False) -> RunFolder:
+        """The folder of a run: a new one in place of what an interrupted run left, or a finished one.
+
+        Raises:
+            ValueError: the run that is to be resumed has other settings.
+        """
+        replace = not resume and self.run(cell).path.exists()
+        return start_run(
+            self.train_settings(cell, resume=resume, overwrite=replace),
+            SCRIPT,
+            cell.name,
+            *cell.learning.of(str(cell.solver)),
+            dataset=str(cell.dataset_path),
+        )
+
+    def finished(self, cell: Cell) -> bool:
+        """Whether there is nothing left to do.
+
+        Raises:
+            ValueError: a run of this name is there with other settings.
+        """
+        if cell.solver is None:
+            return (cell.dataset_path / METADATA).is_file()
+        if not self.run(cell).finished:
+            return False
+        try:
+            self.open(cell, resume=True)
+        except ValueError as error:
+            raise ValueError(f"{error}; give another --sweep-name") from error
+        return True
+
+    def summary(self, cell: Cell) -> dict[str, Any]:
+        """The results of a finished run."""
+        return read_json(self.run(cell).path / "summary.json")
+
+    def started(self) -> bool:
+        """Whether a sweep was here before."""
+        return (self.path / "runs").is_dir()
+
+    def _failure(self, cell: Cell) -> Path:
+        return self.path / "failures" / f"{cell.name}.json"
+
+    def fail(self, cell: Cell, reason: str, details: str = "") -> None:
+        """Records that a run failed, and why."""
+        before = self.failure(cell)
+        self._failure(cell).parent.mkdir(parents=True, exist_ok=True)
+        attempts = 1 + (0 if before is None else before["attempts"])
+        record = {"attempts": attempts, "reason": reason, "details": details}
+        write_json(self._failure(cell), record)
+
+    def failure(self, cell: Cell) -> dict[str, Any] | None:
+        """Attempts and reason of a run that failed."""
+        file = self._failure(cell)
+        return json.loads(file.read_text()) if file.is_file() else None
+
+    def forget_failure(self, cell: Cell) -> None:
+        """A run that comes to its end after all has not failed."""
+        self._failure(cell).unlink(missing_ok=True)
+
+    def batch(self, cells: Sequence[Cell]) -> RunFolder:
+        """The folder in which these runs are trained side by side; an interrupted one is found."""
+        names = [cell.name for cell in cells]
+        name = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+        config: dict[str, Any] = {"runs": names, "eval_every": self.execution.eval_every}
+        for part in cells[0].learning.of(str(cells[0].solver)):
+            config |= dataclasses.asdict(part)
+        batches = self.path / "batches"
+        there = (batches / name / "config.json").is_file()
+        try:
+            return open_run(str(batches), name, "", config, resume=there, overwrite=False)
+        except ValueError:
+            # Of other settings: nothing of it can be used.
+            return open_run(str(batches), name, "", config, resume=False, overwrite=True)

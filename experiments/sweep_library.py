@@ -1,0 +1,54 @@
+"""The datasets of a sweep and what solvers make of them, each made once while it is needed."""
+
+import dataclasses
+from typing import Any
+
+from data_generation.datasets import Dataset, generate_dataset, load_dataset
+from data_generation.settings import DataSettings
+from experiments.datasets import known_energy
+from experiments.sweep_settings import Cell
+from experiments.train import prepare_problem
+from jkonet_star.evaluation import KnownEnergy
+from jkonet_star.settings import SOLVERS
+from jkonet_star.solvers import Problem
+
+
+class Library:
+    """Datasets and prepared problems; forget it, and their memory is free."""
+
+    def __init__(self) -> None:
+        self._datasets: dict[str, Dataset] = {}
+        self._truths: dict[str, KnownEnergy | None] = {}
+        self._problems: dict[tuple, Problem] = {}
+
+    def dataset(self, cell: Cell) -> Dataset:
+        """The cell's dataset, generated where it is missing."""
+        name = cell.dataset_name
+        if name not in self._datasets:
+            self._datasets[name] = (
+                generate_dataset(cell.data)
+                if isinstance(cell.data, DataSettings)
+                else load_dataset(cell.data, cell.data_dir)
+            )
+        return self._datasets[name]
+
+    def truth(self, cell: Cell) -> KnownEnergy | None:
+        """What the cell's data were simulated with, where that is known."""
+        name = cell.dataset_name
+        if name not in self._truths:
+            self._truths[name] = known_energy(self.dataset(cell))
+        return self._truths[name]
+
+    def problem(self, cell: Cell) -> Problem:
+        """The cell's coupled snapshots; solvers that learn the same terms share them."""
+        assert cell.solver is not None
+        kind = SOLVERS[cell.solver]
+        # Without its parametrisation: the data of (1) do not know how an energy is represented.
+        terms = (kind.potential, kind.interaction, kind.internal)
+        internal = cell.learning.internal if kind.internal else None
+        key: tuple[Any, ...] = (cell.dataset_name, cell.scheme, *terms, internal)
+        if key not in self._problems:
+            self._problems[key] = prepare_problem(
+                cell.solver, cell.scheme, cell.seed, cell.learning.internal, self.dataset(cell)
+            )
+        return dataclasses.replace(self._problems[key], kind=kind)

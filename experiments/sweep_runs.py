@@ -1,0 +1,281 @@
+"""The runs of a sweep: which are carried out together, and how each becomes a run folder.
+
+Networks that learn the same terms in the same scheme from data of one shape are trained side by side:
+one program, with an axis of runs. A run's random numbers come from its own seed alone, so that it
+gives the same result, to rounding, in any company. Closed forms are solved one after the other, their
+programs compiled once; what neither describes is left to `experiments.train`, run by run.
+"""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from checkpoints import save_energy
+from data_generation.settings import DataSettings
+from experiments.datasets import population
+from experiments.network_training import train_side_by_side
+from experiments.reporting import assess, evaluation_key
+from experiments.sweep_folder import SweepFolder
+from experiments.sweep_library import Library
+from experiments.sweep_settings import Cell
+from experiments.tracking import conclude
+from experiments.train import beta_details, train
+from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
+from jkonet_star.fitted import FittedEnergy
+from jkonet_star.settings import SOLVERS
+from jkonet_star.solvers import NetworkFit, Problem, solve_linear, stack_copies
+
+GIBI = 2**30
+# Arrays alive in the backward pass of a gradient step, per hidden unit and evaluation of the network;
+# measured from the memory analysis of compiled programs, and rounded up.
+LIVE_ARRAYS = 12
+Finished = Callable[[Cell], None]
+"""Called with each run that has come to its end, well or badly."""
+
+
+def carry_out(cells: Sequence[Cell], folder: SweepFolder, finished: Finished) -> None:
+    """Carries out runs, each failed one once more and alone.
+
+    Args:
+        cells: what is not finished yet.
+        folder: of the sweep.
+        finished: told of every run once.
+    """
+    for cell in cells:
+        folder.forget_failure(cell)
+    failed: list[Cell] = []
+    for chunk in _chunks(cells, folder):
+        library = Library()
+        for group in _by(chunk, lambda c: (c.solver, c.scheme, c.learning)):
+            failed += _attempt_all(group, folder, library, finished)
+    for cell in failed:
+        _attempt([cell], folder, Library())
+        finished(cell)
+
+
+def _by(cells: Sequence[Cell], key: Callable[[Cell], Any]) -> list[list[Cell]]:
+    """Cells with the same key together, in the order of their first."""
+    groups: dict[Any, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(key(cell), []).append(cell)
+    return list(groups.values())
+
+
+def data_shape(cell: Cell) -> Any:
+    """Equal for datasets that have, as far as their settings tell, arrays of one shape."""
+    if isinstance(cell.data, str):
+        return cell.data
+    return dataclasses.replace(
+        cell.data, potential="none", interaction="none", internal="wiener", beta=0.0, seed=0
+    )
+
+
+def _chunks(cells: Sequence[Cell], folder: SweepFolder) -> Iterator[list[Cell]]:
+    """Runs whose datasets are in memory together, all runs of one dataset in one chunk."""
+    for group in _by(cells, data_shape):
+        per_dataset = _by(group, lambda c: c.dataset_name)
+        size = 1
+        if folder.execution.batched:
+            size = max(1, int(folder.execution.memory_budget * GIBI / _dataset_bytes(group[0])))
+        for start in range(0, len(per_dataset), size):
+            yield list(itertools.chain(*per_dataset[start : start + size]))
+
+
+def _dataset_bytes(cell: Cell) -> int:
+    """What a dataset and its problems take: two populations, densities, a problem per scheme."""
+    if not isinstance(cell.data, DataSettings) or cell.data.load_from_file is not None:
+        return GIBI  # unknown before it is read; its runs differ in the seed at most
+    numbers = cell.data.n_particles * (cell.data.n_timesteps + 1) * cell.data.dimension
+    return 4 * numbers * 40
+
+
+def run_bytes(problem: Problem, cell: Cell) -> int:
+    """About what one network among those side by side takes: its data and a gradient step."""
+    network = cell.learning.network
+    data = sum(leaf.nbytes for leaf in jax.tree.leaves((problem.conditions, problem.snapshots)))
+    evaluations = network.batch_size
+    if problem.kind.interaction:
+        others = network.interaction_samples or problem.conditions.population.shape[1]
+        evaluations *= 1 + others
+    return 4 * data + 4 * LIVE_ARRAYS * evaluations * sum(network.hidden)
+
+
+def _attempt_all(
+    group: Sequence[Cell], folder: SweepFolder, library: Library, finished: Finished
+) -> list[Cell]:
+    """Carries out runs that differ in their data and seed; returns those that failed."""
+    failed: list[Cell] = []
+    kind = None if group[0].solver is None else SOLVERS[group[0].solver]
+    if kind is None or kind.parametrisation not in ("network", "linear"):
+        batches = [[cell] for cell in group]
+    elif kind.parametrisation == "linear":
+        # It has no randomness: every seed gets the same energy.
+        batches = _by(group, lambda c: c.dataset_name)
+    else:
+        prepared = []
+        for cell in group:
+            with _recorded([cell], folder) as outcome:
+                prepared.append((cell, library.problem(cell)))
+            failed += outcome
+        batches = []
+        shapes = _by(
+            [cell for cell, _ in prepared],
+            lambda c: tuple(leaf.shape for leaf in jax.tree.leaves(library.problem(c).conditions)),
+        )
+        for same in shapes:
+            size = 1
+            if folder.execution.batched:
+                budget = folder.execution.memory_budget * GIBI
+                size = max(1, int(budget / run_bytes(library.problem(same[0]), same[0])))
+            batches += [same[i : i + size] for i in range(0, len(same), size)]
+    for batch in batches:
+        outcome = _attempt(batch, folder, library)
+        failed += outcome
+        for cell in batch:
+            if cell not in outcome:
+                finished(cell)
+    return failed
+
+
+def _attempt(batch: Sequence[Cell], folder: SweepFolder, library: Library) -> list[Cell]:
+    """Carries out a batch; returns its runs if it failed."""
+    with _recorded(batch, folder) as failed:
+        solver = batch[0].solver
+        if solver is None:
+            library.dataset(batch[0])
+        elif SOLVERS[solver].parametrisation == "network":
+            run_networks(batch, folder, library)
+        elif SOLVERS[solver].parametrisation == "linear":
+            run_closed_form(batch, folder, library)
+        else:
+            run_alone(batch[0], folder, library)
+        for cell in batch:
+            folder.forget_failure(cell)
+    return failed
+
+
+@contextlib.contextmanager
+def _recorded(batch: Sequence[Cell], folder: SweepFolder) -> Iterator[list[Cell]]:
+    """Whatever goes wrong inside is written down; the list then holds the batch."""
+    failed: list[Cell] = []
+    try:
+        yield failed
+    except Exception as error:  # noqa: BLE001 (one run shall not end the others)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        for cell in batch:
+            folder.fail(cell, f"{type(error).__name__}: {reason}"[:500], traceback.format_exc())
+        failed += batch
+
+
+def run_networks(cells: Sequence[Cell], folder: SweepFolder, library: Library) -> None:
+    """Trains networks side by side and writes their run folders."""
+    problems = [library.problem(cell) for cell in cells]
+    observed = [population(library.dataset(cell), folder.execution.eval) for cell in cells]
+    weights = [np.asarray(snapshots.weights)[:-1] for snapshots in observed]
+    order = folder.execution.wasserstein_order
+    seconds = {"compile": 0.0, "train": 0.0, "evaluate": 0.0}
+    batch = folder.batch(cells)
+
+    def predict(energies: FittedEnergy) -> list[jax.Array]:
+        return [
+            predict_snapshots(_one(energies, i), snapshots, evaluation_key()).one_step
+            for i, snapshots in enumerate(observed)
+        ]
+
+    def distances(predicted: list[jax.Array]) -> np.ndarray:
+        rows = [
+            earth_movers_distances(np.asarray(p), snapshots, w, order=order)
+            for p, snapshots, w in zip(predicted, observed, weights, strict=True)
+        ]
+        return np.concatenate(rows)
+
+    energies = train_side_by_side(
+        batch,
+        NetworkFit(problems, cells[0].learning.network),
+        jax.vmap(jax.random.key)(jnp.asarray([cell.seed for cell in cells], jnp.uint32)),
+        predict=predict,
+        distances=distances,
+        every=folder.execution.eval_every,
+        seconds=seconds,
+    )
+    rows = batch.rows()
+    share = {name: value / len(cells) for name, value in seconds.items()}
+    for i, cell in enumerate(cells):
+        own = [{k: [v[i]] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
+        details = {"epochs": cells[0].learning.network.epochs, "side_by_side": len(cells)}
+        write_run(cell, folder, library, _one(energies, i), problems[i], own, details, share)
+    shutil.rmtree(batch.path)
+
+
+def _one(energies: FittedEnergy, i: int) -> FittedEnergy:
+    return jax.tree.map(lambda leaf: leaf[i : i + 1], energies)
+
+
+def run_closed_form(cells: Sequence[Cell], folder: SweepFolder, library: Library) -> None:
+    """Solves a linear energy once and writes the run folders of all seeds."""
+    start = time.perf_counter()
+    problem = library.problem(cells[0])
+    energy, report = solve_linear(problem, cells[0].learning.features)
+    jax.block_until_ready(energy.params)
+    seconds = {"train": time.perf_counter() - start}
+    details = {"closed_form": dataclasses.asdict(report)}
+    for cell in cells:
+        write_run(cell, folder, library, stack_copies(energy, 1), problem, [], details, seconds)
+
+
+def run_alone(cell: Cell, folder: SweepFolder, library: Library) -> None:
+    """Leaves a run to `experiments.train`, which continues it where it was interrupted."""
+    library.dataset(cell)
+    there = (folder.run(cell).path / "config.json").is_file()
+    log = folder.path / "logs" / f"{cell.name}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as stream, contextlib.redirect_stdout(stream):
+        train(folder.train_settings(cell, resume=there), cell.learning)
+
+
+def write_run(
+    cell: Cell,
+    folder: SweepFolder,
+    library: Library,
+    energies: FittedEnergy,
+    problem: Problem,
+    rows: Sequence[dict[str, Any]],
+    details: dict[str, Any],
+    seconds: dict[str, float],
+) -> None:
+    """Evaluates a stack of one energy and writes the folder that `experiments.train` would write."""
+    start = time.perf_counter()
+    snapshots = population(library.dataset(cell), folder.execution.eval)
+    order = folder.execution.wasserstein_order
+    result, _ = assess(energies, snapshots, library.truth(cell), order)
+    seconds = {**seconds, "evaluate": seconds.get("evaluate", 0.0) + time.perf_counter() - start}
+    run = folder.open(cell)
+    if rows:
+        run.log(rows)
+    save_energy(run.energy, energies)
+    results = {
+        "solver": cell.solver,
+        "dataset": cell.dataset_name,
+        "scheme": cell.scheme,
+        "seeds": [cell.seed],
+        "eval": folder.execution.eval,
+        **result,
+        **details,
+    }
+    # What these say is for one run; a sweep has too many.
+    with contextlib.redirect_stdout(io.StringIO()):
+        if problem.internal is not None:
+            results["beta_estimate"] = beta_details(problem.internal)
+        conclude(
+            run, folder.train_settings(cell), results, {**seconds, "total": sum(seconds.values())}
+        )

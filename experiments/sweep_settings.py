@@ -1,0 +1,358 @@
+"""A sweep: the grid of its runs, from flags or from a YAML file. Imports no JAX."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from absl import flags
+
+from data_generation.settings import DataSettings, InternalEnergy
+from experiments.learning_settings import LearningSettings
+from experiments.settings import EvaluationPopulation, check_run_name
+from jkonet_star.settings import SCHEMES, SOLVERS, at_least, one_of, positive
+
+Executor = Literal["local", "slurm"]
+GRIDS = Path(__file__).parent / "grids"
+"""Grids that ship with the project, found by their names."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Every combination of these is a run; without a solver, a dataset to be made.
+
+    Attributes:
+        potentials: potential energies.
+        interactions: interaction energies.
+        betas: weights of the internal energy.
+        dimensions: of the state space.
+        particle_counts: particles of the training population.
+        couplings: auto, exact, low-rank, or Sinkhorn's epsilon, relative to the mean squared
+            distance.
+        substeps: Euler-Maruyama steps per dt.
+        data_seeds: of the simulations.
+        solvers: which energies are learned, and how.
+        schemes: explicit, implicit, midpoint.
+        seeds: of the training.
+        internal: internal energy of the simulations; absent, wiener where beta is positive.
+        datasets: names or paths of existing datasets, instead of simulated ones.
+    """
+
+    potentials: tuple[str, ...] = ("styblinski_tang",)
+    interactions: tuple[str, ...] = ("none",)
+    betas: tuple[float, ...] = (0.0,)
+    dimensions: tuple[int, ...] = (2,)
+    particle_counts: tuple[int, ...] = (1000,)
+    couplings: tuple[str, ...] = ("auto",)
+    substeps: tuple[int, ...] = (1,)
+    data_seeds: tuple[int, ...] = (0,)
+    solvers: tuple[str, ...] = ("jkonet-star-potential",)
+    schemes: tuple[str, ...] = ("explicit",)
+    seeds: tuple[int, ...] = (0,)
+    internal: InternalEnergy | None = None
+    datasets: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for name in GRID_FIELDS:
+            values = getattr(self, name)
+            if name == "internal":
+                continue
+            if name not in ("solvers", "datasets") and not values:
+                raise ValueError(f"{name} must name at least one value")
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} names a value twice: {','.join(map(str, values))}")
+        for solver in self.solvers:
+            one_of("solver", solver, tuple(SOLVERS))
+        for scheme in self.schemes:
+            one_of("scheme", scheme, SCHEMES)
+        if self.internal is not None:
+            one_of("internal energy", self.internal, get_args(InternalEnergy))
+
+
+GRID_FIELDS = tuple(field.name for field in dataclasses.fields(Grid))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SimulationSettings:
+    """What all simulated datasets of a sweep share; as in `DataSettings`.
+
+    Attributes:
+        n_timesteps: steps between snapshots; there is one snapshot more.
+        dt: time between snapshots.
+        coupling_block: particles coupled at a time; negative couples each snapshot in one block.
+        n_gmm_components: components of each snapshot's density; 0 fits no density.
+        unpaired: makes each snapshot an independent simulation, so that no particle is seen twice.
+        data_dir: folder that holds the dataset folders.
+    """
+
+    n_timesteps: int = 5
+    dt: float = 0.01
+    coupling_block: int = 1000
+    n_gmm_components: int = 10
+    unpaired: bool = False
+    data_dir: str = "data"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExecutionSettings:
+    """How runs are carried out; it decides nothing of their results.
+
+    Attributes:
+        runs_dir: where sweeps go.
+        batched: trains networks on data of one shape side by side in one program.
+        memory_budget: GiB that the networks trained side by side, and their data, may take.
+        eval: the population that metrics are computed on, test_data or train_data.
+        eval_every: epochs between evaluations, each followed by a checkpoint.
+        wasserstein_order: 1 or 2, of the reported distances.
+        plots: draws the figures.
+        executor: local runs here; slurm sends jobs to a cluster (extra `slurm`).
+        jobs: of slurm, among which the runs are divided.
+        partition: of slurm; absent, the cluster's default.
+        time_limit: of a slurm job, in minutes.
+        job_memory: of a slurm job, in GiB; 0 asks for nothing.
+        job_cores: of a slurm job.
+        job_gpus: of a slurm job.
+    """
+
+    runs_dir: str = "runs"
+    batched: bool = True
+    memory_budget: float = 2.0
+    eval: EvaluationPopulation = "test_data"
+    eval_every: int = 100
+    wasserstein_order: int = 1
+    plots: bool = True
+    executor: Executor = "local"
+    jobs: int = 4
+    partition: str | None = None
+    time_limit: int = 240
+    job_memory: float = 8.0
+    job_cores: int = 2
+    job_gpus: int = 0
+
+    def __post_init__(self):
+        positive("memory_budget", self.memory_budget)
+        one_of("eval", self.eval, get_args(EvaluationPopulation))
+        at_least("eval_every", self.eval_every, 1)
+        if self.wasserstein_order not in (1, 2):
+            raise ValueError(f"wasserstein_order must be 1 or 2, got {self.wasserstein_order}")
+        one_of("executor", self.executor, get_args(Executor))
+        for name in ("jobs", "time_limit", "job_cores"):
+            at_least(name, getattr(self, name), 1)
+        at_least("job_memory", self.job_memory, 0)
+        at_least("job_gpus", self.job_gpus, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepSettings:
+    """Which sweep.
+
+    Attributes:
+        grid: YAML file of one grid, or of several under `grids`, or the name of one that ships with
+            the project; its entries are flags of this script, and the command line goes before them.
+        sweep_name: folder below runs_dir; absent, the grid's name or `sweep`.
+    """
+
+    grid: str | None = None
+    sweep_name: str | None = None
+
+    def __post_init__(self):
+        if self.sweep_name is not None:
+            check_run_name(self.sweep_name)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        data: what to simulate or read, or the name or path of an existing dataset.
+        data_dir: where named datasets are.
+        solver: which energies are learned; absent, the dataset is only made.
+        scheme: of the fit and the predictions.
+        seed: of the training.
+        learning: hyper-parameters.
+    """
+
+    data: DataSettings | str
+    data_dir: str = "data"
+    solver: str | None = None
+    scheme: str = "explicit"
+    seed: int = 0
+    learning: LearningSettings = LearningSettings()
+
+    @property
+    def dataset_name(self) -> str:
+        """Name of the dataset's folder."""
+        return Path(self.data).name if isinstance(self.data, str) else self.data.name
+
+    @property
+    def dataset_path(self) -> Path:
+        """The dataset's folder, as far as the settings say it."""
+        if isinstance(self.data, DataSettings):
+            return Path(self.data.data_dir) / self.data.name
+        return Path(self.data)
+
+    @property
+    def name(self) -> str:
+        """Of the run's folder."""
+        if self.solver is None:
+            return self.dataset_name
+        return f"{self.solver}__{self.scheme}__{self.dataset_name}__seed_{self.seed}"
+
+
+def cells_of(
+    grids: Iterable[Grid], simulation: SimulationSettings, learning: LearningSettings
+) -> list[Cell]:
+    """Every run of the grids once, datasets in the outer loops.
+
+    Raises:
+        ValueError: what makes no dataset, named.
+    """
+    cells: dict[str, Cell] = {}
+    for grid in grids:
+        data: list[DataSettings | str] = list(grid.datasets) or _simulations(grid, simulation)
+        runs: Sequence[tuple] = list(itertools.product(grid.solvers, grid.schemes, grid.seeds))
+        for source in data:
+            for solver, scheme, seed in runs or [(None, "explicit", 0)]:
+                cell = Cell(
+                    data=source,
+                    data_dir=simulation.data_dir,
+                    solver=solver,
+                    scheme=scheme,
+                    seed=seed,
+                    learning=learning,
+                )
+                cells.setdefault(cell.name, cell)
+    return list(cells.values())
+
+
+def _simulations(grid: Grid, shared: SimulationSettings) -> list[DataSettings | str]:
+    axes = (
+        grid.potentials,
+        grid.betas,
+        grid.interactions,
+        grid.dimensions,
+        grid.particle_counts,
+        grid.couplings,
+        grid.substeps,
+        grid.data_seeds,
+    )
+    found: list[DataSettings | str] = []
+    for potential, beta, interaction, dimension, n, coupling, substeps, seed in itertools.product(
+        *axes
+    ):
+        found.append(
+            DataSettings(
+                potential=potential,  # type: ignore[arg-type]
+                beta=beta,
+                internal=grid.internal or ("wiener" if beta > 0 else "none"),
+                interaction=interaction,  # type: ignore[arg-type]
+                dimension=dimension,
+                n_particles=n,
+                substeps=substeps,
+                seed=seed,
+                n_timesteps=shared.n_timesteps,
+                dt=shared.dt,
+                batch_size=shared.coupling_block,
+                n_gmm_components=shared.n_gmm_components,
+                unpaired=shared.unpaired,
+                data_dir=shared.data_dir,
+                **coupling_fields(coupling),
+            )
+        )
+    return found
+
+
+def coupling_fields(coupling: str) -> dict[str, Any]:
+    """The fields of `DataSettings` for one word or number of the couplings' axis.
+
+    Raises:
+        ValueError: a number that is no epsilon; words are checked where they are used.
+    """
+    try:
+        return {"sinkhorn": positive_number(coupling)}
+    except ValueError:
+        if coupling[:1].isdigit() or coupling[:1] in "+-.":
+            raise ValueError(
+                f"couplings must be auto, exact, low-rank or a positive epsilon, got {coupling!r}"
+            ) from None
+    return {"coupling": coupling}
+
+
+def positive_number(text: str) -> float:
+    """The number; ValueError where it is none, or not positive."""
+    value = float(text)
+    positive("epsilon", value)
+    return value
+
+
+def find_grid(name_or_path: str) -> Path:
+    """The file of a grid.
+
+    Raises:
+        ValueError: there is none; those that ship are named.
+    """
+    for candidate in (Path(name_or_path), GRIDS / f"{name_or_path}.yaml"):
+        if candidate.is_file():
+            return candidate
+    shipped = ", ".join(sorted(file.stem for file in GRIDS.glob("*.yaml")))
+    raise ValueError(f"no grid file {name_or_path!r}; with the project come {shipped}")
+
+
+def read_grids(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What a YAML file says for all of its grids, and for each of them.
+
+    Raises:
+        ValueError: it is no such file; the message names it.
+    """
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{file} must map flags to values")
+    grids = content.pop("grids", [{}])
+    if not isinstance(grids, list) or not grids or not all(isinstance(g, dict) for g in grids):
+        raise ValueError(f"{file}: grids must be a list of mappings")
+    return content, grids
+
+
+def grids_from_flags(values: flags.FlagValues, grid: str | None) -> list[Grid]:
+    """The grids of the parsed flags and of a file; what the command line gives goes first.
+
+    Entries of the file that belong to no grid set their flags.
+
+    Args:
+        values: parsed flags.
+        grid: the file or its name, if there is one.
+
+    Raises:
+        ValueError: an entry that is no flag, or holds what the flag does not accept.
+    """
+    given = {name: values[name].value for name in GRID_FIELDS}
+    if grid is None:
+        return [Grid(**given)]
+    file = find_grid(grid)
+    shared, grids = read_grids(file)
+    known = tuple(name for name in values if name not in ("grid", "debug"))
+
+    def parsed(entries: dict[str, Any], accepted: tuple[str, ...]) -> dict[str, Any]:
+        found = {}
+        for key, value in entries.items():
+            name = str(key).replace("-", "_")
+            one_of(f"entry of {file}", name, accepted)
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            try:
+                found[name] = values[name].parser.parse(text)
+            except ValueError as error:
+                raise ValueError(f"{file}: {key}: {error}") from error
+        # `present` counts how often the command line gives a flag.
+        return {name: value for name, value in found.items() if not values[name].present}
+
+    common = parsed(shared, known)
+    for name in common.keys() - set(GRID_FIELDS):
+        values[name].value = common[name]
+    axes = given | {name: common[name] for name in common.keys() & set(GRID_FIELDS)}
+    return [Grid(**(axes | parsed(entries, GRID_FIELDS))) for entries in grids]

@@ -1,0 +1,179 @@
+"""The table of a sweep: a row per run as CSV, and the means over seeds as Markdown."""
+
+import csv
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_generation.settings import DataSettings
+from experiments.sweep_folder import SweepFolder
+from experiments.sweep_settings import Cell
+from jkonet_star.settings import SOLVERS
+
+Row = dict[str, Any]
+
+DATA = (
+    "dataset",
+    "potential",
+    "interaction",
+    "beta",
+    "dimension",
+    "n_particles",
+    "coupling",
+    "substeps",
+    "data_seed",
+)
+RUN = ("solver", "scheme", "seed")
+RESULTS = (
+    "emd",
+    "emd_cumulative",
+    "drift_error",
+    "potential_error",
+    "interaction_error",
+    "beta_learned",
+    "seconds_per_epoch",
+    "seconds",
+    "side_by_side",
+)
+COLUMNS = (*DATA, *RUN, "status", *RESULTS, "converged", "reason")
+
+
+def row_of(cell: Cell, folder: SweepFolder) -> Row:
+    """A run's row; its status is finished, diverged, failed or missing."""
+    row: Row = dict.fromkeys(COLUMNS) | data_columns(cell)
+    row |= {"solver": cell.solver, "scheme": cell.scheme, "seed": cell.seed, "status": "missing"}
+    if cell.solver is None:
+        row |= {"status": "finished"} if folder.finished(cell) else {}
+    elif folder.run(cell).finished:
+        row |= result_columns(folder.summary(cell))
+    failure = folder.failure(cell)
+    if failure is not None and row["status"] == "missing":
+        row |= {"status": "failed", "reason": failure["reason"]}
+    return row
+
+
+def data_columns(cell: Cell) -> Row:
+    """What the data of a run are."""
+    data = cell.data
+    row: Row = {"dataset": cell.dataset_name}
+    if not isinstance(data, DataSettings):
+        return row
+    row |= {"potential": data.potential, "interaction": data.interaction, "beta": data.beta}
+    row["coupling"] = data.coupling if data.sinkhorn is None else f"{data.sinkhorn:g}"
+    row["data_seed"] = data.seed
+    if data.load_from_file is None:
+        row |= {
+            "dimension": data.dimension,
+            "n_particles": data.n_particles,
+            "substeps": data.substeps,
+        }
+    return row
+
+
+def result_columns(summary: dict[str, Any]) -> Row:
+    """What a finished run found."""
+    errors = summary["field_error"] or {}
+
+    def error(term: str) -> float | None:
+        relative = errors.get(term, {}).get("relative")
+        return None if relative is None else _mean(relative)
+
+    emd = float(summary["emd_one_step_ahead"]["mean"])
+    kind = SOLVERS[summary["solver"]]
+    seconds, epochs = summary["seconds"], summary.get("epochs")
+    return {
+        "status": "finished" if math.isfinite(emd) else "diverged",
+        "emd": emd,
+        "emd_cumulative": float(summary["emd_cumulative"]["mean"]),
+        "drift_error": error("drift"),
+        "potential_error": error("potential_gradient"),
+        "interaction_error": error("interaction_gradient"),
+        "beta_learned": float(summary["beta"]["mean"]) if kind.internal else None,
+        "seconds_per_epoch": seconds["train"] / epochs if epochs else None,
+        "seconds": seconds["total"],
+        "side_by_side": summary.get("side_by_side", 1),
+        "converged": summary["converged"],
+    }
+
+
+def _mean(values: Sequence[Any]) -> float:
+    return float(np.mean([float(v) for v in values]))
+
+
+def write_csv(file: Path, rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> None:
+    """Every run, by way of a temporary name."""
+    temporary = file.with_name(f".{file.name}.new")
+    with temporary.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(columns))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, file)
+
+
+def varying(rows: Sequence[Row], columns: Sequence[str] = (*DATA[1:], *RUN)) -> list[str]:
+    """The columns in which the runs differ; that of the datasets' names where no other tells."""
+    found = [c for c in columns if len({row[c] for row in rows}) > 1]
+    told = {tuple(row[c] for c in found if c in DATA) for row in rows}
+    return found if len(told) == len({row["dataset"] for row in rows}) else ["dataset", *found]
+
+
+def means_over_seeds(rows: Sequence[Row]) -> list[Row]:
+    """One row for the runs that differ in the seed only, with the deviation of the EMD."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[c] for c in (*DATA, *RUN[:-1])), []).append(row)
+    merged = []
+    for group in groups.values():
+        row = {**group[0], "seeds": len(group)}
+        row["status"] = ", ".join(sorted({r["status"] for r in group}))
+        for name in RESULTS:
+            values = [r[name] for r in group if r[name] is not None]
+            row[name] = float(np.mean(values)) if values else None
+        finite = [r["emd"] for r in group if r["emd"] is not None]
+        row["emd_std"] = float(np.std(finite)) if finite and np.isfinite(finite).all() else None
+        merged.append(row)
+    return merged
+
+
+def write_markdown(file: Path, rows: Sequence[Row], title: str) -> None:
+    """Means over seeds: the columns that vary, and the results that are there."""
+    merged = means_over_seeds(rows)
+    columns = [c for c in varying(rows) if c != "seed"] or ["dataset"]
+    columns += [c for c in RESULTS[:-2] if any(row[c] is not None for row in merged)]
+    if any(row["status"] != "finished" for row in merged):
+        columns += ["status", "reason"]
+    n_seeds = len({row["seed"] for row in rows})
+    head = f"# {title}\n\n{len(rows)} runs"
+    head += f", mean +- standard deviation over {n_seeds} seeds\n\n" if n_seeds > 1 else "\n\n"
+    write_text(file, head + markdown(merged, columns))
+
+
+def markdown(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """A table of some columns."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        cells = [_shown(row, c) for c in columns]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(row: Row, column: str) -> str:
+    value = row.get(column)
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        text = f"{value:.4g}"
+        spread = row.get("emd_std") if column == "emd" and row.get("seeds", 1) > 1 else None
+        return text if spread is None else f"{text} +- {spread:.2g}"
+    return str(value).replace("|", "/")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a text file, by way of a temporary name."""
+    temporary = file.with_name(f".{file.name}.new")
+    temporary.write_text(text)
+    os.replace(temporary, file)
