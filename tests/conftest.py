@@ -62,3 +62,11 @@ def double_precision():
     """Runs the whole test in 64-bit arithmetic."""
     with _double_precision():
         yield
+
+
+@pytest.fixture(scope="module")
+def compiled_in_haste():
+    """Compilation takes most of the time of small networks and runs: fewer optimisations cut it."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

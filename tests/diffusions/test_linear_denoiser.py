@@ -157,23 +157,28 @@ def test_single_precision_where_determinants_underflow(n):
     assert float(kl_divergence(model, single)) == pytest.approx(kl, rel=1e-3)
 
 
-def test_high_precision_affinity():
+@pytest.mark.parametrize("n", [110, 500])
+def test_against_sixty_digits(n):
+    """Both distances as they are written, determinants and all, in high precision."""
     mpmath = pytest.importorskip("mpmath")
-    model = OneStepModel(dimension=30)
-    law, _ = fitted(model, 36)
+    model = OneStepModel(dimension=100)
+    law, _ = fitted(model, n)
     with mpmath.workdps(60):
         s = mpmath.matrix(covariance(law).tolist())
-        both = s + mpmath.eye(30)
         shift = mpmath.matrix((np.asarray(law.mean, np.float64) - 10.0).tolist())
-        quadratic = (shift.T * mpmath.lu_solve(both, shift))[0]
+        own, both = mpmath.cholesky(s), mpmath.cholesky(s + mpmath.eye(100))
+        root = mpmath.fprod(own[i, i] for i in range(100))  # of the determinant
+        root_of_both = mpmath.fprod(both[i, i] for i in range(100))
+        quadratic = mpmath.norm(mpmath.lu_solve(both, shift)) ** 2
         affinity = (
-            mpmath.mpf(2) ** 15
-            * mpmath.det(s) ** 0.25
-            / mpmath.sqrt(mpmath.det(both))
-            * mpmath.exp(-quadratic / 4)
+            mpmath.mpf(2) ** 50 * mpmath.sqrt(root) / root_of_both * mpmath.exp(-quadratic / 4)
         )
-        expected = float(mpmath.log(affinity))
-    assert float(log_affinity(model, law)) == pytest.approx(expected, abs=1e-3)
+        trace = mpmath.fsum(s[i, i] for i in range(100))
+        kl = (trace - 100 + mpmath.norm(shift) ** 2) / 2 - mpmath.log(root)
+        expected = float(mpmath.log(affinity)), float(1 - affinity), float(kl)
+    assert float(log_affinity(model, law)) == pytest.approx(expected[0], abs=2e-3)
+    assert float(hellinger_squared(model, law)) == pytest.approx(expected[1], abs=1e-5)
+    assert float(kl_divergence(model, law)) == pytest.approx(expected[2], rel=1e-3)
 
 
 def test_large_n_limit():

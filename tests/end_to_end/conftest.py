@@ -81,8 +81,8 @@ def programs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def programs_are_compiled_once(programs):
-    """The same program in another run is read from a cache: compilation is most of a small run."""
+def programs_are_compiled_once(programs, compiled_in_haste):
+    """In haste, and read from a cache in another run: compilation is most of a small run."""
     before = {
         name: getattr(jax.config, name)
         for name in (
