@@ -37,7 +37,7 @@ def main() -> None:
 
     check_settings(settings)
     data = IsotropicMixture(settings.mean_list, settings.std_list, settings.weights)
-    simulations = settings.n_simulations or 0
+    simulations = settings.n_simulations
     size = settings.chunk_size or (1 if jax.default_backend() == "cpu" else 10)
     size = min(size, simulations)
     run = start_run(settings, "experiments.learned_denoiser", "learned_denoiser", chunk_size=size)

@@ -8,12 +8,14 @@ from jkonet_star.settings import at_least, one_of, positive
 
 Precision = Literal["float32", "float64"]
 
-PUBLISHED_SIZES = tuple(range(50, 1051, 100))
-PUBLISHED_SIMULATIONS = 500
-PUBLISHED_CHANNELS = (64, 128, 256, 256)
-QUICK_SIZES = (50, 250, 450, 750, 1050)
-QUICK_SIMULATIONS = 10
-QUICK_CHANNELS = (16, 32, 64, 64)
+CHOSEN = {
+    "n_train": (tuple(range(50, 1051, 100)), (50, 250, 450, 750, 1050)),
+    "n_simulations": (500, 10),
+    "channels": ((64, 128, 256, 256), (16, 32, 64, 64)),
+    "epochs": (10, 30),
+    "learning_rate": (2e-4, 2e-3),
+}
+"""What is taken for an absent setting of the learned model: the published one, and in quick mode."""
 
 
 def _check_sizes(n_train: tuple[int, ...], lowest: int) -> None:
@@ -80,9 +82,9 @@ class LearnedDenoiserSettings(RunSettings):
     Attributes:
         n_train: numbers of training images; absent, 50, 150, ..., 1050, and in quick mode 50, 250,
             450, 750, 1050.
-        n_simulations: repetitions for each of them; absent, 500, and in quick mode 10.
-        quick: fewer sizes and repetitions and a narrower network, unless these are given: minutes
-            on two cores instead of days.
+        n_simulations: repetitions for each of them; 0 chooses 500, and in quick mode 10.
+        quick: fewer sizes and repetitions, and a narrower network that is trained faster and longer,
+            unless these are given: minutes on two cores instead of days.
         n_pixels: side of the images, a multiple of 8.
         mean_list: means of the pixels, one per component of the mixture.
         std_list: their standard deviations.
@@ -92,9 +94,9 @@ class LearnedDenoiserSettings(RunSettings):
         n_generated: images that each trained model generates, in one batch.
         distance_cutoff: most images of a set that enter the distances; 0 for all.
         bandwidth_scale: of the distances; a set of N has bandwidth this times std / N.
-        epochs: passes over the training images.
+        epochs: passes over the training images; 0 chooses 10, and in quick mode 30.
         batch_size: images per gradient step; fewer images make one smaller batch.
-        learning_rate: of Adam.
+        learning_rate: of Adam; 0 chooses 2e-4, and in quick mode 2e-3.
         validation_fraction: of the training images that only the validation loss sees.
         diffusion_steps: steps of the noising process.
         beta_small: variance added by its first step.
@@ -107,7 +109,7 @@ class LearnedDenoiserSettings(RunSettings):
     """
 
     n_train: tuple[int, ...] = ()
-    n_simulations: int | None = None
+    n_simulations: int = 0
     quick: bool = False
     n_pixels: int = 8
     mean_list: tuple[float, ...] = (0.5,)
@@ -117,9 +119,9 @@ class LearnedDenoiserSettings(RunSettings):
     n_generated: int = 10
     distance_cutoff: int = 0
     bandwidth_scale: float = 1.0
-    epochs: int = 10
+    epochs: int = 0
     batch_size: int = 128
-    learning_rate: float = 2e-4
+    learning_rate: float = 0.0
     validation_fraction: float = 0.1
     diffusion_steps: int = 200
     beta_small: float = 1e-4
@@ -130,16 +132,11 @@ class LearnedDenoiserSettings(RunSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        sizes = QUICK_SIZES if self.quick else PUBLISHED_SIZES
-        simulations = QUICK_SIMULATIONS if self.quick else PUBLISHED_SIMULATIONS
-        channels = QUICK_CHANNELS if self.quick else PUBLISHED_CHANNELS
-        object.__setattr__(self, "n_train", self.n_train or sizes)
-        if self.n_simulations is not None:
-            simulations = self.n_simulations
-        object.__setattr__(self, "n_simulations", simulations)
-        object.__setattr__(self, "channels", self.channels or channels)
+        for name, (published, quick) in CHOSEN.items():
+            if getattr(self, name) in (0, ()):
+                object.__setattr__(self, name, quick if self.quick else published)
         _check_sizes(self.n_train, 2)
-        at_least("n_simulations", simulations, 1)
+        at_least("n_simulations", self.n_simulations, 1)
         at_least("n_pixels", self.n_pixels, 8)
         if self.n_pixels % 8:
             raise ValueError(f"n_pixels must be a multiple of 8, got {self.n_pixels}")

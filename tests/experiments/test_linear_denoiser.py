@@ -11,8 +11,6 @@ from scipy.stats import binomtest
 from diffusions.linear_denoiser import OneStepModel
 from experiments import learned_denoiser, linear_denoiser
 from experiments.linear_denoiser_settings import (
-    PUBLISHED_SIZES,
-    QUICK_CHANNELS,
     LearnedDenoiserSettings,
     LinearDenoiserSettings,
 )
@@ -125,10 +123,12 @@ def test_the_learned_summary_and_its_running_averages():
 
 
 def test_quick_mode_changes_only_what_is_not_given():
-    quick = LearnedDenoiserSettings(quick=True, n_train=(7,))
-    assert (quick.n_train, quick.n_simulations, quick.channels) == ((7,), 10, QUICK_CHANNELS)
+    quick = LearnedDenoiserSettings(quick=True, n_train=(7,), learning_rate=1e-3)
+    assert (quick.n_train, quick.n_simulations) == ((7,), 10)
+    assert (quick.epochs, quick.learning_rate) == (30, 1e-3)
+    assert quick.channels == (16, 32, 64, 64)
     full = LearnedDenoiserSettings()
-    assert (full.n_train, full.n_simulations) == (PUBLISHED_SIZES, 500)
+    assert (full.n_simulations, full.epochs, full.learning_rate) == (500, 10, 2e-4)
     assert full.n_train[:2] + full.n_train[-1:] == (50, 150, 1050)
 
 
@@ -148,7 +148,7 @@ def test_quick_mode_changes_only_what_is_not_given():
         (LearnedDenoiserSettings, {"channels": (4, 6, 8, 8)}, "heads must divide"),
         (LearnedDenoiserSettings, {"beta_small": 0.1}, "beta_small <= beta_large"),
         (LearnedDenoiserSettings, {"validation_fraction": 1.0}, "validation_fraction"),
-        (LearnedDenoiserSettings, {"n_simulations": 0}, "n_simulations"),
+        (LearnedDenoiserSettings, {"n_simulations": -1}, "n_simulations"),
     ],
 )
 def test_settings_are_checked(settings, arguments, message):
