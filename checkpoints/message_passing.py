@@ -16,23 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from checkpoints.array_folder import read_arrays, read_description, save_folder
+from checkpoints.networks import load_network, save_network
 from diffusions.networks.message_passing import MessagePassingDenoiser
 from diffusions.typing import Params
 
-SCHEMA_VERSION = 1
 SHIPPED = Path(__file__).parent / "pretrained" / "sparse_n64_k6"
 """The denoiser that is distributed: n = 64, k = 6."""
-
-_NAME = "denoiser"
-_FIELDS = (
-    "n_nonzero",
-    "n_layers",
-    "hidden",
-    "update_hidden",
-    "readout_hidden",
-    "direct_readout",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +39,7 @@ def save_denoiser(path: str | Path, denoiser: Denoiser) -> None:
     Raises:
         ValueError: something is already there.
     """
-    fields = {name: getattr(denoiser.model, name) for name in _FIELDS}
-    description = {"n": denoiser.n, "model": fields}
-    save_folder(path, _NAME, SCHEMA_VERSION, description, denoiser.params["params"])
+    save_network(path, denoiser.model, denoiser.params, {"n": denoiser.n})
 
 
 def load_denoiser(path: str | Path) -> Denoiser:
@@ -61,14 +48,13 @@ def load_denoiser(path: str | Path) -> Denoiser:
     Raises:
         ValueError: no denoiser is there, it is damaged, or a newer release wrote it.
     """
-    description = read_description(path, _NAME, SCHEMA_VERSION)
+    module, params, about, _ = load_network(path)
+    if not isinstance(module, MessagePassingDenoiser):
+        raise ValueError(f"{path} holds a {type(module).__name__}, no message-passing denoiser")
     try:
-        model = MessagePassingDenoiser(**description["model"])
-        params = _checked(model, read_arrays(path, description))
-        return Denoiser(model, params, int(description["n"]))
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"the denoiser in {path} is damaged: {reason}") from error
+        return Denoiser(module, _checked(module, params["params"]), int(about["n"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"the network in {path} is damaged: {error}") from error
 
 
 def import_message_passing(

@@ -12,13 +12,18 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from checkpoints.array_folder import read_arrays, read_description, save_folder
+from diffusions.networks.message_passing import MessagePassingDenoiser
 from diffusions.networks.mlp import DenoisingMLP
 from diffusions.networks.unet import UNet
 from diffusions.typing import Params, PyTree
 
 SCHEMA_VERSION = 1
 _NAME = "network"
-ARCHITECTURES: dict[str, type[nn.Module]] = {"denoising-mlp": DenoisingMLP, "unet": UNet}
+ARCHITECTURES: dict[str, type[nn.Module]] = {
+    "denoising-mlp": DenoisingMLP,
+    "message-passing": MessagePassingDenoiser,
+    "unet": UNet,
+}
 
 
 class SavedNetwork(NamedTuple):

@@ -126,12 +126,12 @@ def test_what_is_saved_is_loaded_and_never_overwritten(tmp_path):
 
 
 def damage(path, how):
-    file = path / "denoiser.json"
+    file = path / "network.json"
     description = json.loads(file.read_text())
     if how == "version":
         description["schema_version"] = 99
     elif how == "model":
-        description["model"]["hidden"] = HIDDEN + 1
+        description["module"]["hidden"] = HIDDEN + 1
     elif how == "arrays":
         victim = max((p for p in (path / "arrays").rglob("*") if p.is_file()), key=_size)
         victim.write_bytes(victim.read_bytes()[:-1] + b"x")
@@ -160,7 +160,7 @@ def test_damage_is_named(tmp_path, how, message):
 
 
 def test_nothing_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match="holds no saved denoiser"):
+    with pytest.raises(ValueError, match="holds no saved network"):
         load_denoiser(tmp_path)
 
 
