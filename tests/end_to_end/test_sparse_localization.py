@@ -110,7 +110,7 @@ def test_reproduce_draws_everything(place, trained):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--mode=evaluate", "--checkpoint=nowhere"), "holds no saved denoiser"),
+        (("--mode=evaluate", "--checkpoint=nowhere"), "holds no saved network"),
         (("--mode=evaluate", "--weight-decay=1"), "--weight-decay needs --mode=train"),
         (("--mode=generate", "--step=5", "--horizon=2"), "step 5 exceeds the horizon 2"),
         (("--mode=train", "--k=400"), "k must be at most n = 350"),
