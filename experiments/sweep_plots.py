@@ -12,6 +12,8 @@ from experiments.figures import new_figure, save_figure
 from experiments.sweep_table import DATA, Row, varying
 
 MARKERS = "osD^vPX*<>"
+LEAST = 1e-8
+"""What is drawn of errors that are zero but for rounding."""
 
 
 def plot_sweep(file: Path, rows: Sequence[Row]) -> None:
@@ -61,7 +63,7 @@ def draw_measure(
         places, quartiles = [], []
         for place, value in enumerate(values):
             found = [r[measure] for r in own if r[axis] == value and r[measure] is not None]
-            finite = [f for f in found if np.isfinite(f)]
+            finite = [max(f, LEAST) for f in found if np.isfinite(f)]
             if finite:
                 places.append(place + shift)
                 quartiles.append(np.quantile(finite, (0.25, 0.5, 0.75)))

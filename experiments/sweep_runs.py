@@ -14,6 +14,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -73,8 +74,8 @@ def _by(cells: Sequence[Cell], key: Callable[[Cell], Any]) -> list[list[Cell]]:
 
 def data_shape(cell: Cell) -> Any:
     """Equal for datasets that have, as far as their settings tell, arrays of one shape."""
-    if isinstance(cell.data, str):
-        return cell.data
+    if isinstance(cell.data, str) or cell.data.load_from_file is not None:
+        return "read"  # told when they are there
     return dataclasses.replace(
         cell.data, potential="none", interaction="none", internal="wiener", beta=0.0, seed=0
     )
@@ -86,17 +87,21 @@ def _chunks(cells: Sequence[Cell], folder: SweepFolder) -> Iterator[list[Cell]]:
         per_dataset = _by(group, lambda c: c.dataset_name)
         size = 1
         if folder.execution.batched:
-            size = max(1, int(folder.execution.memory_budget * GIBI / _dataset_bytes(group[0])))
+            largest = max(_dataset_bytes(cells[0]) for cells in per_dataset)
+            size = max(1, int(folder.execution.memory_budget * GIBI / largest))
         for start in range(0, len(per_dataset), size):
             yield list(itertools.chain(*per_dataset[start : start + size]))
 
 
 def _dataset_bytes(cell: Cell) -> int:
     """What a dataset and its problems take: two populations, densities, a problem per scheme."""
-    if not isinstance(cell.data, DataSettings) or cell.data.load_from_file is not None:
-        return GIBI  # unknown before it is read; its runs differ in the seed at most
-    numbers = cell.data.n_particles * (cell.data.n_timesteps + 1) * cell.data.dimension
-    return 4 * numbers * 40
+    data = cell.data
+    if not isinstance(data, DataSettings):
+        return 10 * sum(file.stat().st_size for file in cell.dataset_path.glob("*.npz")) + 1
+    if data.load_from_file is not None:
+        file = Path(data.load_from_file)
+        return 40 * file.stat().st_size if file.is_file() else 1
+    return 160 * data.n_particles * (data.n_timesteps + 1) * data.dimension
 
 
 def run_bytes(problem: Problem, cell: Cell) -> int:

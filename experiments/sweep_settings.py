@@ -172,6 +172,7 @@ class Cell:
         solver: which energies are learned; absent, the dataset is only made.
         scheme: of the fit and the predictions.
         seed: of the training.
+        variant: tells runs apart that differ in their hyper-parameters only.
         learning: hyper-parameters.
     """
 
@@ -180,6 +181,7 @@ class Cell:
     solver: str | None = None
     scheme: str = "explicit"
     seed: int = 0
+    variant: str = ""
     learning: LearningSettings = LearningSettings()
 
     @property
@@ -199,7 +201,8 @@ class Cell:
         """Of the run's folder."""
         if self.solver is None:
             return self.dataset_name
-        return f"{self.solver}__{self.scheme}__{self.dataset_name}__seed_{self.seed}"
+        parts = [self.solver, self.scheme, self.variant, self.dataset_name, f"seed_{self.seed}"]
+        return "__".join(part for part in parts if part)
 
 
 def cells_of(

@@ -27,7 +27,7 @@ DATA = (
     "substeps",
     "data_seed",
 )
-RUN = ("solver", "scheme", "seed")
+RUN = ("solver", "scheme", "variant", "seed")
 RESULTS = (
     "emd",
     "emd_cumulative",
@@ -36,6 +36,7 @@ RESULTS = (
     "interaction_error",
     "beta_learned",
     "seconds_per_epoch",
+    "seconds_training",
     "seconds",
     "side_by_side",
 )
@@ -45,7 +46,7 @@ COLUMNS = (*DATA, *RUN, "status", *RESULTS, "converged", "reason")
 def row_of(cell: Cell, folder: SweepFolder) -> Row:
     """A run's row; its status is finished, diverged, failed or missing."""
     row: Row = dict.fromkeys(COLUMNS) | data_columns(cell)
-    row |= {"solver": cell.solver, "scheme": cell.scheme, "seed": cell.seed, "status": "missing"}
+    row |= {name: getattr(cell, name) for name in RUN} | {"status": "missing"}
     if cell.solver is None:
         row |= {"status": "finished"} if folder.finished(cell) else {}
     elif folder.run(cell).finished:
@@ -94,6 +95,7 @@ def result_columns(summary: dict[str, Any]) -> Row:
         "interaction_error": error("interaction_gradient"),
         "beta_learned": float(summary["beta"]["mean"]) if kind.internal else None,
         "seconds_per_epoch": seconds["train"] / epochs if epochs else None,
+        "seconds_training": seconds["train"],
         "seconds": seconds["total"],
         "side_by_side": summary.get("side_by_side", 1),
         "converged": summary["converged"],
@@ -102,6 +104,13 @@ def result_columns(summary: dict[str, Any]) -> Row:
 
 def _mean(values: Sequence[Any]) -> float:
     return float(np.mean([float(v) for v in values]))
+
+
+def mean_of(rows: Sequence[Row], column: str, **where: Any) -> float | None:
+    """Mean of a column over the rows with these values, as far as it is there."""
+    found = [r[column] for r in rows if all(r[k] == v for k, v in where.items())]
+    found = [f for f in found if f is not None]
+    return float(np.mean(found)) if found else None
 
 
 def write_csv(file: Path, rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> None:
@@ -143,7 +152,7 @@ def write_markdown(file: Path, rows: Sequence[Row], title: str) -> None:
     """Means over seeds: the columns that vary, and the results that are there."""
     merged = means_over_seeds(rows)
     columns = [c for c in varying(rows) if c != "seed"] or ["dataset"]
-    columns += [c for c in RESULTS[:-2] if any(row[c] is not None for row in merged)]
+    columns += [c for c in RESULTS[:-3] if any(row[c] is not None for row in merged)]
     if any(row["status"] != "finished" for row in merged):
         columns += ["status", "reason"]
     n_seeds = len({row["seed"] for row in rows})

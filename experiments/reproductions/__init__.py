@@ -1,0 +1,1 @@
+"""The experiments of the JKOnet* paper: which runs each consists of, and what its results show."""

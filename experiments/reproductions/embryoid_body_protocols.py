@@ -1,0 +1,223 @@
+"""The embryoid body's protocols, each to its numbers; see `embryoid_body` for what they are."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from data_generation.datasets import load_dataset
+from data_generation.reading import read_snapshots
+from diffusions.typing import Array
+from experiments.reproductions.baselines import no_change, sampling_floor
+from experiments.reproductions.embryoid_body import SOLVER, VARIANTS, network_of, seeds_of
+from experiments.reproductions.settings import ReproduceSettings
+from experiments.run_folder import read_json, write_json
+from experiments.sweep_folder import SweepFolder
+from experiments.sweep_settings import Cell
+from experiments.sweep_table import Row
+from jkonet_star.couplings import Couplings, couple
+from jkonet_star.dynamics import scheme_time
+from jkonet_star.exact_transport import wasserstein
+from jkonet_star.fitted import FittedEnergy
+from jkonet_star.settings import SCHEMES, CouplingSettings
+from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
+from jkonet_star.solvers import fit
+
+INNER_DAYS = (1, 2, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """A question, and what every method answers.
+
+    Attributes:
+        name: of the protocol, with the day where days are told apart.
+        metric: W1 or W2.
+        scores: a method's value for every seed.
+        no_change: of the day before, as observed.
+        floor: of cells of the target day itself.
+        published: of other methods, by name.
+    """
+
+    name: str
+    metric: str
+    scores: dict[str, list[float]]
+    no_change: float
+    floor: float
+    published: dict[str, float]
+
+
+def label(scheme: str, variant: str) -> str:
+    """Of one of our methods."""
+    return f"{scheme}, {variant}" if variant else scheme
+
+
+def one_step_ahead(rows: Sequence[Row], runs: Sequence[Cell], folder: SweepFolder) -> Protocol:
+    """The protocol of the sweep's own runs."""
+    dataset = load_dataset(runs[0].dataset_path)
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        if row["emd"] is not None:
+            scores.setdefault(label(row["scheme"], row["variant"]), []).append(row["emd"])
+    order = folder.execution.wasserstein_order
+    return Protocol(
+        name="one step ahead",
+        metric=f"W{order}",
+        scores=scores,
+        no_change=float(no_change(dataset.test, order).mean()),
+        floor=float(sampling_floor(dataset.train, dataset.test, order).mean()),
+        published={"JKOnet* (Terpin et al.)": 0.623} if order == 1 else {},
+    )
+
+
+def leave_one_out(folder: SweepFolder, settings: ReproduceSettings) -> Protocol:
+    """Each inner day in turn, from the day before."""
+    days = _all_cells(settings)
+    found = [_left_out(days, (day,), 1, folder, settings) for day in INNER_DAYS]
+    names = found[0]["scores"]
+    return Protocol(
+        name="leave one out",
+        metric="W1",
+        scores={n: np.mean([f["scores"][n] for f in found], axis=(0, 1)).tolist() for n in names},
+        no_change=float(np.mean([f["no_change"] for f in found])),
+        floor=float(np.mean([f["floor"] for f in found])),
+        published={"OT-CFM": 0.790, "TrajectoryNet": 0.848, "OT-MFM": 0.713},
+    )
+
+
+def leave_two_out(folder: SweepFolder, settings: ReproduceSettings) -> list[Protocol]:
+    """Days 1 and 3, each from the day before, and day 3 also from the predicted day 2."""
+    found = _left_out(_all_cells(settings), (1, 3), 2, folder, settings)
+    published = {
+        1: {"JKOnet* (in iJKOnet's paper)": 1.361, "iJKOnet": 0.983},
+        3: {"JKOnet* (in iJKOnet's paper)": 2.557, "iJKOnet": 0.849},
+    }
+    protocols = []
+    for k, (day, start) in enumerate(((1, "day 0"), (3, "day 2"), (3, "day 0"))):
+        target = (1, 3).index(day)
+        protocols.append(
+            Protocol(
+                name=f"leave two out, day {day} from {start}",
+                metric="W2",
+                scores={n: values[k] for n, values in found["scores"].items()},
+                no_change=found["no_change"][target],
+                floor=found["floor"][target],
+                published=published[day],
+            )
+        )
+    return protocols
+
+
+def _all_cells(settings: ReproduceSettings) -> list[np.ndarray]:
+    """The cells of every day."""
+    days = read_snapshots(Path(str(settings.embryoid_body))).arrays()
+    if len(days) != 5:
+        raise ValueError(f"{settings.embryoid_body} holds {len(days)} days, the protocols want 5")
+    return days
+
+
+def _left_out(
+    days: Sequence[np.ndarray],
+    left_out: tuple[int, ...],
+    order: int,
+    folder: SweepFolder,
+    settings: ReproduceSettings,
+) -> dict[str, Any]:
+    """Scores of every scheme and variant; what was computed before is read.
+
+    Returns:
+        `scores`: by method a list per prediction (each left-out day from the day before, then the last
+        of several from the first day) of a value per seed; `no_change` and `floor` per left-out day.
+    """
+    file = folder.path / f"leave_{'_'.join(map(str, left_out))}_out.json"
+    seeds = seeds_of(settings)
+    config = {"seeds": list(seeds), "epochs": network_of(settings, "").epochs}
+    found: dict[str, Any] = read_json(file) if file.is_file() else {}
+    if found.get("config") != config:
+        found = {"config": config, "scores": {}}
+        found["no_change"] = [wasserstein(days[k - 1], days[k], order=order) for k in left_out]
+        found["floor"] = [_halves(days[k], order) for k in left_out]
+    kept = [k for k in range(len(days)) if k not in left_out]
+    snapshots = snapshots_from_arrays([days[k] for k in kept], times=[float(k) for k in kept])
+    todo = [
+        (scheme, variant)
+        for variant in VARIANTS
+        for scheme in SCHEMES
+        if label(scheme, variant) not in found["scores"]
+    ]
+    if not todo:
+        return found
+    couplings = couple(snapshots, CouplingSettings(batch_size=-1), key=jax.random.key(0))[0]
+    for scheme, variant in tqdm(todo, desc=f"days {left_out} left out", unit="fit", leave=False):
+        energies = _fit(snapshots, couplings, scheme, variant, settings)
+        predictions = _predictions(energies, days, left_out)
+        with ThreadPoolExecutor() as pool:
+            pending = [
+                [pool.submit(_distance, p, days[day], order) for p in np.asarray(predicted)]
+                for day, predicted in predictions
+            ]
+            scores = [[value.result() for value in values] for values in pending]
+        found["scores"][label(scheme, variant)] = scores
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_json(file, found)
+    return found
+
+
+def _distance(x: np.ndarray, y: np.ndarray, order: int) -> float:
+    return wasserstein(x, y, order=order) if np.isfinite(x).all() else float("inf")
+
+
+def _halves(cells: np.ndarray, order: int) -> float:
+    """One random half of a day's cells against the other."""
+    shuffled = np.random.default_rng(0).permutation(cells)
+    half = len(cells) // 2
+    return wasserstein(shuffled[:half], shuffled[half : 2 * half], order=order)
+
+
+def _fit(
+    snapshots: Snapshots,
+    couplings: Couplings,
+    scheme: str,
+    variant: str,
+    settings: ReproduceSettings,
+) -> FittedEnergy:
+    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds_of(settings), jnp.uint32))
+    network = network_of(settings, variant)
+    return fit(snapshots, SOLVER, key=keys, scheme=scheme, couplings=couplings, network=network)
+
+
+def _predictions(
+    energies: FittedEnergy, days: Sequence[np.ndarray], left_out: tuple[int, ...]
+) -> list[tuple[int, Array]]:
+    """Days, and what every seed predicts for them: from the day before, and the last from the first."""
+    found = []
+    for day in left_out:
+        found.append((day, _stepped(energies, jnp.asarray(days[day - 1]), day - 1, 1.0)))
+    if len(left_out) > 1:
+        last = left_out[-1]
+        onward = _stepped(energies, jnp.asarray(days[0]), 0, float(last - 1))
+        found.append((last, _stepped(energies, onward, last - 1, 1.0)))
+    return found
+
+
+@functools.partial(jax.jit, static_argnames=("start", "length"))
+def _stepped(energies: FittedEnergy, points: Array, start: int, length: float) -> Array:
+    """A population, (n, d) or one per seed, after a step that ends before the one of training does."""
+
+    def one(energy: FittedEnergy, points: Array) -> Array:
+        weights = jnp.full(len(points), 1.0 / len(points))
+        index = jnp.searchsorted(energy.times, start)
+        trained = energy.times[index + 1] - energy.times[index]
+        # The energy was only ever seen at the time at which the scheme evaluated the whole step.
+        seen = scheme_time(energy.scheme, jnp.asarray(float(start)), trained)
+        t = seen - scheme_time(energy.scheme, jnp.zeros(()), jnp.asarray(length))
+        return energy.step(points, weights, t, jnp.asarray(length)).points
+
+    return jax.vmap(one, in_axes=(0, None if points.ndim == 2 else 0))(energies, points)

@@ -1,0 +1,72 @@
+"""Table and figures of the embryoid body's protocols, the floor and no change beside every number."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from checkpoints import load_energy
+from data_generation.datasets import load_dataset
+from experiments.figures import new_figure, save_figure
+from experiments.plots import first_seed, plot_predictions
+from experiments.reporting import evaluation_key
+from experiments.reproductions.embryoid_body_protocols import Protocol
+from experiments.sweep_folder import SweepFolder
+from experiments.sweep_settings import Cell
+from experiments.sweep_table import markdown, write_text
+from jkonet_star.evaluation import predict_snapshots
+
+SOURCE = (
+    "Data: Moon et al., Nature Biotechnology 2019; principal components as published with "
+    "TrajectoryNet (Tong et al., ICML 2020).\n"
+)
+
+
+def write_report(folder: SweepFolder, protocols: Sequence[Protocol]) -> None:
+    """`embryoid-body.md` and its figure."""
+    parts = [SOURCE]
+    for protocol in protocols:
+        rows: list[dict] = [
+            {"method": n, protocol.metric: v} for n, v in protocol.published.items()
+        ]
+        for name, values in protocol.scores.items():
+            shown = f"{np.mean(values):.3f} +- {np.std(values):.3f} ({len(values)} seeds)"
+            rows.append({"method": f"ours, {name}", protocol.metric: shown})
+        rows.append({"method": "no change", protocol.metric: protocol.no_change})
+        rows.append({"method": "sampling floor", protocol.metric: protocol.floor})
+        parts.append(f"## {protocol.name}\n\n{markdown(rows, ['method', protocol.metric])}")
+    write_text(folder.path / "embryoid-body.md", "\n".join(parts))
+    figure, grid = new_figure(len(protocols), size=3.4)
+    figure.set_figheight(4.2)
+    for axes, protocol in zip(grid[0], protocols, strict=True):
+        names = list(protocol.scores)
+        for place, name in enumerate(names):
+            values = protocol.scores[name]
+            axes.errorbar(place, np.mean(values), np.std(values), fmt="o", color="#1d4ed8", ms=4)
+        for value, style, text in (
+            (protocol.no_change, ":", "no change"),
+            (protocol.floor, "--", "sampling floor"),
+        ):
+            axes.axhline(value, color="0.3", linestyle=style, linewidth=1.0, label=text)
+        shades = ("#c2410c", "#15803d", "#7e22ce")
+        for shade, (name, value) in zip(shades, protocol.published.items(), strict=False):
+            axes.axhline(value, color=shade, linewidth=1.0, label=name)
+        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
+        axes.set_xlim(-0.6, len(names) - 0.4)
+        axes.set_ylim(bottom=0.0)
+        axes.set_ylabel(protocol.metric)
+        axes.set_title(protocol.name, fontsize=8)
+        axes.legend(fontsize=6, loc="lower left")
+    save_figure(figure, folder.path / "plots" / "embryoid-body.png")
+
+
+def draw_cells(runs: Sequence[Cell], folder: SweepFolder) -> None:
+    """Predicted and observed held-out cells of the first finished run, day by day."""
+    for cell in runs:
+        run = folder.run(cell)
+        if run.finished:
+            energies = load_energy(run.energy)
+            test = load_dataset(cell.dataset_path).test
+            one_step = np.asarray(predict_snapshots(energies, test, evaluation_key()).one_step[0])
+            file = folder.path / "plots" / "embryoid-body-cells.png"
+            plot_predictions(file, first_seed(energies), test, one_step)
+            return

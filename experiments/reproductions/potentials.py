@@ -1,0 +1,165 @@
+"""Section 4.1: fifteen potentials, every solver, one-step-ahead EMD (Terpin et al., figure 3).
+
+The interaction of `jkonet-star` is sampled with 4 particles per coupling instead of 16: its loss stays
+unbiased, and the whole experiment takes minutes on two cores.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from data_generation.settings import DataSettings
+from experiments.figures import save_figure
+from experiments.learning_settings import LearningSettings
+from experiments.reproductions.baselines import relative_to_no_change
+from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
+from experiments.sweep_folder import SweepFolder
+from experiments.sweep_plots import MARKERS
+from experiments.sweep_settings import Cell
+from experiments.sweep_table import Row, markdown, mean_of, write_text
+from jkonet_star.settings import SOLVERS, NetworkSettings
+
+FULL = tuple(name for name in SOLVERS if name.startswith("jkonet-star"))
+QUICK = ("jkonet-star-potential", "jkonet-star-linear-potential")
+DRAWN = (1e-5, 30.0)
+"""Errors relative to no change that the figure tells apart."""
+INTERACTION_SAMPLES = 4
+
+
+def cells(settings: ReproduceSettings) -> list[Cell]:
+    """A run per potential, solver and seed."""
+    potentials = settings.or_default("potentials", POTENTIALS, ("sphere", "relu"))
+    solvers = settings.or_default("solvers", FULL, QUICK)
+    seeds = settings.or_default("seeds", (0,), (0,))
+    network = NetworkSettings(
+        epochs=settings.epochs_or(1000),
+        batch_size=100 if settings.quick else 250,
+        interaction_samples=INTERACTION_SAMPLES,
+    )
+    learning = LearningSettings(network=network)
+    return [
+        Cell(
+            data=_data(settings, potential),
+            data_dir=settings.data_dir,
+            solver=solver,
+            seed=seed,
+            learning=learning,
+        )
+        for potential in potentials
+        for solver in solvers
+        for seed in seeds
+    ]
+
+
+def _data(settings: ReproduceSettings, potential: str) -> DataSettings:
+    shared: dict[str, Any] = {"potential": potential, "data_dir": settings.data_dir}
+    if settings.reference is not None:
+        file = Path(settings.reference) / f"{potential}.npz"
+        if file.is_file():
+            name = f"reference_{potential}"
+            return DataSettings(load_from_file=str(file), dataset_name=name, **shared)
+    if settings.quick:
+        return DataSettings(n_particles=100, n_timesteps=2, n_gmm_components=2, **shared)
+    return DataSettings(**shared)
+
+
+def report(
+    rows: Sequence[Row], runs: Sequence[Cell], folder: SweepFolder, settings: ReproduceSettings
+) -> None:
+    """Figure and tables."""
+    del settings
+    potentials = list(dict.fromkeys(row["potential"] for row in rows))
+    solvers = list(dict.fromkeys(row["solver"] for row in rows))
+    still = relative_to_no_change(rows, runs, folder)
+    for row in rows:
+        row["cost"] = row["seconds_per_epoch"] or row["seconds_training"]
+    still_of = {row["potential"]: still[row["dataset"]] for row in rows}
+    parts = []
+    for title, column in (
+        ("One-step-ahead EMD; `no change` predicts that nothing moves", "emd"),
+        ("Relative L2 error of the drift", "drift_error"),
+        ("Seconds per epoch and run side by side; of a closed form, in all", "cost"),
+    ):
+        table = []
+        for p in potentials:
+            row = {s: mean_of(rows, column, potential=p, solver=s) for s in solvers}
+            table.append({"potential": p, "no change": still_of[p], **row})
+        columns = ["potential", *(["no change"] if column == "emd" else []), *solvers]
+        parts.append(f"{title}\n\n{markdown(table, columns)}")
+    write_text(folder.path / "potentials.md", "\n".join(parts))
+    curves = {s: _curves([c for c in runs if c.solver == s], folder) for s in solvers}
+    save_figure(_figure(rows, potentials, solvers, curves), folder.path / "plots/potentials.png")
+
+
+def _curves(runs: Sequence[Cell], folder: SweepFolder) -> tuple[np.ndarray, np.ndarray] | None:
+    """Epochs, and each run's EMD after them relative to its range; None for closed forms."""
+    found: dict[tuple, list[np.ndarray]] = {}
+    for cell in runs:
+        evaluations = [r for r in folder.run(cell).rows() if "emd_one_step_ahead" in r]
+        emd = np.array([float(r["emd_one_step_ahead"][0]) for r in evaluations])
+        if len(emd) > 1 and np.isfinite(emd).all() and np.ptp(emd) > 0:
+            epochs = tuple(r["epoch"] for r in evaluations)
+            found.setdefault(epochs, []).append((emd - emd.min()) / np.ptp(emd))
+    if not found:
+        return None
+    epochs = max(found, key=lambda e: len(found[e]))
+    return np.array(epochs), np.stack(found[epochs])
+
+
+def _figure(
+    rows: Sequence[Row],
+    potentials: Sequence[str],
+    solvers: Sequence[str],
+    curves: dict[str, tuple[np.ndarray, np.ndarray] | None],
+) -> Figure:
+    """Errors by potential, convergence over the epochs, time per epoch."""
+    figure = Figure(figsize=(11, 7.4), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplot_mosaic([["errors", "errors"], ["convergence", "time"]])
+    shades = dict(zip(solvers, colormaps["tab10"](np.arange(len(solvers)) % 10), strict=True))
+    for number, solver in enumerate(solvers):
+        shift = (number - (len(solvers) - 1) / 2) * 0.75 / len(solvers)
+        errors = [mean_of(rows, "relative", potential=p, solver=solver) for p in potentials]
+        places = [k + shift for k, e in enumerate(errors) if e is not None]
+        shown = np.clip([e for e in errors if e is not None], *DRAWN)
+        marker = MARKERS[number % len(MARKERS)]
+        axes["errors"].scatter(
+            places, shown, s=20, color=shades[solver], marker=marker, label=solver
+        )
+        curve = curves[solver]
+        if curve is not None:
+            epochs, emd = curve
+            middle, spread = emd.mean(axis=0), emd.std(axis=0)
+            axes["convergence"].plot(epochs, middle, color=shades[solver], linewidth=1.2)
+            axes["convergence"].fill_between(
+                epochs, middle - spread, middle + spread, color=shades[solver], alpha=0.12
+            )
+    for k in range(1, len(potentials)):
+        axes["errors"].axvline(k - 0.5, color="0.9", linewidth=0.6)
+    axes["errors"].axhline(1.0, color="0.5", linewidth=0.8, linestyle="--")
+    axes["errors"].set_yscale("log")
+    axes["errors"].set_ylim(DRAWN[0] / 1.6, DRAWN[1] * 1.6)
+    axes["errors"].set_xlim(-0.5, len(potentials) - 0.5)
+    axes["errors"].set_xticks(
+        range(len(potentials)), potentials, rotation=30, ha="right", fontsize=8
+    )
+    axes["errors"].set_ylabel("EMD / EMD of no change (dashed)", fontsize=9)
+    axes["errors"].legend(fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes["convergence"].set_xlabel("epoch")
+    axes["convergence"].set_ylabel("EMD, from its least to its largest value", fontsize=9)
+    timed = [s for s in solvers if any(r["cost"] for r in rows if r["solver"] == s)]
+    costs = [[r["cost"] for r in rows if r["solver"] == s and r["cost"]] for s in timed]
+    if costs:
+        boxes = axes["time"].boxplot(costs, orientation="horizontal", patch_artist=True, widths=0.6)
+        for box, solver in zip(boxes["boxes"], timed, strict=True):
+            box.set_facecolor(shades[solver])
+        axes["time"].set_xscale("log")
+        axes["time"].set_yticks(range(1, len(timed) + 1), timed, fontsize=7)
+        axes["time"].invert_yaxis()
+    axes["time"].set_xlabel("seconds per epoch; of a closed form, in all", fontsize=9)
+    return figure

@@ -1,0 +1,96 @@
+"""What a reproduction is told, and the names in it. Imports no JAX."""
+
+import dataclasses
+from typing import Literal, get_args
+
+from jkonet_star.settings import SOLVERS, at_least, one_of
+
+Experiment = Literal[
+    "potentials", "dimensions", "functionals", "couplings", "embryoid-body", "schemes"
+]
+EXPERIMENTS: tuple[str, ...] = get_args(Experiment)
+
+POTENTIALS = (
+    "double_exp",
+    "styblinski_tang",
+    "rotational",
+    "relu",
+    "flat",
+    "beale",
+    "friedman",
+    "moon",
+    "ishigami",
+    "three_hump_camel",
+    "bohachevsky",
+    "holder_table",
+    "cross_in_tray",
+    "oakley_ohagan",
+    "sphere",
+)
+"""The paper's fifteen functionals, in its order."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReproduceSettings:
+    """Which experiment, and what departs from its protocol.
+
+    Attributes:
+        experiment: potentials (section 4.1), dimensions (4.2), functionals (4.3), couplings (the
+            ablation), embryoid-body (4.4), schemes (explicit, implicit, midpoint).
+        quick: a few small runs of a few epochs, to see that it works; its numbers mean nothing.
+        potentials: of the simulations; absent, the experiment's.
+        solvers: absent, the experiment's.
+        seeds: of the training; absent, the experiment's.
+        epochs: absent, the experiment's.
+        reference: folder of snapshots NAME.npz (`train`, `test`, `dt`) to use, where it has a
+            potential's, in place of simulated ones; for potentials.
+        embryoid_body: file of the embryoid body's principal components (.npz), which is not part of
+            the project.
+        data_dir: folder that holds the dataset folders.
+        sweep_name: folder below runs_dir; absent, named after the experiment.
+    """
+
+    experiment: Experiment | None = None
+    quick: bool = False
+    potentials: tuple[str, ...] | None = None
+    solvers: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    epochs: int | None = None
+    reference: str | None = None
+    embryoid_body: str | None = None
+    data_dir: str = "data"
+    sweep_name: str | None = None
+
+    def __post_init__(self):
+        if not self.experiment:
+            raise ValueError(f"--experiment is required: one of {', '.join(EXPERIMENTS)}")
+        one_of("experiment", self.experiment, EXPERIMENTS)
+        for solver in self.solvers or ():
+            one_of("solver", solver, tuple(SOLVERS))
+        if self.epochs is not None:
+            at_least("epochs", self.epochs, 1)
+        if self.reference is not None and self.experiment != "potentials":
+            raise ValueError("--reference holds snapshots for --experiment=potentials")
+        if self.experiment == "embryoid-body" and self.embryoid_body is None:
+            raise ValueError(
+                "--experiment=embryoid-body needs --embryoid-body=FILE, the principal components "
+                "published with TrajectoryNet (eb_velocity_v5.npz)"
+            )
+
+    @property
+    def name(self) -> str:
+        """Of the sweep's folder."""
+        if self.sweep_name is not None:
+            return self.sweep_name
+        return f"{self.experiment}-quick" if self.quick else str(self.experiment)
+
+    def or_default(self, field: str, full: tuple, quick: tuple) -> tuple:
+        """A field as given, or the experiment's."""
+        given = getattr(self, field)
+        return given if given is not None else (quick if self.quick else full)
+
+    def epochs_or(self, full: int) -> int:
+        """Epochs as given, or the experiment's."""
+        if self.epochs is not None:
+            return self.epochs
+        return 4 if self.quick else full
