@@ -27,10 +27,18 @@ def image_batch(
         flip: static.
     """
     batch = normalised(images[indices])
-    if not flip:
-        return batch
-    mirrored = jax.random.bernoulli(key, 0.5, indices.shape)
-    return jnp.where(mirrored[:, None, None, None], batch[:, :, ::-1], batch)
+    return mirrored(key, batch) if flip else batch
+
+
+def mirrored(key: Key, batch: Array) -> Array:
+    """Mirrors a random half left to right; the same half of whatever is given with the same key.
+
+    Args:
+        key: of the choice.
+        batch: (batch, height, width, channels), images or their masks.
+    """
+    chosen = jax.random.bernoulli(key, 0.5, batch.shape[:1])
+    return jnp.where(chosen[:, None, None, None], batch[:, :, ::-1], batch)
 
 
 def normalised(images: Array) -> Float[Array, "*batch height width channels"]:

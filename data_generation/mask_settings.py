@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from jkonet_star.settings import at_least, one_of
 
-MaskMode = Literal["random_epoch", "random"]
+MaskMode = Literal["random_epoch", "random", "fixed"]
 MaskPattern = Literal["random", "block", "grid", "random_walk"]
 
 
@@ -17,7 +17,8 @@ class MaskSettings:
         conditioning: fraction of the pixels that the network is told, in [0, 1].
         target: fraction of the pixels, others, that the loss is taken on, in [0, 1]; both together are
             at most 1.
-        mask_mode: `random_epoch` keeps an image's masks for an epoch, `random` draws them at every use.
+        mask_mode: `random_epoch` keeps an image's masks for an epoch, `random` draws them at every use,
+            `fixed` keeps them for good, so that most pixels of an image are never seen.
         mask_pattern: `random` pixels, random square `block`s, a regular `grid` randomly shifted, or the
             path of a `random_walk`.
         block_size: side of a block in pixels.

@@ -9,6 +9,7 @@ is a function of
 
     fold_in(fold_in(key, e), i)          mode random_epoch                                           (2)
     fold_in(fold_in(fold_in(key, e), draw), i)   mode random                                         (3)
+    fold_in(key, i)                      mode fixed                                                  (4)
 
 and of nothing else: not of the image, its label, or its place in a batch. Masks are therefore never
 stored, and a resumed run sees the same ones.
@@ -49,22 +50,23 @@ def sparse_masks(
     settings: MaskSettings,
     draw: Int[Array, ""] | int = 0,
 ) -> Masks:
-    """The masks of a batch, equations (1) to (3).
+    """The masks of a batch, equations (1) to (4).
 
     Args:
         key: of all masks of a run.
-        epoch: counts epochs.
+        epoch: counts epochs; mode `fixed` ignores it.
         indices: of the images in their dataset.
         shape: height, width and channels of an image; static.
         settings: fractions, mode and pattern; static.
-        draw: counts uses within the epoch; mode `random_epoch` ignores it.
+        draw: counts uses within the epoch; only mode `random` heeds it.
 
     Returns:
         The masks; the channels of a pixel are alike unless the settings are `per_channel`.
     """
     height, width, channels = shape
     n_conditioning, n_target = settings.counts(height * width)
-    key = jax.random.fold_in(key, epoch)
+    if settings.mask_mode != "fixed":
+        key = jax.random.fold_in(key, epoch)
     if settings.mask_mode == "random":
         key = jax.random.fold_in(key, draw)
 

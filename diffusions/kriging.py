@@ -1,0 +1,149 @@
+"""Kriging: scattered pixels interpolated by their conditional mean under a stationary Gaussian law.
+
+Of an image x whose pixels i in C are told, with |i - j| the distance of two pixels in pixels,
+
+    cov(x_i, x_j) / a^2 = K_ij = exp(-(|i - j| / L)^p)                                               (1)
+    m = mu + K_{.C} (K_CC + nugget I)^{-1} (x_C - mu),   mu = mean of x_C                            (2)
+    m + a (g - K_{.C} (K_CC + nugget I)^{-1} g_C),   g ~ N(0, K),
+    a^2 = (x_C - mu)^T (K_CC + nugget I)^{-1} (x_C - mu) / |C|                                       (3)
+
+(2) is the best linear prediction under (1), whatever a (Krige 1951; Matheron 1963). (3) draws the image
+given x_C under the Gaussian law, with the most likely a (conditional simulation: Journel and Huijbregts
+1978). The default L, p and nugget suit natural images of 32 x 32 pixels of which 20 % are told: 0.7 dB
+above linear interpolation.
+
+The systems are solved by a fixed number of conjugate gradient steps: products suit every device, where
+batches of factorisations are slow on GPUs and have been seen to deadlock XLA's CPU thread pool inside
+compiled loops. 40 steps leave errors of 0.001 in images of range 2.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusions.typing import Array, Bool, Float, HostArray, Key
+
+_ITERATIONS = 40
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kriging:
+    """Equation (1), and how pixels are told.
+
+    Attributes:
+        length: L, in pixels.
+        power: p, in (0, 2].
+        nugget: variance of what is not continuous, as a share of a^2.
+        per_channel: every channel is told at pixels of its own; otherwise all at the same.
+    """
+
+    length: float = 6.0
+    power: float = 1.2
+    nugget: float = 0.01
+    per_channel: bool = False
+
+    def __post_init__(self):
+        if not self.length > 0 or not 0 < self.power <= 2 or not self.nugget >= 0:
+            raise ValueError(
+                "kriging needs length > 0, 0 < power <= 2 and nugget >= 0, got "
+                f"{self.length}, {self.power} and {self.nugget}"
+            )
+
+    def mean(
+        self,
+        images: Float[Array, "batch height width channels"],
+        told: Bool[Array, "batch height width channels"],
+        n_told: int,
+    ) -> Float[Array, "batch height width channels"]:
+        """Equation (2); zero where no pixel is told.
+
+        Args:
+            images: told pixels; the others are not read.
+            told: C, `n_told` pixels of every image.
+            n_told: static.
+        """
+        return self._conditional(images, jnp.zeros_like(images), told, n_told, drawn=False)
+
+    def draw(
+        self,
+        key: Key,
+        images: Float[Array, "batch height width channels"],
+        told: Bool[Array, "batch height width channels"],
+        n_told: int,
+    ) -> Float[Array, "batch height width channels"]:
+        """Equation (3); arguments as of `mean`."""
+        batch, height, width, channels = images.shape
+        root = jnp.asarray(_root(self, height, width), images.dtype)
+        white = jax.random.normal(key, (batch, height * width, channels), images.dtype)
+        return self._conditional(
+            images, (root @ white).reshape(images.shape), told, n_told, drawn=True
+        )
+
+    def _conditional(
+        self, images: Array, g: Array, told: Array, n_told: int, *, drawn: bool
+    ) -> Array:
+        if n_told == 0:
+            return g
+        batch, height, width, channels = images.shape
+        covariance = jnp.asarray(_covariance(self, height, width), images.dtype)
+        nugget = self.nugget * jnp.eye(n_told, dtype=images.dtype)
+
+        def columns(x: Array) -> Array:
+            """Pixels (groups, pixels, values) that share a mask."""
+            x = x.reshape(batch, height * width, channels)
+            return x.swapaxes(1, 2).reshape(batch * channels, -1, 1) if self.per_channel else x
+
+        def of_group(x: Array, g: Array, told: Array) -> Array:
+            places = jnp.argsort(~told, stable=True)[:n_told]
+            to_all = covariance[:, places]
+            matrix = to_all[places] + nugget
+            mu = x[places].mean(axis=0)
+            centred = x[places] - mu
+            if not drawn:
+                return mu + to_all @ _solved(matrix, centred)
+            # One solution of both systems.
+            weights = _solved(matrix, jnp.concatenate([centred, g[places]], axis=-1))
+            mean, star = jnp.split(to_all @ weights, 2, axis=-1)
+            a = jnp.sqrt((centred * weights[:, : len(mu)]).sum(axis=0) / n_told)
+            return mu + mean + a * (g - star)
+
+        found = jax.vmap(of_group)(columns(images), columns(g), columns(told)[..., 0])
+        if self.per_channel:
+            found = found.reshape(batch, channels, -1).swapaxes(1, 2)
+        return found.reshape(images.shape)
+
+
+def _solved(matrix: Float[Array, "n n"], right: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    """matrix^{-1} right, for a positive definite matrix, by conjugate gradients of every column."""
+    tiny = jnp.finfo(right.dtype).tiny
+
+    def step(carry: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], None]:
+        x, residual, direction, norm = carry
+        image = matrix @ direction
+        # Once the residual is zero so are direction and norm: 0 / tiny stops the column there.
+        length = norm / jnp.maximum((direction * image).sum(axis=0), tiny)
+        x, residual = x + length * direction, residual - length * image
+        next_norm = (residual**2).sum(axis=0)
+        direction = residual + next_norm / jnp.maximum(norm, tiny) * direction
+        return (x, residual, direction, next_norm), None
+
+    start = (jnp.zeros_like(right), right, right, (right**2).sum(axis=0))
+    return jax.lax.scan(step, start, None, length=_ITERATIONS)[0][0]
+
+
+@functools.cache
+def _covariance(kriging: Kriging, height: int, width: int) -> HostArray:
+    """K of all pixels, row by row."""
+    rows, columns = (axis.ravel() for axis in np.mgrid[:height, :width])
+    distance = np.hypot(rows[:, None] - rows, columns[:, None] - columns)
+    return np.exp(-((distance / kriging.length) ** kriging.power))
+
+
+@functools.cache
+def _root(kriging: Kriging, height: int, width: int) -> HostArray:
+    """R with R R^T = K; of smooth kernels K is singular to rounding."""
+    values, vectors = np.linalg.eigh(_covariance(kriging, height, width))
+    return vectors * np.sqrt(np.maximum(values, 0.0))

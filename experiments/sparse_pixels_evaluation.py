@@ -1,0 +1,267 @@
+"""Held-out images reconstructed from their told pixels, beside interpolation and a one-shot network.
+
+Unseen pixels are those that are not told. Of every method:
+
+    psnr_unseen   mean over images of 10 log10(4 / mse of the unseen pixels), in decibels
+    rmse_unseen   root of their mean squared error over all images, pixels being in [-1, 1]
+    psnr, ssim    of whole images, means over images
+    frechet       distance to the held-out images in the features of `diffusions.image_features`
+
+An error below that of rounding to bytes counts as that, so that a black image is no infinite PSNR.
+"""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from data_generation.command_line import say
+from data_generation.image_batches import GRID_STEP
+from diffusions.image_features import SMALLEST, image_features
+from diffusions.interpolation import INTERPOLATIONS, interpolate
+from diffusions.metrics import frechet_distance_of_samples, psnr, ssim
+from diffusions.typing import Params
+from experiments.repetitions import write_table
+from experiments.run_folder import RunFolder
+from experiments.sparse_pixels_plots import plot_comparison, plot_diversity, plot_panel
+from experiments.sparse_pixels_sampling import Reconstruction, SamplerSpec
+from experiments.sparse_pixels_settings import SamplingSettings
+from experiments.sparse_pixels_task import SparseTask
+
+SAMPLE_SEED = 31
+"""Of the noise of every evaluation: nothing is taken from the training stream."""
+SMALLEST_MSE = GRID_STEP**2 / 12
+SHOWN, SHOWN_DRAWS = 12, 5
+SSIM_WINDOW = 11
+
+
+class Held(NamedTuple):
+    """Held-out images with their masks."""
+
+    images: np.ndarray
+    told: np.ndarray
+    asked: np.ndarray
+    labels: np.ndarray
+
+
+def held_out(task: SparseTask, reconstruction: Reconstruction, n: int) -> Held:
+    """The first n held-out images."""
+    images = task.test_images()[:n]
+    masks = reconstruction.masks(np.arange(len(images)))
+    return Held(
+        images, np.asarray(masks.conditioning), np.asarray(masks.target), task.test.labels[:n]
+    )
+
+
+def sampler_spec(settings: SamplingSettings) -> SamplerSpec:
+    """The sampler of resolved settings."""
+    assert settings.sampler is not None
+    assert settings.steps is not None
+    return SamplerSpec(
+        settings.sampler, settings.steps, settings.eta, settings.churn, settings.impose
+    )
+
+
+def unseen_psnr(images: np.ndarray, held: Held) -> np.ndarray:
+    """PSNR of every image over its unseen pixels."""
+    unseen = ~held.told
+    squared = np.where(unseen, (images - held.images) ** 2, 0.0).sum(axis=(1, 2, 3))
+    mse = squared / np.maximum(unseen.sum(axis=(1, 2, 3)), 1)
+    return 10 * np.log10(4.0 / np.maximum(mse, SMALLEST_MSE))
+
+
+def quality(images: np.ndarray, held: Held) -> dict[str, float | None]:
+    """The figures of the module header; None for one that the images are too small or few for."""
+    per_image = unseen_psnr(images, held)
+    unseen = ~held.told
+    squared = ((images - held.images) ** 2)[unseen]
+    side = min(images.shape[1:3])
+    a, b = jnp.asarray(images), jnp.asarray(held.images)
+    whole = np.minimum(np.asarray(psnr(a, b)), 10 * np.log10(4.0 / SMALLEST_MSE))
+    found: dict[str, float | None] = {
+        "psnr_unseen": float(per_image.mean()),
+        "psnr_unseen_standard_error": float(per_image.std() / np.sqrt(len(per_image))),
+        "rmse_unseen": float(np.sqrt(squared.mean())) if squared.size else 0.0,
+        "psnr": float(whole.mean()),
+        "ssim": float(ssim(a, b).mean()) if side >= SSIM_WINDOW else None,
+        "frechet": None,
+    }
+    if len(images) > 1 and side >= SMALLEST:
+        features = image_features(a), image_features(b)
+        found["frechet"] = float(frechet_distance_of_samples(*features))
+    return found
+
+
+class Draws(NamedTuple):
+    """Samples of held-out images, and what they cost."""
+
+    images: np.ndarray  # (draws, n, height, width, channels)
+    images_per_second: float
+
+
+def draw(
+    reconstruction: Reconstruction,
+    spec: SamplerSpec,
+    params: Params,
+    held: Held,
+    *,
+    draws: int,
+    batch: int,
+) -> Draws:
+    """Several samples of every image; the last batch is filled up with images that are not used."""
+    n = len(held.images)
+    batch = min(batch, n)
+    starts = list(range(0, n, batch))
+    result = np.empty((draws, *held.images.shape), np.float32)
+    key = jax.random.key(SAMPLE_SEED)
+    timed: list[float] = []
+    with tqdm(total=draws * len(starts), unit="batch", desc=spec.name, leave=False) as progress:
+        for i in range(draws):
+            for start in starts:
+                places = np.minimum(np.arange(start, start + batch), n - 1)
+                begin = time.perf_counter()
+                made = reconstruction.sample(
+                    spec,
+                    params,
+                    jax.random.fold_in(jax.random.fold_in(key, i), start),
+                    jnp.asarray(held.images[places]),
+                    jnp.asarray(held.told[places]),
+                    jnp.asarray(held.labels[places]),
+                )
+                kept = np.asarray(made)[: n - start]
+                timed.append(time.perf_counter() - begin)
+                result[i, start : start + len(kept)] = kept
+                progress.update()
+    # The first call compiles.
+    return Draws(result, batch / float(np.median(timed[1:] or timed)))
+
+
+def interpolated(reconstruction: Reconstruction, held: Held) -> dict[str, np.ndarray]:
+    """The images by every interpolation, kriging included."""
+    found: dict[str, np.ndarray] = {
+        name: np.clip(interpolate(held.images, held.told, name), -1.0, 1.0)
+        for name in INTERPOLATIONS
+    }
+    kriged = reconstruction.kriged(jnp.asarray(held.images), jnp.asarray(held.told))
+    return found | {"kriging": np.asarray(kriged)}
+
+
+def evaluate(
+    run: RunFolder,
+    task: SparseTask,
+    reconstruction: Reconstruction,
+    params: Params,
+    regression: Params | None,
+    settings: SamplingSettings,
+    *,
+    plots: bool,
+) -> dict[str, Any]:
+    """Judges every method on the held-out images, writes tables, and figures where asked for.
+
+    Args:
+        run: folder of the results.
+        task: data and network.
+        reconstruction: of the task.
+        params: of the diffusion model.
+        regression: of the one-shot network, where there is one.
+        settings: resolved.
+        plots: draw figures.
+
+    Returns:
+        What is found.
+    """
+    assert settings.n_test is not None
+    assert settings.draws is not None
+    assert settings.eval_batch is not None
+    held = held_out(task, reconstruction, settings.n_test)
+    methods = interpolated(reconstruction, held)
+    if regression is not None:
+        arrays = [jnp.asarray(a) for a in (held.images, held.told, held.labels)]
+        methods["regression"] = np.concatenate(
+            [
+                np.asarray(reconstruction.regressed(regression, *(a[i:j] for a in arrays)))
+                for i, j in _parts(len(held.images), settings.eval_batch)
+            ]
+        )
+    spec = sampler_spec(settings)
+    draws = draw(
+        reconstruction, spec, params, held, draws=settings.draws, batch=settings.eval_batch
+    )
+    methods["sample"] = draws.images[0]
+    methods["sample_mean"] = draws.images.mean(axis=0)
+    table = {name: quality(images, held) for name, images in methods.items()}
+    rows = [{"method": name, **found} for name, found in table.items()]
+    write_table(run.path / "methods.csv", rows)
+    for name, found in table.items():
+        say(
+            f"  {_spelled(name, settings.draws):18} "
+            + ", ".join(
+                f"{k} {v:.4g}" for k, v in found.items() if v is not None and "error" not in k
+            )
+        )
+    comparison = _compare(reconstruction, params, held, settings)
+    if comparison:
+        write_table(run.path / "comparison.csv", comparison)
+    if plots:
+        columns = {"told": np.where(held.told, held.images, -1.0), **methods, "truth": held.images}
+        plot_panel(run.plots / "reconstructions.png", columns, held, n=SHOWN)
+        plot_diversity(run.plots / "diversity.png", draws.images[:SHOWN_DRAWS], held, n=SHOWN)
+        if comparison:
+            plot_comparison(run.plots / "comparison.png", comparison, table)
+    told = held.told
+    error = (draws.images[0] - held.images)[told]
+    return {
+        "psnr_unseen": table["sample_mean"]["psnr_unseen"],
+        "psnr_unseen_of": f"mean of {settings.draws} samples",
+        "psnr_unseen_single_sample": table["sample"]["psnr_unseen"],
+        "psnr_unseen_by_method": {name: found["psnr_unseen"] for name, found in table.items()},
+        "methods": table,
+        "told_rmse_of_a_sample": float(np.sqrt((error**2).mean())) if error.size else 0.0,
+        "deviation_between_samples": float(draws.images.std(axis=0)[~told].mean()),
+        "sampling": {
+            **spec._asdict(),
+            "groups": task.n_groups,
+            "network_calls": spec.calls,
+            "images_per_second": draws.images_per_second,
+        },
+        "n_test": len(held.images),
+        "comparison": comparison,
+    }
+
+
+def _compare(
+    reconstruction: Reconstruction, params: Params, held: Held, settings: SamplingSettings
+) -> list[dict[str, Any]]:
+    """Samplers and step counts on a part of the images."""
+    n = min(settings.n_compare or 0, len(held.images))
+    if n == 0:
+        return []
+    part = Held(*(a[:n] for a in held))
+    rows = []
+    for name in settings.compare_samplers:
+        for steps in settings.compare_steps or ():
+            spec = SamplerSpec(name, steps, settings.eta, settings.churn, settings.impose)  # type: ignore[arg-type]
+            draws = draw(reconstruction, spec, params, part, draws=2, batch=n)
+            found = quality(draws.images[0], part)
+            rows.append(
+                {
+                    "sampler": name,
+                    "steps": steps,
+                    "network_calls": spec.calls,
+                    "psnr_unseen": found["psnr_unseen"],
+                    "frechet": found["frechet"],
+                    "images_per_second": draws.images_per_second,
+                }
+            )
+    return rows
+
+
+def _parts(n: int, size: int) -> list[tuple[int, int]]:
+    return [(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+def _spelled(name: str, draws: int) -> str:
+    return f"mean of {draws} samples" if name == "sample_mean" else name.replace("_", " ")

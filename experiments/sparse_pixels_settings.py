@@ -1,0 +1,269 @@
+"""Flags of `experiments.sparse_pixels`. Imports no JAX."""
+
+import dataclasses
+from typing import Any, Literal, get_args
+
+from data_generation.mask_settings import MaskSettings
+from diffusions.networks.presets import UNET_PRESETS, UNetPreset
+from experiments.settings import RunSettings
+from jkonet_star.settings import at_least, one_of
+
+Dataset = Literal["cifar10", "fashion-mnist", "synthetic"]
+ModelName = Literal["ddpm", "flow"]
+Supervision = Literal["observed", "full-input"]
+Unseen = Literal["hidden", "mean", "simulated"]
+Sampler = Literal["ddpm", "ddim", "ode-euler", "ode-heun", "ode-rk4", "sde"]
+Mode = Literal["train", "sample", "evaluate"]
+
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+CALLS_PER_STEP = {"ode-heun": 2, "ode-rk4": 4}
+"""Of the network; one for the other samplers."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """How images are sampled and judged, also of a run that is finished.
+
+    Fields that are None take the value that suits the model, see `resolved`.
+
+    Attributes:
+        sampler: ddpm is ancestral sampling; all work for both models; absent, ddpm for ddpm, ode-euler
+            for flow.
+        steps: of the sampler; absent, all of a ddpm's noising with ddpm, otherwise 50.
+        eta: noise of ddim, from 0 to 1, where it is ddpm.
+        churn: noise of sde; 1 is the reversed noising, 0 the ODE.
+        impose: put the told pixels back after every step.
+        n_test: held-out images that are judged; absent, the preset's.
+        draws: samples of each, for the mean and the diversity.
+        eval_batch: images sampled side by side.
+        compare_steps: step counts of the comparison of samplers.
+        compare_samplers: samplers of the comparison.
+        n_compare: images of the comparison; 0 leaves it out.
+    """
+
+    sampler: Sampler | None = None
+    steps: int | None = None
+    eta: float = 0.0
+    churn: float = 1.0
+    impose: bool = False
+    n_test: int | None = None
+    draws: int | None = None
+    eval_batch: int | None = None
+    compare_steps: tuple[int, ...] = (5, 10, 20, 50)
+    compare_samplers: tuple[str, ...] = ("ode-euler", "ode-heun", "sde")
+    n_compare: int | None = None
+
+    def __post_init__(self):
+        for name in (self.sampler, *self.compare_samplers):
+            if name is not None:
+                one_of("sampler", name, SAMPLERS)
+        for name, least in (
+            ("steps", 1),
+            ("n_test", 1),
+            ("draws", 1),
+            ("eval_batch", 1),
+            ("n_compare", 0),
+        ):
+            if (value := getattr(self, name)) is not None:
+                at_least(name, value, least)
+        for steps in self.compare_steps:
+            at_least("compare_steps", steps, 1)
+        if not 0.0 <= self.eta <= 1.0:
+            raise ValueError(f"eta must be in [0, 1], got {self.eta}")
+        if not 0.0 <= self.churn < float("inf"):
+            raise ValueError(f"churn must not be negative, got {self.churn}")
+
+    def sampling_resolved(self, model: ModelName, preset: str, noising_steps: int) -> Any:
+        """The same settings with no None left."""
+        sampler = self.sampler or ("ddpm" if model == "ddpm" and preset == "paper" else None)
+        sampler = sampler or ("ddim" if model == "ddpm" else "ode-euler")
+        small = preset == "cpu"
+        values: dict[str, Any] = {
+            "sampler": sampler,
+            "steps": noising_steps if sampler == "ddpm" and not small else 20 if small else 50,
+            "n_test": 200 if small else 1000,
+            "draws": 8,
+            "eval_batch": 100 if small else 250,
+            "n_compare": 32 if small else 250,
+        }
+        given = {k: v for k in values if (v := getattr(self, k)) is not None}
+        return dataclasses.replace(self, **(values | given))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SparsePixelsSettings(RunSettings, SamplingSettings, MaskSettings):
+    """What a run learns from sparse pixels, and how.
+
+    Fields that are None take the value that suits preset and model, see `resolved`.
+
+    Attributes:
+        mode: train a new run and judge it; sample, or evaluate, with the network of a finished one.
+        run: folder of the finished run; all settings of its training are its own.
+        output: folder of the results of sample and evaluate; absent, `samples` or `evaluation` in the
+            run's.
+        dataset: cifar10 or fashion-mnist from files, or synthetic images.
+        data_path: folder of the files.
+        preset: paper, the original's network and training, or cpu, minutes on two cores.
+        model: ddpm, noise predicted on the linear schedule, or flow, the velocity of straight lines.
+        supervision: observed shows the network noised values of observed pixels only; full-input,
+            the original's, noises the whole image and only the loss is sparse.
+        unseen: what observed supervision puts at the other pixels of the noised image: hidden (zero),
+            mean, or simulated from the observed ones; absent, the preset's.
+        residual: diffuse the residual of the told pixels' kriging interpolation, which the network
+            sees; absent, the preset's.
+        residual_scale: usual size of that residual, pixels being in [-1, 1].
+        told_weight: of the loss on conditioning pixels; 1 on target pixels, 0 elsewhere.
+        noising_steps: of ddpm.
+        beta_min: of ddpm's linear schedule.
+        beta_max: likewise.
+        unet: configuration of the network; absent, the preset's.
+        dropout: of the network; absent, 0.1 for flow, otherwise 0; 0 in the preset cpu.
+        class_conditional: tell the network the image's class.
+        bfloat16: compute the network in bfloat16.
+        n_train: training images; absent, the preset's.
+        data_seed: of the choice of images.
+        flip: mirror half of the training images.
+        resolutions: sides of the training images, one drawn for every batch; images are averaged down.
+            Absent, the data's own.
+        epochs: passes over the training images; absent, the preset's.
+        batch_size: images per gradient step; absent, the preset's.
+        learning_rate: of Adam; absent, the preset's.
+        schedule: cosine decay to zero, or constant; absent, the preset's.
+        clip_norm: bound on the gradient's norm.
+        ema_decay: of the averaged parameters that are judged and saved; absent, the preset's.
+        panel_every: epochs between checkpoints, each with a panel of samples; absent, the preset's.
+        n_panel: images of a panel.
+        regression_epochs: of the one-shot regression network that the samples are compared with; 0
+            leaves it out; absent, the preset's.
+    """
+
+    mode: Mode = "train"
+    run: str | None = None
+    output: str | None = None
+    dataset: Dataset = "cifar10"
+    data_path: str | None = None
+    preset: Literal["paper", "cpu"] = "paper"
+    model: ModelName = "flow"
+    supervision: Supervision = "observed"
+    unseen: Unseen | None = None
+    residual: bool | None = None
+    residual_scale: float = 0.2
+    told_weight: float = 0.05
+    noising_steps: int = 1000
+    beta_min: float = 1e-4
+    beta_max: float = 0.02
+    unet: UNetPreset | None = None
+    dropout: float | None = None
+    class_conditional: bool = False
+    bfloat16: bool = False
+    n_train: int | None = None
+    data_seed: int = 0
+    flip: bool = True
+    resolutions: tuple[int, ...] = ()
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    schedule: Literal["cosine", "constant"] | None = None
+    clip_norm: float = 1.0
+    ema_decay: float | None = None
+    panel_every: int | None = None
+    n_panel: int = 8
+    regression_epochs: int | None = None
+
+    def __post_init__(self):
+        RunSettings.__post_init__(self)
+        SamplingSettings.__post_init__(self)
+        MaskSettings.__post_init__(self)
+        one_of("mode", self.mode, get_args(Mode))
+        one_of("dataset", self.dataset, get_args(Dataset))
+        one_of("preset", self.preset, ("paper", "cpu"))
+        one_of("model", self.model, get_args(ModelName))
+        one_of("supervision", self.supervision, get_args(Supervision))
+        for name, words in (
+            ("unseen", get_args(Unseen)),
+            ("unet", tuple(UNET_PRESETS)),
+            ("schedule", ("cosine", "constant")),
+        ):
+            if (value := getattr(self, name)) is not None:
+                one_of(name, value, words)
+        for name, least in (
+            ("noising_steps", 1),
+            ("n_train", 1),
+            ("data_seed", 0),
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("panel_every", 1),
+            ("n_panel", 1),
+            ("regression_epochs", 0),
+        ):
+            if (value := getattr(self, name)) is not None:
+                at_least(name, value, least)
+        for name in ("residual_scale", "learning_rate", "clip_norm"):
+            if (value := getattr(self, name)) is not None and not 0.0 < value < float("inf"):
+                raise ValueError(f"{name} must be positive, got {value}")
+        for name in ("ema_decay", "dropout"):
+            if (value := getattr(self, name)) is not None and not 0.0 <= value < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), got {value}")
+        if not 0.0 <= self.told_weight < float("inf"):
+            raise ValueError(f"told_weight must not be negative, got {self.told_weight}")
+        if not 0.0 < self.beta_min <= self.beta_max < 1.0:
+            raise ValueError(
+                f"betas must satisfy 0 < beta_min <= beta_max < 1, got {self.beta_min}, {self.beta_max}"
+            )
+        if len(set(self.resolutions)) != len(self.resolutions) or any(
+            side < 1 for side in self.resolutions
+        ):
+            raise ValueError(f"resolutions must be different sides, got {self.resolutions}")
+        if self.mode == "train":
+            self._check_training()
+        elif self.run is None:
+            raise ValueError(f"--mode={self.mode} needs --run, the folder of a finished run")
+
+    def _check_training(self) -> None:
+        if self.run is not None or self.output is not None:
+            raise ValueError("run and output are for --mode=sample and --mode=evaluate")
+        if self.dataset != "synthetic" and self.data_path is None:
+            raise ValueError(
+                f"--data-path is required with {self.dataset}: the folder of its files"
+            )
+        if self.target == 0.0:
+            raise ValueError("target must be positive: the loss is taken on target pixels")
+        if self.supervision == "full-input" and self.unseen is not None:
+            raise ValueError("unseen is for --supervision=observed; full-input hides nothing")
+
+    def resolved(self) -> "SparsePixelsSettings":
+        """The same settings with no None left but for paths, and n_train where all images are used."""
+        values: dict[str, Any] = {
+            "unseen": "hidden",
+            "residual": False,
+            "unet": "sparse",
+            "dropout": 0.1 if self.model == "flow" else 0.0,
+            "epochs": 50,
+            "batch_size": 128,
+            "learning_rate": 2e-4,
+            "schedule": "constant",
+            "ema_decay": 0.9999,
+            "panel_every": 5,
+        }
+        if self.preset == "cpu":
+            values |= {
+                "unseen": "simulated",
+                "residual": True,
+                "unet": "tiny",
+                "dropout": 0.0,
+                "n_train": 8192,
+                "epochs": 6,
+                "batch_size": 32,
+                "learning_rate": 2e-3,
+                "schedule": "cosine",
+                "ema_decay": 0.99,
+                "panel_every": 2,
+            }
+        if self.supervision == "full-input":
+            del values["unseen"]
+        given = {k: v for k in values if (v := getattr(self, k)) is not None}
+        made = values | given
+        if self.regression_epochs is None:
+            made["regression_epochs"] = max(1, made["epochs"] // (3 if self.preset == "cpu" else 1))
+        settings = dataclasses.replace(self, **made)
+        return settings.sampling_resolved(self.model, self.preset, self.noising_steps)

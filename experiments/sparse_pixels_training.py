@@ -1,0 +1,237 @@
+"""Training from sparse pixels in a run folder, and what is done with the networks it leaves."""
+
+import functools
+import os
+import secrets
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from checkpoints import load_network, save_network
+from data_generation.command_line import say
+from data_generation.image_batches import as_bytes
+from diffusions.training import TrainingState, initial_state, train_epochs
+from diffusions.typing import Array, Key, Params
+from experiments.chunked_training import train_in_chunks
+from experiments.run_folder import RunFolder, write_json
+from experiments.sparse_pixels_evaluation import (
+    draw,
+    evaluate,
+    held_out,
+    sampler_spec,
+    unseen_psnr,
+)
+from experiments.sparse_pixels_plots import plot_diversity, plot_losses, plot_panel
+from experiments.sparse_pixels_sampling import Reconstruction
+from experiments.sparse_pixels_settings import Mode, SparsePixelsSettings
+from experiments.sparse_pixels_task import SparseTask
+
+NETWORK, REGRESSION = "network", "regression"
+DRAWS_SHOWN = 4
+
+
+def learn(run: RunFolder, task: SparseTask, seconds: dict[str, float]) -> dict[str, Any]:
+    """Trains the diffusion model and the one-shot network, saves and judges them.
+
+    Args:
+        run: the folder.
+        task: data, network, losses.
+        seconds: by activity; added to.
+
+    Returns:
+        The results for the summary.
+    """
+    settings = task.settings
+    assert settings.epochs is not None
+    assert settings.regression_epochs is not None
+    reconstruction = Reconstruction(task)
+    panel = functools.partial(_panel, run, task, reconstruction)
+    key = jax.random.key(settings.seed)
+    params = task.initial(jax.random.fold_in(key, 0))
+    n_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    say(f"  {settings.unet}: {n_parameters:,} parameters, {settings.epochs} epochs")
+    params = _trained(run, task, task.loss, params, key, settings.epochs, seconds, panel)
+    _save(run, NETWORK, task, params)
+    regression: Params | None = None
+    curves = {settings.model: run.rows()}
+    if settings.regression_epochs:
+        say(f"  one-shot regression: {settings.regression_epochs} epochs")
+        part = RunFolder(run.path / REGRESSION)
+        part.path.mkdir(exist_ok=True)
+        regression = _trained(
+            part,
+            task,
+            task.regression_loss,
+            task.initial(jax.random.fold_in(key, 0)),
+            jax.random.fold_in(key, 3),
+            settings.regression_epochs,
+            seconds,
+        )
+        _save(part, NETWORK, task, regression)
+        curves["regression"] = part.rows()
+    start = time.perf_counter()
+    found = evaluate(run, task, reconstruction, params, regression, settings, plots=settings.plots)
+    if settings.plots:
+        plot_losses(run.plots / "training.png", curves)
+    seconds["evaluate"] += time.perf_counter() - start
+    return {
+        "n_parameters": n_parameters,
+        "epochs": settings.epochs,
+        "n_train": len(task.train),
+        "training_images_per_second": _speed(task, run, seconds),
+        **found,
+    }
+
+
+def _speed(task: SparseTask, run: RunFolder, seconds: dict[str, float]) -> float | None:
+    """Images per second of the training that this process did; None where it did none."""
+    settings = task.settings
+    epochs = (settings.epochs or 0) + (settings.regression_epochs or 0)
+    resumed = settings.resume
+    return None if resumed else epochs * len(task.train) / max(seconds["train"], 1e-9)
+
+
+def _trained(
+    run: RunFolder,
+    task: SparseTask,
+    loss: Any,
+    params: Params,
+    key: Key,
+    epochs: int,
+    seconds: dict[str, float],
+    panel: Any = None,
+) -> Params:
+    """The averaged parameters after the last epoch."""
+    settings = task.settings
+    assert settings.panel_every is not None
+    assert settings.ema_decay is not None
+    optimizer = task.optimizer(epochs)
+    train = functools.partial(
+        train_epochs,
+        key=jax.random.fold_in(key, 1),
+        batches=task.batches,
+        loss=loss,
+        optimizer=optimizer,
+        ema_decay=settings.ema_decay,
+    )
+    state = train_in_chunks(
+        run,
+        initial_state(params, optimizer),
+        train,
+        epochs=epochs,
+        every=settings.panel_every,
+        seconds=seconds,
+        evaluate=panel,
+    )
+    return state.ema
+
+
+def _panel(
+    run: RunFolder,
+    task: SparseTask,
+    reconstruction: Reconstruction,
+    state: TrainingState,
+    epoch: int,
+) -> dict[str, Any]:
+    """A picture of samples on the way, and how good they are."""
+    settings = task.settings
+    held = held_out(task, reconstruction, settings.n_panel)
+    draws = draw(
+        reconstruction,
+        sampler_spec(settings),
+        state.ema,
+        held,
+        draws=1,
+        batch=settings.n_panel,
+    )
+    if settings.plots:
+        told = np.where(held.told, held.images, -1.0)
+        columns = {"told": told, "sample": draws.images[0], "truth": held.images}
+        plot_panel(run.plots / f"panel_{epoch:04d}.png", columns, held, n=settings.n_panel)
+    return {"panel_psnr_unseen": float(unseen_psnr(draws.images[0], held).mean())}
+
+
+def _save(run: RunFolder, name: str, task: SparseTask, params: Params) -> None:
+    folder = run.path / name
+    if folder.exists():  # a resumed run has the same one
+        return
+    settings = task.settings
+    about = {
+        "condition": "sparse_pixels",
+        "model": settings.model,
+        "prediction": task.denoising.prediction,
+        "supervision": settings.supervision,
+        "visible": task.denoising.visible,
+        "residual": task.denoising.residual,
+        "residual_scale": task.denoising.scale,
+        "conditioning": settings.conditioning,
+        "dataset": settings.dataset,
+    }
+    save_network(folder, task.module, params, about)
+
+
+def reuse(mode: Mode, run: RunFolder, folder: Path, settings: SparsePixelsSettings) -> None:
+    """Samples or judges with the networks of a finished run; the results are complete or absent.
+
+    Args:
+        mode: sample or evaluate.
+        run: the finished run.
+        folder: of the results; replaced where it exists.
+        settings: those of the run, with others for sampling.
+    """
+    task = SparseTask(settings)
+    params = load_network(run.path / NETWORK).params
+    regression = None
+    if (run.path / REGRESSION / NETWORK).is_dir():
+        regression = load_network(run.path / REGRESSION / NETWORK).params
+    unfinished = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    unfinished.mkdir(parents=True)
+    results = RunFolder(unfinished)
+    try:
+        reconstruction = Reconstruction(task)
+        if mode == "sample":
+            _sample(results, task, reconstruction, params)
+        else:
+            found = evaluate(
+                results, task, reconstruction, params, regression, settings, plots=settings.plots
+            )
+            write_json(unfinished / "evaluation.json", found)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _sample(
+    results: RunFolder, task: SparseTask, reconstruction: Reconstruction, params: Params
+) -> None:
+    """Samples of the first held-out images: arrays and a panel."""
+    settings = task.settings
+    assert settings.draws is not None
+    assert settings.eval_batch is not None
+    held = held_out(task, reconstruction, settings.n_panel)
+    draws = draw(
+        reconstruction,
+        sampler_spec(settings),
+        params,
+        held,
+        draws=settings.draws,
+        batch=settings.eval_batch,
+    )
+    arrays: dict[str, Array] = {
+        "samples": np.asarray(as_bytes(draws.images)),
+        "told": held.told,
+        "truth": np.asarray(as_bytes(jnp.asarray(held.images))),
+    }
+    np.savez_compressed(results.path / "samples.npz", **arrays)  # type: ignore[arg-type]
+    if settings.plots:
+        plot_diversity(
+            results.plots / "samples.png", draws.images[:DRAWS_SHOWN], held, n=settings.n_panel
+        )
+    say(f"  {draws.images_per_second:.3g} images per second")
