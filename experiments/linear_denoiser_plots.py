@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from data_generation.gaussians import IsotropicMixture
 from diffusions.linear_denoiser import OneStepModel
@@ -76,6 +77,10 @@ def plot_linear(file: Path, table: list[dict[str, Any]], model: OneStepModel) ->
     for axes in grid.ravel()[:-1]:
         axes.axvline(d, color="black", linestyle="--", linewidth=0.7, label="n = d")
         axes.set_xscale("log")
+        # The default labels of less than two decades run into each other.
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(fine.min(), fine.max())
         axes.set_xlabel("training points n")
     grid[1, 2].set_axis_off()
