@@ -1,4 +1,4 @@
-"""What every script shares: flags made from settings, and errors of one line.
+"""What every script shares: flags made from settings, errors of one line, a cache of programs.
 
 A script is
 
@@ -30,6 +30,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from absl import flags
+
+from data_generation.compilation_cache import FLAG_HELP, compilation_cache
 
 SettingsT = TypeVar("SettingsT")
 
@@ -138,6 +140,7 @@ def run_script(
     program = program or _program()
     if "debug" not in values:
         flags.DEFINE_boolean("debug", False, "Shows where an error came from.", flag_values=values)
+        flags.DEFINE_string("compilation_cache", "auto", FLAG_HELP, flag_values=values)
     try:
         values.unparse_flags()
         for name in values:
@@ -146,7 +149,8 @@ def run_script(
             say(help_text(values, program, description or "", example))
             return 0
         _parse(values, arguments)
-        main()
+        with compilation_cache(values["compilation_cache"].value):
+            main()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return EXIT_INTERRUPTED

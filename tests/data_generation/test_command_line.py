@@ -208,7 +208,12 @@ def test_say_writes_a_line(capsys):
 
 
 def run_apart(*arguments, cwd):
-    environment = dict(os.environ, PYTHONPATH=str(ROOT), MPLBACKEND="tkagg")
+    environment = dict(
+        os.environ,
+        PYTHONPATH=str(ROOT),
+        MPLBACKEND="tkagg",
+        JAX_ENABLE_COMPILATION_CACHE="false",  # the user's own is no place for tests
+    )
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,

@@ -34,6 +34,7 @@ class Place:
     """Where datasets and runs are, and the scripts at a small size."""
 
     path: Path
+    programs: Path
 
     @property
     def data(self) -> Path:
@@ -66,7 +67,9 @@ class Place:
         return subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=self.path,
-            env=dict(os.environ, PYTHONPATH=str(ROOT)),
+            env=dict(
+                os.environ, PYTHONPATH=str(ROOT), JAX_COMPILATION_CACHE_DIR=str(self.programs)
+            ),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -102,9 +105,9 @@ def programs_are_compiled_once(programs, compiled_in_haste):
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory):
+def place(tmp_path_factory, programs):
     """Datasets: `plain` has a potential, `full` all three energies, `file` no known truth."""
-    place = Place(tmp_path_factory.mktemp("end_to_end"))
+    place = Place(tmp_path_factory.mktemp("end_to_end"), programs)
     place.generate("plain", "--potential=styblinski_tang", "--n-gmm-components=0", *SMALL)
     place.generate(
         "full",

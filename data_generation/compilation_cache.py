@@ -1,0 +1,163 @@
+"""Where JAX keeps compiled programs from one run to the next. Imports no JAX.
+
+Compilation is most of a short run. JAX reads its settings from the environment when it is first
+imported, so that a script chooses the folder before it imports anything heavy:
+
+    Linux     $XDG_CACHE_HOME or ~/.cache, then jkonet-diffusions/JAX-MACHINE
+    macOS     ~/Library/Caches, then the same
+    Windows   %LOCALAPPDATA%, then the same
+
+MACHINE stands for the processor's instructions: programs for a CPU may not run on another one, and home
+folders are shared in clusters. JAX's own variables, such as JAX_COMPILATION_CACHE_DIR, win. What JAX
+reads from the folder it executes: nobody else may write there.
+"""
+
+import contextlib
+import hashlib
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+
+FLAG_HELP = (
+    "Where compiled programs are kept, so that the next run starts sooner: auto (the user's cache "
+    "folder, or JAX_COMPILATION_CACHE_DIR), off, or a folder."
+)
+
+MOST_BYTES = 2 << 30
+"""What the user's cache folder may hold; the oldest programs go first."""
+
+# Seconds that a compilation takes at least to be worth a file; JAX's own default is 1.
+_WORTHWHILE = "0.1"
+_DIRECTORY = "JAX_COMPILATION_CACHE_DIR"
+_ENABLED = "JAX_ENABLE_COMPILATION_CACHE"
+_LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+
+
+@contextlib.contextmanager
+def compilation_cache(choice: str) -> Iterator[None]:
+    """Chooses the folder for JAX, which is imported inside.
+
+    Where JAX is imported already, in a notebook or a test, the process has chosen: `auto` changes
+    nothing there, and another choice holds inside only.
+
+    Args:
+        choice: `auto`, `off`, or a folder.
+
+    Raises:
+        ValueError: the named folder cannot be made or written.
+    """
+    if "jax" in sys.modules:
+        with contextlib.nullcontext() if choice == "auto" else _configured(choice):
+            yield
+        return
+    wanted = _environment(choice)
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _environment(choice: str) -> dict[str, str]:
+    """JAX's variables."""
+    if choice == "off":
+        return {_ENABLED: "false"}
+    wanted = {} if _LEAST_SECONDS in os.environ else {_LEAST_SECONDS: _WORTHWHILE}
+    if choice != "auto":
+        return wanted | {_DIRECTORY: _named_folder(choice), _ENABLED: "true"}
+    if os.environ.get(_DIRECTORY):
+        return wanted
+    folder = user_cache() / _version_and_machine()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _prune(folder.parent)
+    except OSError:
+        return {}  # without a home to write to, everything works, slower
+    return wanted | {_DIRECTORY: str(folder)} if os.access(folder, os.W_OK) else {}
+
+
+@contextlib.contextmanager
+def _configured(choice: str) -> Iterator[None]:
+    """The same for a JAX that has read its environment."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache as cache
+
+    if choice == "off":
+        wanted: dict[str, object] = {"jax_enable_compilation_cache": False}
+    else:
+        wanted = {
+            "jax_enable_compilation_cache": True,
+            "jax_compilation_cache_dir": _named_folder(choice),
+            "jax_persistent_cache_min_compile_time_secs": float(_WORTHWHILE),
+        }
+    before = {name: getattr(jax.config, name) for name in wanted}
+    try:
+        for name, value in wanted.items():
+            jax.config.update(name, value)
+        cache.reset_cache()
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        cache.reset_cache()
+
+
+def user_cache(environment: Mapping[str, str] = os.environ, system: str = sys.platform) -> Path:
+    """The folder of this project's caches below the user's."""
+    if system == "win32":
+        parent = environment.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif system == "darwin":
+        parent = Path.home() / "Library" / "Caches"
+    else:
+        parent = environment.get("XDG_CACHE_HOME", "")
+        if not os.path.isabs(parent):  # the specification: a relative one is to be ignored
+            parent = Path.home() / ".cache"
+    return Path(parent) / "jkonet-diffusions"
+
+
+def _version_and_machine() -> str:
+    instructions = platform.machine() + platform.processor()
+    with contextlib.suppress(OSError):
+        # x86 lists its instructions as flags, ARM as features.
+        found = re.search(r"(?im)^(flags|features)\b.*$", Path("/proc/cpuinfo").read_text())
+        instructions += found[0] if found else ""
+    machine = hashlib.sha256(instructions.encode()).hexdigest()[:8]
+    return f"{metadata.version('jax')}-{machine}"
+
+
+def _named_folder(choice: str) -> str:
+    if not choice:
+        raise ValueError("--compilation-cache must be auto, off or a folder, got ''")
+    if "://" in choice:
+        return choice  # a store that JAX opens
+    folder = Path(choice).expanduser().absolute()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--compilation-cache={choice}: {error.strerror or error}") from error
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"--compilation-cache={choice}: the folder cannot be written")
+    return str(folder)
+
+
+def _prune(caches: Path, most_bytes: int = MOST_BYTES) -> None:
+    """Removes the oldest programs, of whatever release of JAX, beyond a total size."""
+    programs = []
+    for file in caches.glob("*/*-cache"):
+        with contextlib.suppress(FileNotFoundError):  # another run prunes as well
+            told = file.stat()
+            programs.append((told.st_mtime, told.st_size, file))
+    total = 0
+    for _, size, file in sorted(programs, reverse=True):
+        total += size
+        if total > most_bytes:
+            file.unlink(missing_ok=True)
