@@ -1,4 +1,4 @@
-"""Saving and restoring through Orbax: training states, fitted energies, trained networks."""
+"""Saving and restoring through Orbax: training states, energies, networks; pretrained models."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from checkpoints.energies import load_energy, save_energy
     from checkpoints.networks import load_network, save_network
+    from checkpoints.pretrained_models import load_pretrained, pretrained_card, pretrained_names
     from checkpoints.training import latest_step, restore_state, save_state
 
 _HOME = {
@@ -13,6 +14,9 @@ _HOME = {
     "save_energy": "energies",
     "load_network": "networks",
     "save_network": "networks",
+    "load_pretrained": "pretrained_models",
+    "pretrained_card": "pretrained_models",
+    "pretrained_names": "pretrained_models",
     "latest_step": "training",
     "restore_state": "training",
     "save_state": "training",
@@ -22,6 +26,9 @@ __all__ = [
     "latest_step",
     "load_energy",
     "load_network",
+    "load_pretrained",
+    "pretrained_card",
+    "pretrained_names",
     "restore_state",
     "save_energy",
     "save_network",
