@@ -12,7 +12,7 @@ from absl import flags
 from data_generation.settings import DataSettings, InternalEnergy
 from experiments.learning_settings import LearningSettings
 from experiments.settings import EvaluationPopulation, check_run_name
-from jkonet_star.settings import SCHEMES, SOLVERS, at_least, one_of, positive
+from jkonet_star.settings import SCHEMES, SOLVERS, at_least, one_of, positive, scheme_of
 
 Executor = Literal["local", "slurm"]
 GRIDS = Path(__file__).parent / "grids"
@@ -34,7 +34,7 @@ class Grid:
         substeps: Euler-Maruyama steps per dt.
         data_seeds: of the simulations.
         solvers: which energies are learned, and how.
-        schemes: explicit, implicit, midpoint.
+        schemes: explicit, implicit, midpoint, or auto, the solver's own.
         seeds: of the training.
         internal: internal energy of the simulations; absent, wiener where beta is positive.
         datasets: names or paths of existing datasets, instead of simulated ones.
@@ -49,7 +49,7 @@ class Grid:
     substeps: tuple[int, ...] = (1,)
     data_seeds: tuple[int, ...] = (0,)
     solvers: tuple[str, ...] = ("jkonet-star-potential",)
-    schemes: tuple[str, ...] = ("explicit",)
+    schemes: tuple[str, ...] = ("auto",)
     seeds: tuple[int, ...] = (0,)
     internal: InternalEnergy | None = None
     datasets: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class Grid:
         for solver in self.solvers:
             one_of("solver", solver, tuple(SOLVERS))
         for scheme in self.schemes:
-            one_of("scheme", scheme, SCHEMES)
+            one_of("scheme", scheme, ("auto", *SCHEMES))
         if self.internal is not None:
             one_of("internal energy", self.internal, get_args(InternalEnergy))
 
@@ -223,7 +223,7 @@ def cells_of(
                     data=source,
                     data_dir=simulation.data_dir,
                     solver=solver,
-                    scheme=scheme,
+                    scheme=scheme_of(scheme, solver) if solver else scheme,
                     seed=seed,
                     learning=learning,
                 )

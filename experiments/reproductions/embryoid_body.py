@@ -38,6 +38,13 @@ def network_of(settings: ReproduceSettings, variant: str) -> NetworkSettings:
     return NetworkSettings(epochs=settings.epochs_or(100), **batch, **VARIANTS[variant])
 
 
+def methods_of(settings: ReproduceSettings) -> list[tuple[str, str]]:
+    """Scheme and variant of everything that is compared."""
+    if settings.quick:
+        return [("explicit", "")]
+    return [(scheme, variant) for variant in VARIANTS for scheme in SCHEMES]
+
+
 def seeds_of(settings: ReproduceSettings) -> tuple[int, ...]:
     """Of the training."""
     return settings.or_default("seeds", (0, 1, 2, 3, 4), (0,))
@@ -66,8 +73,7 @@ def cells(settings: ReproduceSettings) -> list[Cell]:
             learning=LearningSettings(network=network_of(settings, variant)),
         )
         for solver in settings.or_default("solvers", (SOLVER,), (SOLVER,))
-        for variant in VARIANTS
-        for scheme in SCHEMES
+        for scheme, variant in methods_of(settings)
         for seed in seeds_of(settings)
     ]
 

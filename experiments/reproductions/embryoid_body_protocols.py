@@ -16,7 +16,7 @@ from data_generation.datasets import load_dataset
 from data_generation.reading import read_snapshots
 from diffusions.typing import Array
 from experiments.reproductions.baselines import no_change, sampling_floor
-from experiments.reproductions.embryoid_body import SOLVER, VARIANTS, network_of, seeds_of
+from experiments.reproductions.embryoid_body import SOLVER, methods_of, network_of, seeds_of
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.run_folder import read_json, write_json
 from experiments.sweep_folder import SweepFolder
@@ -26,7 +26,7 @@ from jkonet_star.couplings import Couplings, couple
 from jkonet_star.dynamics import scheme_time
 from jkonet_star.exact_transport import wasserstein
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.settings import SCHEMES, CouplingSettings
+from jkonet_star.settings import CouplingSettings
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
 from jkonet_star.solvers import fit
 
@@ -148,8 +148,7 @@ def _left_out(
     snapshots = snapshots_from_arrays([days[k] for k in kept], times=[float(k) for k in kept])
     todo = [
         (scheme, variant)
-        for variant in VARIANTS
-        for scheme in SCHEMES
+        for scheme, variant in methods_of(settings)
         if label(scheme, variant) not in found["scores"]
     ]
     if not todo:

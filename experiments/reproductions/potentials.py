@@ -22,9 +22,15 @@ from experiments.sweep_folder import SweepFolder
 from experiments.sweep_plots import MARKERS
 from experiments.sweep_settings import Cell
 from experiments.sweep_table import Row, markdown, mean_of, write_text
-from jkonet_star.settings import SOLVERS, NetworkSettings
+from jkonet_star.settings import SOLVERS, NetworkSettings, scheme_of
 
-FULL = tuple(name for name in SOLVERS if name.startswith("jkonet-star"))
+# The closed forms first: a table that is worth reading is there after a few minutes.
+FULL = tuple(
+    sorted(
+        (name for name in SOLVERS if name.startswith("jkonet-star")),
+        key=lambda name: (SOLVERS[name].parametrisation, SOLVERS[name].interaction),
+    )
+)
 QUICK = ("jkonet-star-potential", "jkonet-star-linear-potential")
 DRAWN = (1e-5, 30.0)
 """Errors relative to no change that the figure tells apart."""
@@ -47,6 +53,7 @@ def cells(settings: ReproduceSettings) -> list[Cell]:
             data=_data(settings, potential),
             data_dir=settings.data_dir,
             solver=solver,
+            scheme=scheme_of("auto", solver),
             seed=seed,
             learning=learning,
         )
