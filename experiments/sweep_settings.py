@@ -334,7 +334,7 @@ def grids_from_flags(values: flags.FlagValues, grid: str | None) -> list[Grid]:
     Raises:
         ValueError: an entry that is no flag, or holds what the flag does not accept.
     """
-    given = {name: values[name].value for name in GRID_FIELDS}
+    given: dict[str, Any] = {name: values[name].value for name in GRID_FIELDS}
     if grid is None:
         return [Grid(**given)]
     file = find_grid(grid)
@@ -342,7 +342,7 @@ def grids_from_flags(values: flags.FlagValues, grid: str | None) -> list[Grid]:
     known = tuple(name for name in values if name not in ("grid", "debug"))
 
     def parsed(entries: dict[str, Any], accepted: tuple[str, ...]) -> dict[str, Any]:
-        found = {}
+        found: dict[str, Any] = {}
         for key, value in entries.items():
             name = str(key).replace("-", "_")
             one_of(f"entry of {file}", name, accepted)

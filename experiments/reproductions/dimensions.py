@@ -6,7 +6,7 @@ from data_generation.settings import DataSettings
 from experiments.figures import save_figure
 from experiments.learning_settings import LearningSettings
 from experiments.reproductions.baselines import relative_to_no_change
-from experiments.reproductions.heat_maps import heat_maps
+from experiments.reproductions.heat_maps import Value, heat_maps
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
@@ -63,7 +63,7 @@ def report(
         "drift_error": "relative L2 error of the drift",
     }
     parts = ["Means over the potentials; rows are dimensions, columns numbers of particles.\n"]
-    panels = {}
+    panels: dict[tuple[str, str], Value] = {}
     for measure, label in measures.items():
         for solver in solvers:
 

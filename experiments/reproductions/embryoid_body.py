@@ -34,8 +34,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def network_of(settings: ReproduceSettings, variant: str) -> NetworkSettings:
     """The networks of a variant."""
-    batch = {"batch_size": 50} if settings.quick else {}
-    return NetworkSettings(epochs=settings.epochs_or(100), **batch, **VARIANTS[variant])
+    batch_size = 50 if settings.quick else 250
+    return NetworkSettings(
+        epochs=settings.epochs_or(100), batch_size=batch_size, **VARIANTS[variant]
+    )
 
 
 def methods_of(settings: ReproduceSettings) -> list[tuple[str, str]]:

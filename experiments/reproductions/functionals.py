@@ -8,7 +8,7 @@ from data_generation.settings import DataSettings
 from experiments.figures import save_figure
 from experiments.learning_settings import LearningSettings
 from experiments.reproductions.baselines import relative_to_no_change
-from experiments.reproductions.heat_maps import heat_maps
+from experiments.reproductions.heat_maps import Value, heat_maps
 from experiments.reproductions.potentials import INTERACTION_SAMPLES
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
 from experiments.sweep_folder import SweepFolder
@@ -63,7 +63,8 @@ def report(
     interactions = list(dict.fromkeys(row["interaction"] for row in rows))
     betas = sorted({row["beta"] for row in rows})
     solvers = list(dict.fromkeys(row["solver"] for row in rows))
-    summary, panels = [], {}
+    summary: list[Row] = []
+    panels: dict[tuple[str, str], Value] = {}
     for solver in solvers:
         for beta in betas:
             own = [r for r in rows if r["solver"] == solver and r["beta"] == beta]

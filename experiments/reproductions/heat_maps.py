@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.figures import new_figure
 
-Value = Callable[[Any, Any], float | None]
+Value = Callable[..., float | None]
 """(row, column) -> what is shown; None where there is nothing."""
 
 
