@@ -260,7 +260,10 @@ def _default(field: dataclasses.Field) -> Any:
 def _kind(hint: Any) -> tuple[Any, tuple[str, ...]]:
     """The scalar type, or (type,) of a tuple, and the accepted words."""
     if get_origin(hint) in (typing.Union, types.UnionType):
-        (hint,) = (h for h in get_args(hint) if h is not type(None))
+        kinds = [h for h in get_args(hint) if h is not type(None)]
+        if all(get_origin(h) is Literal for h in kinds):
+            return str, tuple(word for h in kinds for word in get_args(h))
+        (hint,) = kinds
     if get_origin(hint) is Literal:
         return str, get_args(hint)
     if get_origin(hint) is tuple:
