@@ -27,7 +27,8 @@ class FittedEnergy:
     sqrt(2 beta) dW. A constant in V or in U is arbitrary; so is the split between V and a quadratic
     part of U where the population's mean does not move: compare drifts there.
 
-    It is a pytree: `jax.vmap` over a stack of them evaluates many seeds at once.
+    It is a pytree: `jax.vmap` over a stack of them evaluates many seeds at once, and `member` takes
+    one out of it.
     """
 
     model: EnergyModel = flax.struct.field(pytree_node=False)
@@ -41,6 +42,18 @@ class FittedEnergy:
         """Dimension d of the state space."""
         return self.model.dimension
 
+    def member(self, i: int) -> "FittedEnergy":
+        """One energy of a stack, as the folder of a run holds it: one per seed.
+
+        Raises:
+            ValueError: this is no stack, or it has no such member.
+        """
+        if self.times.ndim == 1:
+            raise ValueError("this is a single energy, not a stack")
+        if not -len(self.times) <= i < len(self.times):
+            raise ValueError(f"no member {i} in a stack of {len(self.times)}")
+        return jax.tree.map(lambda leaf: leaf[i], self)
+
     @property
     def beta(self) -> Float[Array, ""]:
         """Weight of the internal energy, in length^2 / (2 time)."""
@@ -51,12 +64,14 @@ class FittedEnergy:
         self, x: Float[Array, "*batch d"], t: Float[Array, ""] | float | None = None
     ) -> Float[Array, "*batch"]:
         """V(x, t); t is where the scheme evaluates the first step, where it is not given."""
+        self._check_single()
         t = self._time(t)
         return jnp.vectorize(self._potential_at, signature="(d),()->()")(x, t)
 
     @jax.jit
     def interaction(self, z: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
         """U(z) of differences z = x - y."""
+        self._check_single()
         return jnp.vectorize(self._interaction_at, signature="(d)->()")(z)
 
     @jax.jit
@@ -76,6 +91,7 @@ class FittedEnergy:
             weights: of the population; uniform where not given.
             t: of a time-varying potential; where the scheme evaluates the first step if not given.
         """
+        self._check_single()
         t = self._time(t)
         population = x if population is None else population
         if weights is None:
@@ -117,6 +133,7 @@ class FittedEnergy:
         dt: float | Array | None = None,
     ) -> Trajectory:
         """`predict`, with the convergence flag of every implicit step."""
+        self._check_single()
         if weights is None:
             weights = jnp.full(points.shape[0], 1.0 / points.shape[0], points.dtype)
         last = self.times.shape[0] - 1
@@ -162,6 +179,13 @@ class FittedEnergy:
             return step
         noise = jax.random.normal(key, points.shape, points.dtype)
         return step._replace(points=step.points + jnp.sqrt(2.0 * self.beta * tau) * noise)
+
+    def _check_single(self) -> None:
+        if self.times.ndim != 1:
+            raise ValueError(
+                f"this is a stack of {len(self.times)} energies: take one with member(i), or "
+                "jax.vmap over it"
+            )
 
     def _time(self, t: Array | float | None) -> Array:
         if t is None:

@@ -188,3 +188,20 @@ def test_potential_and_interaction_of_many_points():
     )
     np.testing.assert_allclose(fitted.interaction(x), 0.35 * (x**2).sum(axis=-1), rtol=1e-5)
     np.testing.assert_allclose(fitted.potential(x[0, 0]), expected[0, 0], rtol=1e-5)
+
+
+def test_a_stack_has_members_and_is_no_energy():
+    one, two, x = energy(pull=0.7), energy(pull=0.2, speed=1.0), points()
+    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), one, two)
+    stack = stack.replace(model=one.model)
+    np.testing.assert_array_equal(stack.member(1).predict(x, 2), two.predict(x, 2))
+    np.testing.assert_array_equal(stack.member(-2).potential(x), one.potential(x))
+    for call in (stack.potential, stack.interaction, stack.drift, stack.predict):
+        with pytest.raises(ValueError, match=r"stack of 2 energies: take one with member"):
+            call(x)
+    with pytest.raises(ValueError, match="no member 2 in a stack of 2"):
+        stack.member(2)
+    with pytest.raises(ValueError, match="single energy"):
+        one.member(0)
+    together = jax.vmap(lambda energy: energy.drift(x))(stack)
+    np.testing.assert_allclose(together[0], one.drift(x), rtol=1e-5)
