@@ -1,0 +1,92 @@
+"""Writes one HTML page about a run of any experiment, or about a sweep.
+
+The page holds everything: numbers, curves, figures, configuration, environment, and the commands that
+make them again. It loads nothing from elsewhere, so that it can be mailed or archived.
+"""
+
+import datetime
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from experiments.report_settings import ReportSettings
+
+FLAGS = define_flags(ReportSettings)
+
+EXAMPLE = """
+python -m experiments.report --run=runs/demo
+python -m experiments.report --run=runs/sweep --out=sweep.html
+"""
+
+
+def main() -> None:
+    """Writes the report of the flags."""
+    settings = settings_from_flags(ReportSettings, FLAGS)
+    folder = Path(str(settings.run))
+    file = Path(settings.out) if settings.out else folder / "report.html"
+    size = write_report(folder, file)
+    say(f"{file} ({size / 2**20:.1f} MiB)")
+
+
+def write_report(folder: Path, file: Path) -> int:
+    """Writes the page of a run or of a sweep.
+
+    Args:
+        folder: of the run or the sweep.
+        file: of the page; an older one is replaced.
+
+    Returns:
+        Size of the page in bytes.
+
+    Raises:
+        ValueError: there is no run, one of its files is damaged, or the page cannot be written.
+    """
+    from data_generation.dataset_folder import check_writable
+    from experiments.report_html import page, text
+    from experiments.report_run import run_sections
+    from experiments.report_sweep import is_sweep, sweep_sections
+    from experiments.run_folder import RunFolder, versions
+
+    if (folder / "config.json").is_file():
+        sections = run_sections(RunFolder(folder))
+    elif is_sweep(folder):
+        sections = sweep_sections(folder)
+    else:
+        raise ValueError(_no_run(folder))
+    if file.is_dir():
+        raise ValueError(f"cannot write to {file}: it is a folder")
+    check_writable(file.parent)
+    now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
+    release = versions()["jkonet-diffusions"]
+    footer = f"Report of {text(folder)}, made {now} by jkonet-diffusions {text(release)}."
+    content = page(folder.resolve().name, sections, footer).encode()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.new")
+    temporary.write_bytes(content)
+    os.replace(temporary, file)
+    return len(content)
+
+
+def _no_run(folder: Path) -> str:
+    """What is wrong, and which runs are near."""
+    if folder.is_file():
+        return f"{folder} is a file, not the folder of a run"
+    if folder.is_dir():
+        inside = [str(p.parent) for p in sorted(folder.glob("*/config.json"))]
+        hint = f"; it holds the runs {', '.join(inside[:5])}" if inside else ""
+        return f"{folder} is not the folder of a run or of a sweep{hint}"
+    names = [p.name for p in folder.parent.glob("*/") if not p.name.startswith(".")]
+    near = difflib.get_close_matches(folder.name, names, n=3, cutoff=0.5) or sorted(names)[:5]
+    hint = f"; {folder.parent} holds {', '.join(near)}" if near else ""
+    return f"no run {folder}{hint}"
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The script."""
+    return run_script(main, FLAGS, argv=argv, description=__doc__, example=EXAMPLE)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run())

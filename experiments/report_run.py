@@ -1,0 +1,217 @@
+"""The sections of a run's report; any experiment's, because all write the same folder."""
+
+import csv
+import datetime
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from experiments.report_charts import chart, curves
+from experiments.report_html import (
+    cards,
+    command,
+    content,
+    folded,
+    markdown,
+    notice,
+    number,
+    parsed,
+    pictures,
+    section,
+    table,
+    text,
+)
+from experiments.run_commands import (
+    changed,
+    dataset_command,
+    dataset_metadata,
+    run_command,
+    script_flags,
+)
+from experiments.run_folder import RunFolder, read_json
+
+ENVIRONMENT = ("schema_version", "seconds", "device", "peak_memory_bytes")
+_MOST_CARDS = 6
+_MEBI = 2**20
+
+
+def run_sections(run: RunFolder) -> list[str]:
+    """The whole report of a run.
+
+    Raises:
+        ValueError: one of its files is damaged.
+    """
+    config = run.config()
+    settings = config["settings"]
+    summary = read_json(run.path / "summary.json") if run.finished else {}
+    results = {name: value for name, value in summary.items() if name not in ENVIRONMENT}
+    return [
+        _head(run, settings),
+        "" if run.finished else notice(_progress(run)),
+        cards(headline({k: v for k, v in results.items() if k not in settings})),
+        section("Results", content(results) if results else ""),
+        section("Training", _charts(run)),
+        section("Figures", pictures((run.path / "plots").glob("*.png"))),
+        *_evaluations(run),
+        section("Tables", *_tables(run)),
+        section("Data", _data(settings)),
+        section("Configuration", _configuration(settings)),
+        section("Environment", environment([config], [summary])),
+        section("How to reproduce", *_commands(settings)),
+        section("Files", _files(run.path)),
+    ]
+
+
+def headline(results: dict[str, Any]) -> dict[str, Any]:
+    """The first numbers of the results, with the means of those that have one."""
+    found: dict[str, Any] = {}
+    for name, value in results.items():
+        if isinstance(value, dict) and isinstance(value.get("mean"), float):
+            value = value["mean"]
+        if isinstance(value, float) and len(found) < _MOST_CARDS:
+            found[name] = value
+    return found
+
+
+def _head(run: RunFolder, settings: dict[str, Any]) -> str:
+    script = text(settings.get("script", "an experiment"))
+    state = "unfinished"
+    if run.finished:
+        state = f"finished {_when(run.path / 'summary.json')}"
+    return (
+        f"<header><h1>{text(run.path.resolve().name)}</h1>"
+        f'<p class="quiet">{script}, {state}</p></header>'
+    )
+
+
+def _when(file: Path) -> str:
+    moment = datetime.datetime.fromtimestamp(file.stat().st_mtime, datetime.UTC)
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def _progress(run: RunFolder) -> str:
+    rows = run.rows()
+    reached = f" after epoch {rows[-1]['epoch']}" if rows else ""
+    return (
+        f"This run is not finished: what follows is its state{reached}. "
+        f"Continue it with --resume --run-name={run.path.resolve().name}."
+    )
+
+
+def _charts(run: RunFolder) -> str:
+    made = [chart(name, lines) for name, lines in curves(run.rows()).items()]
+    return f'<div class="charts">{"".join(made)}</div>' if made else ""
+
+
+def _evaluations(run: RunFolder) -> list[str]:
+    """What `experiments.evaluate` has written into the folder."""
+    made = []
+    for file in sorted(run.path.glob("evaluation*.json")):
+        found = {k: v for k, v in read_json(file).items() if k not in ENVIRONMENT}
+        plots = file.with_name(f"{file.stem}_plots")
+        made.append(section(file.stem.capitalize(), content(found), pictures(plots.glob("*.png"))))
+    return made
+
+
+def _tables(run: RunFolder) -> list[str]:
+    made = [markdown(file.read_text()) for file in sorted(run.path.glob("*.md"))]
+    return made + [folded(file.name, csv_table(file)) for file in sorted(run.path.glob("*.csv"))]
+
+
+def csv_table(file: Path) -> str:
+    """A CSV file with a header."""
+    with file.open(newline="") as stream:
+        rows = list(csv.reader(stream))
+    return table(rows[0], [[parsed(v) for v in row] for row in rows[1:]]) if rows else ""
+
+
+def _data(settings: dict[str, Any]) -> str:
+    metadata = dataset_metadata(settings)
+    if metadata is None:
+        return ""
+    shown = {
+        name: metadata.get(name)
+        for name in ("created_by", "source", "truth", "split", "left_out", "times", "counts")
+    }
+    return content({name: value for name, value in shown.items() if value is not None})
+
+
+def _configuration(settings: dict[str, Any]) -> str:
+    values = script_flags(settings.get("script"))
+    if values is None:
+        return content(settings)
+    different = changed(settings, values)
+    rows = []
+    for name, value in settings.items():
+        default = content(values[name].default) if name in values else ""
+        kind = ' class="changed"' if name in different else ""
+        rows.append(
+            f'<tr><th scope="row">{text(name)}</th><td{kind}>{content(value)}</td>'
+            f'<td class="quiet">{default if name in different else ""}</td></tr>'
+        )
+    head = '<th scope="col">setting</th><th scope="col">value</th><th scope="col">default</th>'
+    return (
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def environment(configs: Iterable[dict[str, Any]], summaries: Iterable[dict[str, Any]]) -> str:
+    """Versions, devices, times and memory of some runs; each different value once."""
+    found: dict[str, list[str]] = {}
+
+    def note(name: str, value: Any) -> None:
+        shown = found.setdefault(name, [])
+        if value is not None and number(value) not in shown:
+            shown.append(number(value))
+
+    for config in configs:
+        for name, version in config.get("versions", {}).items():
+            note(name, version)
+    finished = [summary for summary in summaries if summary]
+    for summary in finished:
+        note("device", summary.get("device"))
+    if len(finished) == 1:
+        for name, value in finished[0].get("seconds", {}).items():
+            note(f"seconds, {name}", value)
+    peak = max((summary.get("peak_memory_bytes", 0) for summary in finished), default=0)
+    if peak:
+        note("peak memory, MiB", round(peak / _MEBI))
+    rows = [
+        f'<tr><th scope="row">{text(name)}</th><td>{", ".join(values)}</td></tr>'
+        for name, values in found.items()
+    ]
+    return f'<div class="wide"><table><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _commands(settings: dict[str, Any]) -> list[str]:
+    made = []
+    metadata = dataset_metadata(settings)
+    if metadata is not None:
+        made.append(command(dataset_command(metadata)))
+        if metadata.get("source"):
+            source = metadata["source"]
+            made.append(
+                f'<p class="quiet">{text(source["file"])} has the SHA-256 checksum '
+                f"{text(source['sha256'])}.</p>"
+            )
+    again = run_command(settings)
+    if again is None:
+        made.append(notice(f"This release has no script {settings.get('script')}."))
+    else:
+        made.append(command(again))
+        made.append(
+            '<p class="quiet">Every setting that is not a default, from config.json; equal seeds '
+            "give equal numbers on the same device and versions.</p>"
+        )
+    return made
+
+
+def _files(folder: Path) -> str:
+    rows = []
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        inside = [entry] if entry.is_file() else [f for f in entry.rglob("*") if f.is_file()]
+        rows.append([entry.name, len(inside), round(sum(f.stat().st_size for f in inside) / 1024)])
+    return folded(f"{len(rows)} entries", table(["name", "files", "KiB"], rows))

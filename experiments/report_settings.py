@@ -1,0 +1,20 @@
+"""What a report is told. Imports no JAX."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """What a report is of.
+
+    Attributes:
+        run: folder of a run of any experiment, or of a sweep.
+        out: file of the page; absent, `report.html` in that folder.
+    """
+
+    run: str | None = None
+    out: str | None = None
+
+    def __post_init__(self):
+        if not self.run:
+            raise ValueError("--run is required: the folder of a run, such as runs/demo")

@@ -1,0 +1,80 @@
+"""The sections of a sweep's report: its tables and figures, and every run with its command."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+from experiments.report_html import (
+    cards,
+    command,
+    folded,
+    markdown,
+    notice,
+    pictures,
+    section,
+    table,
+    text,
+)
+from experiments.report_run import csv_table, environment
+from experiments.run_commands import run_command
+from experiments.run_folder import RunFolder, read_json
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder is that of a sweep rather than of a run."""
+    return (folder / "runs").is_dir() and not (folder / "config.json").is_file()
+
+
+def sweep_sections(folder: Path) -> list[str]:
+    """The whole report of a sweep.
+
+    Raises:
+        ValueError: one of its files is damaged.
+    """
+    runs = [RunFolder(p.parent) for p in sorted(folder.glob("runs/*/config.json"))]
+    configs = [run.config() for run in runs]
+    summaries = [read_json(run.path / "summary.json") if run.finished else {} for run in runs]
+    status = _status(folder, runs)
+    failures = [
+        [file.stem, read_json(file).get("reason", "")]
+        for file in sorted(folder.glob("failures/*.json"))
+    ]
+    left = sum(count for name, count in status.items() if name != "finished")
+    commands = []
+    for run, config, summary in zip(runs, configs, summaries, strict=True):
+        line = run_command(config["settings"])
+        state = "" if summary else " (unfinished)"
+        if line is not None:
+            commands.append(f"<h3>{text(run.path.name)}{state}</h3>{command(line)}")
+    return [
+        f"<header><h1>{text(folder.resolve().name)}</h1>"
+        f'<p class="quiet">a sweep of {sum(status.values())} runs</p></header>',
+        notice(f"{left} of {sum(status.values())} runs are not finished.") if left else "",
+        cards(status),
+        section("Results", *(markdown(file.read_text()) for file in sorted(folder.glob("*.md")))),
+        section("Figures", pictures(folder.glob("plots/*.png"))),
+        section(
+            "Every run",
+            *(folded(file.name, csv_table(file)) for file in sorted(folder.glob("*.csv"))),
+        ),
+        section("Failures", table(["run", "reason"], failures) if failures else ""),
+        section("Environment", environment(configs, summaries)),
+        section(
+            "How to reproduce",
+            folded(f"the command of each of the {len(commands)} runs", "\n".join(commands))
+            if commands
+            else "",
+        ),
+    ]
+
+
+def _status(folder: Path, runs: list[RunFolder]) -> dict[str, int]:
+    """How many runs came how far; the table knows those that were never started."""
+    file = folder / "table.csv"
+    if file.is_file():
+        with file.open(newline="") as stream:
+            found = Counter(row.get("status", "") for row in csv.DictReader(stream))
+        return dict(found)
+    finished = sum(run.finished for run in runs)
+    counts = {"finished": finished, "unfinished": len(runs) - finished}
+    return {name: count for name, count in counts.items() if count}

@@ -1,0 +1,286 @@
+"""Reports are one valid page each, hold what the run holds, and their commands make the run again."""
+
+import base64
+import html.parser
+import json
+import re
+import shlex
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from experiments import report
+from experiments.figures import new_figure, save_figure
+from experiments.learning_settings import learning_from_flags
+from experiments.report_charts import MOST_POINTS, chart, curves
+from experiments.report_html import content, markdown, text
+from experiments.run_commands import run_command
+from experiments.run_folder import RunFolder, start_run
+from experiments.settings import TrainSettings
+from experiments.train import FLAGS as TRAIN_FLAGS
+
+VOID = {"meta", "img", "br", "path", "circle"}
+RESULTS = {
+    "solver": "jkonet-star-potential",
+    "emd_one_step_ahead": {"mean": 0.12345, "std": 0.0, "per_step": [0.1, 0.2]},
+    "field_error": {"drift": {"relative": [0.5]}, "l2_uvp": [1.5]},
+    "mse": {"network": {"1": 0.25, "2": 0.5}, "spectral": {"1": 1.0, "2": float("inf")}},
+    "table": [{"n": 25, "kl": 1.0}, {"n": 50, "kl": None}],
+    "seconds": {"train": 1.5, "total": 2.0},
+    "device": "abacus (wood)",
+    "peak_memory_bytes": 3 * 2**20,
+}
+
+
+class Page(html.parser.HTMLParser):
+    """The elements of a page; every one that is opened must be closed in its place."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.open, self.found, self.words, self.styles = [], [], [], []
+        assert source.startswith("<!DOCTYPE html>\n<html lang=")
+        self.feed(source)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        (self.styles if self.open[-1:] == ["style"] else self.words).append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    def each(self, tag):
+        return [attributes for found, attributes in self.found if found == tag]
+
+
+def page_of(folder, *flags):
+    assert report.run([f"--run={folder}", *flags]) == 0
+    page = Page((folder / "report.html").read_text())
+    for tag, attributes in page.found:
+        assert tag not in ("script", "link", "iframe", "object")
+        for name in ("src", "href", "data", "poster", "srcset"):
+            assert attributes.get(name, "data:").startswith("data:")
+    assert "url(" not in "".join(page.styles)
+    assert "@import" not in "".join(page.styles)
+    return page
+
+
+def figure(file):
+    drawn, axes = new_figure(1, size=1.0)
+    axes[0, 0].plot([0, 1], [1, 0])
+    save_figure(drawn, file)
+
+
+def make_run(parent, name, *, finish=True, dataset="data/dino <b>", flags=()):
+    """The folder of a training that never took place."""
+    TRAIN_FLAGS.unparse_flags()
+    TRAIN_FLAGS(["", *flags])
+    learning = learning_from_flags(TRAIN_FLAGS)
+    settings = TrainSettings(run_name=name, runs_dir=str(parent), seeds=(0, 3), scheme="midpoint")
+    run = start_run(
+        settings, "experiments.train", "", *learning.of(settings.solver), dataset=dataset
+    )
+    run.log([{"epoch": k, "loss": [1 / k, 2 / k if k < 3 else float("nan")]} for k in range(1, 6)])
+    for number in ("", "_0001", "_0002"):
+        figure(run.plots / f"potential{number}.png")
+    if finish:
+        run.finish(RESULTS)
+    return run.path
+
+
+@pytest.fixture
+def made(tmp_path):
+    return make_run(tmp_path, "made", flags=["--hidden=8,4", "--learning_rate=0.01"])
+
+
+def test_a_run_s_page_holds_everything(made):
+    (made / "table.csv").write_text("n,kl\n25,1.5\n50,inf\n")
+    page = page_of(made)
+    for expected in (
+        "0.1235",
+        "emd one step ahead",
+        "abacus (wood)",
+        "experiments.train",
+        "seconds, train",
+        "data/dino <b>",  # as text
+        "table.csv",
+    ):
+        assert expected in page.text, expected
+    assert "not finished" not in page.text
+    assert "peak memory, MiB 3" in page.text
+    pictures = [base64.b64decode(p["src"].partition(",")[2]) for p in page.each("img")]
+    assert sorted(pictures) == sorted(p.read_bytes() for p in (made / "plots").glob("*.png"))
+    assert len(page.each("svg")) == 1
+    assert page.each("meta")[1]["content"].startswith("width=device-width")
+    assert "prefers-color-scheme: dark" in "".join(page.styles)
+
+
+def test_the_command_makes_the_same_run_again(made):
+    """Read back by the script's own flags, the settings are those of the run: it can be resumed."""
+    config = RunFolder(made).config()["settings"]
+    line = run_command(config)
+    assert text(line) in (page_of(made) and (made / "report.html").read_text())
+    words = shlex.split(line)
+    assert words[:3] == ["python", "-m", "experiments.train"]
+    assert "--learning-rate=0.01" in words
+    assert "--seeds=0,3" in words
+    assert not any("epochs" in word for word in words)  # a default
+    for name in TRAIN_FLAGS:
+        TRAIN_FLAGS[name].unparse()
+    TRAIN_FLAGS(["", *(word.replace("-", "_").replace("__", "--", 1) for word in words[3:])])
+    given = {name: TRAIN_FLAGS[name].value for name in ("solver", "dataset", "scheme", "seeds")}
+    again = TrainSettings(runs_dir=str(made.parent), run_name=made.name, resume=True, **given)
+    learning = learning_from_flags(TRAIN_FLAGS).of(again.solver)
+    assert start_run(again, "experiments.train", "", *learning).finished
+
+
+def test_a_foreign_script_is_not_imported(tmp_path):
+    for name in ("os", "experiments.missing", "experiments..train", None):
+        assert run_command({"script": name}) is None
+
+
+def test_an_unfinished_run_is_reported_with_a_notice(tmp_path):
+    page = page_of(make_run(tmp_path, "half", finish=False))
+    assert "This run is not finished: what follows is its state after epoch 5." in page.text
+    assert "--resume --run-name=half" in page.text
+    assert len(page.each("svg")) == 1
+
+
+def test_a_sweep_s_page(tmp_path):
+    folder = tmp_path / "grid"
+    for name in ("one", "two"):
+        make_run(folder / "runs", name, finish=name == "one")
+    (folder / "table.csv").write_text("solver,status,emd\na,finished,0.5\nb,missing,\n")
+    (folder / "table.md").write_text(
+        "# grid\n\n2 runs\n\n| solver | emd |\n|---|---|\n| a | 0.5 |\n"
+    )
+    (folder / "failures").mkdir()
+    (folder / "failures" / "two.json").write_text('{"attempts": 1, "reason": "no <disk>"}')
+    figure(folder / "plots" / "errors.png")
+    page = page_of(folder)
+    assert "1 of 2 runs are not finished." in page.text
+    assert "no <disk>" in page.text
+    assert page.text.count("python -m experiments.train") == 2
+    assert len(page.each("img")) == 1
+    assert {"h3", "table", "details"} <= {tag for tag, _ in page.found}
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("missing", "no run {}/mades; {} holds made"),
+        ("parent", "{} is not the folder of a run or of a sweep; it holds the runs {}/made"),
+        ("file", "{}/made/config.json is a file, not the folder of a run"),
+        ("damaged", "{}/made/summary.json is damaged"),
+        ("newer", "config.json has schema version 99; this release reads up to 1"),
+        ("out", "cannot write to {}: it is a folder"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(made, what, message, capsys):
+    run, flags = made, []
+    if what == "missing":
+        run = made.parent / "mades"
+    elif what == "parent":
+        run = made.parent
+    elif what == "file":
+        run = made / "config.json"
+    elif what == "damaged":
+        (made / "summary.json").write_text("{")
+    elif what == "newer":
+        config = json.loads((made / "config.json").read_text())
+        (made / "config.json").write_text(json.dumps(config | {"schema_version": 99}))
+    else:
+        flags = [f"--out={made.parent}"]
+    assert report.run([f"--run={run}", *flags]) == 2
+    error = capsys.readouterr().err
+    assert message.replace("{}", str(made.parent)) in error
+    assert error.count("\n") == 1
+    assert not (made / "report.html").exists()
+
+
+def test_curves_keep_what_can_be_seen():
+    rng = np.random.default_rng(0)
+    values = rng.uniform(1, 2, 5000)
+    values[1234], values[4321] = 1e-3, 77.0
+    rows = [{"epoch": k, "loss": [v, "nan"], "word": "x"} for k, v in enumerate(values.tolist(), 1)]
+    found = curves(rows)
+    assert list(found) == ["loss"]
+    assert [len(line) for line in found["loss"]] == [5000, 0]
+    drawn = chart("loss", found["loss"])
+    heights = [float(y) for y in re.findall(r"[ML](?:[\d.]+) ([\d.]+)", drawn)][-MOST_POINTS:]
+    assert len(re.findall("L", drawn)) <= 1.1 * MOST_POINTS
+    assert min(heights) == pytest.approx(8.0, abs=0.06)  # the largest value is at the top
+    assert max(heights) == pytest.approx(190.0, abs=0.06)
+    assert "logarithmic" in drawn
+    ticks = re.findall(r'text-anchor="end"[^>]*>([^<]+)', chart("a", [[(1.0, 0.0), (2.0, 1.0)]]))
+    assert [float(t) for t in ticks[:-1]] == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_any_json_has_a_form():
+    matrix = content({"a": {"x": 1, "y": 2, "z": 3}, "b": {"x": 4, "y": 5, "z": 6}})
+    assert matrix.count("<tr>") == 4  # the longer side goes down
+    assert ">6<" in matrix
+    assert "20 values, 0 to 19" in content(list(range(20)))
+    assert content([True, None, 1234567, "<"]) == "yes, , 1,234,567, &lt;"
+    assert content({}) == content([]) == ""
+    assert markdown("# T\n\nwords\n\n| a |\n|---|\n| 2 |").count("<td") == 1
+
+
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip("no Chromium or Chrome on the path")
+    return found
+
+
+def test_in_a_real_browser(made):
+    """On a phone nothing but wide tables needs sideways scrolling, and every figure is decoded."""
+    program = browser()
+    page_of(made)
+    source = (made / "report.html").read_text()
+    (made / "probed.html").write_text(
+        source.replace(
+            "</body>",
+            "<script>document.title = JSON.stringify([document.documentElement.scrollWidth,"
+            " innerWidth, [...document.images].map(i => i.naturalWidth), document.compatMode])"
+            "</script></body>",
+        )
+    )
+
+    def start(*flags):
+        options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
+        return subprocess.run(
+            [program, *options, f"--user-data-dir={made.parent / 'browser'}", *flags],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        ).stdout
+
+    document = start("--window-size=500,900", "--dump-dom", (made / "probed.html").as_uri())
+    width, window, images, mode = json.loads(re.search("<title>(.*)</title>", document)[1])
+    assert width <= window <= 500
+    assert len(images) == 3
+    assert min(images) > 0
+    assert mode == "CSS1Compat"
+    shot = made.parent / "shot.png"
+    start("--window-size=800,900", f"--screenshot={shot}", (made / "report.html").as_uri())
+    pixels = imread(shot)
+    assert pixels.shape[:2] == (900, 800)
+    assert np.ptp(pixels[..., :3]) > 0.5
