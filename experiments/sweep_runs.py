@@ -24,7 +24,7 @@ import numpy as np
 from checkpoints import save_energy
 from data_generation.settings import DataSettings
 from experiments.datasets import population
-from experiments.network_training import train_side_by_side
+from experiments.network_training import divergences, train_side_by_side
 from experiments.reporting import assess, evaluation_key
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_library import Library
@@ -215,9 +215,12 @@ def run_networks(cells: Sequence[Cell], folder: SweepFolder, library: Library) -
     )
     rows = batch.rows()
     share = {name: value / len(cells) for name, value in seconds.items()}
+    diverged = divergences(rows, len(cells))
     for i, cell in enumerate(cells):
         own = [{k: [v[i]] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
-        details = {"epochs": cells[0].learning.network.epochs, "side_by_side": len(cells)}
+        details = {"epochs": cell.learning.network.epochs, "side_by_side": len(cells)}
+        if diverged[i] is not None:
+            details["diverged"] = [diverged[i]]
         write_run(cell, folder, library, _one(energies, i), problems[i], own, details, share)
     shutil.rmtree(batch.path)
 

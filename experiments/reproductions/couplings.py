@@ -49,7 +49,7 @@ def cells(settings: ReproduceSettings) -> list[Cell]:
         )
         for potential in settings.or_default("potentials", POTENTIALS, ("sphere",))
         for epsilon in (list(EPSILONS)[::2] if settings.quick else EPSILONS)
-        for solver in settings.or_default("solvers", SOLVERS, SOLVERS)
+        for solver in settings.or_default("solvers", SOLVERS, SOLVERS[1:])
         for seed in settings.or_default("seeds", (0,), (0,))
     ]
 

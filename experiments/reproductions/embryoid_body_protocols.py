@@ -41,7 +41,7 @@ class Protocol:
         name: of the protocol, with the day where days are told apart.
         metric: W1 or W2.
         scores: a method's value for every seed.
-        no_change: of the day before, as observed.
+        no_change: of the population that is predicted from.
         floor: of cells of the target day itself.
         published: of other methods, by name.
     """
@@ -99,20 +99,23 @@ def leave_two_out(folder: SweepFolder, settings: ReproduceSettings) -> list[Prot
         1: {"JKOnet* (in iJKOnet's paper)": 1.361, "iJKOnet": 0.983},
         3: {"JKOnet* (in iJKOnet's paper)": 2.557, "iJKOnet": 0.849},
     }
-    protocols = []
-    for k, (day, start) in enumerate(((1, "day 0"), (3, "day 2"), (3, "day 0"))):
-        target = (1, 3).index(day)
-        protocols.append(
-            Protocol(
-                name=f"leave two out, day {day} from {start}",
-                metric="W2",
-                scores={n: values[k] for n, values in found["scores"].items()},
-                no_change=found["no_change"][target],
-                floor=found["floor"][target],
-                published=published[day],
-            )
+    return [
+        Protocol(
+            name=f"leave two out, day {day} from day {start}",
+            metric="W2",
+            scores={n: values[k] for n, values in found["scores"].items()},
+            no_change=found["no_change"][k],
+            floor=found["floor"][k],
+            published=published[day],
         )
-    return protocols
+        for k, (start, day) in enumerate(_questions((1, 3)))
+    ]
+
+
+def _questions(left_out: tuple[int, ...]) -> list[tuple[int, int]]:
+    """First and last day of the predictions: from the day before, and the last from the first."""
+    near = [(day - 1, day) for day in left_out]
+    return near if len(left_out) == 1 else [*near, (0, left_out[-1])]
 
 
 def _all_cells(settings: ReproduceSettings) -> list[np.ndarray]:
@@ -133,8 +136,8 @@ def _left_out(
     """Scores of every scheme and variant; what was computed before is read.
 
     Returns:
-        `scores`: by method a list per prediction (each left-out day from the day before, then the last
-        of several from the first day) of a value per seed; `no_change` and `floor` per left-out day.
+        Lists with an entry per prediction (`_questions`): `scores`, by method a value per seed;
+        `no_change`; `floor`.
     """
     file = folder.path / f"leave_{'_'.join(map(str, left_out))}_out.json"
     seeds = seeds_of(settings)
@@ -142,8 +145,9 @@ def _left_out(
     found: dict[str, Any] = read_json(file) if file.is_file() else {}
     if found.get("config") != config:
         found = {"config": config, "scores": {}}
-        found["no_change"] = [wasserstein(days[k - 1], days[k], order=order) for k in left_out]
-        found["floor"] = [_halves(days[k], order) for k in left_out]
+        asked = _questions(left_out)
+        found["no_change"] = [wasserstein(days[a], days[b], order=order) for a, b in asked]
+        found["floor"] = [_halves(days[b], order) for _, b in asked]
     kept = [k for k in range(len(days)) if k not in left_out]
     snapshots = snapshots_from_arrays([days[k] for k in kept], times=[float(k) for k in kept])
     todo = [
@@ -195,14 +199,14 @@ def _fit(
 def _predictions(
     energies: FittedEnergy, days: Sequence[np.ndarray], left_out: tuple[int, ...]
 ) -> list[tuple[int, Array]]:
-    """Days, and what every seed predicts for them: from the day before, and the last from the first."""
+    """Days, and what every seed predicts for them, as `_questions` asks."""
     found = []
-    for day in left_out:
-        found.append((day, _stepped(energies, jnp.asarray(days[day - 1]), day - 1, 1.0)))
-    if len(left_out) > 1:
-        last = left_out[-1]
-        onward = _stepped(energies, jnp.asarray(days[0]), 0, float(last - 1))
-        found.append((last, _stepped(energies, onward, last - 1, 1.0)))
+    for start, day in _questions(left_out):
+        points = jnp.asarray(days[start])
+        if start < day - 1:
+            # By a whole step of training to the day before.
+            points = _stepped(energies, points, start, float(day - 1 - start))
+        found.append((day, _stepped(energies, points, day - 1, 1.0)))
     return found
 
 
