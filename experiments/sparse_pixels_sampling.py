@@ -60,12 +60,10 @@ def time_grid(process: Process, name: Sampler, steps: int) -> Array:
     start = float(process.n_steps) if isinstance(process, LinearBetaDDPM) else 1.0
     if name != "sde" or steps < 3:
         return uniform_times(start, 0.0, steps)
-    # The log SNR falls with time; both ends of the table are finite.
-    table = np.linspace(1e-4, 1 - 1e-4, 20_000) * start
-    values = np.asarray(log_snr(process, jnp.asarray(table)))
-    wanted = np.linspace(*SDE_LOG_SNR, steps - 1)
-    inner = np.interp(wanted, values[::-1], table[::-1])
-    return jnp.asarray(np.concatenate([[start], inner, [0.0]]), jnp.float32)
+    # The log SNR falls with time, and interpolation wants increasing places.
+    table = start * jnp.linspace(1 - 1e-4, 1e-4, 20_000)
+    inner = jnp.interp(jnp.linspace(*SDE_LOG_SNR, steps - 1), log_snr(process, table), table)
+    return jnp.concatenate([jnp.array([start]), inner, jnp.zeros(1)])
 
 
 def sampled(

@@ -253,7 +253,7 @@ class SparsePixelsSettings(RunSettings, SamplingSettings, MaskSettings):
                 "dropout": 0.0,
                 "n_train": 8192,
                 "epochs": 6,
-                "batch_size": 32,
+                "batch_size": 16,
                 "learning_rate": 2e-3,
                 "schedule": "cosine",
                 "ema_decay": 0.99,

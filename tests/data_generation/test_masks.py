@@ -71,6 +71,16 @@ def test_fresh_masks_at_every_use():
     np.testing.assert_array_equal(told[3], masks(1, mask_mode="random", draw=1)[0])
 
 
+def test_fixed_masks_never_change():
+    first = masks(mask_mode="fixed")
+    for epoch, draw in ((0, 3), (7, 0)):
+        again = masks(epoch, mask_mode="fixed", draw=draw)
+        for one, two in zip(first, again, strict=True):
+            np.testing.assert_array_equal(one, two)
+    assert (masks(mask_mode="fixed", key=jax.random.key(4))[0] != first[0]).any()
+    assert (first[0][0] != first[0][1]).any()
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_every_pixel_is_used_over_the_epochs(pattern):
     n_epochs = 300

@@ -125,7 +125,7 @@ def test_every_group_is_seen_alone_and_every_pixel_answered():
     denoiser = denoising.denoiser(network, condition, key=KEY, n_groups=4)
     answer = np.asarray(denoiser(z, jnp.full(N, 0.3)))
     free = ~np.asarray(told)
-    # Each pixel's answer is from the call that showed it, beside the told ones and a quarter of the others.
+    # Each pixel's answer is from the call that showed it, beside the told and a quarter of the others.
     assert (answer > 0).all()
     assert answer[free].mean() == pytest.approx(TOLD + (SIDE**2 - TOLD) / 4, rel=0.25)
     assert (answer != np.asarray(denoiser(z, jnp.full(N, 0.31)))).any()
@@ -134,7 +134,7 @@ def test_every_group_is_seen_alone_and_every_pixel_answered():
 
 
 def test_the_flow_runs_from_noise_to_the_data_given_what_is_told():
-    # Independent pixels N(mean, 0.3^2): E[x | z] is exact, whatever is told, and the ODE must end there.
+    # Independent pixels N(mean, 0.3^2): E[x | z] is exact whatever is told; the ODE must end there.
     mean, deviation = jnp.asarray([0.5, -0.4]), 0.3
     images, told, _ = observed()
     images, told = (jnp.tile(a, (100, 1, 1, 1)) for a in (images, told))

@@ -1,0 +1,206 @@
+"""The sparse-pixel script at a small size, by the code that a user runs."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import experiments.chunked_training
+from checkpoints import load_network
+from data_generation import images
+from diffusions.networks.presets import UNET_PRESETS
+from experiments import sparse_pixels
+
+TINIEST = {
+    "width": 4,
+    "multipliers": (1, 2),
+    "blocks_per_level": 1,
+    "attention_levels": (),
+    "groups": 2,
+}
+SMALL = (
+    "--dataset=synthetic",
+    "--preset=cpu",
+    "--n-train=22",
+    "--batch-size=8",
+    "--epochs=3",
+    "--panel-every=2",
+    "--regression-epochs=1",
+    "--n-test=6",
+    "--n-panel=6",
+    "--eval-batch=6",
+    "--draws=2",
+    "--steps=3",
+    "--n-compare=0",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_networks_and_images():
+    """The same code path with a network and images that compile in seconds."""
+
+    def pictures(n, *, size=20, channels=3, seed=0):
+        return kept(n, size=size, channels=channels, seed=seed)
+
+    kept = images.synthetic_images
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(UNET_PRESETS, "tiny", TINIEST)
+        patch.setattr(images, "synthetic_images", pictures)
+        yield
+
+
+def start(place, name, *flags, status=0):
+    arguments = [f"--runs-dir={place.runs}", f"--run-name={name}", *SMALL, *flags]
+    assert sparse_pixels.run(arguments) == status
+    return place.runs / name
+
+
+def summary(run):
+    return json.loads((run / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def flow(place):
+    return start(place, "sparse", "--compare-steps=2", "--compare-samplers=sde", "--n-compare=6")
+
+
+def test_what_a_run_leaves(flow):
+    found = summary(flow)
+    methods = set(found["methods"])
+    assert methods == {
+        *("nearest", "linear", "biharmonic", "kriging", "regression", "sample", "sample_mean")
+    }
+    assert set(found["psnr_unseen_by_method"]) == methods
+    assert found["psnr_unseen"] == found["methods"]["sample_mean"]["psnr_unseen"]
+    assert found["psnr_unseen_of"] == "mean of 2 samples"
+    assert found["psnr_unseen"] > found["psnr_unseen_single_sample"]
+    for figures in found["methods"].values():
+        assert 8 < figures["psnr_unseen"] < 45
+        assert figures["frechet"] >= 0
+        assert -1 <= figures["ssim"] <= 1
+    assert found["comparison"][0]["network_calls"] == 2
+    plots = {p.name for p in (flow / "plots").iterdir()}
+    assert plots == {
+        *("panel_0002.png", "panel_0003.png", "reconstructions.png", "diversity.png"),
+        *("comparison.png", "training.png"),
+    }
+    rows = [json.loads(line) for line in (flow / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows if "loss" in row] == [1, 2, 3]
+    assert [row["epoch"] for row in rows if "panel_psnr_unseen" in row] == [2, 3]
+
+
+def result(run):
+    found = summary(run)
+    del found["seconds"], found["peak_memory_bytes"], found["training_images_per_second"]
+    del found["sampling"]["images_per_second"], found["comparison"]
+    leaves = [
+        np.asarray(leaf).tobytes()
+        for folder in (run, run / "regression")
+        for leaf in jax.tree.leaves(load_network(folder / "network").params)
+    ]
+    return found, (run / "metrics.jsonl").read_bytes(), leaves
+
+
+@pytest.mark.parametrize("call", [2, 3])
+def test_resumed_is_uninterrupted(place, flow, monkeypatch, call):
+    # The second checkpoint ends the diffusion model's training, the third the regression's.
+    kept, left = experiments.chunked_training.save_state, [call]
+
+    def interrupted(*args, **kwargs):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return kept(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments.chunked_training, "save_state", interrupted)
+        start(place, f"killed-{call}", status=130)
+    assert not (place.runs / f"killed-{call}" / "summary.json").exists()
+    run = start(place, f"killed-{call}", "--resume")
+    assert result(run) == result(flow)
+
+
+def reuse(flow, *flags, status=0):
+    assert sparse_pixels.run([f"--run={flow}", *flags]) == status
+
+
+def test_sampling_and_judging_again(flow, tmp_path, capsys):
+    reuse(flow, "--mode=evaluate", f"--output={tmp_path / 'again'}", "--noplots")
+    again = json.loads((tmp_path / "again" / "evaluation.json").read_text())
+    assert again["methods"] == summary(flow)["methods"]
+    assert not (tmp_path / "again" / "plots").exists()
+    reuse(flow, "--mode=sample", "--impose", "--sampler=ddim", "--steps=2")
+    with np.load(flow / "samples" / "samples.npz") as found:
+        samples, told, truth = (found[name] for name in ("samples", "told", "truth"))
+    assert samples.shape == (2, 6, 20, 20, 3)
+    assert (samples[0] != samples[1]).any()
+    # Told pixels are put back; the nugget of kriging is in the conversion to bytes and back.
+    assert abs(samples[0][told].astype(int) - truth[told].astype(int)).max() <= 1
+    assert (flow / "samples" / "plots" / "samples.png").stat().st_size > 1000
+    reuse(flow, "--mode=sample", status=2)
+    assert "already exists" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--model=ddpm", "--supervision=full-input", "--noresidual", "--noising-steps=8"),
+        ("--unseen=hidden", "--class-conditional", "--resolutions=20,10", "--sampler=ode-rk4"),
+        ("--unseen=mean", "--mask-mode=fixed", "--per-channel", "--bfloat16", "--dropout=0.1"),
+    ],
+)
+def test_variants(place, flags):
+    name = "variant" + "".join(flags).replace("=", "").replace(",", "")
+    run = start(place, name, *flags, "--regression-epochs=0", "--noplots", "--epochs=1")
+    found = summary(run)
+    assert np.isfinite(found["psnr_unseen"])
+    assert "regression" not in found["methods"]
+    shutil.rmtree(run)
+
+
+def bytes_of_idx(array):
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+@pytest.mark.slow
+def test_files_of_another_dataset(place, tmp_path):
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 9), ("t10k", 4)):
+        pictures = rng.integers(0, 256, (n, 20, 20))
+        (tmp_path / f"{split}-images-idx3-ubyte").write_bytes(bytes_of_idx(pictures))
+        (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(bytes_of_idx(np.arange(n) % 10))
+    flags = ("--dataset=fashion-mnist", f"--data-path={tmp_path}", "--epochs=1", "--noplots")
+    run = start(place, "idx", *flags, "--regression-epochs=0", "--n-test=4", "--eval-batch=4")
+    assert summary(run)["n_test"] == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dataset=cifar10"], "--data-path is required"),
+        (["--dataset=cifar10", "--data-path=nowhere"], "nowhere"),
+        (["--dataset=imagenet"], "cifar10"),
+        (["--sampler=euler"], "ode-euler"),
+        (["--supervision=full"], "full-input"),
+        (["--conditioning=0.9"], "at most 1"),
+        (["--target=0"], "target must be positive"),
+        (["--supervision=full-input", "--unseen=mean"], "hides nothing"),
+        (["--batch-size=99"], "exceeds the 22"),
+        (["--resolutions=7"], "must divide 20"),
+        (["--ema-decay=1"], "ema_decay"),
+        (["--mode=sample"], "--run"),
+        (["--mode=evaluate", "--run=nothing"], "not the folder of a finished run"),
+        (["--run=somewhere"], "--mode=sample"),
+        (["--sparsity=0.1"], "--sparsity"),
+    ],
+)
+def test_bad_input(place, capsys, flags, message):
+    start(place, "bad", *flags, status=2)
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (place.runs / "bad").exists()
