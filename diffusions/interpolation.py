@@ -64,7 +64,7 @@ def _filled(
 
 def _nearest(image: HostArray, mask: HostArray) -> HostArray:
     tree = spatial.cKDTree(np.argwhere(mask))
-    _, nearest = tree.query(np.stack(np.mgrid[: mask.shape[0], : mask.shape[1]], axis=-1))
+    _, nearest = tree.query(np.moveaxis(np.indices(mask.shape), 0, -1))
     return image[mask][nearest]
 
 

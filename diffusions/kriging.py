@@ -19,6 +19,7 @@ compiled loops. 40 steps leave errors of 0.001 in images of range 2.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +121,7 @@ def _solved(matrix: Float[Array, "n n"], right: Float[Array, "n k"]) -> Float[Ar
     """matrix^{-1} right, for a positive definite matrix, by conjugate gradients of every column."""
     tiny = jnp.finfo(right.dtype).tiny
 
-    def step(carry: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], None]:
+    def step(carry: Any, _: None) -> tuple[Any, None]:
         x, residual, direction, norm = carry
         image = matrix @ direction
         # Once the residual is zero so are direction and norm: 0 / tiny stops the column there.

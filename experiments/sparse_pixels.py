@@ -110,8 +110,8 @@ def _of_run(given: SparsePixelsSettings, recorded: dict[str, Any]) -> SparsePixe
     if "sampler" in changed and "steps" not in changed:
         own["steps"] = None
     changed |= {name for name in ("data_path", "n_panel", "plots") if FLAGS[name].present}
-    settings = SparsePixelsSettings(**(own | {name: getattr(given, name) for name in changed}))
-    return settings.resolved()
+    values: dict[str, Any] = own | {name: getattr(given, name) for name in changed}
+    return SparsePixelsSettings(**values).resolved()
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -45,7 +46,7 @@ def _grid(file: Path, columns: dict[str, np.ndarray]) -> None:
     rows = len(next(iter(columns.values())))
     figure, grid = new_figure(len(columns), rows, size=ROW)
     for j, (name, images) in enumerate(columns.items()):
-        for i, image in enumerate(np.asarray(as_bytes(images))):
+        for i, image in enumerate(np.asarray(as_bytes(jnp.asarray(images)))):
             _show(grid[i, j], image)
         grid[0, j].set_title(name, fontsize=7)
     save_figure(figure, file)

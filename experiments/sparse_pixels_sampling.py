@@ -21,6 +21,7 @@ from diffusions.processes import LinearBetaDDPM, Process, log_snr
 from diffusions.samplers import (
     Constrain,
     Model,
+    OdeMethod,
     ancestral,
     ddim,
     ode,
@@ -86,7 +87,7 @@ def sampled(
         return euler(end_key, z, times[-2:])
     if spec.name in ("ode-euler", "sde") or spec.steps == 1:
         return euler(key, z, times)
-    method = "heun" if spec.name == "ode-heun" else "rk4"
+    method: OdeMethod = "heun" if spec.name == "ode-heun" else "rk4"
     if not isinstance(model.process, LinearBetaDDPM):
         return ode(model, z, times, method=method, key=key, constrain=constrain)
     z = ode(model, z, times[:-1], method=method, key=key, constrain=constrain)

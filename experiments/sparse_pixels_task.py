@@ -248,7 +248,7 @@ class SparseTask:
 
     def test_images(self) -> np.ndarray:
         """All of them, in [-1, 1]."""
-        return np.asarray(normalised(self.test.images))
+        return np.asarray(normalised(jnp.asarray(self.test.images)))
 
 
 def averaged(images: Array, side: int) -> Array:

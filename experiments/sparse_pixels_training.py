@@ -16,7 +16,7 @@ from checkpoints import load_network, save_network
 from data_generation.command_line import say
 from data_generation.image_batches import as_bytes
 from diffusions.training import TrainingState, initial_state, train_epochs
-from diffusions.typing import Array, Key, Params
+from diffusions.typing import Key, Params
 from experiments.chunked_training import train_in_chunks
 from experiments.run_folder import RunFolder, write_json
 from experiments.sparse_pixels_evaluation import (
@@ -58,7 +58,7 @@ def learn(run: RunFolder, task: SparseTask, seconds: dict[str, float]) -> dict[s
     params = _trained(run, task, task.loss, params, key, settings.epochs, seconds, panel)
     _save(run, NETWORK, task, params)
     regression: Params | None = None
-    curves = {settings.model: run.rows()}
+    curves: dict[str, list[dict[str, Any]]] = {settings.model: run.rows()}
     if settings.regression_epochs:
         say(f"  one-shot regression: {settings.regression_epochs} epochs")
         part = RunFolder(run.path / REGRESSION)
@@ -224,8 +224,8 @@ def _sample(
         draws=settings.draws,
         batch=settings.eval_batch,
     )
-    arrays: dict[str, Array] = {
-        "samples": np.asarray(as_bytes(draws.images)),
+    arrays = {
+        "samples": np.asarray(as_bytes(jnp.asarray(draws.images))),
         "told": held.told,
         "truth": np.asarray(as_bytes(jnp.asarray(held.images))),
     }
