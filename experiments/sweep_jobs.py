@@ -69,8 +69,6 @@ def carry_out_in_jobs(
         ValueError: submitit is not installed, or there is no such cluster here.
     """
     submitit = import_submitit()
-    for cell in cells:
-        folder.forget_failure(cell)
     settings = folder.execution
     # It warns at every look where a cluster keeps no accounts.
     logging.getLogger("submitit").setLevel(logging.ERROR)

@@ -22,6 +22,9 @@ class Progress:
         self.title = title
         self._cells = {cell.name: cell for cell in cells}
         self.unfinished = [cell for cell in cells if not folder.finished(cell)]
+        for cell in self.unfinished:
+            # Whatever was wrong in an earlier sweep may have been put right.
+            folder.forget_failure(cell)
         self._rows = {name: row_of(cell, folder) for name, cell in self._cells.items()}
         self._table_due = self._figure_due = 0.0
         self._bar: tqdm | None = None

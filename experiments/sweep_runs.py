@@ -52,8 +52,6 @@ def carry_out(cells: Sequence[Cell], folder: SweepFolder, finished: Finished) ->
         folder: of the sweep.
         finished: told of every run once.
     """
-    for cell in cells:
-        folder.forget_failure(cell)
     failed: list[Cell] = []
     for chunk in _chunks(cells, folder):
         library = Library()
