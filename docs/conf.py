@@ -1,0 +1,61 @@
+"""The documentation's build: `sphinx-build -W --keep-going -b html docs docs/_build/html`."""
+
+import os
+import sys
+import typing
+from importlib import metadata
+from pathlib import Path
+
+HERE = Path(__file__).parent
+# The packages beside this folder, installed or not; a copy of this folder needs them installed.
+sys.path[:0] = [str(HERE.parent), str(HERE / "_extensions")]
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# jaxtyping then prints Float[Array, "n d"] and not where JAX defines its arrays.
+typing.GENERATING_DOCUMENTATION = True
+
+project = "jkonet-diffusions"
+author = "the jkonet-diffusions developers"
+try:
+    release = metadata.version(project)
+except metadata.PackageNotFoundError:
+    release = "not installed"
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "plain_docstrings",
+    "script_flags",
+]
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}  # autosummary writes the latter
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+autosummary_generate = True
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_attr_annotations = False
+python_maximum_signature_line_length = 80
+highlight_language = "text"
+
+# Every reference must resolve, but for what other packages define.
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!(diffusions|jkonet_star|data_generation|checkpoints|experiments)\.).*"),
+]
+
+# The comparison is read by its own name in the table of contents.
+suppress_warnings = ["toc.empty_glob"]
+
+html_theme = "furo"
+html_title = f"{project} {release}"
+html_copy_source = False
+html_show_sourcelink = False

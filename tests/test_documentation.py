@@ -1,0 +1,345 @@
+"""The documentation says what is so: links, commands, flags, paths, examples, and the site itself."""
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import json
+import math
+import os
+import posixpath
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_generation.command_line import run_script, settings_from_flags
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PACKAGES = ("diffusions", "jkonet_star", "data_generation", "checkpoints", "experiments")
+GENERATED = (DOCS / "_build", DOCS / "reference" / "modules")
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "BUILD.md",
+    ROOT / "benchmarks" / "README.md",
+    *(
+        page
+        for page in sorted(DOCS.rglob("*.md"))
+        if not any(page.is_relative_to(folder) for folder in GENERATED)
+    ),
+]
+FLAGS_OF_OTHER_TOOLS = {"--check", "--gpus", "--help", "--logdir", "--requeue", "--time"}
+PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*")
+
+each_page = pytest.mark.parametrize(
+    "page", PAGES, ids=[page.relative_to(ROOT).as_posix() for page in PAGES]
+)
+
+
+def fences(text):
+    """(language, content) of every fenced block, and the text without them."""
+    pattern = r"^(```+|:::+)([^\n]*)\n(.*?)^\1[ \t]*$"
+    blocks = [(m[1].strip(), m[2]) for m in re.findall(pattern, text, flags=re.S | re.M)]
+    return blocks, re.sub(pattern, "", text, flags=re.S | re.M)
+
+
+def code_spans(prose):
+    return [span.replace("\n", " ") for span in re.findall(r"`([^`]+)`", prose)]
+
+
+def command_lines(text):
+    """Commands in indented blocks, shell fences and code spans, continuations joined."""
+    blocks, prose = fences(text)
+    lines = [content for language, content in blocks if language in ("", "bash", "text")]
+    lines += re.findall(r"^ {4,}(\S.*)$", re.sub(r"\\\n\s*", "", prose), flags=re.M)
+    lines += code_spans(prose)
+    found = []
+    for line in "\n".join(lines).replace("\\\n", "").splitlines():
+        for part in re.split(r"&&|;", line.strip()):
+            words = re.sub(r"\s#\s.*", "", part).strip()
+            if re.match(r"(python (-m|benchmarks/)|data_generation\s--|make\s)", words):
+                found.append(words)
+    return found
+
+
+def script_of(command):
+    """Module with the flags of a script, and the arguments."""
+    words = [w for w in shlex.split(command) if not w.startswith("$")]
+    if words[0] == "data_generation":
+        return "data_generation.__main__", words[1:]
+    if words[1] == "-m":
+        module = words[2]
+        return (f"{module}.__main__" if module == "data_generation" else module), words[3:]
+    return None, words
+
+
+def problems_of(command):
+    """What is wrong with a command, without running it."""
+    module, words = script_of(command)
+    if words and words[0] == "make":
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+        return [f"no target {word}" for word in words[1:] if word not in targets]
+    if module is None:
+        return problems_of_benchmark(ROOT / words[1], words[2:])
+    if module.partition(".")[0] not in PACKAGES:
+        return []
+    if importlib.util.find_spec(module) is None:
+        return [f"no module {module}"]
+    script = importlib.import_module(module)
+    arguments = [a for a in words if not PLACEHOLDER.fullmatch(a)]
+    texts = [a for a in arguments if not is_placeholder_for_a_number(script.FLAGS, a)]
+    errors = []
+    if run_script(lambda: errors.extend(refusals(script)), script.FLAGS, argv=texts) != 0:
+        errors.append("its flags are not understood")
+    values = [a.partition("=")[2] for a in arguments]
+    placeholders = [v for v in values if PLACEHOLDER.fullmatch(v)]
+    return [e for e in errors if not any(repr(p) in e for p in placeholders)]
+
+
+def is_placeholder_for_a_number(flags, argument):
+    name, _, value = argument.partition("=")
+    name = name.lstrip("-").replace("-", "_")
+    if name not in flags or not PLACEHOLDER.fullmatch(value):
+        return False
+    try:
+        flags[name].parser.parse(value)
+    except ValueError:
+        return True
+    return False
+
+
+def refusals(script):
+    """What the settings of a script say of its parsed flags."""
+    found = []
+    for kind in vars(script).values():
+        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+            continue
+        if all(field.name in script.FLAGS for field in dataclasses.fields(kind)):
+            try:
+                settings_from_flags(kind, script.FLAGS)
+            except ValueError as error:
+                found.append(str(error))
+    return found
+
+
+def problems_of_benchmark(file, arguments):
+    if not file.is_file():
+        return [f"no file {file.name}"]
+    text = file.read_text() + (ROOT / "benchmarks" / "measurement.py").read_text()
+    flags = [argument.partition("=")[0] for argument in arguments]
+    return [f"no flag {f}" for f in flags if f.startswith("--") and f'"{f}"' not in text]
+
+
+@each_page
+def test_every_link_and_image_is_there(page):
+    _, prose = fences(page.read_text())
+    prose = re.sub(r"`[^`]*`", "", prose)
+    missing = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            missing.append(target)
+    assert missing == []
+
+
+def anchors(page):
+    """Of the headings, as Sphinx and the hosts of repositories make them, and explicit ones."""
+    text = page.read_text()
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.M)
+    slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+    return {*slugs, *re.findall(r"^\((\S+)\)=$", text, flags=re.M)}
+
+
+@each_page
+def test_every_path_that_is_named_is_there(page):
+    _, prose = fences(page.read_text())
+    folders = "|".join((*PACKAGES, "benchmarks", "notebooks", "tests", "docs"))
+    pattern = re.compile(rf"(?:{folders})/[\w./-]*\.(?:py|md|ipynb|yaml|png)")
+    named = [span for span in code_spans(prose) if pattern.fullmatch(span)]
+    named = [path for path in named if "NAME" not in path]
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@each_page
+def test_every_command_is_understood(page, capsys):
+    wrong = {}
+    for command in command_lines(page.read_text()):
+        if problems := problems_of(command):
+            wrong[command] = [*problems, capsys.readouterr().err.strip()]
+    assert wrong == {}
+
+
+@pytest.fixture(scope="module")
+def known_flags():
+    """Of all scripts and benchmarks."""
+    known = set(FLAGS_OF_OTHER_TOOLS)
+    for package in PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            if re.search(r"^FLAGS = ", file.read_text(), flags=re.M):
+                module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+                flags = importlib.import_module(module).FLAGS
+                run_script(lambda: None, flags, argv=[])  # defines those that all scripts have
+                names = [name.replace("_", "-") for name in flags]
+                known |= {f"--{name}" for name in names}
+                known |= {f"--no{n}" for n in names if flags[n.replace("-", "_")].boolean}
+    for file in (ROOT / "benchmarks").glob("*.py"):
+        known |= set(re.findall(r'"(--[a-z-]+)"', file.read_text()))
+    return known
+
+
+@each_page
+def test_every_flag_that_is_named_exists(page, known_flags):
+    _, prose = fences(page.read_text())
+    spans = [s for s in code_spans(prose) if not re.match(r"(pip|pytest|ruff|sphinx-build) ", s)]
+    named = {flag for span in spans for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*", span)}
+    assert named - known_flags == set()
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("python -m experiments.trian --epochs=3", "no module experiments.trian"),
+        ("python -m experiments.train --epoch=3", "its flags are not understood"),
+        ("python -m experiments.train --epochs=many", "its flags are not understood"),
+        ("python -m experiments.train --solver=jkonet-moon", "unknown solver 'jkonet-moon'"),
+        ("data_generation --potential=saddle", "unknown potential 'saddle'"),
+        ("python benchmarks/nothing.py", "no file nothing.py"),
+        ("python benchmarks/beta.py --speed=3", "no flag --speed"),
+        ("make coffee", "no target coffee"),
+    ],
+)
+def test_each_kind_of_command_can_be_wrong(command, problem):
+    assert any(found.startswith(problem) for found in problems_of(command))
+
+
+def test_commands_are_found_wherever_they_stand():
+    text = (
+        "Say `make demo` or\n\n    data_generation --dt=1 \\\n        --seed=2   # why\n\n"
+        "```bash\npython -m experiments.train --resume $again\n```\n"
+        "```python\nmake = 3\n```\n"
+    )
+    assert [c.split() for c in command_lines(text)] == [
+        ["python", "-m", "experiments.train", "--resume", "$again"],
+        ["data_generation", "--dt=1", "--seed=2"],
+        ["make", "demo"],
+    ]
+
+
+def check_script(scope):
+    assert scope["run"](["--law=line", "--n-points=1000", "--run-name=a"]) == 0
+    summary = json.loads(Path("runs/a/summary.json").read_text())
+    assert summary["entropy"] == pytest.approx(math.log(2.0))
+    assert scope["run"](["--law=line", "--n-points=1"]) == 2
+    assert scope["run"](["--law=lime"]) == 2
+
+
+def check_quick_start(scope):
+    # The sphere's potential pushes outwards: after five steps of 0.01 at rate 20, e times as far.
+    moved = abs(scope["path"][5]).mean() / abs(scope["points"][0]).mean()
+    true = abs(scope["points"][5]).mean() / abs(scope["points"][0]).mean()
+    assert moved == pytest.approx(true, rel=0.05)
+
+
+def check_formats(scope):
+    assert scope["dataset"].train.points.shape == (3, 30, 2)
+    assert scope["snapshots"].times.tolist() == [0.0, 1.0, 2.5]
+    assert scope["energy"].dimension == 2
+
+
+def check_rank_one(scope):
+    assert scope["network_error"] < 0.7 * scope["spectral_error"]
+
+
+CHECKS = {
+    "contributing.md": check_script,
+    "data_formats.md": check_formats,
+    "quick_start.md": check_quick_start,
+    "systems/information_theoretic.md": lambda s: abs(s["error"]).max() < 0.1,
+    "systems/jkonet_star.md": lambda s: s["emd"] < 1e-4 and s["path"].shape == (6, 200, 2),
+    "systems/linear_denoiser.md": lambda s: (
+        0 < s["kl"] - s["model"].limiting_kl < 0.15 * s["model"].limiting_kl
+    ),
+    "systems/sparse_rank_one.md": check_rank_one,
+}
+
+
+def examples(page):
+    blocks, _ = fences(page.read_text())
+    return "\n".join(content for language, content in blocks if language == "python")
+
+
+def test_every_page_with_an_example_has_a_check():
+    with_examples = {p.relative_to(DOCS).as_posix() for p in PAGES[3:] if examples(p)}
+    assert with_examples == set(CHECKS)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiled_in_haste")
+@pytest.mark.parametrize("page", sorted(CHECKS))
+def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope = {"__name__": "example"}
+    exec(examples(DOCS / page), scope)
+    assert CHECKS[page](scope) in (None, True)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The built site; warnings are errors."""
+    pytest.importorskip("sphinx")
+    pytest.importorskip("myst_parser")
+    pytest.importorskip("furo")
+    folder = tmp_path_factory.mktemp("site")
+    source = folder / "docs"
+    shutil.copytree(DOCS, source, ignore=shutil.ignore_patterns("_build", "modules", "__pycache__"))
+    options = ["-W", "--keep-going", "-q", "-b", "html"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", *options, str(source), str(folder / "html")],
+        cwd=folder,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "html"
+
+
+def public_names():
+    """Full names of the public functions and classes of all modules."""
+    for package in PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+            if file.stem.startswith("_"):
+                continue
+            for node in ast.parse(file.read_text()).body:
+                public = isinstance(node, ast.FunctionDef | ast.ClassDef)
+                if public and not node.name.startswith("_") and ast.get_docstring(node):
+                    yield f"{module}.{node.name}"
+
+
+@pytest.mark.slow
+def test_the_site_has_every_public_name(site):
+    from sphinx.util.inventory import InventoryFile
+
+    with (site / "objects.inv").open("rb") as file:
+        inventory = InventoryFile.load(file, "", posixpath.join)
+    documented = {name for kind in inventory.data.values() for name in kind}
+    assert [name for name in public_names() if name not in documented] == []
+
+
+@pytest.mark.slow
+def test_annotations_read_as_they_are_written(site):
+    page = (site / "reference" / "modules" / "jkonet_star.fitted.html").read_text()
+    text = re.sub(r"<[^>]+>", "", page)
+    assert "points: Float[Array, &#39;n d&#39;]" in text
+    assert "jaxlib" not in text
+    assert "J(mu) = int V dmu" in text
