@@ -9,6 +9,7 @@ A folder is a model: to ship another one, save it there and write its card.
 import dataclasses
 import difflib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from jkonet_star.fitted import FittedEnergy
 
 FOLDER = Path(__file__).parent / "pretrained"
 CARD = "card.json"
-_LOADERS = {"network.json": load_network, "energy.json": load_energy}
+_LOADERS: dict[str, Callable[[str | Path], SavedNetwork | FittedEnergy]] = {
+    "network.json": load_network,
+    "energy.json": load_energy,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -149,7 +149,7 @@ def run_script(
             say(help_text(values, program, description or "", example))
             return 0
         _parse(values, arguments)
-        with compilation_cache(values["compilation_cache"].value):
+        with compilation_cache(str(values["compilation_cache"].value)):
             main()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

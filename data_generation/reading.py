@@ -16,11 +16,17 @@ Nothing is unpickled, and whatever is wrong with a file is one ValueError that n
 import csv
 import zipfile
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from data_generation.cells import (
+    TIME_KEY,
+    cell_coordinates,
+    cell_times,
+    import_anndata,
+    times_from_text,
+)
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
 
 ACCEPTED_SUFFIXES = (".npy", ".npz", ".csv", ".h5ad")
@@ -156,17 +162,6 @@ def _grouped(
     return np.split(points[order], cuts), times
 
 
-def _times_from_text(values: Iterable[object], what: str) -> np.ndarray:
-    """Numbers from labels that may be strings or categories."""
-    texts = [str(v) for v in values]
-    try:
-        return np.array([float(t) for t in texts])
-    except ValueError:
-        distinct = sorted(set(texts))
-        shown = ", ".join(repr(t) for t in distinct[:5]) + (", ..." if len(distinct) > 5 else "")
-        raise ValueError(f"{what} must be numbers to be times, got {shown}") from None
-
-
 def _dense(array: np.ndarray, what: str) -> np.ndarray:
     array = _numeric(array, what)
     if array.ndim != 3:
@@ -266,7 +261,7 @@ def _read_csv(path: Path, time_key: str | None) -> tuple[list[np.ndarray], np.nd
             f"{', '.join(header)}"
         )
     columns = dict(zip(header, zip(*(row for _, row in body), strict=True), strict=True))
-    times = _times_from_text(columns.pop(key), f"column {key!r}")
+    times = times_from_text(columns.pop(key), f"column {key!r}")
     lines = [number for number, _ in body]
     columns.pop("", None)  # the index that data frames write
     coordinates = [c for name, v in columns.items() if (c := _column(name, v, lines)) is not None]
@@ -296,28 +291,14 @@ def _column(name: str, values: tuple[str, ...], lines: list[int]) -> np.ndarray 
 def _read_h5ad(
     path: Path, time_key: str | None, representation: str | None
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    try:
-        import anndata  # heavy, and of an optional extra
-    except ImportError:
-        raise ImportError(
-            f"{path}: .h5ad files need anndata: pip install 'jkonet-diffusions[bio]'"
-        ) from None
-    time_key, representation = time_key or "time", representation or "X_pca"
+    anndata = import_anndata(str(path))
     try:
         data = anndata.read_h5ad(path, backed="r")  # the expression matrix stays on disk
     except Exception as error:  # h5py and anndata raise whatever the damage provokes
         raise ValueError(f"not an AnnData file, or damaged ({_reason(error)})") from error
     try:
-        if time_key not in data.obs:
-            available = ", ".join(map(str, data.obs.columns)) or "none"
-            raise ValueError(f"no {time_key!r} in obs (--time-key); available: {available}")
-        if representation not in data.obsm:
-            available = ", ".join(map(str, data.obsm.keys())) or "none"
-            raise ValueError(
-                f"no {representation!r} in obsm (--representation); available: {available}"
-            )
-        times = _times_from_text(data.obs[time_key], f"obs[{time_key!r}]")
-        points = np.asarray(data.obsm[representation])
+        times = cell_times(data, time_key)
+        points = cell_coordinates(data, representation)
     finally:
         data.file.close()
-    return _grouped(points, times, f"entries of obs[{time_key!r}]")
+    return _grouped(points, times, f"entries of obs[{time_key or TIME_KEY!r}]")

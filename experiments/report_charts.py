@@ -98,8 +98,7 @@ def _ticks(low: float, high: float, logarithmic: bool) -> list[float]:
     """Round values from low to high, about five."""
     if logarithmic:
         first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
-        step = max(1, (last - first) // 4)
-        found = [10.0**k for k in range(first, last + 1, step)]
+        found = [10.0**k for k in range(first, last + 1, max(1, (last - first) // 4))]
         return found if len(found) > 1 else [low, high]
     if low == high:
         return [low]

@@ -1,0 +1,156 @@
+"""Writes the energy that a run learned back to the cells of an AnnData file.
+
+obs gets jkonet_potential, jkonet_energy and, where cells interact, jkonet_interaction; obsm gets
+jkonet_drift, in the coordinates of the representation; uns["jkonet"] says how they were made.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from experiments.annotate_settings import AnnotateSettings
+
+FLAGS = define_flags(AnnotateSettings)
+
+EXAMPLE = """
+python -m experiments.annotate --run=runs/cells --h5ad=cells.h5ad --out=annotated.h5ad
+"""
+
+
+def main() -> None:
+    """Annotates the cells of the flags."""
+    annotate(settings_from_flags(AnnotateSettings, FLAGS))
+
+
+def annotate(settings: AnnotateSettings) -> None:
+    """One file of cells, from the run's energy to the new file.
+
+    Raises:
+        ValueError: the run has no energy, the coordinates are not those that it was trained on, the
+            file is damaged, or the new one exists.
+        ImportError: AnnData is not installed.
+    """
+    from data_generation.cells import import_anndata
+
+    source, out = Path(str(settings.h5ad)), Path(str(settings.out))
+    anndata = import_anndata(str(source))
+    import numpy as np
+
+    from checkpoints import load_energy
+    from data_generation.dataset_folder import check_writable
+    from data_generation.datasets import Dataset
+    from experiments.annotate_cells import annotate_cells, leading_coordinates, share_outside
+    from experiments.run_folder import RunFolder, versions
+
+    run = RunFolder(Path(str(settings.run)))
+    if not (run.path / "config.json").is_file():
+        raise ValueError(f"{run.path} is not the folder of a run")
+    config = run.config()["settings"]
+    if not run.energy.is_dir():
+        raise ValueError(f"{run.path} holds no energy: it is unfinished, or no run of a solver")
+    if out.exists():
+        raise ValueError(f"{out} already exists")
+    check_writable(out.parent)
+    energies = load_energy(run.energy)
+    energy = energies.member(settings.seed_index)
+    dataset: Dataset | None = _dataset(config, settings.data_dir)
+    representation, time_key = _names(settings, dataset, str(config.get("dataset")))
+    data = _read(anndata, source)
+    try:
+        annotate_cells(
+            data,
+            energy,
+            representation=representation,
+            time_key=time_key,
+            prefix=settings.prefix,
+        )
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    said: dict[str, Any] = {
+        "run": str(run.path),
+        "solver": str(config.get("solver", "")),
+        "dataset": Path(str(config.get("dataset", ""))).name,
+        "seed": int(config["seeds"][settings.seed_index]) if "seeds" in config else 0,
+        "versions": versions(),
+    }
+    say(f"{source}: {data.n_obs} cells, {representation}, {energy.dimension} coordinates")
+    if dataset is not None:
+        points = leading_coordinates(data, representation, energy.dimension)
+        said["share_outside_training_range"] = share_outside(points, dataset.train.arrays())
+        say(
+            f"  {100 * said['share_outside_training_range']:.1f} % of them lie outside the range of "
+            "the training particles, where the energy is extrapolated"
+        )
+    data.uns[settings.prefix] |= said
+    for name in (f"{settings.prefix}_potential", f"{settings.prefix}_energy"):
+        values = np.asarray(data.obs[name])
+        say(f"  obs[{name!r}]: {values.min():.4g} to {values.max():.4g}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.stem}.new.h5ad")
+    try:
+        data.write_h5ad(temporary)
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    say(f"  {out}")
+
+
+def _dataset(config: dict[str, Any], data_dir: str) -> Any:
+    """The run's dataset, or None where it is gone."""
+    from data_generation.dataset_folder import METADATA
+    from data_generation.datasets import load_dataset
+
+    recorded = Path(str(config.get("dataset")))
+    for folder in (recorded, Path(data_dir) / recorded.name):
+        if (folder / METADATA).is_file():
+            return load_dataset(folder)
+    return None
+
+
+def _names(
+    settings: AnnotateSettings, dataset: Any, recorded: str
+) -> tuple[str | None, str | None]:
+    """Representation and time key: as told, or as the training data were read."""
+    if settings.representation is not None:
+        made_with = dataset.metadata["arguments"] if dataset is not None else {}
+        return settings.representation, settings.time_key or made_with.get("time_key")
+    if dataset is None:
+        raise ValueError(
+            f"the run's dataset {recorded} is gone: name its coordinates with --representation, or "
+            "its place with --data-dir"
+        )
+    arguments = dataset.metadata["arguments"]
+    file = str(arguments.get("load_from_file"))
+    if not file.lower().endswith(".h5ad"):
+        origin = "simulated" if file == "None" else f"read from {Path(file).name}"
+        raise ValueError(
+            f"the run's dataset was {origin}, which says nothing of an entry of obsm: name the one "
+            "with exactly its coordinates, in its scale, with --representation"
+        )
+    from data_generation.cells import REPRESENTATION
+
+    return (
+        arguments.get("representation") or REPRESENTATION,
+        settings.time_key or arguments.get("time_key"),
+    )
+
+
+def _read(anndata: Any, source: Path) -> Any:
+    if not source.is_file():
+        raise ValueError(f"{source}: no such file")
+    try:
+        return anndata.read_h5ad(source)
+    except Exception as error:  # h5py and anndata raise whatever the damage provokes
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{source}: not an AnnData file, or damaged ({reason})") from error
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The script."""
+    return run_script(main, FLAGS, argv=argv, description=__doc__, example=EXAMPLE)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run())

@@ -1,0 +1,179 @@
+"""A learned energy written back to the cells: potential, energy and drift of each.
+
+With mu_t the cells of the snapshot at time t, and x_i one of them,
+
+    potential     V(x_i, t)                                                                         (1)
+    interaction   (U * mu_t)(x_i) = mean_j U(x_i - x_j)                                             (2)
+    energy        (1) + (2), the pseudo-energy: what a cell descends, its noise aside               (3)
+    drift         -grad V(x_i, t) - mean_j grad U(x_i - x_j)                                        (4)
+
+in the coordinates that the energy was learned in. A constant in each energy is arbitrary. The internal
+energy beta log rho is no property of a cell alone and enters no value; beta stands beside them.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_generation.cells import REPRESENTATION, TIME_KEY, cell_coordinates, cell_times
+from diffusions.typing import Array, HostArray
+from jkonet_star.dynamics import scheme_time
+from jkonet_star.fitted import FittedEnergy
+from jkonet_star.interactions import interaction_drift
+
+ROWS_AT_ONCE = 1024
+"""Cells per evaluation: with an interaction, each of them meets a block of all others."""
+
+
+class CellFields(NamedTuple):
+    """Equations (1), (2) and (4) of every cell."""
+
+    potential: HostArray  # [n]
+    interaction: HostArray  # [n]
+    drift: HostArray  # [n, d]
+
+
+def annotate_cells(
+    data: Any,
+    energy: FittedEnergy,
+    *,
+    representation: str | None = None,
+    time_key: str | None = None,
+    prefix: str = "jkonet",
+) -> None:
+    """Writes a learned energy into an AnnData object.
+
+    `obs[PREFIX_potential]`, `obs[PREFIX_energy]` and, where one was learned, `obs[PREFIX_interaction]`;
+    `obsm[PREFIX_drift]`; `uns[PREFIX]` says how they were made.
+
+    Args:
+        data: AnnData; changed in place.
+        energy: a single one, learned in the leading coordinates of the representation.
+        representation: entry of `obsm`, `X_pca` where not given; exactly the coordinates of the
+            training data, in their scale.
+        time_key: entry of `obs` with the cells' times, `time` where not given; needed only where
+            cells interact or the potential varies with time.
+        prefix: of the names.
+
+    Raises:
+        ValueError: an entry is missing, coordinates are not finite, or there are fewer of them than
+            the energy has dimensions.
+    """
+    representation, time_key = representation or REPRESENTATION, time_key or TIME_KEY
+    points = leading_coordinates(data, representation, energy.dimension)
+    times = cell_times(data, time_key) if needs_times(energy) else None
+    fields = cell_fields(energy, points, times)
+    data.obs[f"{prefix}_potential"] = fields.potential
+    data.obs[f"{prefix}_energy"] = fields.potential + fields.interaction
+    if energy.model.has_interaction:
+        data.obs[f"{prefix}_interaction"] = fields.interaction
+    data.obsm[f"{prefix}_drift"] = fields.drift
+    # What HDF5 holds: no None, no tuples.
+    data.uns[prefix] = {
+        "representation": representation,
+        "dimension": energy.dimension,
+        "time_key": "" if times is None else time_key,
+        "scheme": energy.scheme,
+        "beta": float(energy.beta),
+        "training_times": np.asarray(energy.times, np.float64),
+    }
+
+
+def leading_coordinates(data: Any, representation: str | None, dimension: int) -> HostArray:
+    """The coordinates that an energy of this dimension takes, (n, d).
+
+    Raises:
+        ValueError: there are fewer, or some are not finite.
+    """
+    name = f"obsm[{representation or REPRESENTATION!r}]"
+    points = cell_coordinates(data, representation)
+    if points.ndim != 2 or points.shape[1] < dimension:
+        raise ValueError(
+            f"{name} has shape {points.shape}; the energy takes {dimension} coordinates"
+        )
+    points = np.asarray(points[:, :dimension], np.float32)
+    bad = np.count_nonzero(~np.isfinite(points).all(axis=1))
+    if bad:
+        raise ValueError(f"{bad} of {len(points)} cells have NaN or inf in {name}")
+    return points
+
+
+def needs_times(energy: FittedEnergy) -> bool:
+    """Whether a cell's snapshot matters: for its neighbours, or for the time."""
+    return bool(energy.model.has_interaction or getattr(energy.model, "time_varying", False))
+
+
+def cell_fields(energy: FittedEnergy, points: HostArray, times: HostArray | None) -> CellFields:
+    """Equations (1), (2) and (4).
+
+    Args:
+        energy: a single one.
+        points: (n, d).
+        times: of the cells; cells of one time are one population. Absent, all are one, at the first
+            training time.
+
+    Raises:
+        ValueError: a time is not finite.
+    """
+    if times is None:
+        times = np.full(len(points), float(energy.times[0]))
+    if not np.isfinite(times).all():
+        raise ValueError("the times of the cells must be finite")
+    distinct, snapshot = np.unique(times, return_inverse=True)
+    # Populations of one size, padded by weight zero, and chunks of one size: compiled once.
+    most = int(np.bincount(snapshot).max()) if energy.model.has_interaction else 1
+    rows = min(ROWS_AT_ONCE, len(points))
+    found = CellFields(
+        np.empty(len(points), np.float32),
+        np.zeros(len(points), np.float32),
+        np.empty(points.shape, np.float32),
+    )
+    for k, time in enumerate(distinct):
+        inside = np.flatnonzero(snapshot == k)
+        population = np.resize(points[inside], (most, points.shape[1]))
+        weights = np.zeros(most, np.float32)
+        weights[: len(inside)] = 1.0 / len(inside)
+        t = evaluation_time(energy, float(time))
+        for start in range(0, len(inside), rows):
+            chosen = inside[start : start + rows]
+            some = _fields(
+                energy, np.resize(points[chosen], (rows, points.shape[1])), population, weights, t
+            )
+            for whole, part in zip(found, some, strict=True):
+                whole[chosen] = np.asarray(part)[: len(chosen)]
+    return found
+
+
+def evaluation_time(energy: FittedEnergy, time: float) -> float:
+    """Where the scheme evaluates the step that starts at a time, within what it has learned."""
+    times = jnp.asarray(energy.times)
+    starts, taus = times[:-1], times[1:] - times[:-1]
+    step = jnp.clip(jnp.searchsorted(starts, time, side="right") - 1, 0, len(starts) - 1)
+    learned = scheme_time(energy.scheme, starts, taus)
+    shifted = scheme_time(energy.scheme, jnp.asarray(time, times.dtype), taus[step])
+    return float(jnp.clip(shifted, learned[0], learned[-1]))
+
+
+@jax.jit
+def _fields(
+    energy: FittedEnergy, x: Array, population: Array, weights: Array, t: Array
+) -> tuple[Array, Array, Array]:
+    interaction = jnp.zeros(x.shape[0], x.dtype)
+    if energy.model.has_interaction:
+        # The same weighted mean as that of the gradients, of the energy itself.
+        interaction = interaction_drift(
+            lambda z: energy.model.interaction(energy.params, energy.constants, z),
+            x,
+            population,
+            weights,
+        )
+    return energy.potential(x, t), interaction, energy.drift(x, population, weights=weights, t=t)
+
+
+def share_outside(points: HostArray, training: list[HostArray]) -> float:
+    """Share of cells beyond the training particles' range in some coordinate: extrapolation."""
+    seen = np.concatenate(training)
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    return float(((points < low) | (points > high)).any(axis=1).mean())
