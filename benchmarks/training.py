@@ -108,7 +108,7 @@ def counted_flops(training: Any, keys: Any) -> float | None:
             interaction_samples=training.settings.interaction_samples,
         )
 
-    program = jax.jit(jax.grad(loss)).lower(params, training.conditions, jnp.arange(size)).compile()
+    program = jax.jit(jax.grad(loss)).lower(params, training.data, jnp.arange(size)).compile()
     analysis = program.cost_analysis()
     return None if not analysis else float(analysis["flops"]) / size
 

@@ -6,7 +6,13 @@ from typing import Any
 from absl import flags
 
 from data_generation.command_line import define_flags, settings_from_flags
-from jkonet_star.settings import SOLVERS, FeatureSettings, InternalSettings, NetworkSettings
+from jkonet_star.settings import (
+    SOLVERS,
+    BilevelSettings,
+    FeatureSettings,
+    InternalSettings,
+    NetworkSettings,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,15 +23,19 @@ class LearningSettings:
         internal: of the solvers that learn an internal energy.
         network: of the network energies.
         features: of the linear energies.
+        bilevel: of the bilevel solvers, beside `network`.
     """
 
     internal: InternalSettings = InternalSettings()
     network: NetworkSettings = NetworkSettings()
     features: FeatureSettings = FeatureSettings()
+    bilevel: BilevelSettings = BilevelSettings()
 
     def of(self, solver: str) -> tuple[Any, ...]:
         """The parts that decide what a solver learns: what is recorded of a run."""
         kind = SOLVERS[solver]
+        if kind.parametrisation == "bilevel":
+            return (self.network, self.bilevel)
         learner = self.network if kind.parametrisation == "network" else self.features
         return (learner, self.internal) if kind.internal else (learner,)
 

@@ -5,6 +5,7 @@ transport distances of the last one and writes the checkpoint, so that evaluatio
 of its own on more than one core, and none on a GPU.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from checkpoints import latest_step, restore_state, save_state
+from data_generation.command_line import say
 from diffusions.typing import Keys, PyTree
 from experiments.chunked_training import chunk_lengths
 from experiments.reporting import evaluation_key
@@ -22,9 +24,9 @@ from experiments.run_folder import RunFolder
 from experiments.settings import TrainSettings
 from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.settings import NetworkSettings
+from jkonet_star.settings import BilevelSettings, NetworkSettings
 from jkonet_star.snapshots import Snapshots
-from jkonet_star.solvers import NetworkFit, Problem
+from jkonet_star.solvers import NetworkFit, Problem, network_fit
 
 
 def train_network(
@@ -34,6 +36,7 @@ def train_network(
     network: NetworkSettings,
     snapshots: Snapshots,
     seconds: dict[str, float],
+    bilevel: BilevelSettings = BilevelSettings(),  # noqa: B008 (frozen)
 ) -> tuple[FittedEnergy, dict[str, Any]]:
     """Trains all seeds, from the newest checkpoint where there is one.
 
@@ -44,15 +47,17 @@ def train_network(
         network: of the training.
         snapshots: the population of the evaluations.
         seconds: compile, train and evaluate are added to.
+        bilevel: of the training, by the bilevel solvers.
 
     Returns:
-        The energies of all seeds, and more for the summary.
+        The energies of all seeds, and more for the summary: `diverged`, the epoch in which each seed
+        did, where any has.
     """
     keys = jax.vmap(jax.random.key)(jnp.asarray(settings.seeds, jnp.uint32))
     weights = np.asarray(snapshots.weights)[:-1]
     energies = train_side_by_side(
         run,
-        NetworkFit(problem, network),
+        network_fit(problem, network, bilevel),
         keys,
         predict=lambda e: predict_snapshots(e, snapshots, evaluation_key()).one_step,
         distances=lambda predicted: earth_movers_distances(
@@ -61,7 +66,23 @@ def train_network(
         every=settings.eval_every,
         seconds=seconds,
     )
-    return energies, {"epochs": network.epochs}
+    details: dict[str, Any] = {"epochs": network.epochs}
+    diverged = divergences(run.rows(), len(settings.seeds))
+    for seed, epoch in zip(settings.seeds, diverged, strict=True):
+        if epoch is not None:
+            say(f"  warning: seed {seed} diverged in epoch {epoch}; its results mean nothing")
+            details["diverged"] = diverged
+    return energies, details
+
+
+def divergences(rows: list[dict[str, Any]], n_seeds: int) -> list[int | None]:
+    """The first epoch whose loss is not finite, per seed."""
+    first: list[int | None] = [None] * n_seeds
+    for row in rows:
+        for seed, loss in enumerate(row.get("loss", ())):
+            if first[seed] is None and not math.isfinite(float(loss)):
+                first[seed] = row["epoch"]
+    return first
 
 
 def train_side_by_side(
@@ -75,6 +96,8 @@ def train_side_by_side(
     seconds: dict[str, float],
 ) -> FittedEnergy:
     """Trains a network per key, from the newest checkpoint where there is one.
+
+    It ends early where every network has diverged.
 
     Args:
         run: the folder.
@@ -96,6 +119,8 @@ def train_side_by_side(
         state = restore_state(run.checkpoints, done, state)
     run.keep_rows(done)
     chunks = chunk_lengths(done, epochs, every)
+    if done and training.diverged(state).all():
+        chunks = []
     for size in sorted(set(chunks)):
         training.compile(state, keys, size)
     energies = training.energies(state)
@@ -115,8 +140,9 @@ def train_side_by_side(
             energies = training.energies(state)
             one_step = jax.device_get(predict(energies))
             losses = np.asarray(scalars["loss"])
+            last = number + 1 == len(chunks) or bool(training.diverged(state).all())
             # The next chunk consumes `state`; from here on the device and the host work side by side.
-            if number + 1 < len(chunks):
+            if not last:
                 pending = training.advance(state, keys, chunks[number + 1])
             before = time.perf_counter()
             found = distances(one_step)
@@ -126,10 +152,11 @@ def train_side_by_side(
             rows.append({"epoch": done, "emd_one_step_ahead": found.mean(axis=1).tolist()})
             run.log(rows)
             save_state(run.checkpoints, done, host_state)
-            if number + 1 == len(chunks):
-                waited += time.perf_counter() - before
             progress.update(size)
             progress.set_postfix(loss=f"{losses[:, -1].mean():.2e}", emd=f"{found.mean():.4f}")
+            if last:
+                waited += time.perf_counter() - before
+                break
     seconds["train"] += time.perf_counter() - start - waited
     seconds["evaluate"] += waited
     return energies

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from jkonet_star.settings import SCHEMES, SOLVERS, Scheme, at_least, one_of
+from jkonet_star.settings import SOLVERS, Scheme, at_least, one_of, scheme_of
 
 EvaluationPopulation = Literal["test_data", "train_data"]
 
@@ -72,7 +72,8 @@ class TrainSettings(FolderSettings):
         dataset: name of a dataset in data_dir, or path of one; absent, the Styblinski-Tang
             demonstration, generated where it is missing.
         data_dir: where named datasets are.
-        scheme: explicit, implicit or midpoint; the learned energy predicts in the same one.
+        scheme: explicit, implicit or midpoint; the learned energy predicts in the same one. auto is
+            the solver's own: implicit for jkonet, jkonet-vanilla and jkonet-monge-gap, else explicit.
         seeds: random seeds, trained side by side in one program.
         eval: the population that metrics are computed on, test_data or train_data.
         eval_every: epochs between evaluations, each followed by a checkpoint.
@@ -82,7 +83,7 @@ class TrainSettings(FolderSettings):
     solver: str = "jkonet-star-potential"
     dataset: str | None = None
     data_dir: str = "data"
-    scheme: Scheme = "explicit"
+    scheme: Scheme | Literal["auto"] = "auto"
     seeds: tuple[int, ...] = (0,)
     eval: EvaluationPopulation = "test_data"
     eval_every: int = 100
@@ -91,7 +92,7 @@ class TrainSettings(FolderSettings):
     def __post_init__(self):
         super().__post_init__()
         one_of("solver", self.solver, tuple(SOLVERS))
-        one_of("scheme", self.scheme, SCHEMES)
+        object.__setattr__(self, "scheme", scheme_of(self.scheme, self.solver))
         one_of("eval", self.eval, ("test_data", "train_data"))
         at_least("eval_every", self.eval_every, 1)
         if self.wasserstein_order not in (1, 2):

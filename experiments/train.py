@@ -22,6 +22,7 @@ FLAGS = define_learning_flags(define_flags(TrainSettings))
 EXAMPLE = """
 python -m experiments.train --solver=jkonet-star-potential
 python -m experiments.train --solver=jkonet-star-linear --dataset=NAME --scheme=explicit
+python -m experiments.train --solver=jkonet --epochs=20 --eval-every=5
 python -m experiments.train --solver=jkonet-star-time-potential --dataset=cells --seeds=0,1,2,3,4
 """
 
@@ -58,10 +59,11 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
         settings.solver, settings.scheme, settings.seeds[0], internal, dataset
     )
     seconds["train"] += time.perf_counter() - start
-    if kind.parametrisation == "network":
-        n_pairs = problem.conditions.point.shape[0]
-        if network.batch_size > n_pairs:
-            raise ValueError(f"batch_size {network.batch_size} exceeds the {n_pairs} couplings")
+    trained = kind.parametrisation != "linear"
+    if trained:
+        from jkonet_star.solvers import check_batch_size
+
+        check_batch_size(problem, network)
     run = start_run(
         settings,
         "experiments.train",
@@ -82,10 +84,12 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
     )
     truth = known_energy(dataset)
     snapshots = population(dataset, settings.eval)
-    if kind.parametrisation == "network":
+    if trained:
         from experiments.network_training import train_network
 
-        energies, details = train_network(run, problem, settings, network, snapshots, seconds)
+        energies, details = train_network(
+            run, problem, settings, network, snapshots, seconds, learning.bilevel
+        )
     else:
         energies, details = _solve(problem, features, len(settings.seeds), seconds)
     if problem.internal is not None:
@@ -103,7 +107,7 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
         from experiments.plots import plot_training
 
         draw(run.plots, energies, truth, snapshots, predictions)
-        if kind.parametrisation == "network":
+        if trained:
             plot_training(run.plots / "training.png", run.rows())
     seconds["total"] = time.perf_counter() - begin
     results = {

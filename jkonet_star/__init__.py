@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jkonet_star.fitted import FittedEnergy
     from jkonet_star.settings import (
         SOLVERS,
+        BilevelSettings,
         CouplingSettings,
         DensitySettings,
         FeatureSettings,
@@ -31,6 +32,7 @@ _HOME = {
     "evaluate": "evaluation",
     "FittedEnergy": "fitted",
     "SOLVERS": "settings",
+    "BilevelSettings": "settings",
     "CouplingSettings": "settings",
     "DensitySettings": "settings",
     "FeatureSettings": "settings",
@@ -43,6 +45,7 @@ _HOME = {
 
 __all__ = [
     "SOLVERS",
+    "BilevelSettings",
     "CouplingSettings",
     "Couplings",
     "DensitySettings",

@@ -94,6 +94,9 @@ class DensitySettings:
 
 
 Scheme = Literal["explicit", "implicit", "midpoint"]
+TransportMapKind = Literal["input-convex", "mlp"]
+InnerGradient = Literal["implicit", "unrolled"]
+OuterLoss = Literal["divergence", "cost"]
 BetaEstimator = Literal["auto", "paired", "unpaired", "first-order"]
 SCHEMES: tuple[str, ...] = get_args(Scheme)
 Activation = Literal["softplus", "silu", "gelu", "tanh"]
@@ -116,18 +119,23 @@ class SolverKind:
     """What a named solver learns, and how it is parametrised.
 
     Attributes:
-        parametrisation: `network` is trained by stochastic gradients, `linear` is solved.
+        parametrisation: `network` is trained by stochastic gradients, `linear` is solved, `bilevel`
+            is a network trained through the JKO step (see `bilevel`).
         potential: learns V.
         interaction: learns U.
         internal: learns beta.
         time_varying: V depends on time.
+        transport_map: of the bilevel solvers.
+        monge_gap: the bilevel solver's map pays its Monge gap.
     """
 
-    parametrisation: Literal["network", "linear"]
+    parametrisation: Literal["network", "linear", "bilevel"]
     potential: bool = False
     interaction: bool = False
     internal: bool = False
     time_varying: bool = False
+    transport_map: TransportMapKind = "input-convex"
+    monge_gap: bool = False
 
 
 SOLVERS: dict[str, SolverKind] = {
@@ -149,7 +157,28 @@ SOLVERS: dict[str, SolverKind] = {
         parametrisation="linear", potential=True, internal=True
     ),
     "jkonet-star-linear-interaction": SolverKind(parametrisation="linear", interaction=True),
+    "jkonet": SolverKind(parametrisation="bilevel", potential=True),
+    "jkonet-vanilla": SolverKind(parametrisation="bilevel", potential=True, transport_map="mlp"),
+    "jkonet-monge-gap": SolverKind(
+        parametrisation="bilevel", potential=True, transport_map="mlp", monge_gap=True
+    ),
 }
+
+
+def scheme_of(scheme: str, solver: str) -> str:
+    """The scheme that is meant: `auto` is the one that a solver's fit is made for.
+
+    The bilevel solvers fit JKO steps, which are implicit, whatever the scheme; it then says only how
+    the learned energy predicts (the published code: explicitly).
+
+    Raises:
+        ValueError: an unknown solver or scheme.
+    """
+    one_of("solver", solver, tuple(SOLVERS))
+    if scheme == "auto":
+        return "implicit" if SOLVERS[solver].parametrisation == "bilevel" else "explicit"
+    one_of("scheme", scheme, SCHEMES)
+    return scheme
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,6 +245,95 @@ class NetworkSettings:
         if self.interaction_samples < 0 or self.interaction_samples == 1:
             raise ValueError(
                 f"interaction_samples must be 0 or at least 2, got {self.interaction_samples}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BilevelSettings:
+    """The JKO step inside the solvers jkonet, jkonet-vanilla and jkonet-monge-gap (see `bilevel`).
+
+    The published code starts every inner problem anew, differentiates it by unrolling, and compares
+    by the entropic cost: --nowarm-start --inner-gradient=unrolled --outer-loss=cost.
+
+    Attributes:
+        map_hidden: widths of the hidden layers of the map's network.
+        map_learning_rate: of Adam in the inner problem.
+        map_first_moment: decay b1 of that Adam.
+        map_second_moment: decay b2 of that Adam.
+        inner_steps: of Adam per inner problem; with an inner tolerance the most.
+        inner_tolerance: ends an inner problem when the gradient's norm is this part of the first
+            one's; 0 always takes all steps.
+        inner_gradient: `implicit` by the optimality of the inner problem, `unrolled` through its
+            steps.
+        conjugate_gradients: steps of the implicit gradient's linear solver.
+        damping: added to its matrix, relative to the curvature along its right-hand side. The matrix
+            is ill-conditioned, and what lies below the damping is not learned.
+        warm_start: every inner problem starts from the last map of its step in time.
+        transport_weight: of the squared distance in the JKO step; 0 leaves it out.
+        positive_weights: the input-convex network is convex by construction.
+        weight_penalty: on its negative weights where it is not; 0 for none.
+        monge_gap_weight: of the Monge gap in jkonet-monge-gap; 0 for none.
+        monge_gap_epsilon: its entropic regularisation, in squared units of the data.
+        monge_gap_iterations: of its Sinkhorn solver, the most.
+        outer_loss: Sinkhorn divergence, or the entropic transport cost as published.
+        sinkhorn_epsilon: regularisation of the outer loss, in squared units of the data.
+        sinkhorn_iterations: of the outer loss, the most.
+        teacher_forcing: every step starts from the observed population, not from the predicted one.
+        matched_batches: a batch follows the couplings through time, so that its snapshots differ by
+            motion and not by sampling; otherwise each snapshot is sampled alone.
+    """
+
+    map_hidden: tuple[int, ...] = (64, 64)
+    map_learning_rate: float = 0.01
+    map_first_moment: float = 0.5
+    map_second_moment: float = 0.9
+    inner_steps: int = 100
+    inner_tolerance: float = 0.0
+    inner_gradient: InnerGradient = "implicit"
+    conjugate_gradients: int = 10
+    damping: float = 1e-6
+    warm_start: bool = True
+    transport_weight: float = 1.0
+    positive_weights: bool = True
+    weight_penalty: float = 1.0
+    monge_gap_weight: float = 1.0
+    monge_gap_epsilon: float = 1.0
+    monge_gap_iterations: int = 10
+    outer_loss: OuterLoss = "divergence"
+    sinkhorn_epsilon: float = 1.0
+    sinkhorn_iterations: int = 50
+    teacher_forcing: bool = False
+    matched_batches: bool = True
+
+    def __post_init__(self):
+        if not self.map_hidden or min(self.map_hidden) < 1:
+            raise ValueError(f"map_hidden needs at least one positive width, got {self.map_hidden}")
+        for name in ("map_learning_rate", "sinkhorn_epsilon", "monge_gap_epsilon"):
+            positive(name, getattr(self, name))
+        for name in ("map_first_moment", "map_second_moment"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        for name in (
+            "inner_steps",
+            "conjugate_gradients",
+            "sinkhorn_iterations",
+            "monge_gap_iterations",
+        ):
+            at_least(name, getattr(self, name), 1)
+        for name in (
+            "inner_tolerance",
+            "damping",
+            "transport_weight",
+            "weight_penalty",
+            "monge_gap_weight",
+        ):
+            at_least(name, getattr(self, name), 0)
+        one_of("inner_gradient", self.inner_gradient, get_args(InnerGradient))
+        one_of("outer_loss", self.outer_loss, get_args(OuterLoss))
+        if self.inner_tolerance and self.inner_gradient == "unrolled":
+            raise ValueError(
+                "inner_tolerance ends a loop of unknown length, which cannot be unrolled: "
+                "inner_gradient must be implicit"
             )
 
 

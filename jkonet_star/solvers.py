@@ -30,15 +30,15 @@ from jkonet_star.objectives import (
     with_known_beta,
 )
 from jkonet_star.settings import (
-    SCHEMES,
     SOLVERS,
+    BilevelSettings,
     CouplingSettings,
     DensitySettings,
     FeatureSettings,
     InternalSettings,
     NetworkSettings,
     SolverKind,
-    one_of,
+    scheme_of,
 )
 from jkonet_star.snapshots import Snapshots
 
@@ -111,11 +111,7 @@ class NetworkFit:
     def __init__(self, problem: "Problem | Sequence[Problem]", settings: NetworkSettings):
         self._several = not isinstance(problem, Problem)
         problems = [problem] if isinstance(problem, Problem) else list(problem)
-        n_pairs = problems[0].conditions.point.shape[0]
-        if settings.batch_size > n_pairs:
-            raise ValueError(
-                f"batch_size {settings.batch_size} exceeds the {n_pairs} couplings of the data"
-            )
+        check_batch_size(problems[0], settings)
         models = [network_model(p, settings) for p in problems]
         if len({(m, p.scheme, _shapes(p)) for m, p in zip(models, problems, strict=True)}) > 1:
             raise ValueError("problems that are trained side by side must have one shape")
@@ -123,14 +119,25 @@ class NetworkFit:
         self.settings = settings
         betas = [0.0 if p.internal is None else p.internal.beta for p in problems]
         data = [
-            (p.snapshots.times, p.conditions, data_units(p.snapshots, p.conditions, beta))
+            (p.snapshots.times, self._data(p), data_units(p.snapshots, p.conditions, beta))
             for p, beta in zip(problems, betas, strict=True)
         ]
-        self.times, self.conditions, self.units = (
+        self.times: Array
+        self.data: PyTree
+        self.units: Units
+        self.times, self.data, self.units = (
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *data) if self._several else data[0]
         )
-        self.optimizer = make_optimizer(settings, -(-n_pairs // settings.batch_size))
-        self._programs: dict[int, Callable] = {}
+        self.optimizer = make_optimizer(settings, self._updates(problems[0]))
+        self._programs: dict[int, jax.stages.Compiled] = {}
+
+    def _data(self, problem: "Problem") -> PyTree:
+        """What the training program is given of a problem."""
+        return problem.conditions
+
+    def _updates(self, problem: "Problem") -> int:
+        """Gradient steps in an epoch."""
+        return -(-n_examples(problem) // self.settings.batch_size)
 
     def initial(self, keys: Keys) -> TrainingState:
         """Random parameters, one set per key."""
@@ -141,60 +148,68 @@ class NetworkFit:
 
         return jax.jit(jax.vmap(one))(keys)
 
-    def _train(
-        self,
-        state: TrainingState,
-        keys: Keys,
-        conditions: FirstOrderConditions,
-        units: Units,
-        n_epochs: int,
+    def _train_one(
+        self, state: TrainingState, key: Key, data: PyTree, units: Units, n_epochs: int
     ) -> tuple[TrainingState, dict[str, Array]]:
-        def one(
-            state: TrainingState, key: Key, conditions: FirstOrderConditions, units: Units
-        ) -> tuple[TrainingState, dict[str, Array]]:
-            n_pairs, batch_size = conditions.point.shape[0], self.settings.batch_size
+        """Trains one network."""
+        conditions: FirstOrderConditions = data
+        n_pairs, batch_size = conditions.point.shape[0], self.settings.batch_size
 
-            def loss(params: PyTree, rows: Array, key: Key) -> tuple[Array, dict[str, Array]]:
-                value = jko_loss(
-                    self.model,
-                    params,
-                    units,
-                    conditions,
-                    rows,
-                    speed=units.speed,
-                    key=key,
-                    interaction_samples=self.settings.interaction_samples,
-                )
-                return value, {}
-
-            return train_epochs(
-                state,
-                jax.random.fold_in(key, 1),
-                batches=lambda k: shuffled_batches(k, n_pairs, batch_size),
-                loss=loss,
-                optimizer=self.optimizer,
-                n_epochs=n_epochs,
-                ema_decay=self.settings.ema_decay,
+        def loss(params: PyTree, rows: Array, key: Key) -> tuple[Array, dict[str, Array]]:
+            value = jko_loss(
+                self.model,
+                params,
+                units,
+                conditions,
+                rows,
+                speed=units.speed,
+                key=key,
+                interaction_samples=self.settings.interaction_samples,
             )
+            return value, {}
 
-        data_axis = 0 if self._several else None
-        return jax.vmap(one, in_axes=(0, 0, data_axis, data_axis))(state, keys, conditions, units)
+        return train_epochs(
+            state,
+            jax.random.fold_in(key, 1),
+            batches=lambda k: shuffled_batches(k, n_pairs, batch_size),
+            loss=loss,
+            optimizer=self.optimizer,
+            n_epochs=n_epochs,
+            ema_decay=self.settings.ema_decay,
+        )
 
-    def compile(self, state: TrainingState, keys: Keys, n_epochs: int) -> None:
+    def _train(
+        self, state: TrainingState, keys: Keys, data: PyTree, units: Units, n_epochs: int
+    ) -> tuple[TrainingState, dict[str, Array]]:
+        one = functools.partial(self._train_one, n_epochs=n_epochs)
+        return jax.vmap(one, in_axes=(0, 0, self._data_axis, self._data_axis))(
+            state, keys, data, units
+        )
+
+    @property
+    def _data_axis(self) -> int | None:
+        return 0 if self._several else None
+
+    def compile(self, state: TrainingState, keys: Keys, n_epochs: int) -> jax.stages.Compiled:
         """Makes the program of `advance` for this many epochs, without running it."""
         if n_epochs not in self._programs:
             program = jax.jit(
                 functools.partial(self._train, n_epochs=n_epochs), donate_argnums=(0,)
             )
-            lowered = program.lower(state, keys, self.conditions, self.units)
+            lowered = program.lower(state, keys, self.data, self.units)
             self._programs[n_epochs] = lowered.compile()
+        return self._programs[n_epochs]
 
     def advance(
         self, state: TrainingState, keys: Keys, n_epochs: int
     ) -> tuple[TrainingState, dict[str, Float[Array, "s epochs"]]]:
         """Trains every seed for some epochs; `state` is consumed. Returns it with the losses."""
-        self.compile(state, keys, n_epochs)
-        return self._programs[n_epochs](state, keys, self.conditions, self.units)
+        return self.compile(state, keys, n_epochs)(state, keys, self.data, self.units)
+
+    def diverged(self, state: TrainingState) -> np.ndarray:
+        """Whether each seed's parameters have ceased to be finite."""
+        finite = [np.isfinite(leaf) for leaf in map(np.asarray, jax.tree.leaves(state.params))]
+        return ~np.all([f.reshape(len(f), -1).all(axis=1) for f in finite], axis=0)
 
     def energies(self, state: TrainingState) -> FittedEnergy:
         """The energies of all seeds, stacked along the leading axis of every leaf."""
@@ -209,6 +224,34 @@ class NetworkFit:
             constants=constants,
             times=times,
         )
+
+
+def n_examples(problem: "Problem") -> int:
+    """What an epoch passes over: the particles of the largest snapshot, or the couplings."""
+    if problem.kind.parametrisation == "bilevel":
+        return int(np.count_nonzero(np.asarray(problem.snapshots.weights), axis=1).max())
+    return problem.conditions.point.shape[0]
+
+
+def check_batch_size(problem: "Problem", settings: NetworkSettings) -> None:
+    """Raises ValueError where a batch would hold more than there is."""
+    available = n_examples(problem)
+    if settings.batch_size > available:
+        what = "particles" if problem.kind.parametrisation == "bilevel" else "couplings"
+        raise ValueError(
+            f"batch_size {settings.batch_size} exceeds the {available} {what} of the data"
+        )
+
+
+def network_fit(
+    problem: "Problem", network: NetworkSettings, bilevel: BilevelSettings
+) -> NetworkFit:
+    """The training program of a solver that is trained."""
+    if problem.kind.parametrisation != "bilevel":
+        return NetworkFit(problem, network)
+    from jkonet_star.bilevel import BilevelFit  # it builds on this module
+
+    return BilevelFit(problem, network, bilevel)
 
 
 def _shapes(problem: "Problem") -> tuple:
@@ -272,6 +315,7 @@ class Problem:
         conditions: with the term of a given beta in the displacement.
         internal: the estimate of beta; None where there is none, or it is learned by first-order
             conditions.
+        couplings: of the snapshots; the bilevel solvers draw batches along them.
     """
 
     kind: SolverKind
@@ -279,6 +323,7 @@ class Problem:
     snapshots: Snapshots
     conditions: FirstOrderConditions
     internal: "InternalEstimate | None" = None
+    couplings: Couplings | None = None
 
     @property
     def beta_source(self) -> Internal:
@@ -293,7 +338,7 @@ def prepare(
     solver: str,
     *,
     key: Key,
-    scheme: str = "explicit",
+    scheme: str = "auto",
     couplings: Couplings | None = None,
     densities: Densities | None = None,
     internal: InternalSettings = InternalSettings(),  # noqa: B008 (frozen)
@@ -306,7 +351,7 @@ def prepare(
         snapshots: of the population.
         solver: one of `SOLVERS`.
         key: of the couplings and densities that are not given.
-        scheme: explicit, implicit or midpoint.
+        scheme: explicit, implicit or midpoint; `auto` is the solver's own.
         couplings: where already computed.
         densities: where already computed.
         internal: how beta is found.
@@ -316,14 +361,19 @@ def prepare(
     Raises:
         ValueError: an unknown solver or scheme, or an internal energy without a density.
     """
-    one_of("solver", solver, tuple(SOLVERS))
-    one_of("scheme", scheme, SCHEMES)
+    scheme = scheme_of(scheme, solver)
     kind = SOLVERS[solver]
     if couplings is None:
         couplings, _ = couple(snapshots, coupling_settings, key=jax.random.fold_in(key, 2))
     if not kind.internal:
         conditions = first_order_conditions(snapshots, couplings, None, scheme)
-        return Problem(kind=kind, scheme=scheme, snapshots=snapshots, conditions=conditions)
+        return Problem(
+            kind=kind,
+            scheme=scheme,
+            snapshots=snapshots,
+            conditions=conditions,
+            couplings=couplings,
+        )
     if densities is None:
         densities = fit_densities(snapshots, density_settings, key=jax.random.fold_in(key, 3))
         if densities is None:
@@ -377,10 +427,11 @@ def fit(
     solver: str = "jkonet-star-potential",
     *,
     key: Key | Keys,
-    scheme: str = "explicit",
+    scheme: str = "auto",
     couplings: Couplings | None = None,
     densities: Densities | None = None,
     network: NetworkSettings = NetworkSettings(),  # noqa: B008 (frozen)
+    bilevel: BilevelSettings = BilevelSettings(),  # noqa: B008 (frozen)
     features: FeatureSettings = FeatureSettings(),  # noqa: B008 (frozen)
     internal: InternalSettings = InternalSettings(),  # noqa: B008 (frozen)
     coupling_settings: CouplingSettings = CouplingSettings(),  # noqa: B008 (frozen)
@@ -394,10 +445,12 @@ def fit(
         solver: one of `jkonet_star.SOLVERS`.
         key: of all randomness. An array of keys trains one network per key in a single program, and
             every leaf of the result gains a leading axis.
-        scheme: explicit, implicit or midpoint (see `objectives`).
+        scheme: explicit, implicit or midpoint (see `objectives`); `auto` is the solver's own, explicit
+            for all but the bilevel ones.
         couplings: where already computed.
         densities: where already computed.
         network: of the network solvers.
+        bilevel: of the bilevel solvers, beside `network`.
         features: of the linear solvers.
         internal: how beta is found, by the solvers that learn it.
         coupling_settings: used where `couplings` is absent.
@@ -426,7 +479,7 @@ def fit(
     if problem.kind.parametrisation == "linear":
         energy, _ = solve_linear(problem, features)
         return energy if single else stack_copies(energy, len(keys))
-    training = NetworkFit(problem, network)
+    training = network_fit(problem, network, bilevel)
     state = training.initial(keys)
     chunk = -(-network.epochs // PROGRESS_CALLS)
     done = 0

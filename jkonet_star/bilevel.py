@@ -1,0 +1,386 @@
+"""Learning V through the JKO step: a bilevel problem (Bunne et al., AISTATS 2022, arXiv 2106.06345).
+
+In normalised coordinates u = (x - c) / l, with r_k = s tau_k / l the typical displacement (`energies`),
+the inner problem of step k is that of the JKO step, written for a map T of parameters theta,
+
+    phi(y) = (1/r^2) E_i [tau V(y_i) / l^2 + |y_i - u_i|^2 / 2],                                     (1)
+    theta* = argmin L(theta, V),  L = phi(T(u)) + penalty(theta) + g M(u, T(u)) / r^2,               (2)
+
+with M the Monge gap E|T(u) - u|^2 - W(u, T(u)) (Uscidda and Cuturi, ICML 2023). The outer problem
+compares the push-forward with the next snapshot by a Sinkhorn divergence S,
+
+    min_V sum_k S(T_{theta*}(mu_k), mu_{k+1}),                                                       (3)
+
+with one gradient step per k; without teacher forcing mu_k is replaced by the prediction of k - 1.
+
+(2) is solved by Adam. Its solution is differentiated through these steps (unrolled), or by its
+optimality, grad_theta L = 0 (implicit): with J the Jacobian of T and h = grad_theta S,
+
+    dS/dV = -(d/dV) <grad phi(y), J v>,   (J' (hess phi) J + lambda I) v = h.                        (4)
+
+The matrix of (4) is the Hessian of L without the curvature of T, which vanishes with the residual
+grad phi where the map attains the optimum of every particle, that is, the JKO step itself, and which
+elsewhere makes the matrix indefinite. It is solved by conjugate gradients. The plan of M is held
+fixed: its quadratic terms cancel, and M drops out of (4). Unrolling differentiates everything, but
+the derivative of Adam, which divides by the gradient's own size, grows along the way: after a hundred
+steps it is rounding.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ott.geometry import pointcloud
+from ott.neural.methods.monge_gap import monge_gap_from_samples
+from ott.solvers import linear
+from ott.tools.sinkhorn_divergence import sinkdiv
+
+from diffusions.training import TrainingState, initial_state
+from diffusions.typing import Array, Float, Key, Keys, Params, PyTree
+from jkonet_star.bilevel_batches import BilevelData, bilevel_data, draw_batches
+from jkonet_star.energies import Units
+from jkonet_star.settings import BilevelSettings, NetworkSettings
+from jkonet_star.solvers import NetworkFit, Problem, n_examples
+from jkonet_star.transport_maps import TransportMap
+
+SINKHORN_THRESHOLD = 1e-2
+IDENTITY_POINTS = 1000
+
+
+class Step(NamedTuple):
+    """What the inner problem is given beside the two networks."""
+
+    points: Float[Array, "n d"]  # u
+    weights: Float[Array, "n"]  # sum to 1
+    tau: Float[Array, ""]
+    units: Units
+
+    @property
+    def ratio(self) -> Float[Array, ""]:
+        """The typical displacement r."""
+        return self.units.speed * self.tau / self.units.length
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JKOStep:
+    """The inner problem (2) and its derivative.
+
+    Attributes:
+        potential: V(params, units, x, t).
+        transport_map: T.
+        settings: of the inner problem.
+        monge_gap: M is a term of (2).
+    """
+
+    potential: Callable[[Params, Units, Array, Array], Array]
+    transport_map: TransportMap
+    settings: BilevelSettings
+    monge_gap: bool = False
+
+    def particle_objective(
+        self, energy: Params, y: Float[Array, "n d"], step: Step
+    ) -> Float[Array, ""]:
+        """Equation (1)."""
+        units = step.units
+
+        def potential(point: Array) -> Array:
+            x = units.center + units.length * point
+            return self.potential(energy, units, x, units.time_start)
+
+        # Of V only differences count: the value at the mean start keeps small numbers small.
+        level = potential(jnp.sum(step.weights[:, None] * step.points, axis=0))
+        values = step.tau * (jax.vmap(potential)(y) - level) / units.length**2
+        distances = 0.5 * jnp.sum((y - step.points) ** 2, axis=-1)
+        terms = values + self.settings.transport_weight * distances
+        return jnp.sum(step.weights * terms) / step.ratio**2
+
+    def objective(self, params: Params, energy: Params, step: Step) -> Float[Array, ""]:
+        """L of equation (2)."""
+        y = self.push(params, step)
+        value = self.particle_objective(energy, y, step)
+        if self.settings.weight_penalty:
+            value += self.settings.weight_penalty * self.transport_map.penalty(params)
+        if self.monge_gap and self.settings.monge_gap_weight:
+            gap = monge_gap_from_samples(
+                step.points,
+                y,
+                epsilon=self.settings.monge_gap_epsilon / step.units.length**2,
+                min_iterations=self.settings.monge_gap_iterations,
+                max_iterations=self.settings.monge_gap_iterations,
+                inner_iterations=self.settings.monge_gap_iterations,
+            )
+            value += self.settings.monge_gap_weight * gap / step.ratio**2
+        return value
+
+    def push(self, params: Params, step: Step) -> Float[Array, "n d"]:
+        """T(u)."""
+        return self.transport_map.apply(params, step.points, step.ratio)
+
+    def solve(self, start: Params, energy: Params, step: Step) -> Params:
+        """theta* of equation (2), by Adam from `start`; differentiable in `energy`."""
+        if self.settings.inner_gradient == "unrolled":
+            return self._descend(start, energy, step)
+        return _implicit(self, start, energy, step)
+
+    def _descend(self, start: Params, energy: Params, step: Step) -> Params:
+        settings = self.settings
+        optimizer = optax.adam(
+            settings.map_learning_rate, b1=settings.map_first_moment, b2=settings.map_second_moment
+        )
+        slope = jax.grad(self.objective)
+
+        def improve(carry: tuple[Params, PyTree], gradient: Params) -> tuple[Params, PyTree]:
+            params, state = carry
+            updates, state = optimizer.update(gradient, state)
+            return optax.apply_updates(params, updates), state
+
+        carry = (start, optimizer.init(start))
+        if settings.inner_tolerance == 0:
+            carry, _ = jax.lax.scan(
+                lambda c, _: (improve(c, slope(c[0], energy, step)), None),
+                carry,
+                None,
+                length=settings.inner_steps,
+            )
+            return carry[0]
+        first = slope(start, energy, step)
+        goal = settings.inner_tolerance * optax.global_norm(first)
+
+        def unfinished(loop: tuple) -> Array:
+            _, gradient, count = loop
+            # A NaN compares false and ends the loop too.
+            return (count < settings.inner_steps) & (optax.global_norm(gradient) > goal)
+
+        def advance(loop: tuple) -> tuple:
+            carry, gradient, count = loop
+            carry = improve(carry, gradient)
+            return carry, slope(carry[0], energy, step), count + 1
+
+        carry, _, _ = jax.lax.while_loop(unfinished, advance, (carry, first, 0))
+        return carry[0]
+
+    def pull_back(self, params: Params, energy: Params, step: Step, cotangent: Params) -> Params:
+        """Equation (4)."""
+        push = functools.partial(self.push, step=step)
+        y, forward = jax.linearize(push, params)
+        backward = jax.linear_transpose(forward, params)
+        _, curvature = jax.linearize(
+            jax.grad(lambda p: self.particle_objective(energy, p, step)), y
+        )
+
+        def bend(v: Params) -> Params:
+            return backward(curvature(forward(v)))[0]
+
+        # Damping is relative to the curvature along the right-hand side.
+        size = optax.tree.vdot(cotangent, cotangent)
+        along = jnp.abs(optax.tree.vdot(cotangent, bend(cotangent)))
+        shift = self.settings.damping * along / jnp.maximum(size, jnp.finfo(jnp.float32).tiny)
+
+        def matrix(v: Params) -> Params:
+            return jax.tree.map(lambda a, b: a + shift * b, bend(v), v)
+
+        v, _ = jax.scipy.sparse.linalg.cg(
+            matrix, cotangent, maxiter=self.settings.conjugate_gradients
+        )
+        moved = forward(v)
+
+        def slope_along(energy: Params) -> Array:
+            gradient = jax.grad(lambda p: self.particle_objective(energy, p, step))(y)
+            return -jnp.sum(gradient * moved)
+
+        return jax.grad(slope_along)(energy)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _implicit(problem: JKOStep, start: Params, energy: Params, step: Step) -> Params:
+    return problem._descend(start, energy, step)
+
+
+def _implicit_forward(problem: JKOStep, start: Params, energy: Params, step: Step) -> tuple:
+    params = problem._descend(start, energy, step)
+    return params, (params, energy, step)
+
+
+def _implicit_backward(problem: JKOStep, residuals: tuple, cotangent: Params) -> tuple:
+    params, energy, step = residuals
+    # The optimum depends neither on where the search starts nor is it differentiated by the data.
+    return None, problem.pull_back(params, energy, step, cotangent), None
+
+
+_implicit.defvjp(_implicit_forward, _implicit_backward)
+
+
+def outer_loss(
+    y: Float[Array, "n d"],
+    y_weights: Float[Array, "n"],
+    target: Float[Array, "m d"],
+    target_weights: Float[Array, "m"],
+    length: Float[Array, ""],
+    settings: BilevelSettings,
+) -> Float[Array, ""]:
+    """S of equation (3), in the data's squared length.
+
+    Args:
+        y: predicted particles, normalised.
+        y_weights: sum to 1.
+        target: observed particles, normalised.
+        target_weights: sum to 1.
+        length: l.
+        settings: epsilon, iterations, and divergence or cost.
+    """
+    options = {
+        "threshold": SINKHORN_THRESHOLD,
+        "max_iterations": settings.sinkhorn_iterations,
+        "inner_iterations": min(5, settings.sinkhorn_iterations),
+    }
+    x, goal, epsilon = length * y, length * target, settings.sinkhorn_epsilon
+    if settings.outer_loss == "cost":
+        geometry = pointcloud.PointCloud(x, goal, epsilon=epsilon)
+        return linear.solve(geometry, a=y_weights, b=target_weights, **options).reg_ot_cost
+    value, _ = sinkdiv(
+        x, goal, epsilon=epsilon, a=y_weights, b=target_weights, solve_kwargs=options
+    )
+    return value
+
+
+class BilevelFit(NetworkFit):
+    """Training by (3), for several seeds side by side.
+
+    The state's `optimizer_state` holds the optimiser of V, the maps that inner problems start from,
+    and whether the run has diverged. A run whose loss or gradient is not finite keeps the last V that
+    was, and from then on reports a loss of NaN.
+    """
+
+    def __init__(self, problem: Problem, settings: NetworkSettings, bilevel: BilevelSettings):
+        kind = problem.kind
+        self.bilevel = bilevel
+        self.transport_map = TransportMap(
+            kind=kind.transport_map,
+            dimension=problem.snapshots.dimension,
+            hidden=tuple(bilevel.map_hidden),
+            positive=bilevel.positive_weights,
+        )
+        self.n_particles = n_examples(problem)
+        super().__init__(problem, settings)
+        self.jko_step = JKOStep(
+            potential=self.model.potential,
+            transport_map=self.transport_map,
+            settings=bilevel,
+            monge_gap=kind.monge_gap,
+        )
+
+    def _data(self, problem: Problem) -> BilevelData:
+        return bilevel_data(problem.snapshots, problem.couplings)
+
+    def _updates(self, problem: Problem) -> int:
+        return self._n_batches * problem.snapshots.n_steps
+
+    @property
+    def _n_batches(self) -> int:
+        return -(-self.n_particles // self.settings.batch_size)
+
+    def initial(self, keys: Keys) -> TrainingState:
+        """Random energies, and maps close to the identity."""
+
+        def one(key: Key, data: BilevelData, units: Units) -> TrainingState:
+            state = initial_state(self.model.init(jax.random.fold_in(key, 0)), self.optimizer)
+            mean_ratio = units.speed * jnp.mean(data.tau) / units.length
+            every = data.points.reshape(-1, data.points.shape[-1])
+            some = every[:: -(-len(every) // IDENTITY_POINTS)]
+            params = self.transport_map.init(jax.random.fold_in(key, 2))
+            params = self.transport_map.fit_identity(
+                params, (some - units.center) / units.length, mean_ratio
+            )
+            n_maps = len(data.tau) if self.bilevel.warm_start else 1
+            maps = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], n_maps, axis=0), params)
+            own = {
+                "energy": state.optimizer_state,
+                "maps": maps,
+                "diverged": jnp.zeros((), bool),
+            }
+            return state.replace(optimizer_state=own)
+
+        return jax.jit(jax.vmap(one, in_axes=(0, None, None)))(keys, self.data, self.units)
+
+    def diverged(self, state: TrainingState) -> np.ndarray:
+        """Whether each seed stopped because something ceased to be finite."""
+        return np.asarray(state.optimizer_state["diverged"])
+
+    def _train_one(
+        self, state: TrainingState, key: Key, data: PyTree, units: Units, n_epochs: int
+    ) -> tuple[TrainingState, dict[str, Array]]:
+        key = jax.random.fold_in(key, 1)
+        forced, warm = self.bilevel.teacher_forcing, self.bilevel.warm_start
+        decay = self.settings.ema_decay
+        u = (data.points - units.center) / units.length
+        n_steps = len(data.tau)
+
+        def loss(
+            energy: Params, start: Params, step: Step, target: Array, target_weights: Array
+        ) -> tuple[Array, tuple[Params, Array]]:
+            params = self.jko_step.solve(start, energy, step)
+            y = self.jko_step.push(params, step)
+            value = outer_loss(y, step.weights, target, target_weights, units.length, self.bilevel)
+            return value, (params, y)
+
+        def through_time(carry: tuple, k: Array, rows: Array, weights: Array) -> tuple:
+            energy, optimizer_state, ema, maps, diverged, predicted = carry
+            observed = u[k, rows[k]]
+            source = k if forced else 0
+            step = Step(observed if forced else predicted, weights[source], data.tau[k], units)
+            start = jax.tree.map(lambda leaf: leaf[k if warm else 0], maps)
+            (value, (params, y)), gradient = jax.value_and_grad(loss, has_aux=True)(
+                energy, start, step, u[k + 1, rows[k + 1]], weights[k + 1]
+            )
+            updates, next_state = self.optimizer.update(gradient, optimizer_state, energy)
+            next_energy = optax.apply_updates(energy, updates)
+            next_ema = (
+                optax.incremental_update(next_energy, ema, 1.0 - decay) if decay else next_energy
+            )
+            next_maps = (
+                jax.tree.map(lambda all_, one: all_.at[k].set(one), maps, params) if warm else maps
+            )
+            sound = jnp.isfinite(value)
+            for leaf in jax.tree.leaves((gradient, params, y)):
+                sound &= jnp.isfinite(leaf).all()
+            diverged = diverged | ~sound
+            new, old = (
+                (next_energy, next_state, next_ema, next_maps, y),
+                (energy, optimizer_state, ema, maps, step.points),
+            )
+            kept = jax.tree.map(lambda a, b: jnp.where(diverged, b, a), new, old)
+            return (*kept[:4], diverged, kept[4]), jnp.where(diverged, jnp.nan, value)
+
+        def batch(carry: tuple, drawn: tuple[Array, Array]) -> tuple[tuple, Array]:
+            rows, weights = drawn
+            carry, values = jax.lax.scan(
+                lambda c, k: through_time(c, k, rows, weights),
+                (*carry, u[0, rows[0]]),
+                jnp.arange(n_steps),
+            )
+            return carry[:5], jnp.mean(values)
+
+        def epoch(state: TrainingState, _: None) -> tuple[TrainingState, dict[str, Array]]:
+            drawn = draw_batches(
+                jax.random.fold_in(key, state.epoch),
+                data,
+                self._n_batches,
+                self.settings.batch_size,
+                matched=self.bilevel.matched_batches,
+            )
+            own = state.optimizer_state
+            carry = (state.params, own["energy"], state.ema, own["maps"], own["diverged"])
+            carry, values = jax.lax.scan(batch, carry, drawn)
+            energy, optimizer_state, ema, maps, diverged = carry
+            own = {"energy": optimizer_state, "maps": maps, "diverged": diverged}
+            new_state = TrainingState(
+                params=energy, optimizer_state=own, ema=ema, epoch=state.epoch + 1
+            )
+            return new_state, {"loss": jnp.mean(values)}
+
+        return jax.lax.scan(epoch, state, None, length=n_epochs)
