@@ -27,11 +27,12 @@ FLAG_HELP = (
     "folder, or JAX_COMPILATION_CACHE_DIR), off, or a folder."
 )
 
-MOST_BYTES = 2 << 30
+MOST_BYTES, MOST_PROGRAMS = 2 << 30, 20_000
 """What the user's cache folder may hold; the oldest programs go first."""
 
-# Seconds that a compilation takes at least to be worth a file; JAX's own default is 1.
-_WORTHWHILE = "0.1"
+# Seconds that a compilation takes at least to be worth a file; with JAX's own default, 1, the many small
+# programs of a start are compiled every time.
+_WORTHWHILE = "0"
 _DIRECTORY = "JAX_COMPILATION_CACHE_DIR"
 _ENABLED = "JAX_ENABLE_COMPILATION_CACHE"
 _LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
@@ -149,15 +150,15 @@ def _named_folder(choice: str) -> str:
     return str(folder)
 
 
-def _prune(caches: Path, most_bytes: int = MOST_BYTES) -> None:
-    """Removes the oldest programs, of whatever release of JAX, beyond a total size."""
+def _prune(caches: Path, most_bytes: int = MOST_BYTES, most_programs: int = MOST_PROGRAMS) -> None:
+    """Removes the oldest programs, of whatever release of JAX, beyond a total size and number."""
     programs = []
     for file in caches.glob("*/*-cache"):
         with contextlib.suppress(FileNotFoundError):  # another run prunes as well
             told = file.stat()
             programs.append((told.st_mtime, told.st_size, file))
     total = 0
-    for _, size, file in sorted(programs, reverse=True):
+    for number, (_, size, file) in enumerate(sorted(programs, reverse=True), start=1):
         total += size
-        if total > most_bytes:
+        if total > most_bytes or number > most_programs:
             file.unlink(missing_ok=True)

@@ -102,7 +102,9 @@ def test_the_oldest_programs_go_first(tmp_path):
         os.utime(file, (1e9 - age, 1e9 - age))
     stranger = tmp_path / "a" / "notes.txt"
     stranger.write_bytes(bytes(1000))
-    module._prune(tmp_path, 250)
+    module._prune(tmp_path, 350)
+    assert [file.exists() for file in files] == [True, True, True, False]
+    module._prune(tmp_path, 350, 2)
     assert [file.exists() for file in files] == [True, True, False, False]
     assert stranger.exists()
 
@@ -129,7 +131,6 @@ def test_a_second_run_compiles_nothing(tmp_path):
         **{name: value for name, value in os.environ.items() if name not in JAX_VARIABLES},
         "PYTHONPATH": str(ROOT),
         "XDG_CACHE_HOME": str(tmp_path),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
     def run(*flags):
