@@ -30,8 +30,8 @@ FLAG_HELP = (
 MOST_BYTES, MOST_PROGRAMS = 2 << 30, 20_000
 """What the user's cache folder may hold; the oldest programs go first."""
 
-# Seconds that a compilation takes at least to be worth a file; with JAX's own default, 1, the many small
-# programs of a start are compiled every time.
+# Seconds that a compilation takes at least to be worth a file; with JAX's own default, 1, the many
+# small programs of a start are compiled every time.
 _WORTHWHILE = "0"
 _DIRECTORY = "JAX_COMPILATION_CACHE_DIR"
 _ENABLED = "JAX_ENABLE_COMPILATION_CACHE"
