@@ -19,13 +19,13 @@ ROOT = Path(__file__).parents[2]
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 
 
-def cells(path, potentials=("sphere", "relu"), seeds=(0, 1)):
+def cells(path, potentials=("sphere", "relu"), seeds=(0, 1), n_particles=60):
     learning = LearningSettings(features=FeatureSettings(degree=2, radial="none"))
     return [
         Cell(
             data=DataSettings(
                 potential=potential,
-                n_particles=60,
+                n_particles=n_particles,
                 n_timesteps=2,
                 n_gmm_components=0,
                 data_dir=str(path / "data"),
@@ -152,11 +152,11 @@ def test_on_a_real_cluster_a_killed_job_is_replaced(tmp_path, slurm):
         executor="slurm", jobs=2, job_cores=1, job_memory=0.4, time_limit=5
     )
     folder = SweepFolder(tmp_path / "sweep", execution)
-    runs = cells(tmp_path, seeds=(0,))
+    runs = cells(tmp_path, ("sphere",), (0,)) + cells(tmp_path, ("relu",), (0,), n_particles=3500)
     told = []
 
     def killing(cell):
-        # The first run is over: whatever the other job is doing, it does not come to its end.
+        # The small run is over, the large one is not, and its job does not come to its end.
         told.append(cell)
         if len(told) == 1:
             subprocess.run(["scancel", "--signal=KILL", "--full", "--user=root"], check=True)
@@ -164,4 +164,5 @@ def test_on_a_real_cluster_a_killed_job_is_replaced(tmp_path, slurm):
     carry_out_in_jobs(runs, folder, killing)
     assert sorted(c.name for c in told) == sorted(c.name for c in runs)
     assert all(folder.finished(cell) for cell in runs)
-    assert len(list((tmp_path / "sweep" / "jobs").glob("*_submitted.pkl"))) >= 2
+    assert told[0] == runs[0]
+    assert len(list((tmp_path / "sweep" / "jobs").glob("*_submitted.pkl"))) == 3
