@@ -37,7 +37,9 @@ tbody th { font-weight: 500; }
 td.number { white-space: nowrap; }
 td.long { min-width: 12rem; overflow-wrap: anywhere; }
 thead + tbody td.number { text-align: right; }
+td .wide { margin: 0; }
 td table { font-size: inherit; }
+td tr:last-child > * { border-bottom: 0; }
 .cards { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
 .card { background: var(--soft); border-radius: .4rem; padding: .5rem .8rem; }
 .card b { display: block; font-size: 1.15rem; font-variant-numeric: tabular-nums; }
@@ -156,7 +158,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, heads: bool 
     more = len(rows) - _MOST_ROWS
     body = []
     for row in rows[:_MOST_ROWS]:
-        cells = [_cell(value) for value in row]
+        cells = [cell(value) for value in row]
         if heads:
             cells[0] = f'<th scope="row">{content(row[0])}</th>'
         body.append(f"<tr>{''.join(cells)}</tr>")
@@ -166,13 +168,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, heads: bool 
     return f'<div class="wide"><table>{head}<tbody>{"".join(body)}</tbody></table></div>{rest}'
 
 
-def _cell(value: Any) -> str:
-    kind = ""
+def cell(value: Any, kind: str = "") -> str:
+    """An entry of a table, of a class of the style sheet where one is given."""
+    kinds = [kind] if kind else []
     if isinstance(value, int | float) and not isinstance(value, bool):
-        kind = ' class="number"'
+        kinds.append("number")
     elif isinstance(value, str) and len(value) > _LONG_TEXT:
-        kind = ' class="long"'
-    return f"<td{kind}>{content(value)}</td>"
+        kinds.append("long")
+    named = f' class="{" ".join(kinds)}"' if kinds else ""
+    return f"<td{named}>{content(value)}</td>"
 
 
 def content(value: Any) -> str:

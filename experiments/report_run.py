@@ -9,6 +9,7 @@ from typing import Any
 from experiments.report_charts import chart, curves
 from experiments.report_html import (
     cards,
+    cell,
     command,
     content,
     folded,
@@ -143,11 +144,11 @@ def _configuration(settings: dict[str, Any]) -> str:
     different = changed(settings, values)
     rows = []
     for name, value in settings.items():
-        default = content(values[name].default) if name in values else ""
-        kind = ' class="changed"' if name in different else ""
+        default = values[name].default if name in values else None
         rows.append(
-            f'<tr><th scope="row">{text(name)}</th><td{kind}>{content(value)}</td>'
-            f'<td class="quiet">{default if name in different else ""}</td></tr>'
+            f'<tr><th scope="row">{text(name)}</th>'
+            f"{cell(value, 'changed' if name in different else '')}"
+            f"{cell(default if name in different else None, 'quiet')}</tr>"
         )
     head = '<th scope="col">setting</th><th scope="col">value</th><th scope="col">default</th>'
     return (
