@@ -40,7 +40,7 @@ thead + tbody td.number { text-align: right; }
 td .wide { margin: 0; }
 td table { font-size: inherit; }
 td tr:last-child > * { border-bottom: 0; }
-.cards { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
+.cards { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
 .card { background: var(--soft); border-radius: .4rem; padding: .5rem .8rem; }
 .card b { display: block; font-size: 1.15rem; font-variant-numeric: tabular-nums; }
 .card span { color: var(--quiet); font-size: .8rem; }
@@ -51,7 +51,7 @@ figure img { background: #fff; border-radius: .3rem; display: block; height: aut
 figcaption { color: var(--quiet); font-size: .85rem; }
 details { margin: .4rem 0; }
 summary { color: var(--accent); cursor: pointer; }
-.charts { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); }
+.charts { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); }
 .charts figure { margin: 0; }
 svg { display: block; height: auto; max-width: 100%; width: 100%; }
 .changed { color: var(--accent); font-weight: 600; }
@@ -243,7 +243,7 @@ def pictures(files: Iterable[Path]) -> str:
 
 
 def markdown(source: str) -> str:
-    """Headings, paragraphs and tables of a Markdown file of this project."""
+    """Headings, paragraphs, names and tables of a Markdown file of this project."""
     made: list[str] = []
     for block in re.split(r"\n\s*\n", source.strip()):
         lines = block.splitlines()
@@ -256,5 +256,6 @@ def markdown(source: str) -> str:
             )
             made.append(table(head, [[parsed(c) for c in row] for row in rows[1:]]))
         elif lines:
-            made.append(f"<p>{text(' '.join(lines))}</p>")
+            words = re.sub(r"`([^`]+)`", r"<code>\1</code>", text(" ".join(lines)))
+            made.append(f"<p>{words}</p>")
     return "\n".join(made)

@@ -238,7 +238,9 @@ def test_any_json_has_a_form():
     assert "20 values, 0 to 19" in content(list(range(20)))
     assert content([True, None, 1234567, "<"]) == "yes, , 1,234,567, &lt;"
     assert content({}) == content([]) == ""
-    assert markdown("# T\n\nwords\n\n| a |\n|---|\n| 2 |").count("<td") == 1
+    made = markdown("# T\n\n`a` < 3\nlines\n\n| a |\n|---|\n| 2 |")
+    assert made.startswith("<h3>T</h3>\n<p><code>a</code> &lt; 3 lines</p>\n<div")
+    assert made.count('<td class="number">2</td>') == 1
 
 
 def browser():
