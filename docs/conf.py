@@ -28,7 +28,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "plain_docstrings",
-    "script_flags",
+    "project_directives",
 ]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}  # autosummary writes the latter
 exclude_patterns = ["_build"]
@@ -51,9 +51,6 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!(diffusions|jkonet_star|data_generation|checkpoints|experiments)\.).*"),
 ]
-
-# The comparison is read by its own name in the table of contents.
-suppress_warnings = ["toc.empty_glob"]
 
 html_theme = "furo"
 html_title = f"{project} {release}"

@@ -242,10 +242,9 @@ def check_script(scope):
 
 
 def check_quick_start(scope):
-    # The sphere's potential pushes outwards: after five steps of 0.01 at rate 20, e times as far.
+    # V = -10 |x|^2: every Euler step of 0.01 takes the particles 1.2 times as far.
     moved = abs(scope["path"][5]).mean() / abs(scope["points"][0]).mean()
-    true = abs(scope["points"][5]).mean() / abs(scope["points"][0]).mean()
-    assert moved == pytest.approx(true, rel=0.05)
+    assert float(moved) == pytest.approx(1.2**5, rel=0.05)
 
 
 def check_formats(scope):
@@ -254,19 +253,36 @@ def check_formats(scope):
     assert scope["energy"].dimension == 2
 
 
+def check_pretrained(scope):
+    assert {"dino", "sparse_n64_k6", "styblinski_tang"} <= set(scope["names"])
+    assert scope["energy"].dimension == 2
+    assert scope["denoiser"].about["n"] == 64
+    assert str(scope["card"]).startswith("# ")
+
+
 def check_rank_one(scope):
     assert scope["network_error"] < 0.7 * scope["spectral_error"]
+
+
+def check_sparse_pixels(scope):
+    unobserved = ~(scope["told"] | scope["asked"])
+    assert (scope["slope"][unobserved] == 0).all()
+    assert (scope["slope"][scope["asked"]] != 0).any()
+    error = scope["filled"] - scope["x"]
+    assert abs(error[~scope["told"]]).mean() < 0.5 * abs(scope["x"]).mean()
 
 
 CHECKS = {
     "contributing.md": check_script,
     "data_formats.md": check_formats,
+    "pretrained.md": check_pretrained,
     "quick_start.md": check_quick_start,
     "systems/information_theoretic.md": lambda s: abs(s["error"]).max() < 0.1,
     "systems/jkonet_star.md": lambda s: s["emd"] < 1e-4 and s["path"].shape == (6, 200, 2),
     "systems/linear_denoiser.md": lambda s: (
         0 < s["kl"] - s["model"].limiting_kl < 0.15 * s["model"].limiting_kl
     ),
+    "systems/sparse_pixels.md": check_sparse_pixels,
     "systems/sparse_rank_one.md": check_rank_one,
 }
 

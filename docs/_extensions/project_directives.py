@@ -1,9 +1,14 @@
-"""The directive `flags`: every flag of a script, with its default and its meaning.
+"""Directives that ask the packages instead of repeating them.
 
     ```{flags} experiments.train
     ```
 
-The text is that of `--help`: it comes from the settings the flags are made of.
+is every flag of a script, with its default and its meaning, as `--help` has them, and
+
+    ```{model-cards}
+    ```
+
+are the cards of the models that come with the project.
 """
 
 import importlib
@@ -36,7 +41,22 @@ class Flags(SphinxDirective):
         return [result]
 
 
+class ModelCards(SphinxDirective):
+    """One section per model."""
+
+    def run(self) -> list[nodes.Node]:
+        """The cards, a level below where they stand."""
+        from checkpoints.pretrained_models import pretrained_card, pretrained_names
+
+        cards = []
+        for name in pretrained_names():
+            title, _, content = str(pretrained_card(name)).removeprefix("# ").partition("\n")
+            cards.append(f"## {name}\n\n**{title}**\n{content}")
+        return self.parse_text_to_nodes("\n".join(cards), allow_section_headings=True)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Registers the directive."""
+    """Registers the directives."""
     app.add_directive("flags", Flags)
+    app.add_directive("model-cards", ModelCards)
     return {"parallel_read_safe": True, "version": "1"}
