@@ -60,6 +60,7 @@ def sampler_spec(settings: SamplingSettings) -> SamplerSpec:
     """The sampler of resolved settings."""
     assert settings.sampler is not None
     assert settings.steps is not None
+    assert settings.impose is not None
     return SamplerSpec(
         settings.sampler, settings.steps, settings.eta, settings.churn, settings.impose
     )
@@ -243,7 +244,7 @@ def _compare(
     rows = []
     for name in settings.compare_samplers:
         for steps in settings.compare_steps or ():
-            spec = SamplerSpec(name, steps, settings.eta, settings.churn, settings.impose)  # type: ignore[arg-type]
+            spec = sampler_spec(settings)._replace(name=name, steps=steps)
             draws = draw(reconstruction, spec, params, part, draws=2, batch=n)
             found = quality(draws.images[0], part)
             rows.append(

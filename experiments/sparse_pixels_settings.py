@@ -32,7 +32,7 @@ class SamplingSettings:
         steps: of the sampler; absent, all of a ddpm's noising with ddpm, otherwise 50.
         eta: noise of ddim, from 0 to 1, where it is ddpm.
         churn: noise of sde; 1 is the reversed noising, 0 the ODE.
-        impose: put the told pixels back after every step.
+        impose: put the told pixels back after every step; absent, only in the preset cpu.
         n_test: held-out images that are judged; absent, the preset's.
         draws: samples of each, for the mean and the diversity.
         eval_batch: images sampled side by side.
@@ -45,7 +45,7 @@ class SamplingSettings:
     steps: int | None = None
     eta: float = 0.0
     churn: float = 1.0
-    impose: bool = False
+    impose: bool | None = None
     n_test: int | None = None
     draws: int | None = None
     eval_batch: int | None = None
@@ -83,6 +83,7 @@ class SamplingSettings:
             "steps": noising_steps if sampler == "ddpm" and not small else 20 if small else 50,
             "n_test": 200 if small else 1000,
             "draws": 8,
+            "impose": small,
             "eval_batch": 100 if small else 250,
             "n_compare": 32 if small else 250,
         }
