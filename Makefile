@@ -5,7 +5,7 @@ PYTHON ?= python3
 DEMO_ENV := .venv-demo
 TEST_ENV := .venv-test
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(DEMO_ENV)/installed
 	$(DEMO_ENV)/bin/data_generation --potential=styblinski_tang
@@ -18,6 +18,9 @@ lint: $(TEST_ENV)/installed
 	$(TEST_ENV)/bin/ruff check .
 	$(TEST_ENV)/bin/ruff format --check .
 	$(TEST_ENV)/bin/mypy
+
+docs: $(TEST_ENV)/installed
+	$(TEST_ENV)/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
 $(DEMO_ENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(DEMO_ENV)
@@ -32,4 +35,4 @@ $(TEST_ENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(DEMO_ENV) $(TEST_ENV) build dist *.egg-info
+	rm -rf $(DEMO_ENV) $(TEST_ENV) build dist docs/_build *.egg-info
