@@ -273,8 +273,9 @@ class BilevelSettings:
         positive_weights: the input-convex network is convex by construction.
         weight_penalty: on its negative weights where it is not; 0 for none.
         monge_gap_weight: of the Monge gap in jkonet-monge-gap; 0 for none.
-        monge_gap_epsilon: its entropic regularisation, in squared units of the data.
-        monge_gap_iterations: of its Sinkhorn solver, the most.
+        monge_gap_epsilon: its entropic regularisation, in squared units of the data; a large one
+            pulls the map away from the optimal one.
+        monge_gap_iterations: of its Sinkhorn solver.
         outer_loss: Sinkhorn divergence, or the entropic transport cost as published.
         sinkhorn_epsilon: regularisation of the outer loss, in squared units of the data.
         sinkhorn_iterations: of the outer loss, the most.
@@ -297,8 +298,8 @@ class BilevelSettings:
     positive_weights: bool = True
     weight_penalty: float = 1.0
     monge_gap_weight: float = 1.0
-    monge_gap_epsilon: float = 1.0
-    monge_gap_iterations: int = 10
+    monge_gap_epsilon: float = 0.1
+    monge_gap_iterations: int = 15
     outer_loss: OuterLoss = "divergence"
     sinkhorn_epsilon: float = 1.0
     sinkhorn_iterations: int = 50
