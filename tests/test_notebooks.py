@@ -1,0 +1,218 @@
+"""Every notebook is committed clean, installs itself, runs from an empty folder, and draws."""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+BADGE = re.compile(
+    r"\[!\[Open In Colab\]\(https://colab\.research\.google\.com/assets/colab-badge\.svg\)\]"
+    r"\(https://colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/main/notebooks/(\w+)\.ipynb\)"
+)
+REPOSITORY = re.compile(r"github\.com/([\w.-]+/jkonet-diffusions)\b")
+DRAWS = re.compile(r"plt\.show\(\)|plt\.subplots\(|^Image\(", re.MULTILINE)
+OF_SOME_MACHINE = re.compile(
+    r"(?<![\w.:/}])/(?:home|root|tmp|work|mnt|opt|Users|content)\b|[A-Z]:\\"
+)
+
+notebooks = pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+
+
+def read(file):
+    return nbformat.read(file, as_version=4)
+
+
+def code_of(book):
+    return [cell for cell in book.cells if cell.cell_type == "code"]
+
+
+def install_cell(file):
+    (cell,) = [cell for cell in code_of(read(file)) if "%pip" in cell.source]
+    return cell.source
+
+
+def test_there_is_one_for_every_system():
+    assert {file.stem for file in NOTEBOOKS} >= {
+        "quick_start",
+        "jkonet_star",
+        "information_theoretic",
+        "linear_denoiser",
+        "sparse_localization",
+        "sparse_pixels",
+        "single_cells",
+    }
+
+
+@notebooks
+def test_notebooks_are_committed_clean(file):
+    book = read(file)
+    nbformat.validate(book)
+    for cell in code_of(book):
+        assert cell.outputs == []
+        assert cell.execution_count is None
+        assert not OF_SOME_MACHINE.search(cell.source), cell.source
+    first = book.cells[0].source
+    assert first.startswith("# ")
+    (badge,) = BADGE.findall(first)
+    assert badge[1] == file.stem
+    # The folder is read by Colab's users alone: links lead to its own files.
+    text = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+    for link in re.findall(r"\]\((?!https://)([^)]*)\)", text):
+        assert (file.parent / link).is_file(), link
+    # Prose before every picture or so, never three cells of code in a row.
+    kinds = "".join(cell.cell_type[0] for cell in book.cells)
+    assert "ccc" not in kinds.replace("mc", "", 1)
+
+
+def test_all_notebooks_name_the_same_repository():
+    named = {
+        name
+        for file in [*NOTEBOOKS, ROOT / "README.md", ROOT / "pyproject.toml"]
+        if file.is_file()
+        for name in REPOSITORY.findall(file.read_text().replace("/blob/", " "))
+    }
+    assert len(named) == 1
+
+
+@notebooks
+@pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "gpu"])
+def test_the_install_cell_installs_where_nothing_is(file, gpu, tmp_path):
+    """In Colab from GitHub, with JAX for its GPU where there is one."""
+    command = installed(install_cell(file), tmp_path, found=False, gpu=gpu)
+    extras = ",".join(
+        (["bio"] if file.stem == "single_cells" else []) + (["cuda12"] if gpu else [])
+    )
+    wanted = f"jkonet-diffusions{f'[{extras}]' if extras else ''} @ git+https://github.com/"
+    assert f'pip install -q "{wanted}' in command
+    assert "{" not in command
+
+
+def test_the_install_cell_does_nothing_where_the_packages_are(tmp_path):
+    assert installed(install_cell(NOTEBOOKS[0]), tmp_path, found=True, gpu=True) == ""
+
+
+def test_the_install_cell_of_a_clone_installs_the_clone(tmp_path):
+    (tmp_path / "clone" / "jkonet_star").mkdir(parents=True)
+    (tmp_path / "clone" / "notebooks").mkdir()
+    source = install_cell(NOTEBOOKS[0])
+    command = installed(source, tmp_path / "clone" / "notebooks", found=False, gpu=False)
+    assert f"jkonet-diffusions @ {(tmp_path / 'clone').as_uri()}" in command
+
+
+PROGRAM = """
+import importlib.util, shutil, sys
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+shell.system = lambda command: print("RAN", command)
+real = importlib.util.find_spec
+ours = ("jkonet_star", "anndata")
+found, gpu = sys.argv[1] == "True", sys.argv[2] == "True"
+importlib.util.find_spec = lambda name: real(name) if found or name not in ours else None
+shutil.which = lambda name: "there" if gpu else None
+shell.run_cell(sys.stdin.read()).raise_error()
+"""
+
+
+def installed(source, folder, *, found, gpu):
+    """The commands that an install cell runs."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(found), str(gpu)],
+        input=source,
+        cwd=folder,
+        env=os.environ | {"IPYTHONDIR": str(folder / ".ipython"), "PYTHONPATH": python_path()},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return "\n".join(line[4:] for line in done.stdout.splitlines() if line.startswith("RAN "))
+
+
+def python_path():
+    """The packages of this tree, installed or not; what is given relative to here means elsewhere."""
+    given = [
+        str(Path(p).absolute()) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p
+    ]
+    return os.pathsep.join(given)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Of the kernels: no screen, no network, no file outside of a temporary folder."""
+    home = tmp_path_factory.mktemp("home")
+    nowhere = "http://127.0.0.1:9"
+    return os.environ | {
+        "JKONET_NOTEBOOK_QUICK": "1",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "IPYTHONDIR": str(home / "ipython"),
+        "JAX_COMPILATION_CACHE_DIR": str(home / "compiled"),
+        "XDG_CACHE_HOME": str(home / "cache"),
+        "TMPDIR": str(tmp_path_factory.mktemp("temporary")),
+        "PYTHONPATH": python_path(),
+        "https_proxy": nowhere,
+        "HTTPS_PROXY": nowhere,
+    }
+
+
+@pytest.mark.slow
+@notebooks
+def test_notebooks_run_from_an_empty_folder(file, environment, tmp_path):
+    client = pytest.importorskip("nbclient").NotebookClient(
+        read(file),
+        timeout=900,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(tmp_path)}},
+    )
+    book = client.execute(env=environment)  # raises what a cell raises
+    n_pictures = 0
+    for cell in code_of(book):
+        pictures = [o for o in cell.outputs if "image/png" in o.get("data", {})]
+        n_pictures += len(pictures)
+        assert pictures or not DRAWS.search(cell.source), cell.source
+        printed = "".join(o.text for o in cell.outputs if o.output_type == "stream")
+        assert "Warning" not in printed
+    assert n_pictures >= 3
+    assert list(tmp_path.iterdir()) == []  # what is written goes to temporary folders
+    if file.stem == "single_cells":
+        everything = str(book)
+        assert "NO REAL CELLS" in everything
+        assert "SIMULATED" in everything
+
+
+@pytest.mark.parametrize("complete", [True, False], ids=["published", "damaged"])
+def test_real_cells_are_checked_and_their_absence_is_said(complete, tmp_path, monkeypatch, capsys):
+    """The download of the notebook on single cells, from a file of the published layout."""
+    pytest.importorskip("anndata")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (source,) = [
+        cell.source
+        for cell in code_of(read(ROOT / "notebooks" / "single_cells.ipynb"))
+        if "SHA256 = " in cell.source
+    ]
+    file = tmp_path / "published.npz"
+    points = np.random.default_rng(0).normal(3.0, 2.0, (40, 7))
+    np.savez(file, pcs=points, sample_labels=np.repeat(np.arange(5), 8))
+    checksum = hashlib.sha256(file.read_bytes()).hexdigest()
+    source = re.sub(r'URL = ".*"', f'URL = "{file.as_uri()}"', source)
+    source = re.sub(r'SHA256 = ".*"', f'SHA256 = "{checksum if complete else 64 * "0"}"', source)
+    names: dict = {}
+    exec(source, names)
+    cells, said = names["cells"], capsys.readouterr().out
+    assert ("NO REAL CELLS: the server delivered another file" in said) is not complete
+    if complete:
+        assert cells.obsm["X_pca"].shape == (40, 5)
+        np.testing.assert_allclose(cells.obsm["X_pca"].std(axis=0), 1.0, rtol=1e-5)
+        np.testing.assert_array_equal(np.unique(cells.obs["day"]), [1.5, 7.5, 13.5, 19.5, 25.5])
+        again = names["anndata"].read_h5ad(names["work"] / "cells.h5ad")
+        np.testing.assert_array_equal(again.obsm["X_pca"], cells.obsm["X_pca"])
+    else:
+        assert "SIMULATED" in said
+        assert len(cells) == 3000
