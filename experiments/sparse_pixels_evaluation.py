@@ -100,7 +100,7 @@ class Draws(NamedTuple):
     """Samples of held-out images, and what they cost."""
 
     images: np.ndarray  # (draws, n, height, width, channels)
-    images_per_second: float
+    images_per_second: float | None  # None where the only call was the one that compiles
 
 
 def draw(
@@ -136,8 +136,8 @@ def draw(
                 timed.append(time.perf_counter() - begin)
                 result[i, start : start + len(kept)] = kept
                 progress.update()
-    # The first call compiles.
-    return Draws(result, batch / float(np.median(timed[1:] or timed)))
+    speed = batch / float(np.median(timed[1:])) if len(timed) > 1 else None
+    return Draws(result, speed)
 
 
 def interpolated(reconstruction: Reconstruction, held: Held) -> dict[str, np.ndarray]:

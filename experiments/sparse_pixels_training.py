@@ -234,4 +234,5 @@ def _sample(
         plot_diversity(
             results.plots / "samples.png", draws.images[:DRAWS_SHOWN], held, n=settings.n_panel
         )
-    say(f"  {draws.images_per_second:.3g} images per second")
+    if draws.images_per_second is not None:
+        say(f"  {draws.images_per_second:.3g} images per second")
