@@ -11,6 +11,7 @@ and signatures show annotations as the source has them: jaxtyping's axes are wha
 """
 
 import ast
+import copy
 import functools
 import importlib
 import inspect
@@ -18,6 +19,7 @@ import itertools
 import re
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -168,12 +170,7 @@ def _home(full: str) -> str | None:
 
 def _commented_fields(cls: type) -> list[str]:
     """An `Attributes:` section from the comments behind the fields of a class."""
-    try:
-        source = textwrap.dedent(inspect.getsource(cls))
-    except (OSError, TypeError):
-        return []
-    rows = source.splitlines()
-    (node,) = ast.parse(source).body
+    rows, node = _definition(cls)
     found = []
     for field in getattr(node, "body", ()):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
@@ -189,17 +186,32 @@ def _signature(
     """The parameters as the source spells them."""
     if what not in ("function", "method"):
         return None
-    function = inspect.unwrap(getattr(obj, "func", obj) if not callable(obj) else obj)
-    try:
-        source = textwrap.dedent(inspect.getsource(function))
-        node = ast.parse(source).body[0]
-    except (OSError, TypeError, SyntaxError, IndexError):
-        return None
+    _, node = _definition(inspect.unwrap(obj))
     if not isinstance(node, ast.FunctionDef):
         return None
-    arguments = node.args
-    positional = arguments.posonlyargs + arguments.args
+    arguments = copy.deepcopy(node.args)
     decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
-    if what == "method" and "staticmethod" not in decorators and positional:
+    if what == "method" and "staticmethod" not in decorators:
         (arguments.posonlyargs or arguments.args).pop(0)
     return f"({ast.unparse(arguments)})", ast.unparse(node.returns) if node.returns else ""
+
+
+def _definition(obj: Any) -> tuple[tuple[str, ...], ast.AST | None]:
+    """Lines of the module that defines a class or function, and its node in there."""
+    module = getattr(obj, "__module__", None) or ""
+    if not module.startswith(PACKAGES):
+        return (), None
+    rows, node = _parsed(sys.modules[module].__file__)
+    for name in obj.__qualname__.split("."):
+        inside = [
+            child for child in getattr(node, "body", ()) if getattr(child, "name", "") == name
+        ]
+        node = inside[-1] if inside else None
+    return rows, node
+
+
+@functools.cache
+def _parsed(file: str) -> tuple[tuple[str, ...], ast.AST]:
+    """inspect.getsource would parse the file again for every class."""
+    text = Path(file).read_text(encoding="utf-8")
+    return tuple(text.splitlines()), ast.parse(text)
