@@ -29,7 +29,7 @@ steps it is rounding.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,10 +106,10 @@ class JKOStep:
         if self.settings.weight_penalty:
             value += self.settings.weight_penalty * self.transport_map.penalty(params)
         if self.monge_gap and self.settings.monge_gap_weight:
-            gap = monge_gap_from_samples(
+            gap: Array = monge_gap_from_samples(  # type: ignore[assignment]
                 step.points,
                 y,
-                epsilon=self.settings.monge_gap_epsilon / step.units.length**2,
+                epsilon=self.settings.monge_gap_epsilon / step.units.length**2,  # type: ignore[arg-type]
                 min_iterations=self.settings.monge_gap_iterations,
                 max_iterations=self.settings.monge_gap_iterations,
                 inner_iterations=self.settings.monge_gap_iterations,
@@ -233,7 +233,7 @@ def outer_loss(
         length: l.
         settings: epsilon, iterations, and divergence or cost.
     """
-    options = {
+    options: dict[str, Any] = {
         "threshold": SINKHORN_THRESHOLD,
         "max_iterations": settings.sinkhorn_iterations,
         "inner_iterations": min(5, settings.sinkhorn_iterations),
@@ -241,7 +241,8 @@ def outer_loss(
     x, goal, epsilon = length * y, length * target, settings.sinkhorn_epsilon
     if settings.outer_loss == "cost":
         geometry = pointcloud.PointCloud(x, goal, epsilon=epsilon)
-        return linear.solve(geometry, a=y_weights, b=target_weights, **options).reg_ot_cost
+        cost = linear.solve(geometry, a=y_weights, b=target_weights, **options).reg_ot_cost
+        return jnp.asarray(cost)
     value, _ = sinkdiv(
         x, goal, epsilon=epsilon, a=y_weights, b=target_weights, solve_kwargs=options
     )
@@ -303,7 +304,7 @@ class BilevelFit(NetworkFit):
                 "maps": maps,
                 "diverged": jnp.zeros((), bool),
             }
-            return state.replace(optimizer_state=own)
+            return dataclasses.replace(state, optimizer_state=own)
 
         return jax.jit(jax.vmap(one, in_axes=(0, None, None)))(keys, self.data, self.units)
 
@@ -328,7 +329,9 @@ class BilevelFit(NetworkFit):
             value = outer_loss(y, step.weights, target, target_weights, units.length, self.bilevel)
             return value, (params, y)
 
-        def through_time(carry: tuple, k: Array, rows: Array, weights: Array) -> tuple:
+        def through_time(
+            carry: tuple, k: Array, rows: Array, weights: Array
+        ) -> tuple[tuple, Array]:
             energy, optimizer_state, ema, maps, diverged, predicted = carry
             observed = u[k, rows[k]]
             source = k if forced else 0
@@ -358,12 +361,12 @@ class BilevelFit(NetworkFit):
 
         def batch(carry: tuple, drawn: tuple[Array, Array]) -> tuple[tuple, Array]:
             rows, weights = drawn
-            carry, values = jax.lax.scan(
+            carry, losses = jax.lax.scan(
                 lambda c, k: through_time(c, k, rows, weights),
                 (*carry, u[0, rows[0]]),
                 jnp.arange(n_steps),
             )
-            return carry[:5], jnp.mean(values)
+            return carry[:5], jnp.mean(losses)
 
         def epoch(state: TrainingState, _: None) -> tuple[TrainingState, dict[str, Array]]:
             drawn = draw_batches(

@@ -17,7 +17,7 @@ from jkonet_star.bilevel import BilevelFit, JKOStep, Step, outer_loss
 from jkonet_star.bilevel_batches import bilevel_data, draw_batches
 from jkonet_star.couplings import couple
 from jkonet_star.energies import Units
-from jkonet_star.settings import SOLVERS, BilevelSettings, NetworkSettings
+from jkonet_star.settings import BilevelSettings, NetworkSettings
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
 from jkonet_star.solvers import prepare
 from jkonet_star.transport_maps import TransportMap
@@ -242,7 +242,12 @@ def test_a_diverged_run_keeps_its_last_finite_energy_and_says_so():
 
 
 @pytest.mark.parametrize(
-    "solver", [name for name in SOLVERS if SOLVERS[name].parametrisation == "bilevel"]
+    "solver",
+    [
+        "jkonet-vanilla",
+        pytest.param("jkonet", marks=pytest.mark.slow),
+        pytest.param("jkonet-monge-gap", marks=pytest.mark.slow),
+    ],
 )
 def test_a_contraction_is_learned(solver):
     snapshots = shrinking()
@@ -250,7 +255,7 @@ def test_a_contraction_is_learned(solver):
         snapshots,
         solver,
         key=KEY,
-        network=dataclasses.replace(NETWORK, epochs=25, batch_size=40, learning_rate=2e-2),
+        network=dataclasses.replace(NETWORK, epochs=20, batch_size=20, learning_rate=2e-2),
         bilevel=BilevelSettings(map_hidden=(8,), inner_steps=20, monge_gap_iterations=5),
     )
     assert energy.scheme == "implicit"
