@@ -141,6 +141,8 @@ def test_every_link_and_image_is_there(page):
     prose = re.sub(r"`[^`]*`", "", prose)
     missing = []
     for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if notebook := re.fullmatch(r"https://colab\..*/blob/main/(.*)", target):
+            target = os.path.relpath(ROOT / notebook[1], page.parent)
         if re.match(r"[a-z]+:", target):
             continue
         path, _, anchor = target.partition("#")
@@ -175,6 +177,20 @@ def test_every_command_is_understood(page, capsys):
         if problems := problems_of(command):
             wrong[command] = [*problems, capsys.readouterr().err.strip()]
     assert wrong == {}
+
+
+def test_every_grid_of_a_sweep_is_understood(tmp_path):
+    from experiments import sweep
+    from experiments.sweep_settings import grids_from_flags
+
+    run_script(lambda: None, sweep.FLAGS, argv=[])
+    blocks = [block for page in PAGES for block in fences(page.read_text())[0]]
+    grids = [content for language, content in blocks if language == "yaml"]
+    assert grids
+    for content in grids:
+        file = tmp_path / "grid.yaml"
+        file.write_text(content)
+        assert len(grids_from_flags(sweep.FLAGS, str(file))) == content.count("- potentials")
 
 
 @pytest.fixture(scope="module")
