@@ -8,9 +8,7 @@ import pytest
 
 import experiments.network_training
 from checkpoints import load_energy, save_state
-from jkonet_star.settings import SOLVERS
 
-SOLVER_NAMES = [name for name in SOLVERS if SOLVERS[name].parametrisation == "bilevel"]
 FLAGS = (
     "--dataset=plain",
     "--epochs=4",
@@ -29,7 +27,14 @@ def bits(run):
     return [np.asarray(leaf).tobytes() for leaf in leaves], (run / "metrics.jsonl").read_text()
 
 
-@pytest.mark.parametrize("solver", SOLVER_NAMES)
+@pytest.mark.parametrize(
+    "solver",
+    [
+        "jkonet-vanilla",
+        pytest.param("jkonet", marks=pytest.mark.slow),
+        pytest.param("jkonet-monge-gap", marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_run_resumes_to_the_same_bits(place, solver, monkeypatch):
     flags = (f"--solver={solver}", *FLAGS)
     whole = place.train(f"{solver}-whole", *flags)
