@@ -11,7 +11,7 @@ An error below that of rounding to bytes counts as that, so that a black image i
 """
 
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from experiments.repetitions import write_table
 from experiments.run_folder import RunFolder
 from experiments.sparse_pixels_plots import plot_comparison, plot_diversity, plot_panel
 from experiments.sparse_pixels_sampling import Reconstruction, SamplerSpec
-from experiments.sparse_pixels_settings import SamplingSettings
+from experiments.sparse_pixels_settings import Sampler, SamplingSettings
 from experiments.sparse_pixels_task import SparseTask
 
 SAMPLE_SEED = 31
@@ -244,7 +244,7 @@ def _compare(
     rows = []
     for name in settings.compare_samplers:
         for steps in settings.compare_steps or ():
-            spec = sampler_spec(settings)._replace(name=name, steps=steps)
+            spec = sampler_spec(settings)._replace(name=cast(Sampler, name), steps=steps)
             draws = draw(reconstruction, spec, params, part, draws=2, batch=n)
             found = quality(draws.images[0], part)
             rows.append(

@@ -216,7 +216,10 @@ def run_networks(cells: Sequence[Cell], folder: SweepFolder, library: Library) -
     diverged = divergences(rows, len(cells))
     for i, cell in enumerate(cells):
         own = [{k: [v[i]] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
-        details = {"epochs": cell.learning.network.epochs, "side_by_side": len(cells)}
+        details: dict[str, Any] = {
+            "epochs": cell.learning.network.epochs,
+            "side_by_side": len(cells),
+        }
         if diverged[i] is not None:
             details["diverged"] = [diverged[i]]
         write_run(cell, folder, library, _one(energies, i), problems[i], own, details, share)
