@@ -125,6 +125,8 @@ def _inline(line: str, module: str) -> str:
 
 def _escaped(text: str) -> str:
     text = re.sub(r"([\\*|])", r"\\\1", text)
+    # "(1) says" and "reference: G." are no items of lists.
+    text = re.sub(r"(^\s*|: )(\(\w+\)\s|\w\.(?=\s|$))", r"\1\\\2", text)
     return re.sub(r"_(?![A-Za-z0-9_])", r"\\_", text)
 
 
@@ -189,11 +191,33 @@ def _signature(
     _, node = _definition(inspect.unwrap(obj))
     if not isinstance(node, ast.FunctionDef):
         return None
-    arguments = copy.deepcopy(node.args)
+    node = _Unquoted().visit(copy.deepcopy(node))
+    arguments = node.args
     decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
     if what == "method" and "staticmethod" not in decorators:
         (arguments.posonlyargs or arguments.args).pop(0)
     return f"({ast.unparse(arguments)})", ast.unparse(node.returns) if node.returns else ""
+
+
+class _Unquoted(ast.NodeTransformer):
+    """Annotations that are strings as a whole, for names that are defined later, as what they say."""
+
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        """Of a parameter."""
+        node.annotation = _unquoted(node.annotation)
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        """Of the result."""
+        self.generic_visit(node.args)
+        node.returns = _unquoted(node.returns)
+        return node
+
+
+def _unquoted(annotation: ast.expr | None) -> ast.expr | None:
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        return ast.parse(annotation.value, mode="eval").body
+    return annotation
 
 
 def _definition(obj: Any) -> tuple[tuple[str, ...], ast.AST | None]:
