@@ -18,7 +18,7 @@ BADGE = re.compile(
     r"\[!\[Open In Colab\]\(https://colab\.research\.google\.com/assets/colab-badge\.svg\)\]"
     r"\(https://colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/main/notebooks/(\w+)\.ipynb\)"
 )
-REPOSITORY = re.compile(r"github\.com/([\w.-]+/jkonet-diffusions)\b")
+REPOSITORY = re.compile(r"\bgithub(?:\.com)?/([\w.-]+/jkonet-diffusions)\b")
 DRAWS = re.compile(r"plt\.show\(\)|plt\.subplots\(|^Image\(", re.MULTILINE)
 OF_SOME_MACHINE = re.compile(
     r"(?<![\w.:/}])/(?:home|root|tmp|work|mnt|opt|Users|content)\b|[A-Z]:\\"
@@ -78,7 +78,7 @@ def test_all_notebooks_name_the_same_repository():
         name
         for file in [*NOTEBOOKS, ROOT / "README.md", ROOT / "pyproject.toml"]
         if file.is_file()
-        for name in REPOSITORY.findall(file.read_text().replace("/blob/", " "))
+        for name in REPOSITORY.findall(file.read_text())
     }
     assert len(named) == 1
 
