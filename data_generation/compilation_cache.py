@@ -112,6 +112,13 @@ def _configured(choice: str) -> Iterator[None]:
         cache.reset_cache()
 
 
+def keep_cache_from_jobs() -> None:
+    """Jobs started from here choose a folder of their own: they may run on another processor."""
+    folder = os.environ.get(_DIRECTORY)
+    if folder and Path(folder).is_relative_to(user_cache()):
+        del os.environ[_DIRECTORY]
+
+
 def user_cache(environment: Mapping[str, str] = os.environ, system: str = sys.platform) -> Path:
     """The folder of this project's caches below the user's."""
     if system == "win32":

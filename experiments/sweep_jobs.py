@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_generation.compilation_cache import keep_cache_from_jobs
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_runs import Finished, carry_out, data_shape
 from experiments.sweep_settings import Cell, ExecutionSettings
@@ -86,6 +87,7 @@ def carry_out_in_jobs(
         "mem_gb": settings.job_memory or None,
         "slurm_partition": settings.partition,
     }
+    keep_cache_from_jobs()
     executor.update_parameters(**{k: v for k, v in parameters.items() if v is not None})
     told: set[str] = set()
     ended = "the job left no word"

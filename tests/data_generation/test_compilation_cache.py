@@ -10,7 +10,11 @@ import pytest
 
 from data_generation import compilation_cache as module
 from data_generation.command_line import define_flags, run_script
-from data_generation.compilation_cache import compilation_cache, user_cache
+from data_generation.compilation_cache import (
+    compilation_cache,
+    keep_cache_from_jobs,
+    user_cache,
+)
 from data_generation.settings import DataSettings
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +96,14 @@ def test_a_process_with_jax_keeps_its_own_unless_told_otherwise(tmp_path):
     with compilation_cache("off"):
         assert not jax.config.jax_enable_compilation_cache
     assert [getattr(jax.config, name) for name in names] == before
+
+
+def test_jobs_choose_their_own_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for folder, kept in ((user_cache() / "0.10-abc", False), (tmp_path / "mine", True)):
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+        keep_cache_from_jobs()
+        assert ("JAX_COMPILATION_CACHE_DIR" in os.environ) == kept
 
 
 def test_the_oldest_programs_go_first(tmp_path):
