@@ -90,7 +90,11 @@ def has(dataset, term):
 
 @pytest.mark.parametrize(
     "solver",
-    [pytest.param(name, marks=pytest.mark.slow if name in INTERACTING else ()) for name in SOLVERS],
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in INTERACTING else ())
+        for name, kind in SOLVERS.items()
+        if kind.parametrisation != "bilevel"  # test_bilevel.py
+    ],
 )
 def test_every_solver_from_data_to_evaluation(solver, place, capfd):
     name = "full" if SOLVERS[solver].internal or SOLVERS[solver].interaction else "plain"

@@ -107,6 +107,7 @@ FAST = [
     [
         pytest.param(solver, scheme, marks=[] if (solver, scheme) in FAST else [pytest.mark.slow])
         for solver in SOLVERS
+        if SOLVERS[solver].parametrisation != "bilevel"  # test_bilevel.py
         for scheme in SCHEMES
     ],
 )
