@@ -35,4 +35,4 @@ $(TEST_ENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(DEMO_ENV) $(TEST_ENV) build dist docs/_build *.egg-info
+	rm -rf $(DEMO_ENV) $(TEST_ENV) build dist docs/_build docs/reference/modules *.egg-info
