@@ -85,7 +85,7 @@ class SamplingSettings:
             "draws": 8,
             "impose": small,
             "eval_batch": 100 if small else 250,
-            "n_compare": 32 if small else 250,
+            "n_compare": 16 if small else 250,
         }
         given = {k: v for k in values if (v := getattr(self, k)) is not None}
         return dataclasses.replace(self, **(values | given))
