@@ -10,7 +10,6 @@ border is free; the solution is the one of least sum of (Delta u_i)^2 over all p
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import numpy as np
 from scipy import sparse, spatial
@@ -19,11 +18,10 @@ from scipy.sparse.linalg import splu
 
 from diffusions.typing import HostArray
 
-Interpolation = Literal["nearest", "linear", "biharmonic"]
-INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
+INTERPOLATIONS = ("nearest", "linear", "biharmonic")
 
 
-def interpolate(images: HostArray, told: HostArray, method: Interpolation) -> HostArray:
+def interpolate(images: HostArray, told: HostArray, method: str) -> HostArray:
     """Fills every image in from its told pixels.
 
     Args:

@@ -70,6 +70,5 @@ def dataset_metadata(settings: dict[str, Any]) -> dict[str, Any] | None:
 
 def dataset_command(metadata: dict[str, Any]) -> str:
     """The command that made a dataset."""
-    from data_generation.__main__ import FLAGS
-
-    return command_line("data_generation", metadata["arguments"], FLAGS)
+    script = importlib.import_module("data_generation.__main__")
+    return command_line("data_generation", metadata["arguments"], script.FLAGS)

@@ -70,3 +70,10 @@ def compiled_in_haste():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _memory_is_given_back():
+    """Compiled programs of one file serve few others, and all of them together need gigabytes."""
+    yield
+    jax.clear_caches()
