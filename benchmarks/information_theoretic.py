@@ -12,7 +12,6 @@ control   validation nll of the same planar network trained plainly: independent
 import argparse
 import functools
 import json
-import statistics
 import sys
 import time
 from typing import Any
@@ -24,6 +23,7 @@ from measurement import (
     arguments_of,
     describe_machine,
     measure_apart,
+    median_seconds,
     peak_memory,
     words,
     write_output,
@@ -43,16 +43,6 @@ from diffusions.training import initial_state, shuffled_batches, train_epochs
 LAW = LogSNRLaw()
 
 
-def _median_seconds(call: Any, repetitions: int) -> float:
-    jax.block_until_ready(call())
-    found = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
-
-
 def measure_grid(request: dict[str, Any]) -> dict[str, Any]:
     """One compiled call against two loops, in one process."""
     module = DenoisingMLP()
@@ -66,7 +56,9 @@ def measure_grid(request: dict[str, Any]) -> dict[str, Any]:
 
     key = jax.random.key(1)
     together = jax.jit(lambda x: log_density(denoiser, key, x, LAW, reference, n_log_snr=200).value)
-    compiled = _median_seconds(lambda: together(points), request["repetitions"])
+    compiled = median_seconds(
+        lambda: jax.block_until_ready(together(points)), request["repetitions"]
+    )
     a, weight = LAW.grid(200)
     network = jax.jit(denoiser)
 
@@ -153,7 +145,9 @@ def measure_steps(request: dict[str, Any]) -> dict[str, Any]:
     """Training steps per second."""
     _, _, _, train, state = _plane("dino", plain=False, epochs=160, seed=0)
     run = jax.jit(functools.partial(train, n_epochs=4))
-    seconds = _median_seconds(lambda: run(state)[0].params, request["repetitions"])
+    seconds = median_seconds(
+        lambda: jax.block_until_ready(run(state)[0].params), request["repetitions"]
+    )
     return {"steps_per_second": 4 * 57 / seconds, "peak": peak_memory()}
 
 
@@ -170,7 +164,9 @@ def measure_images(request: dict[str, Any]) -> dict[str, Any]:
         ).value
 
     evaluate = jax.jit(lambda x: jax.lax.map(chunk, x.reshape(20, 50, *x.shape[1:])))
-    seconds = _median_seconds(lambda: evaluate(images), request["repetitions"])
+    seconds = median_seconds(
+        lambda: jax.block_until_ready(evaluate(images)), request["repetitions"]
+    )
     flops = matmul_flops(lambda z: module.apply(params, z, jnp.zeros(1)), images[:1])
     return {
         "seconds": seconds,

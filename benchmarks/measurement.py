@@ -9,8 +9,10 @@ import json
 import os
 import platform
 import resource
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,17 @@ def peak_memory() -> int:
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def median_seconds(call: Callable[[], Any], repetitions: int) -> float:
+    """Median time of a call, after one that compiles; the call waits for what it computes."""
+    call()
+    found = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)
 
 
 def environment(**more: str) -> dict[str, str]:

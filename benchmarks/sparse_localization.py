@@ -15,7 +15,6 @@ the process.
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -26,6 +25,7 @@ from measurement import (
     arguments_of,
     describe_machine,
     measure_apart,
+    median_seconds,
     numbers,
     peak_memory,
     write_output,
@@ -53,17 +53,6 @@ def inputs(n: int, batch: int, k: int) -> dict[str, Any]:
         "start": start / np.linalg.norm(start, axis=1, keepdims=True),
         "t": np.full(batch, n, np.float32),
     }
-
-
-def seconds_of(run: Any, repetitions: int) -> float:
-    """The median of several runs after one that warms up."""
-    run()
-    found = []
-    for _ in range(repetitions):
-        begin = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - begin)
-    return statistics.median(found)
 
 
 def measure_fused(request: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +85,7 @@ def measure_fused(request: dict[str, Any]) -> dict[str, Any]:
         )
         result[f"{name}_floats"] = held / 4 / batch / n**2
         result[name] = (
-            seconds_of(
+            median_seconds(
                 lambda p=program: jax.block_until_ready(p(params, *arrays)), request["repeat"]
             )
             / batch
@@ -180,7 +169,7 @@ def measure_naive(request: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {"threads": torch.get_num_threads()}
     difference = (forward()[: len(stored["estimate"])] - stored["estimate"][:batch]).abs().max()
     for name, run in (("forward", forward), ("gradient", gradient)):
-        result[name] = seconds_of(run, request["repeat"]) / batch
+        result[name] = median_seconds(run, request["repeat"]) / batch
         result[f"{name}_floats"] = (peak_memory() - before) / 4 / batch / n**2
     return result | {"difference": float(difference)}
 

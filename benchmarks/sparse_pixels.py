@@ -15,8 +15,6 @@ alone; utilisation (MFU) is their rate over --peak-tflops.
 import argparse
 import functools
 import json
-import statistics
-import time
 from typing import Any
 
 from measurement import (
@@ -24,6 +22,7 @@ from measurement import (
     arguments_of,
     describe_machine,
     measure_apart,
+    median_seconds,
     peak_memory,
     words,
     write_output,
@@ -61,19 +60,6 @@ def _task(request: dict[str, Any], model: str) -> Any:
     return SparseTask(settings.resolved())
 
 
-def _seconds(call: Any, repetitions: int) -> float:
-    """The median of several calls after one that compiles."""
-    import jax
-
-    jax.block_until_ready(call())
-    found = []
-    for _ in range(repetitions):
-        begin = time.perf_counter()
-        jax.block_until_ready(call())
-        found.append(time.perf_counter() - begin)
-    return statistics.median(found)
-
-
 def _size(task: Any, params: Any) -> dict[str, Any]:
     """Parameters, and GFLOP of a forward pass of one image."""
     import jax
@@ -109,7 +95,9 @@ def measure_training(request: dict[str, Any]) -> list[dict[str, Any]]:
             ema_decay=task.settings.ema_decay,
         )
     )
-    seconds = _seconds(lambda: train(state)[0].params, request["repetitions"])
+    seconds = median_seconds(
+        lambda: jax.block_until_ready(train(state)[0].params), request["repetitions"]
+    )
     size = _size(task, params)
     images = len(task.train) / seconds
     rate = 3 * size["gflop"] * images
@@ -136,7 +124,9 @@ def measure_sampling(request: dict[str, Any]) -> list[dict[str, Any]]:
         held = held_out(task, reconstruction, request["batch"])
         arrays = [jnp.asarray(a) for a in (held.images, held.told, held.labels)]
         sample = functools.partial(reconstruction.sample, spec, params, jax.random.key(2), *arrays)
-        seconds = _seconds(sample, request["repetitions"])
+        seconds = median_seconds(
+            lambda call=sample: jax.block_until_ready(call()), request["repetitions"]
+        )
         size, images = _size(task, params), request["batch"] / seconds
         size["gflop"] *= spec.calls * task.n_groups
         kind = f"{spec.name} {spec.steps}"

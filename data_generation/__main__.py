@@ -11,6 +11,9 @@ from data_generation.settings import DataSettings
 
 FLAGS = define_flags(DataSettings)
 
+# The distance from the origin may grow by this factor; only steps too long for the potential exceed it.
+THROWN_OUT = 100.0
+
 EXAMPLE = """
 data_generation --potential=styblinski_tang
 data_generation --potential=none --internal=wiener --beta=0.2 --unpaired
@@ -54,6 +57,13 @@ def main() -> None:
             f"displacement {report['cost']:.4g}, dropped mass {report['dropped_mass']:.2g}"
             f"{convergence}"
         )
+    if settings.load_from_file is None:
+        first, *later = (float(abs(points).max()) for points in dataset.train.arrays())
+        if max(later) > THROWN_OUT * first:
+            say(
+                f"  warning: particles that start within {first:.3g} are thrown out to "
+                f"{max(later):.3g}; take a smaller --dt or more --substeps"
+            )
     say(f"  written in {time.perf_counter() - start:.1f} s")
 
 

@@ -44,9 +44,7 @@ def annotate(settings: AnnotateSettings) -> None:
     from experiments.annotate_cells import annotate_cells, leading_coordinates, share_outside
     from experiments.run_folder import RunFolder, versions
 
-    run = RunFolder(Path(str(settings.run)))
-    if not (run.path / "config.json").is_file():
-        raise ValueError(f"{run.path} is not the folder of a run")
+    run = RunFolder.existing(str(settings.run))
     config = run.config()["settings"]
     if not run.energy.is_dir():
         raise ValueError(f"{run.path} holds no energy: it is unfinished, or no run of a solver")

@@ -26,9 +26,7 @@ def main() -> None:
     from experiments.reporting import assess, draw, print_table
     from experiments.run_folder import SCHEMA_VERSION, RunFolder, write_json
 
-    run = RunFolder(Path(str(settings.run)))
-    if not (run.path / "config.json").is_file():
-        raise ValueError(f"{run.path} is not the folder of a run")
+    run = RunFolder.existing(str(settings.run))
     config = run.config()["settings"]
     if config.get("script") != "experiments.train":
         raise ValueError(f"{run.path} is not a run of experiments.train")

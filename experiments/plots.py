@@ -23,11 +23,6 @@ OBSERVED = "#9aa0a6"
 PREDICTED = "#c2410c"
 
 
-def first_seed(energies: FittedEnergy) -> FittedEnergy:
-    """The first energy of a stack."""
-    return jax.tree.map(lambda leaf: leaf[0], energies)
-
-
 class Plane:
     """A grid in the first two coordinates, the others at the population's mean."""
 

@@ -5,8 +5,8 @@ computes the others in the same chunks, so that it ends with the same bits.
 """
 
 import csv
+import io
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from experiments.run_folder import RunFolder
+from experiments.run_folder import RunFolder, write_text
 
 Z95 = 1.959963984540054  # of a two-sided 95 % interval
 
@@ -85,11 +85,12 @@ def positive_share(deltas: np.ndarray) -> dict[str, float]:
     }
 
 
-def write_table(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes rows with the same keys as CSV, by way of a temporary name."""
-    temporary = file.with_name(f".{file.name}.new")
-    with temporary.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, file)
+def write_table(
+    file: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None
+) -> None:
+    """Writes rows with the same keys as CSV; the columns are those of the first row, if not given."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(columns or rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(file, stream.getvalue())

@@ -6,7 +6,6 @@ make them again. It loads nothing from elsewhere, so that it can be mailed or ar
 
 import datetime
 import difflib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +46,7 @@ def write_report(folder: Path, file: Path) -> int:
     from experiments.report_html import page, text
     from experiments.report_run import run_sections
     from experiments.report_sweep import is_sweep, sweep_sections
-    from experiments.run_folder import RunFolder, versions
+    from experiments.run_folder import RunFolder, versions, write_text
 
     if (folder / "config.json").is_file():
         sections = run_sections(RunFolder(folder))
@@ -61,12 +60,9 @@ def write_report(folder: Path, file: Path) -> int:
     now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
     release = versions()["jkonet-diffusions"]
     footer = f"Report of {text(folder)}, made {now} by jkonet-diffusions {text(release)}."
-    content = page(folder.resolve().name, sections, footer).encode()
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.new")
-    temporary.write_bytes(content)
-    os.replace(temporary, file)
-    return len(content)
+    write_text(file, page(folder.resolve().name, sections, footer))
+    return file.stat().st_size
 
 
 def _no_run(folder: Path) -> str:

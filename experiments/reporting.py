@@ -8,7 +8,7 @@ import numpy as np
 
 from data_generation.command_line import say
 from diffusions.typing import Key
-from experiments.plots import first_seed, plot_interaction, plot_potential, plot_predictions
+from experiments.plots import plot_interaction, plot_potential, plot_predictions
 from jkonet_star.evaluation import (
     KnownEnergy,
     Predictions,
@@ -82,7 +82,7 @@ def draw(
     predictions: Predictions,
 ) -> None:
     """The figures of the first seed's energy."""
-    energy = first_seed(energies)
+    energy = energies.member(0)
     if energy.model.has_potential:
         plot_potential(folder / "potential.png", energy, truth, snapshots)
     if energy.model.has_interaction:

@@ -32,11 +32,16 @@ from experiments.settings import FOLDER_FIELDS, FolderSettings
 SCHEMA_VERSION = 1
 
 
-def write_json(file: Path, content: Any) -> None:
-    """Writes JSON to a temporary name and renames it."""
+def write_text(file: Path, content: str) -> None:
+    """Writes a text file to a temporary name and renames it: whoever reads finds it whole."""
     temporary = file.with_name(f".{file.name}.new")
-    temporary.write_text(json.dumps(plain(content), indent=1) + "\n")
+    temporary.write_text(content, encoding="utf-8", newline="")
     os.replace(temporary, file)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Writes JSON, as `write_text`."""
+    write_text(file, json.dumps(plain(content), indent=1) + "\n")
 
 
 def plain(content: Any) -> Any:
@@ -94,6 +99,18 @@ class RunFolder:
         self.path = path
         self._events: Any = None
 
+    @classmethod
+    def existing(cls, path: str | Path) -> "RunFolder":
+        """The folder of a run that is there.
+
+        Raises:
+            ValueError: there is none.
+        """
+        run = cls(Path(path))
+        if not (run.path / "config.json").is_file():
+            raise ValueError(f"{path} is not the folder of a run")
+        return run
+
     @property
     def checkpoints(self) -> Path:
         """Where training states are kept."""
@@ -146,9 +163,8 @@ class RunFolder:
     def keep_rows(self, last_epoch: int) -> None:
         """Drops the rows after an epoch."""
         kept = [row for row in self.rows() if row["epoch"] <= last_epoch]
-        temporary = self.path / ".metrics.jsonl.new"
-        temporary.write_text("".join(json.dumps(plain(row)) + "\n" for row in kept))
-        os.replace(temporary, self.path / "metrics.jsonl")
+        lines = "".join(json.dumps(plain(row)) + "\n" for row in kept)
+        write_text(self.path / "metrics.jsonl", lines)
 
     def log(self, rows: Iterable[dict[str, Any]]) -> None:
         """Appends rows, each with an `epoch`, and sends their numbers to TensorBoard."""

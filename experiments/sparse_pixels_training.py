@@ -56,7 +56,7 @@ def learn(run: RunFolder, task: SparseTask, seconds: dict[str, float]) -> dict[s
     n_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     say(f"  {settings.unet}: {n_parameters:,} parameters, {settings.epochs} epochs")
     params = _trained(run, task, task.loss, params, key, settings.epochs, seconds, panel)
-    _save(run, NETWORK, task, params)
+    _save(run, task, params)
     regression: Params | None = None
     curves: dict[str, list[dict[str, Any]]] = {settings.model: run.rows()}
     if settings.regression_epochs:
@@ -72,7 +72,7 @@ def learn(run: RunFolder, task: SparseTask, seconds: dict[str, float]) -> dict[s
             settings.regression_epochs,
             seconds,
         )
-        _save(part, NETWORK, task, regression)
+        _save(part, task, regression)
         curves["regression"] = part.rows()
     start = time.perf_counter()
     found = evaluate(run, task, reconstruction, params, regression, settings, plots=settings.plots)
@@ -156,8 +156,8 @@ def _panel(
     return {"panel_psnr_unseen": float(unseen_psnr(draws.images[0], held).mean())}
 
 
-def _save(run: RunFolder, name: str, task: SparseTask, params: Params) -> None:
-    folder = run.path / name
+def _save(run: RunFolder, task: SparseTask, params: Params) -> None:
+    folder = run.path / NETWORK
     if folder.exists():  # a resumed run has the same one
         return
     settings = task.settings

@@ -12,7 +12,6 @@ killed, or shared by the jobs of a cluster, continues from what is there.
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -108,7 +107,7 @@ class SweepFolder:
     def failure(self, cell: Cell) -> dict[str, Any] | None:
         """Attempts and reason of a run that failed."""
         file = self._failure(cell)
-        return json.loads(file.read_text()) if file.is_file() else None
+        return read_json(file) if file.is_file() else None
 
     def forget_failure(self, cell: Cell) -> None:
         """A run that comes to its end after all has not failed."""

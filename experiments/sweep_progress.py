@@ -6,9 +6,10 @@ from typing import Self
 
 from tqdm import tqdm
 
+from experiments.repetitions import write_table
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
-from experiments.sweep_table import Row, row_of, write_csv, write_markdown
+from experiments.sweep_table import COLUMNS, Row, row_of, write_markdown
 
 SECONDS_BETWEEN_TABLES = 10.0
 SECONDS_BETWEEN_FIGURES = 60.0
@@ -66,7 +67,7 @@ class Progress:
 
     def _write(self, *, figure: bool) -> None:
         rows = self.rows
-        write_csv(self.folder.path / "table.csv", rows)
+        write_table(self.folder.path / "table.csv", rows, COLUMNS)
         write_markdown(self.folder.path / "table.md", rows, self.title)
         if figure and self.folder.execution.plots:
             from experiments.sweep_plots import plot_sweep

@@ -31,7 +31,7 @@ from experiments.sweep_library import Library
 from experiments.sweep_settings import Cell
 from experiments.tracking import conclude
 from experiments.train import beta_details, train
-from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
+from jkonet_star.evaluation import earth_movers_distances, predict_one_step_ahead
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import SOLVERS
 from jkonet_star.solvers import NetworkFit, Problem, solve_linear, stack_copies
@@ -75,7 +75,14 @@ def data_shape(cell: Cell) -> Any:
     if isinstance(cell.data, str) or cell.data.load_from_file is not None:
         return "read"  # told when they are there
     return dataclasses.replace(
-        cell.data, potential="none", interaction="none", internal="wiener", beta=0.0, seed=0
+        cell.data,
+        potential="none",
+        interaction="none",
+        internal="wiener",
+        beta=0.0,
+        dt=1.0,
+        substeps=1,
+        seed=0,
     )
 
 
@@ -191,7 +198,7 @@ def run_networks(cells: Sequence[Cell], folder: SweepFolder, library: Library) -
 
     def predict(energies: FittedEnergy) -> list[jax.Array]:
         return [
-            predict_snapshots(_one(energies, i), snapshots, evaluation_key()).one_step
+            predict_one_step_ahead(_one(energies, i), snapshots, evaluation_key())
             for i, snapshots in enumerate(observed)
         ]
 

@@ -1,8 +1,6 @@
 """The table of a sweep: a row per run as CSV, and the means over seeds as Markdown."""
 
-import csv
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_generation.settings import DataSettings
+from experiments.run_folder import write_text
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
 from jkonet_star.settings import SOLVERS
@@ -113,16 +112,6 @@ def mean_of(rows: Sequence[Row], column: str, **where: Any) -> float | None:
     return float(np.mean(found)) if found else None
 
 
-def write_csv(file: Path, rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> None:
-    """Every run, by way of a temporary name."""
-    temporary = file.with_name(f".{file.name}.new")
-    with temporary.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(columns))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, file)
-
-
 def varying(rows: Sequence[Row], columns: Sequence[str] = (*DATA[1:], *RUN)) -> list[str]:
     """The columns in which the runs differ; that of the datasets' names where no other tells."""
     found = [c for c in columns if len({row[c] for row in rows}) > 1]
@@ -179,10 +168,3 @@ def _shown(row: Row, column: str) -> str:
         spread = row.get("emd_std") if column == "emd" and row.get("seeds", 1) > 1 else None
         return text if spread is None else f"{text} +- {spread:.2g}"
     return str(value).replace("|", "/")
-
-
-def write_text(file: Path, text: str) -> None:
-    """Writes a text file, by way of a temporary name."""
-    temporary = file.with_name(f".{file.name}.new")
-    temporary.write_text(text)
-    os.replace(temporary, file)

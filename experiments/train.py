@@ -176,7 +176,8 @@ def _solve(
     seconds["train"] += time.perf_counter() - start
     say(
         f"  {report.n_features} features, rank {report.rank}, condition number "
-        f"{report.condition_number:.1e}, regularization {report.regularization:g}, "
+        f"{report.condition_number:.1e}, regularization {report.regularization:g} "
+        f"(interaction: times {report.interaction_factor:g}), "
         f"remaining residual {report.relative_residual:.2e}"
     )
     return stack_copies(energy, n_seeds), {"closed_form": dataclasses.asdict(report)}

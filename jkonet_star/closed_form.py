@@ -16,10 +16,17 @@ the sums of (1) are simply kept per fold: data without noise want next to none, 
 than the published 0.01. A fold is a whole step (a random fifth of the pairs where there are only one
 or two): the pairs of a step share the chance of which particles happened to be seen, and would vouch
 for each other.
+
+With both V and U nu is such a chance as well: V and U * nu are nearly exchangeable, and large ones
+that cancel for the particles at hand do not for others. So the particles are also divided into halves,
+followed from step to step, each with a nu of its own; they choose the factor by which the ridge of
+phi_2 exceeds reg, out of `INTERACTION_FACTORS`, and the larger of both choices of reg counts.
 """
 
 import dataclasses
 import functools
+import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +42,11 @@ from jkonet_star.objectives import FirstOrderConditions
 PAIRS_PER_BLOCK = 256
 FOLDS = 5
 REGULARIZATIONS = tuple(10.0**power for power in range(-10, 5, 2))
+INTERACTION_FACTORS = (1.0, 1e3, 1e6, 1e9)
+
+
+Ridge = float | Float[np.ndarray, "f"]
+"""One for all unknowns, or one for each."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +58,7 @@ class ClosedFormReport:
         rank: directions kept of (2).
         condition_number: largest over smallest eigenvalue of (2).
         regularization: reg, as given or as chosen.
+        interaction_factor: of the ridge of phi_2, over reg.
         relative_residual: remaining over initial mean square of the residual.
     """
 
@@ -53,6 +66,7 @@ class ClosedFormReport:
     rank: int
     condition_number: float
     regularization: float
+    interaction_factor: float
     relative_residual: float
 
 
@@ -127,43 +141,67 @@ def normal_equations(
     conditions: FirstOrderConditions,
     *,
     fold: Int[np.ndarray, "c"] | None = None,
+    apart: bool = False,
 ) -> NormalEquations:
-    """The sums of equation (1), kept apart for each fold of the pairs where folds are given."""
+    """The sums of equation (1), kept apart for each fold of the pairs where folds are given.
+
+    Args:
+        model: which features and terms.
+        constants: radial centres.
+        conditions: the data.
+        fold: a label 0, 1, .. per pair.
+        apart: the particles of a fold meet only each other.
+    """
     host = jax.tree.map(np.asarray, conditions)
     labels = np.zeros(len(host.step), int) if fold is None else fold
     parts = [
-        (k, j, own)
+        (k, j, own, *_population(host, k, own if apart else None))
         for k in range(host.population.shape[0])
         for j in range(labels.max() + 1)
         if len(own := np.flatnonzero((host.step == k) & (labels == j)))
     ]
-    longest = max(len(own) for _, _, own in parts)
+    longest = max(len(own) for _, _, own, *_ in parts)
+    largest = max(len(population) for *_, population, _ in parts)
     block = min(PAIRS_PER_BLOCK, longest)
     n_rows = -(-longest // block) * block
     sums: list[Any] = [0.0] * (labels.max() + 1)
     with jax.enable_x64(True):
         fixed = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), constants)
-        for k, j, own in parts:
+        for _, j, own, population, population_weights in parts:
             # Every part is padded to one shape, so that the program is compiled once; the padding
-            # repeats a real pair and weighs nothing.
+            # repeats a real pair, or particle, and weighs nothing.
             rows = np.concatenate([own, np.zeros(n_rows - len(own), own.dtype)])
             weights = np.concatenate([host.weight[own], np.zeros(n_rows - len(own))])
             velocities = host.displacement[rows] / host.tau[rows, None].astype(np.float64)
             columns = (host.point[rows], velocities, host.score[rows], weights)
+            missing = largest - len(population)
             part = _step_normal_equations(
                 model,
                 fixed,
                 tuple(
                     jnp.asarray(c.reshape(-1, block, *c.shape[1:]), jnp.float64) for c in columns
                 ),
-                jnp.asarray(host.population[k], jnp.float64),
-                jnp.asarray(host.population_weights[k], jnp.float64),
+                jnp.asarray(np.pad(population, ((0, missing), (0, 0)), "edge"), jnp.float64),
+                jnp.asarray(np.pad(population_weights, (0, missing)), jnp.float64),
             )
             own_sums = NormalEquations(*(np.asarray(p) for p in part))
             sums[j] = jax.tree.map(np.add, sums[j], own_sums) if sums[j] else own_sums
     if fold is None:
         return sums[0]
     return NormalEquations(*(np.stack(p) for p in zip(*sums, strict=True)))
+
+
+def _population(
+    host: FirstOrderConditions, k: int, own: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Support and weights of nu at a step; of some pairs' particles only, where they are given."""
+    population = np.asarray(host.population[k])
+    if own is None:
+        return population, np.asarray(host.population_weights[k])
+    row, weight = np.asarray(host.row)[own], np.asarray(host.weight)[own]
+    weights = np.bincount(row, weight, minlength=len(population))
+    present = np.flatnonzero(weights)
+    return population[present], weights[present] / weights.sum()
 
 
 def folds(conditions: FirstOrderConditions) -> Int[np.ndarray, "c"]:
@@ -174,37 +212,44 @@ def folds(conditions: FirstOrderConditions) -> Int[np.ndarray, "c"]:
     return np.random.default_rng(0).permutation(len(step)) % FOLDS
 
 
-def choose_regularization(sums: NormalEquations) -> float:
-    """The value of `REGULARIZATIONS` with the least held-out residual.
+def halves(conditions: FirstOrderConditions) -> Int[np.ndarray, "c"]:
+    """A random half of the particles for every pair, the same one in all steps."""
+    numbers, place = np.unique(np.asarray(conditions.lineage), return_inverse=True)
+    return np.random.default_rng(0).permutation(len(numbers))[place] % 2
+
+
+def choose_regularization(sums: NormalEquations, factors: Sequence[Ridge]) -> tuple[float, int]:
+    """The value of `REGULARIZATIONS`, and the number of the factor, with the least held-out residual.
 
     Args:
         sums: kept per fold.
+        factors: of the ridge, a number or one per unknown each.
     """
     total = NormalEquations(*(s.sum(axis=0) for s in sums))
 
-    def held_out(regularization: float) -> float:
-        residual = 0.0
+    def held_out(choice: tuple[float, int]) -> float:
+        ridge, residual = choice[0] * factors[choice[1]], 0.0
         for gram, moment, square in zip(*sums, strict=True):
-            theta = _trial_solution(total.gram - gram, total.moment - moment, regularization)
+            theta = _trial_solution(total.gram - gram, total.moment - moment, ridge)
             residual += theta @ gram @ theta + 2.0 * theta @ moment + square
         return residual
 
-    return min(REGULARIZATIONS, key=held_out)
+    return min(itertools.product(REGULARIZATIONS, range(len(factors))), key=held_out)
 
 
-def _scaled(gram: np.ndarray, regularization: float) -> tuple[np.ndarray, np.ndarray]:
+def _scaled(gram: np.ndarray, ridge: Ridge) -> tuple[np.ndarray, np.ndarray]:
     """The matrix (2) and the diagonal of D; a feature that never moves keeps coefficient zero."""
-    matrix = gram + regularization * np.eye(len(gram))
+    matrix = gram + ridge * np.eye(len(gram))
     diagonal = np.diag(matrix)
     scale = np.where(diagonal > 0, 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
     return scale[:, None] * matrix * scale, scale
 
 
 def solve_ridge(
-    gram: Float[np.ndarray, "f f"], moment: Float[np.ndarray, "f"], regularization: float
+    gram: Float[np.ndarray, "f f"], moment: Float[np.ndarray, "f"], ridge: Ridge
 ) -> tuple[Float[np.ndarray, "f"], int, float]:
-    """Minus (gram + reg I)^{-1} moment by equation (2); also the rank and the condition number."""
-    matrix, scale = _scaled(gram, regularization)
+    """Minus (gram + diag(ridge))^{-1} moment by (2); also the rank and the condition number."""
+    matrix, scale = _scaled(gram, ridge)
     eigenvalues, basis = np.linalg.eigh(matrix)
     kept = eigenvalues > len(gram) * np.finfo(np.float64).eps * eigenvalues[-1]
     inverse = np.where(kept, 1.0 / np.where(kept, eigenvalues, 1.0), 0.0)
@@ -213,13 +258,13 @@ def solve_ridge(
     return theta, int(kept.sum()), float(eigenvalues[-1] / smallest)
 
 
-def _trial_solution(gram: np.ndarray, moment: np.ndarray, regularization: float) -> np.ndarray:
+def _trial_solution(gram: np.ndarray, moment: np.ndarray, ridge: Ridge) -> np.ndarray:
     """`solve_ridge` by Cholesky where the matrix is safely definite: twenty times cheaper."""
-    matrix, scale = _scaled(gram, regularization)
+    matrix, scale = _scaled(gram, ridge)
     try:
         factor = scipy.linalg.cho_factor(matrix)
     except scipy.linalg.LinAlgError:
-        return solve_ridge(gram, moment, regularization)[0]
+        return solve_ridge(gram, moment, ridge)[0]
     return -scale * scipy.linalg.cho_solve(factor, scale * moment)
 
 
@@ -252,15 +297,25 @@ def _fit_linear(
     conditions: FirstOrderConditions,
     regularization: float | None,
 ) -> tuple[Params, ClosedFormReport]:
+    factor = 1.0
     if regularization is None:
         per_fold = normal_equations(model, constants, conditions, fold=folds(conditions))
-        regularization = choose_regularization(per_fold)
+        regularization, _ = choose_regularization(per_fold, [1.0])
+        both = model.has_potential and model.has_interaction
+        if both and len(np.unique(np.asarray(conditions.lineage))) > 1:
+            apart = normal_equations(
+                model, constants, conditions, fold=halves(conditions), apart=True
+            )
+            factors = [_per_feature(model, factor) for factor in INTERACTION_FACTORS]
+            choice, number = choose_regularization(apart, factors)
+            regularization, factor = max(regularization, choice), INTERACTION_FACTORS[number]
         gram, moment, square = (s.sum(axis=0) for s in per_fold)
     else:
         gram, moment, square = normal_equations(model, constants, conditions)
-    theta, rank, condition = solve_ridge(gram, moment, regularization)
+    ridge = regularization * _per_feature(model, factor)
+    theta, rank, condition = solve_ridge(gram, moment, ridge)
     if model.internal == "learned" and theta[-1] < 0:
-        free, rank, condition = solve_ridge(gram[:-1, :-1], moment[:-1], regularization)
+        free, rank, condition = solve_ridge(gram[:-1, :-1], moment[:-1], ridge[:-1])
         theta = np.append(free, 0.0)
     remaining = theta @ gram @ theta + 2.0 * theta @ moment + square
     report = ClosedFormReport(
@@ -268,9 +323,23 @@ def _fit_linear(
         rank=rank,
         condition_number=condition,
         regularization=regularization,
+        interaction_factor=factor,
         relative_residual=float(max(remaining, 0.0) / max(square, np.finfo(np.float64).tiny)),
     )
     return split_coefficients(model, theta), report
+
+
+def _per_feature(model: LinearEnergy, factor: float) -> Float[np.ndarray, "f"]:
+    """Of the ridge: `factor` at the features of U, one elsewhere."""
+    parts = [
+        np.full(features.n_features, value)
+        for features, value in (
+            (model.potential_features, 1.0),
+            (model.interaction_features, factor),
+        )
+        if features is not None
+    ]
+    return np.concatenate([*parts, np.ones(int(model.internal == "learned"))])
 
 
 def split_coefficients(model: LinearEnergy, theta: Float[np.ndarray, "f"]) -> Params:

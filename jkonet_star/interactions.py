@@ -5,7 +5,9 @@
 Here and everywhere in this repository the particles move by grad U itself, as the simulated data do;
 a U that is not even is not replaced by its even part. The sum always runs over the whole population.
 It is evaluated for `block_size` rows y_j at a time, so memory is O(n block_size d) whatever the
-population's size, and each block is recomputed in the backward pass rather than stored.
+population's size, and each block is recomputed in the backward pass rather than stored. On a CPU the
+default keeps a block's activations in its caches, which is half as fast again as blocks that are not;
+an accelerator needs more pairs to be busy.
 """
 
 from collections.abc import Callable
@@ -15,7 +17,8 @@ import jax.numpy as jnp
 
 from diffusions.typing import Array, Float, Int
 
-DEFAULT_BLOCK_SIZE = 256
+PAIRS_PER_BLOCK = {"cpu": 2**14}
+PAIRS_PER_BLOCK_ELSEWHERE = 2**20
 
 
 def interaction_drift(
@@ -24,7 +27,7 @@ def interaction_drift(
     population: Float[Array, "m d"],
     weights: Float[Array, "m"],
     *,
-    block_size: int = DEFAULT_BLOCK_SIZE,
+    block_size: int | None = None,
 ) -> Float[Array, "n ..."]:
     """Equation (1) at each row of x.
 
@@ -34,7 +37,7 @@ def interaction_drift(
         x: where the drift is wanted.
         population: the particles y_j.
         weights: w_j; they should sum to 1.
-        block_size: rows of the population per block.
+        block_size: rows of the population per block; absent, as many as suit the device.
 
     Returns:
         The weighted mean, one row per row of x.
@@ -52,7 +55,7 @@ def grouped_interaction_drift(
     populations: Float[Array, "t m d"],
     weights: Float[Array, "t m"],
     *,
-    block_size: int = DEFAULT_BLOCK_SIZE,
+    block_size: int | None = None,
 ) -> Float[Array, "n ..."]:
     """Equation (1) where row i of x belongs to the population number group[i].
 
@@ -62,8 +65,11 @@ def grouped_interaction_drift(
         group: index into the populations, one per row of x.
         populations: the particles of each population.
         weights: their weights; each row should sum to 1.
-        block_size: rows of a population per block.
+        block_size: as in `interaction_drift`.
     """
+    if block_size is None:
+        pairs = PAIRS_PER_BLOCK.get(jax.default_backend(), PAIRS_PER_BLOCK_ELSEWHERE)
+        block_size = max(1, pairs // x.shape[0])
 
     def block(y: Array, w: Array) -> Array:
         def one_row(a: Array, g: Array) -> Array:

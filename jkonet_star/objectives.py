@@ -57,6 +57,8 @@ class FirstOrderConditions:
     time: Float[Array, "c"]  # at which a time-varying potential is evaluated
     weight: Float[Array, "c"]  # of the plan; sums to 1 over each step
     step: Int[Array, "c"]
+    row: Int[Array, "c"]  # of p in the population
+    lineage: Int[Array, "c"]  # which particle x descends from, along the heaviest pairs
     population: Float[Array, "steps p d"]  # support of nu, one per step
     population_weights: Float[Array, "steps p"]
 
@@ -74,6 +76,25 @@ def _midpoint_population(
         population[k, : len(own)] = midpoints[own]
         weights[k, : len(own)] = weight[own]
     return population, weights
+
+
+def _lineages(couplings: Couplings, n_rows: int) -> np.ndarray:
+    """The number of the particle that each pair's source descends from, along the heaviest pairs.
+
+    A particle that nothing is matched with starts a lineage of its own.
+    """
+    step, weight = np.asarray(couplings.step), np.asarray(couplings.weight)
+    source, target = np.asarray(couplings.source), np.asarray(couplings.target)
+    lineage = np.empty(len(step), np.int32)
+    present = np.arange(n_rows, dtype=np.int32)
+    for k in range(step.max() + 1):
+        own = np.flatnonzero(step == k)
+        lineage[own] = present[source[own]]
+        # Written in the order of their weights: the heaviest pair of a target has the last word.
+        order = own[np.argsort(weight[own], kind="stable")]
+        present = np.arange((k + 1) * n_rows, (k + 2) * n_rows, dtype=np.int32)
+        present[target[order]] = lineage[order]
+    return lineage
 
 
 def first_order_conditions(
@@ -105,16 +126,20 @@ def first_order_conditions(
     density_snapshots: tuple[np.ndarray, ...]
     if scheme == "implicit":
         point, time = y, times[k + 1]
-        population, weights = points[1:], marginal(target)
+        population, weights, row = points[1:], marginal(target), target
         density_snapshots = (k + 1,)
     elif scheme == "explicit":
         point, time = x, times[k]
-        population, weights = points[:-1], marginal(source)
+        population, weights, row = points[:-1], marginal(source), source
         density_snapshots = (k,)
     else:
         half = np.float32(0.5)
         point, time = half * (x + y), half * (times[k] + times[k + 1])
         population, weights = _midpoint_population(k, weight, point, n_steps)
+        row = np.empty_like(source)
+        for step in range(n_steps):
+            own = np.flatnonzero(k == step)
+            row[own] = np.arange(len(own))
         density_snapshots = (k, k + 1)
     score: Array = jnp.zeros(point.shape)
     if densities is not None:
@@ -129,6 +154,8 @@ def first_order_conditions(
         time=jnp.asarray(time),
         weight=couplings.weight,
         step=couplings.step,
+        row=jnp.asarray(row),
+        lineage=jnp.asarray(_lineages(couplings, points.shape[1])),
         population=jnp.asarray(population),
         population_weights=jnp.asarray(weights),
     )

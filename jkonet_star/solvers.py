@@ -490,4 +490,4 @@ def fit(
         if on_progress is not None:
             on_progress(done, jax.tree.map(jnp.mean, scalars))
     energies = training.energies(state)
-    return jax.tree.map(lambda leaf: leaf[0], energies) if single else energies
+    return energies.member(0) if single else energies

@@ -61,4 +61,4 @@ def no_change_scores(runs: Sequence[Cell], folder: SweepFolder) -> dict[str, flo
             distances = no_change(snapshots, execution.wasserstein_order)
             scores[cell.dataset_name] = float(distances.mean())
     write_json(file, scores)
-    return {name: float(score) for name, score in scores.items()}
+    return scores

@@ -11,16 +11,14 @@ import numpy as np
 from matplotlib import colormaps
 
 from data_generation.datasets import load_dataset
-from data_generation.settings import DataSettings
 from experiments.figures import new_figure, save_figure
-from experiments.learning_settings import LearningSettings
 from experiments.reproductions.baselines import relative_to_no_change
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
+from experiments.run_folder import write_text
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_plots import MARKERS
 from experiments.sweep_settings import Cell
-from experiments.sweep_table import Row, markdown, mean_of, write_text
-from jkonet_star.settings import NetworkSettings
+from experiments.sweep_table import Row, markdown, mean_of
 
 MEAN_SQUARED_DISTANCE = 64 / 3
 EPSILONS: dict[str, float | None] = {"exact": None, "0.01": 0.01, "0.1": 0.1, "1": 1.0}
@@ -29,23 +27,13 @@ SOLVERS = ("jkonet-star-potential", "jkonet-star-linear-potential")
 
 def cells(settings: ReproduceSettings) -> list[Cell]:
     """A run per potential, coupling, solver and seed."""
-    network = NetworkSettings(
-        epochs=settings.epochs_or(1000), batch_size=100 if settings.quick else 250
-    )
     return [
         Cell(
-            data=DataSettings(
-                potential=potential,
-                n_particles=100 if settings.quick else 1000,
-                n_timesteps=2 if settings.quick else 5,
-                n_gmm_components=0,
-                data_dir=settings.data_dir,
-                **_coupling(epsilon),
-            ),
+            data=settings.simulation(potential, n_gmm_components=0, **_coupling(epsilon)),
             data_dir=settings.data_dir,
             solver=solver,
             seed=seed,
-            learning=LearningSettings(network=network),
+            learning=settings.learning(),
         )
         for potential in settings.or_default("potentials", POTENTIALS, ("sphere",))
         for epsilon in (list(EPSILONS)[::2] if settings.quick else EPSILONS)

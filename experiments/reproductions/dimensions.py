@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 
-from data_generation.settings import DataSettings
 from experiments.figures import save_figure
-from experiments.learning_settings import LearningSettings
 from experiments.reproductions.baselines import relative_to_no_change
 from experiments.reproductions.heat_maps import Value, heat_maps
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
+from experiments.run_folder import write_text
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
-from experiments.sweep_table import Row, markdown, mean_of, write_text
-from jkonet_star.settings import NetworkSettings
+from experiments.sweep_table import Row, markdown, mean_of
 
 DIMENSIONS = (10, 20, 30, 40, 50)
 PARTICLE_COUNTS = (1000, 2500, 5000, 7500, 10_000)
@@ -23,23 +21,15 @@ def cells(settings: ReproduceSettings) -> list[Cell]:
     potentials = settings.or_default("potentials", POTENTIALS, ("sphere",))
     dimensions = (2, 3) if settings.quick else DIMENSIONS
     counts = (100,) if settings.quick else PARTICLE_COUNTS
-    network = NetworkSettings(
-        epochs=settings.epochs_or(1000), batch_size=100 if settings.quick else 250
-    )
     return [
         Cell(
-            data=DataSettings(
-                potential=potential,
-                dimension=dimension,
-                n_particles=count,
-                n_timesteps=2 if settings.quick else 5,
-                n_gmm_components=0,
-                data_dir=settings.data_dir,
+            data=settings.simulation(
+                potential, dimension=dimension, n_particles=count, n_gmm_components=0
             ),
             data_dir=settings.data_dir,
             solver=solver,
             seed=seed,
-            learning=LearningSettings(network=network),
+            learning=settings.learning(),
         )
         for dimension in dimensions
         for count in counts

@@ -7,12 +7,13 @@ import numpy as np
 from checkpoints import load_energy
 from data_generation.datasets import load_dataset
 from experiments.figures import new_figure, save_figure
-from experiments.plots import first_seed, plot_predictions
+from experiments.plots import plot_predictions
 from experiments.reporting import evaluation_key
 from experiments.reproductions.embryoid_body_protocols import Protocol
+from experiments.run_folder import write_text
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
-from experiments.sweep_table import markdown, write_text
+from experiments.sweep_table import markdown
 from jkonet_star.evaluation import predict_snapshots
 
 SOURCE = (
@@ -68,5 +69,5 @@ def draw_cells(runs: Sequence[Cell], folder: SweepFolder) -> None:
             test = load_dataset(cell.dataset_path).test
             one_step = np.asarray(predict_snapshots(energies, test, evaluation_key()).one_step[0])
             file = folder.path / "plots" / "embryoid-body-cells.png"
-            plot_predictions(file, first_seed(energies), test, one_step)
+            plot_predictions(file, energies.member(0), test, one_step)
             return

@@ -4,17 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_generation.settings import DataSettings
 from experiments.figures import save_figure
-from experiments.learning_settings import LearningSettings
 from experiments.reproductions.baselines import relative_to_no_change
 from experiments.reproductions.heat_maps import Value, heat_maps
 from experiments.reproductions.potentials import INTERACTION_SAMPLES
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
+from experiments.run_folder import write_text
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
-from experiments.sweep_table import Row, markdown, mean_of, write_text
-from jkonet_star.settings import NetworkSettings
+from experiments.sweep_table import Row, markdown, mean_of
 
 BETAS = (0.0, 0.1, 0.2)
 SOLVERS = ("jkonet-star-linear",)
@@ -23,27 +21,19 @@ SOLVERS = ("jkonet-star-linear",)
 def cells(settings: ReproduceSettings) -> list[Cell]:
     """A run per potential, interaction, beta, solver and seed."""
     functionals = settings.or_default("potentials", POTENTIALS, ("sphere",))
-    network = NetworkSettings(
-        epochs=settings.epochs_or(1000),
-        batch_size=100 if settings.quick else 250,
-        interaction_samples=INTERACTION_SAMPLES,
-    )
     return [
         Cell(
-            data=DataSettings(
-                potential=potential,
+            data=settings.simulation(
+                potential,
                 interaction=interaction,
                 internal="wiener",
                 beta=beta,
-                n_particles=100 if settings.quick else 1000,
-                n_timesteps=2 if settings.quick else 5,
                 n_gmm_components=2 if settings.quick else 10,
-                data_dir=settings.data_dir,
             ),
             data_dir=settings.data_dir,
             solver=solver,
             seed=seed,
-            learning=LearningSettings(network=network),
+            learning=settings.learning(interaction_samples=INTERACTION_SAMPLES),
         )
         for beta in (BETAS[1:2] if settings.quick else BETAS)
         for potential in functionals

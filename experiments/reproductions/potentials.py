@@ -6,7 +6,6 @@ unbiased, and the whole experiment takes minutes on two cores.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -15,14 +14,14 @@ from matplotlib.figure import Figure
 
 from data_generation.settings import DataSettings
 from experiments.figures import save_figure
-from experiments.learning_settings import LearningSettings
 from experiments.reproductions.baselines import relative_to_no_change
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
+from experiments.run_folder import write_text
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_plots import MARKERS
 from experiments.sweep_settings import Cell
-from experiments.sweep_table import Row, markdown, mean_of, write_text
-from jkonet_star.settings import SOLVERS, NetworkSettings, scheme_of
+from experiments.sweep_table import Row, markdown, mean_of
+from jkonet_star.settings import SOLVERS, scheme_of
 
 # The closed forms first: a table that is worth reading is there after a few minutes.
 FULL = tuple(
@@ -42,12 +41,6 @@ def cells(settings: ReproduceSettings) -> list[Cell]:
     potentials = settings.or_default("potentials", POTENTIALS, ("sphere", "relu"))
     solvers = settings.or_default("solvers", FULL, QUICK)
     seeds = settings.or_default("seeds", (0,), (0,))
-    network = NetworkSettings(
-        epochs=settings.epochs_or(1000),
-        batch_size=100 if settings.quick else 250,
-        interaction_samples=INTERACTION_SAMPLES,
-    )
-    learning = LearningSettings(network=network)
     return [
         Cell(
             data=_data(settings, potential),
@@ -55,7 +48,7 @@ def cells(settings: ReproduceSettings) -> list[Cell]:
             solver=solver,
             scheme=scheme_of("auto", solver),
             seed=seed,
-            learning=learning,
+            learning=settings.learning(interaction_samples=INTERACTION_SAMPLES),
         )
         for potential in potentials
         for solver in solvers
@@ -64,15 +57,17 @@ def cells(settings: ReproduceSettings) -> list[Cell]:
 
 
 def _data(settings: ReproduceSettings, potential: str) -> DataSettings:
-    shared: dict[str, Any] = {"potential": potential, "data_dir": settings.data_dir}
     if settings.reference is not None:
         file = Path(settings.reference) / f"{potential}.npz"
         if file.is_file():
             name = f"reference_{potential}"
-            return DataSettings(load_from_file=str(file), dataset_name=name, **shared)
-    if settings.quick:
-        return DataSettings(n_particles=100, n_timesteps=2, n_gmm_components=2, **shared)
-    return DataSettings(**shared)
+            return DataSettings(
+                potential=potential,  # type: ignore[arg-type]
+                load_from_file=str(file),
+                dataset_name=name,
+                data_dir=settings.data_dir,
+            )
+    return settings.simulation(potential, n_gmm_components=2 if settings.quick else 10)
 
 
 def report(

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 
-from data_generation.settings import DataSettings
 from experiments.figures import new_figure, save_figure
-from experiments.learning_settings import LearningSettings
 from experiments.reproductions.settings import ReproduceSettings
+from experiments.run_folder import write_text
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
-from experiments.sweep_table import Row, markdown, mean_of, write_text
-from jkonet_star.settings import SCHEMES, NetworkSettings
+from experiments.sweep_table import Row, markdown, mean_of
+from jkonet_star.settings import SCHEMES
 
 FULL = ("styblinski_tang", "double_exp", "sphere")
 SOLVERS = ("jkonet-star-potential", "jkonet-star-linear-potential")
@@ -25,24 +24,14 @@ SUBSTEPS = {1: "Euler steps", 20: "20 steps per dt"}
 
 def cells(settings: ReproduceSettings) -> list[Cell]:
     """A run per potential, kind of data, scheme, solver and seed."""
-    network = NetworkSettings(
-        epochs=settings.epochs_or(1000), batch_size=100 if settings.quick else 250
-    )
     return [
         Cell(
-            data=DataSettings(
-                potential=potential,
-                substeps=substeps,
-                n_particles=100 if settings.quick else 1000,
-                n_timesteps=2 if settings.quick else 5,
-                n_gmm_components=0,
-                data_dir=settings.data_dir,
-            ),
+            data=settings.simulation(potential, substeps=substeps, n_gmm_components=0),
             data_dir=settings.data_dir,
             solver=solver,
             scheme=scheme,
             seed=seed,
-            learning=LearningSettings(network=network),
+            learning=settings.learning(),
         )
         for substeps in SUBSTEPS
         for potential in settings.or_default("potentials", FULL, ("sphere",))

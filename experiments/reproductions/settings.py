@@ -1,9 +1,11 @@
 """What a reproduction is told, and the names in it. Imports no JAX."""
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from jkonet_star.settings import SOLVERS, at_least, one_of
+from data_generation.settings import DataSettings
+from experiments.learning_settings import LearningSettings
+from jkonet_star.settings import SOLVERS, NetworkSettings, at_least, one_of
 
 Experiment = Literal[
     "potentials", "dimensions", "functionals", "couplings", "embryoid-body", "schemes"
@@ -28,6 +30,9 @@ POTENTIALS = (
     "sphere",
 )
 """The paper's fifteen functionals, in its order."""
+
+SUBSTEPS = {"beale": 20}
+"""Steps per snapshot where one of the paper's throws the particles out: to 1e17 in five steps."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,3 +99,17 @@ class ReproduceSettings:
         if self.epochs is not None:
             return self.epochs
         return 4 if self.quick else full
+
+    def simulation(self, potential: str, **more: Any) -> DataSettings:
+        """A simulated population; `more` goes before what `quick` makes small."""
+        own: dict[str, Any] = {"potential": potential, "data_dir": self.data_dir}
+        own["substeps"] = SUBSTEPS.get(potential, 1)
+        small = {"n_particles": 100, "n_timesteps": 2} if self.quick else {}
+        return DataSettings(**{**own, **small, **more})
+
+    def learning(self, *, epochs: int = 1000, **network: Any) -> LearningSettings:
+        """What the solvers are told: batches of 250, as published, and what else the networks take."""
+        batch_size = 100 if self.quick else 250
+        return LearningSettings(
+            network=NetworkSettings(epochs=self.epochs_or(epochs), batch_size=batch_size, **network)
+        )

@@ -22,7 +22,8 @@ from data_generation.command_line import (
 from data_generation.datasets import load_dataset
 from data_generation.settings import DataSettings
 
-ROOT = Path(__file__).parents[2]
+# The packages under test: of this tree, or of an installed wheel.
+ROOT = Path(script.__file__).parents[1]
 QUICK = ("--n-particles=25", "--n-gmm-components=2", "--n-timesteps=2")
 
 
@@ -274,6 +275,14 @@ def test_end_to_end_then_reuse_then_overwrite(tmp_path, monkeypatch, capsys):
     assert (folder / "train.npz").stat().st_mtime_ns == stamp
     assert script.run([*arguments, "--overwrite"]) == 0
     assert (folder / "train.npz").stat().st_mtime_ns > stamp
+
+
+@pytest.mark.parametrize(("substeps", "said"), [(1, True), (20, False)])
+def test_particles_that_are_thrown_out_are_told_of(substeps, said, tmp_path, capsys):
+    arguments = ["--potential=beale", "--n-gmm-components=0"]
+    arguments += [f"--substeps={substeps}", f"--data-dir={tmp_path}"]
+    assert script.run(arguments) == 0
+    assert ("thrown out" in capsys.readouterr().out) is said
 
 
 def test_spellings_make_the_same_dataset(tmp_path, monkeypatch, capsys):

@@ -17,7 +17,8 @@ from data_generation.compilation_cache import (
 )
 from data_generation.settings import DataSettings
 
-ROOT = Path(__file__).parents[2]
+# The packages under test: of this tree, or of an installed wheel.
+ROOT = Path(module.__file__).parents[1]
 JAX_VARIABLES = [name for name in vars(module).values() if str(name).startswith("JAX_")]
 
 

@@ -16,7 +16,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from data_generation import __main__ as data_generation
 from experiments import evaluate, train
 
-ROOT = Path(__file__).parents[2]
+# The packages under test: of this tree, or of an installed wheel.
+ROOT = Path(train.__file__).parents[1]
 SMALL = ("--n-particles=120", "--n-timesteps=2")
 QUICK = (
     "--epochs=6",

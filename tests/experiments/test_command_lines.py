@@ -13,7 +13,8 @@ from experiments import evaluate, train
 from experiments.settings import EvaluateSettings, TrainSettings
 from jkonet_star.settings import FeatureSettings, InternalSettings, NetworkSettings
 
-ROOT = Path(__file__).parents[2]
+# The packages under test: of this tree, or of an installed wheel.
+ROOT = Path(train.__file__).parents[1]
 SETTINGS = {
     "train": (TrainSettings, InternalSettings, NetworkSettings, FeatureSettings),
     "evaluate": (EvaluateSettings,),

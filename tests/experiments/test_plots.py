@@ -2,14 +2,12 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
 
 from experiments.plots import (
-    first_seed,
     plot_interaction,
     plot_potential,
     plot_predictions,
@@ -175,10 +173,3 @@ def test_the_same_figure_twice_is_the_same_file(tmp_path):
     for name in ("a", "b"):
         plot_potential(tmp_path / f"{name}.png", bowl(2), None, cells(2))
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-
-
-def test_the_first_seed_of_a_stack():
-    stacked = jax.tree.map(
-        lambda *leaves: jnp.stack(leaves), bowl(2, depth=3.0), bowl(2, depth=4.0)
-    )
-    assert float(first_seed(stacked).params["depth"]) == 3.0

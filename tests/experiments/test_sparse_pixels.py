@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import experiments
 from data_generation.images import synthetic_images
 from diffusions.exact import gaussian
 from diffusions.networks.flops import matmul_flops
@@ -22,7 +23,8 @@ from experiments.sparse_pixels_sampling import SamplerSpec, sampled, told_put_ba
 from experiments.sparse_pixels_settings import SAMPLERS, SparsePixelsSettings
 from experiments.sparse_pixels_task import SparseTask, averaged
 
-ROOT = Path(__file__).parents[2]
+# The packages under test: of this tree, or of an installed wheel.
+ROOT = Path(experiments.__file__).parents[1]
 PROCESSES = {"ddpm": (LinearBetaDDPM(), "epsilon"), "flow": (RectifiedFlow(), "velocity")}
 MEAN, COVARIANCE = jnp.asarray([0.4, -0.2]), jnp.asarray([[0.3, 0.1], [0.1, 0.2]])
 

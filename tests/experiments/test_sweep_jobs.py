@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import experiments
 from data_generation.settings import DataSettings
 from experiments.learning_settings import LearningSettings
 from experiments.sweep_folder import SweepFolder
@@ -15,7 +16,8 @@ from experiments.sweep_jobs import carry_out_in_jobs, import_submitit, shares
 from experiments.sweep_settings import Cell, ExecutionSettings
 from jkonet_star.settings import FeatureSettings
 
-ROOT = Path(__file__).parents[2]
+# The packages under test: of this tree, or of an installed wheel.
+ROOT = Path(experiments.__file__).parents[1]
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 
 
@@ -160,8 +162,13 @@ def test_on_a_real_cluster_a_killed_job_is_replaced(tmp_path, slurm):
         # The small run is over, the large one usually not, and its job does not come to its end.
         told.append(cell)
         if len(told) == 1:
-            killed.extend(cell for cell in runs if not folder.finished(cell))
             subprocess.run(["scancel", "--signal=KILL", "--full", "--user=root"], check=True)
+            # Between the order and its execution a run may come to its end after all.
+            for _ in range(60):
+                if not subprocess.run(["squeue", "-h"], capture_output=True, check=True).stdout:
+                    break
+                time.sleep(0.5)
+            killed.extend(cell for cell in runs if not folder.finished(cell))
 
     carry_out_in_jobs(runs, folder, killing)
     assert sorted(c.name for c in told) == sorted(c.name for c in runs)

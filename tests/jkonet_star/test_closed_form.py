@@ -52,7 +52,8 @@ def constants():
 def made(n=50, noise=0.0, beta=BETA, seed=0):
     """Pairs whose velocities follow known energies, with unequal steps, weights and counts."""
     generator = np.random.default_rng(seed)
-    rows = {name: [] for name in ("point", "displacement", "score", "tau", "weight", "step")}
+    names = ("point", "displacement", "score", "tau", "weight", "step", "row", "lineage")
+    rows = {name: [] for name in names}
     populations, population_weights = [], []
     for k, tau in enumerate(TAU):
         count = n - 7 * k
@@ -73,6 +74,8 @@ def made(n=50, noise=0.0, beta=BETA, seed=0):
             "tau": np.full(count, tau),
             "weight": w,
             "step": np.full(count, k),
+            "row": np.arange(count),
+            "lineage": np.arange(count) + n * k,
         }
         for name, column in columns.items():
             rows[name].append(column)
@@ -80,7 +83,7 @@ def made(n=50, noise=0.0, beta=BETA, seed=0):
         population_weights.append(v)
     arrays = {name: jnp.asarray(np.concatenate(parts)) for name, parts in rows.items()}
     return FirstOrderConditions(
-        **(arrays | {"step": arrays["step"].astype(jnp.int32)}),
+        **(arrays | {name: arrays[name].astype(jnp.int32) for name in ("step", "row", "lineage")}),
         time=jnp.zeros_like(arrays["tau"]),
         population=jnp.asarray(np.stack(populations)),
         population_weights=jnp.asarray(np.stack(population_weights)),
@@ -202,7 +205,7 @@ def test_weights_and_unequal_steps_enter_both_sides():
     weight = np.asarray(conditions.weight)[rows].copy()
     weight[[4, -3, -2]] /= 3
     weight[[60, -1]] /= 2
-    names = ("point", "displacement", "score", "tau", "time", "step")
+    names = ("point", "displacement", "score", "tau", "time", "step", "row", "lineage")
     doubled = conditions.replace(
         **{name: getattr(conditions, name)[rows] for name in names}, weight=jnp.asarray(weight)
     )
@@ -249,6 +252,54 @@ def test_cross_validation_follows_the_noise():
     assert clean <= 1e-6
     assert clean < noisy <= hopeless
     assert noisy >= 1e-2
+
+
+def still(rng, n, steps):
+    """Particles that stay where they are, each with a velocity that no feature describes."""
+    x = rng.normal(size=(n, 2))
+    velocity = np.sin(9.0 * x + 1.0)
+    return FirstOrderConditions(
+        point=jnp.asarray(np.tile(x, (steps, 1))),
+        displacement=jnp.asarray(np.tile(velocity, (steps, 1))),
+        score=jnp.zeros((n * steps, 2)),
+        tau=jnp.ones(n * steps),
+        time=jnp.zeros(n * steps),
+        weight=jnp.full(n * steps, 1 / n),
+        step=jnp.asarray(np.repeat(np.arange(steps), n), jnp.int32),
+        row=jnp.asarray(np.tile(np.arange(n), steps), jnp.int32),
+        lineage=jnp.asarray(np.tile(np.arange(n), steps), jnp.int32),
+        population=jnp.asarray(np.tile(x, (steps, 1, 1))),
+        population_weights=jnp.full((steps, n), 1 / n),
+    )
+
+
+def test_what_fits_one_population_only_is_not_learned(double_precision):
+    """V and U * nu that cancel for these particles are held out with others, and lose."""
+    rng = np.random.default_rng(0)
+    model = LinearEnergy(
+        dimension=2, potential_features=features(6, 6), interaction_features=features(6, 6)
+    )
+    conditions, others = still(rng, 80, 4), still(rng, 80, 1)
+
+    def error(**options):
+        params, report = fit_linear(model, constants(), conditions, **options)
+        a = design_matrix(
+            model,
+            constants(),
+            others.point,
+            others.score,
+            others.population[0],
+            others.population_weights[0],
+        )
+        v = np.asarray(others.displacement)
+        return np.linalg.norm(a @ flat(params) + v) / np.linalg.norm(v), report
+
+    found, report = error()
+    memorised, without = error(regularization=1e-10)
+    assert found < 1.2
+    assert memorised > 2.0
+    assert report.interaction_factor > 1.0
+    assert without.interaction_factor == 1.0
 
 
 def _mean(conditions):

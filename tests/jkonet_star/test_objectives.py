@@ -205,6 +205,25 @@ def test_a_population_is_gathered_by_the_couplings_not_by_row():
     np.testing.assert_allclose(loss_at(params, split), loss_at(params, conditions), rtol=1e-12)
 
 
+def test_lineages_follow_the_heaviest_pairs():
+    points = jnp.zeros((4, 3, 1))
+    snapshots = Snapshots(points=points, weights=jnp.full((4, 3), 1 / 3), times=jnp.arange(4.0))
+    rows = [  # step, source, target, weight
+        *[(0, 0, 1, 0.3), (0, 1, 2, 0.2), (0, 2, 0, 0.2), (0, 0, 2, 0.1), (0, 1, 0, 0.2)],
+        *[(1, 1, 0, 0.6), (1, 2, 2, 0.4)],
+        *[(2, 0, 0, 0.4), (2, 1, 1, 0.3), (2, 2, 2, 0.3)],
+    ]
+    step, source, target, weight = (jnp.asarray(column) for column in zip(*rows, strict=True))
+    couplings = Couplings(step=step, source=source, target=target, weight=weight)
+    found = np.asarray(first_order_conditions(snapshots, couplings, None, "explicit").lineage)
+    np.testing.assert_array_equal(found[:5], [0, 1, 2, 0, 1])
+    # Equal weights at the target 0 of step 0: either may win.
+    assert found[5:7].tolist() == [0, 1]
+    assert found[7] == 0
+    assert found[9] == 1
+    assert found[8] not in (0, 1, 2)  # nothing led there
+
+
 def test_midpoint_populations_of_unequal_steps():
     """Steps with different numbers of pairs: the shorter one is filled without weight."""
     snapshots, couplings = made("midpoint")

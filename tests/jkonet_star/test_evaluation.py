@@ -1,0 +1,56 @@
+"""Predictions of a stack of energies: one step ahead alone, and with the cumulative ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jkonet_star.energies import NetworkEnergy, Units
+from jkonet_star.evaluation import predict_one_step_ahead, predict_snapshots
+from jkonet_star.fitted import FittedEnergy
+from jkonet_star.snapshots import snapshots_from_arrays
+
+
+def stack_of(n, snapshots, **terms):
+    """Energies with random parameters."""
+    model = NetworkEnergy(dimension=2, hidden=(8,), **terms)
+    one = jnp.ones(())
+    units = Units(
+        center=jnp.zeros(2),
+        length=one,
+        speed=one,
+        time_start=0 * one,
+        time_step=one,
+        noise=one,
+        beta=0.3 * one if terms.get("internal") == "given" else 0 * one,
+    )
+
+    def energy(key):
+        return FittedEnergy(
+            model=model,
+            scheme="explicit",
+            params=model.init(key),
+            constants=units,
+            times=snapshots.times,
+        )
+
+    return jax.vmap(energy)(jax.random.split(jax.random.key(0), n))
+
+
+@pytest.mark.parametrize("terms", [{}, {"has_interaction": True, "internal": "given"}])
+def test_one_step_ahead_alone_is_that_of_both(terms):
+    rng = np.random.default_rng(0)
+    snapshots = snapshots_from_arrays(
+        [rng.normal(size=(n, 2)).astype(np.float32) for n in (9, 7, 8)], times=[0.0, 0.5, 2.0]
+    )
+    energies, key = stack_of(3, snapshots, **terms), jax.random.key(1)
+    both = predict_snapshots(energies, snapshots, key)
+    alone = predict_one_step_ahead(energies, snapshots, key)
+    assert alone.shape == (3, 2, 9, 2)
+    np.testing.assert_allclose(alone, both.one_step, rtol=1e-5, atol=1e-6)
+    # The first step starts from the same population, the second one does not.
+    np.testing.assert_allclose(both.one_step[:, 0], both.cumulative[:, 0], rtol=1e-5, atol=1e-6)
+    assert abs(both.one_step[:, 1] - both.cumulative[:, 1]).max() > 0.1
+    assert abs(alone - predict_one_step_ahead(energies, snapshots, jax.random.key(2))).max() > (
+        0.1 if terms else -1
+    )
