@@ -61,12 +61,13 @@ def chart(name: str, lines: Sequence[Line]) -> str:
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(name)} against epoch" '
         'font-size="11" fill="none">'
     ]
-    for value in _ticks(low, high, logarithmic):
+    ticks = _ticks(low, high, logarithmic)
+    for value, shown in zip(ticks, _told_apart(ticks), strict=True):
         _, y = place(x_low, value)
         made.append(
             f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="currentColor" opacity=".15"/>'
             f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end" fill="currentColor">'
-            f"{value:.3g}</text>"
+            f"{shown}</text>"
         )
     for value, anchor in ((x_low, "start"), (x_high, "end")):
         x, _ = place(value, low)
@@ -104,7 +105,18 @@ def _ticks(low: float, high: float, logarithmic: bool) -> list[float]:
         return [low]
     step = 10.0 ** math.floor(math.log10((high - low) / 3))
     step *= next(m for m in (1, 2, 5, 10) if (high - low) / (m * step) <= 5)
-    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    # A range that ends on a round value shall have it, whatever its last bit.
+    first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
+    return [k * step for k in range(first, last + 1)]
+
+
+def _told_apart(values: list[float]) -> list[str]:
+    """Each value in so few digits, three or more, that no two look alike."""
+    for digits in range(3, 12):
+        shown = [f"{value:.{digits}g}" for value in values]
+        if len(set(shown)) == len(values):
+            break
+    return shown
 
 
 def _thinned(line: Line) -> Line:

@@ -19,8 +19,8 @@ SOLVERS = ("jkonet-star-potential", "jkonet-star-linear-potential")
 def cells(settings: ReproduceSettings) -> list[Cell]:
     """A run per potential, dimension, number of particles, solver and seed."""
     potentials = settings.or_default("potentials", POTENTIALS, ("sphere",))
-    dimensions = (2, 3) if settings.quick else DIMENSIONS
-    counts = (100,) if settings.quick else PARTICLE_COUNTS
+    dimensions = settings.or_default("dimensions", DIMENSIONS, (2, 3))
+    counts = settings.or_default("particle_counts", PARTICLE_COUNTS, (100,))
     return [
         Cell(
             data=settings.simulation(

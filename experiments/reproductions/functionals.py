@@ -35,7 +35,7 @@ def cells(settings: ReproduceSettings) -> list[Cell]:
             seed=seed,
             learning=settings.learning(interaction_samples=INTERACTION_SAMPLES),
         )
-        for beta in (BETAS[1:2] if settings.quick else BETAS)
+        for beta in settings.or_default("betas", BETAS, BETAS[1:2])
         for potential in functionals
         for interaction in functionals
         for solver in settings.or_default("solvers", SOLVERS, SOLVERS)

@@ -34,6 +34,13 @@ POTENTIALS = (
 SUBSTEPS = {"beale": 20}
 """Steps per snapshot where one of the paper's throws the particles out: to 1e17 in five steps."""
 
+OF_ONE_EXPERIMENT = {
+    "reference": "potentials",
+    "dimensions": "dimensions",
+    "particle_counts": "dimensions",
+    "betas": "functionals",
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReproduceSettings:
@@ -47,6 +54,9 @@ class ReproduceSettings:
         solvers: absent, the experiment's.
         seeds: of the training; absent, the experiment's.
         epochs: absent, the experiment's.
+        dimensions: for dimensions; absent, 10 to 50.
+        particle_counts: for dimensions; absent, 1000 to 10,000.
+        betas: for functionals; absent, 0, 0.1 and 0.2.
         reference: folder of snapshots NAME.npz (`train`, `test`, `dt`) to use, where it has a
             potential's, in place of simulated ones; for potentials.
         embryoid_body: file of the embryoid body's principal components (.npz), which is not part of
@@ -61,6 +71,9 @@ class ReproduceSettings:
     solvers: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
     epochs: int | None = None
+    dimensions: tuple[int, ...] | None = None
+    particle_counts: tuple[int, ...] | None = None
+    betas: tuple[float, ...] | None = None
     reference: str | None = None
     embryoid_body: str | None = None
     data_dir: str = "data"
@@ -74,8 +87,10 @@ class ReproduceSettings:
             one_of("solver", solver, tuple(SOLVERS))
         if self.epochs is not None:
             at_least("epochs", self.epochs, 1)
-        if self.reference is not None and self.experiment != "potentials":
-            raise ValueError("--reference holds snapshots for --experiment=potentials")
+        for name, experiment in OF_ONE_EXPERIMENT.items():
+            if getattr(self, name) is not None and self.experiment != experiment:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} is for --experiment={experiment}")
         if self.experiment == "embryoid-body" and self.embryoid_body is None:
             raise ValueError(
                 "--experiment=embryoid-body needs --embryoid-body=FILE, the principal components "

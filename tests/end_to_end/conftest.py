@@ -14,11 +14,20 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from data_generation import __main__ as data_generation
+from data_generation import images
+from diffusions.networks.presets import UNET_PRESETS
 from experiments import evaluate, train
 
 # The packages under test: of this tree, or of an installed wheel.
 ROOT = Path(train.__file__).parents[1]
 SMALL = ("--n-particles=120", "--n-timesteps=2")
+TINIEST = {
+    "width": 4,
+    "multipliers": (1, 2),
+    "blocks_per_level": 1,
+    "attention_levels": (),
+    "groups": 2,
+}
 QUICK = (
     "--epochs=6",
     "--eval-every=2",
@@ -79,6 +88,20 @@ class Place:
             text=True,
             **options,
         )
+
+
+@pytest.fixture(scope="module")
+def small_networks_and_images():
+    """Images, and a network of them, that compile in seconds; the code path is the same."""
+
+    def pictures(n, *, size=20, channels=3, seed=0):
+        return kept(n, size=size, channels=channels, seed=seed)
+
+    kept = images.synthetic_images
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(UNET_PRESETS, "tiny", TINIEST)
+        patch.setattr(images, "synthetic_images", pictures)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -145,7 +145,7 @@ def test_log_snr_of_any_kind(place, log_snr):
     assert not (run / "plots").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("small_networks_and_images")
 def test_images(place):
     run = start(place, "images", *PICTURES)
     found = summary(run)

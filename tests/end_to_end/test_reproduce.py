@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import reproduce
+from experiments.reproductions import dimensions, functionals
 from experiments.reproductions.settings import EXPERIMENTS, ReproduceSettings
 
 SIMULATED = [name for name in EXPERIMENTS if name != "embryoid-body"]
@@ -53,6 +54,19 @@ def test_every_experiment_leaves_a_figure_and_a_full_table(folder, reproduced):
             assert {row["status"] for row in csv.DictReader(file)} == {"finished"}
         assert reproduced[name]
         assert all(cell != "" for row in reproduced[name] for cell in row.values()), name
+
+
+def test_a_part_of_a_grid():
+    """Only what is named is run."""
+    parts = ReproduceSettings(
+        experiment="dimensions", potentials=("flat",), dimensions=(4, 7), particle_counts=(50,)
+    )
+    assert {(c.data.dimension, c.data.n_particles) for c in dimensions.cells(parts)} == {
+        (4, 50),
+        (7, 50),
+    }
+    one = ReproduceSettings(experiment="functionals", potentials=("flat",), betas=(0.3,))
+    assert {c.data.beta for c in functionals.cells(one)} == {0.3}
 
 
 def test_the_closed_form_finds_the_sphere(reproduced):
@@ -163,6 +177,9 @@ def test_what_drifts_evenly_is_predicted_between_floor_and_no_change(embryoid_bo
         (("--experiment=embryoid-body",), "needs --embryoid-body=FILE"),
         (("--experiment=schemes", "--reference=x"), "--experiment=potentials"),
         (("--experiment=embryoid-body", "--embryoid-body=none.npz"), "none.npz"),
+        (("--experiment=potentials", "--dimensions=2"), "--experiment=dimensions"),
+        (("--experiment=potentials", "--particle-counts=9"), "--experiment=dimensions"),
+        (("--experiment=schemes", "--betas=0.1"), "--experiment=functionals"),
     ],
 )
 def test_bad_input_is_one_line(folder, capfd, flags, message):

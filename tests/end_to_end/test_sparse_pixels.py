@@ -1,7 +1,6 @@
 """The sparse-pixel script at a small size, by the code that a user runs."""
 
 import json
-import shutil
 
 import jax
 import numpy as np
@@ -9,17 +8,10 @@ import pytest
 
 import experiments.chunked_training
 from checkpoints import load_network
-from data_generation import images
-from diffusions.networks.presets import UNET_PRESETS
 from experiments import sparse_pixels
 
-TINIEST = {
-    "width": 4,
-    "multipliers": (1, 2),
-    "blocks_per_level": 1,
-    "attention_levels": (),
-    "groups": 2,
-}
+pytestmark = pytest.mark.usefixtures("small_networks_and_images")
+
 SMALL = (
     "--dataset=synthetic",
     "--preset=cpu",
@@ -35,20 +27,6 @@ SMALL = (
     "--steps=3",
     "--n-compare=0",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_networks_and_images():
-    """The same code path with a network and images that compile in seconds."""
-
-    def pictures(n, *, size=20, channels=3, seed=0):
-        return kept(n, size=size, channels=channels, seed=seed)
-
-    kept = images.synthetic_images
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(UNET_PRESETS, "tiny", TINIEST)
-        patch.setattr(images, "synthetic_images", pictures)
-        yield
 
 
 def start(place, name, *flags, status=0):
@@ -144,21 +122,15 @@ def test_sampling_and_judging_again(flow, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ("--model=ddpm", "--supervision=full-input", "--noresidual", "--noising-steps=8"),
-        ("--unseen=hidden", "--class-conditional", "--resolutions=20,10", "--sampler=ode-rk4"),
-        ("--unseen=mean", "--mask-mode=fixed", "--per-channel", "--bfloat16", "--dropout=0.1"),
-    ],
-)
-def test_variants(place, flags):
-    name = "variant" + "".join(flags).replace("=", "").replace(",", "")
-    run = start(place, name, *flags, "--regression-epochs=0", "--noplots", "--epochs=1")
-    found = summary(run)
+def test_many_options_together(place):
+    flags = (
+        *("--unseen=hidden", "--class-conditional", "--resolutions=20,10", "--sampler=ode-rk4"),
+        *("--mask-mode=fixed", "--per-channel", "--bfloat16", "--dropout=0.1"),
+    )
+    once = ("--regression-epochs=0", "--noplots", "--epochs=1")
+    found = summary(start(place, "options", *flags, *once))
     assert np.isfinite(found["psnr_unseen"])
     assert "regression" not in found["methods"]
-    shutil.rmtree(run)
 
 
 def bytes_of_idx(array):
@@ -167,15 +139,19 @@ def bytes_of_idx(array):
 
 
 @pytest.mark.slow
-def test_files_of_another_dataset(place, tmp_path):
+def test_files_of_another_dataset_by_the_other_model(place, tmp_path):
     rng = np.random.default_rng(0)
     for split, n in (("train", 9), ("t10k", 4)):
         pictures = rng.integers(0, 256, (n, 20, 20))
         (tmp_path / f"{split}-images-idx3-ubyte").write_bytes(bytes_of_idx(pictures))
         (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(bytes_of_idx(np.arange(n) % 10))
-    flags = ("--dataset=fashion-mnist", f"--data-path={tmp_path}", "--epochs=1", "--noplots")
+    flags = (
+        *("--dataset=fashion-mnist", f"--data-path={tmp_path}", "--epochs=1", "--noplots"),
+        *("--model=ddpm", "--supervision=full-input", "--noresidual", "--noising-steps=8"),
+    )
     run = start(place, "idx", *flags, "--regression-epochs=0", "--n-test=4", "--eval-batch=4")
     assert summary(run)["n_test"] == 4
+    assert np.isfinite(summary(run)["psnr_unseen"])
 
 
 @pytest.mark.parametrize(

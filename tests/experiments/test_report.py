@@ -229,6 +229,9 @@ def test_curves_keep_what_can_be_seen():
     assert "logarithmic" in drawn
     ticks = re.findall(r'text-anchor="end"[^>]*>([^<]+)', chart("a", [[(1.0, 0.0), (2.0, 1.0)]]))
     assert [float(t) for t in ticks[:-1]] == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    narrow = chart("a", [[(1.0, 18.801), (2.0, 18.804)]])
+    ticks = re.findall(r'text-anchor="end"[^>]*>([^<]+)', narrow)[:-1]
+    assert ticks == ["18.801", "18.802", "18.803", "18.804"]
 
 
 def test_any_json_has_a_form():

@@ -22,6 +22,7 @@ from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
 from jkonet_star.solvers import prepare
 from jkonet_star.transport_maps import TransportMap
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
 KEY = jax.random.key(0)
 TAU = 0.5
 ENERGY = {"k": jnp.asarray(1.2), "a": jnp.asarray([0.4, -0.3])}
