@@ -174,10 +174,12 @@ def _solve(
     energy, report = solve_linear(problem, features)
     jax.block_until_ready(energy.params)
     seconds["train"] += time.perf_counter() - start
+    ridge = f"{report.regularization:g}"
+    if report.interaction_factor != 1:
+        ridge += f" (interaction {report.regularization * report.interaction_factor:g})"
     say(
         f"  {report.n_features} features, rank {report.rank}, condition number "
-        f"{report.condition_number:.1e}, regularization {report.regularization:g} "
-        f"(interaction: times {report.interaction_factor:g}), "
+        f"{report.condition_number:.1e}, regularization {ridge}, "
         f"remaining residual {report.relative_residual:.2e}"
     )
     return stack_copies(energy, n_seeds), {"closed_form": dataclasses.asdict(report)}

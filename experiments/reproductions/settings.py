@@ -122,9 +122,9 @@ class ReproduceSettings:
         small = {"n_particles": 100, "n_timesteps": 2} if self.quick else {}
         return DataSettings(**{**own, **small, **more})
 
-    def learning(self, *, epochs: int = 1000, **network: Any) -> LearningSettings:
-        """What the solvers are told: batches of 250, as published, and what else the networks take."""
+    def learning(self, **network: Any) -> LearningSettings:
+        """What the solvers are told: 1000 epochs and batches of 250, as published, and `network`."""
         batch_size = 100 if self.quick else 250
         return LearningSettings(
-            network=NetworkSettings(epochs=self.epochs_or(epochs), batch_size=batch_size, **network)
+            network=NetworkSettings(epochs=self.epochs_or(1000), batch_size=batch_size, **network)
         )
