@@ -124,7 +124,7 @@ def test_sampling_and_judging_again(flow, tmp_path, capsys):
 @pytest.mark.slow
 def test_many_options_together(place):
     flags = (
-        *("--unseen=hidden", "--class-conditional", "--resolutions=20,10", "--sampler=ode-rk4"),
+        *("--unseen=hidden", "--class-conditional", "--resolutions=20,10", "--sampler=ode-heun"),
         *("--mask-mode=fixed", "--per-channel", "--bfloat16", "--dropout=0.1"),
     )
     once = ("--regression-epochs=0", "--noplots", "--epochs=1")
