@@ -64,7 +64,8 @@ def heat_maps(
             axes.set_xlabel(column_axis, fontsize=7)
         if tops.index(top) == 0:
             axes.set_title(side.removeprefix("jkonet-star-"), fontsize=8)
-    bar = figure.colorbar(image, ax=grid.ravel().tolist(), label=label, shrink=0.8)
+    bar = figure.colorbar(image, ax=grid.ravel().tolist(), shrink=0.8)
+    bar.set_label(textwrap.fill(label, 28), fontsize=7)
     bar.ax.tick_params(labelsize=7)
     return figure
 

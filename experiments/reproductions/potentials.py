@@ -37,7 +37,13 @@ INTERACTION_SAMPLES = 4
 
 
 def cells(settings: ReproduceSettings) -> list[Cell]:
-    """A run per potential, solver and seed."""
+    """A run per potential, solver and seed.
+
+    Raises:
+        ValueError: the folder of the reference holds no snapshots.
+    """
+    if settings.reference is not None and not list(Path(settings.reference).glob("*.npz")):
+        raise ValueError(f"--reference={settings.reference} holds no snapshots NAME.npz")
     potentials = settings.or_default("potentials", POTENTIALS, ("sphere", "relu"))
     solvers = settings.or_default("solvers", FULL, QUICK)
     seeds = settings.or_default("seeds", (0,), (0,))
