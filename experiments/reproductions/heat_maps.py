@@ -66,7 +66,7 @@ def heat_maps(
             axes.set_title(side.removeprefix("jkonet-star-"), fontsize=8)
     bar = figure.colorbar(image, ax=grid.ravel().tolist(), shrink=0.8)
     bar.set_label(textwrap.fill(label, 28), fontsize=7)
-    bar.ax.tick_params(labelsize=7)
+    bar.ax.tick_params(which="both", labelsize=7)
     return figure
 
 
