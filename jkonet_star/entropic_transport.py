@@ -190,6 +190,9 @@ def _potentials(
     annealing = min(annealing, max_iterations // 2)
     decay = start ** (-1.0 / annealing) if annealing else 1.0
     inner = min(_INNER_ITERATIONS, max_iterations)
+    # Convergence at a larger epsilon than the one asked for is no convergence. An error that is checked
+    # before the least number of iterations counts as infinite, and one at that number as divergence.
+    least = annealing + 1 if annealing and annealing % inner == 0 else annealing
     geometry = BlockedPointCloud(
         x,
         y,
@@ -202,8 +205,7 @@ def _potentials(
     solver = sinkhorn.Sinkhorn(
         threshold=threshold,
         inner_iterations=inner,
-        # Convergence at a larger epsilon than the one asked for is no convergence.
-        min_iterations=annealing,
+        min_iterations=least,
         max_iterations=max_iterations,
     )
     output = solver(problem)

@@ -68,7 +68,7 @@ def report(
     epsilons = list(dict.fromkeys(row["epsilon"] for row in rows))
     solvers = list(dict.fromkeys(row["solver"] for row in rows))
     potentials = list(dict.fromkeys(row["potential"] for row in rows))
-    kept = _kept_mass(runs)
+    kept = _kept_mass(runs, folder)
     table = []
     for potential in potentials:
         for epsilon in epsilons:
@@ -76,9 +76,9 @@ def report(
             line = {
                 "potential": potential,
                 "epsilon": epsilon,
-                "mass kept": kept[own[0]["dataset"]],
+                "mass kept": kept.get(own[0]["dataset"]),
             }
-            line["no change"] = still[own[0]["dataset"]]
+            line["no change"] = still.get(own[0]["dataset"])
             for solver in solvers:
                 line[f"{solver}: EMD"] = mean_of(own, "emd", solver=solver)
                 line[f"{solver}: drift"] = mean_of(own, "drift_error", solver=solver)
@@ -115,11 +115,11 @@ def report(
     save_figure(figure, folder.path / "plots" / "couplings.png")
 
 
-def _kept_mass(runs: Sequence[Cell]) -> dict[str, float]:
-    """Share of the plans' mass that the couplings of each dataset hold."""
+def _kept_mass(runs: Sequence[Cell], folder: SweepFolder) -> dict[str, float]:
+    """Share of the plans' mass that the couplings of each dataset hold; none where all runs failed."""
     found = {}
     for cell in runs:
-        if cell.dataset_name not in found:
+        if cell.dataset_name not in found and folder.run(cell).finished:
             reports = load_dataset(cell.dataset_path).metadata["couplings"]
             found[cell.dataset_name] = 1.0 - float(np.mean([r["dropped_mass"] for r in reports]))
     return found

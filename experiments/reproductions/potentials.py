@@ -86,7 +86,7 @@ def report(
     still = relative_to_no_change(rows, runs, folder)
     for row in rows:
         row["cost"] = row["seconds_per_epoch"] or row["seconds_training"]
-    still_of = {row["potential"]: still[row["dataset"]] for row in rows}
+    still_of = {row["potential"]: still.get(row["dataset"]) for row in rows}
     parts = []
     for title, column in (
         ("One-step-ahead EMD; `no change` predicts that nothing moves", "emd"),

@@ -204,6 +204,17 @@ def test_uniform_blocks_of_equal_populations_stay_assignments():
     assert len(couplings.weight) == 101
 
 
+@pytest.mark.parametrize("steps", [10, 20])
+def test_annealing_that_ends_when_the_error_is_checked(steps):
+    """Every tenth iteration the error is looked at; epsilon has shrunk by 0.9 in each."""
+    x, y = clouds(30, 30)
+    epsilon = 0.9 ** (steps - 0.5)
+    settings = CouplingSettings(method="sinkhorn", epsilon=epsilon)
+    report = couple(snapshots_from_arrays([x, y]), settings, key=KEY)[1][0]
+    assert report.converged
+    assert report.iterations >= steps
+
+
 def test_sinkhorn_approaches_the_exact_cost():
     x, y = clouds(80, 80)
     snapshots = snapshots_from_arrays([x, y])
