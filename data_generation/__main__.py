@@ -11,7 +11,8 @@ from data_generation.settings import DataSettings
 
 FLAGS = define_flags(DataSettings)
 
-# The distance from the origin may grow by this factor; only steps too long for the potential exceed it.
+# Growth of the largest distance from the origin that is told of: most often the steps are too long for
+# the potential, though over many steps a repulsive one may mean it.
 THROWN_OUT = 100.0
 
 EXAMPLE = """

@@ -65,17 +65,19 @@ class FirstOrderConditions:
 
 def _midpoint_population(
     step: np.ndarray, weight: np.ndarray, midpoints: np.ndarray, n_steps: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The law of (x + y)/2 under each step's plan, padded to the longest step."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The law of (x + y)/2 under each step's plan, padded to the longest step, and each pair's row."""
     longest = int(np.bincount(step).max())
     population = np.empty((n_steps, longest, midpoints.shape[1]), midpoints.dtype)
     weights = np.zeros((n_steps, longest), weight.dtype)
+    row = np.empty_like(step)
     for k in range(n_steps):
         own = np.flatnonzero(step == k)
+        row[own] = np.arange(len(own))
         population[k] = midpoints[own[0]]
         population[k, : len(own)] = midpoints[own]
         weights[k, : len(own)] = weight[own]
-    return population, weights
+    return population, weights, row
 
 
 def _lineages(couplings: Couplings, n_rows: int) -> np.ndarray:
@@ -135,11 +137,7 @@ def first_order_conditions(
     else:
         half = np.float32(0.5)
         point, time = half * (x + y), half * (times[k] + times[k + 1])
-        population, weights = _midpoint_population(k, weight, point, n_steps)
-        row = np.empty_like(source)
-        for step in range(n_steps):
-            own = np.flatnonzero(k == step)
-            row[own] = np.arange(len(own))
+        population, weights, row = _midpoint_population(k, weight, point, n_steps)
         density_snapshots = (k, k + 1)
     score: Array = jnp.zeros(point.shape)
     if densities is not None:

@@ -20,7 +20,7 @@ LINEAR = (
     "--chunk-size=2",
 )
 LEARNED = (
-    "--n-train=12",
+    "--n-train=12,30",
     "--n-simulations=2",
     "--n-original=80",
     "--n-generated=4",
@@ -129,7 +129,7 @@ def test_a_resumed_linear_run_is_the_uninterrupted_one(folder, linear, monkeypat
 def test_the_learned_script_and_its_resumption(folder, monkeypatch):
     summary = start(learned_denoiser, folder, "learned", *LEARNED)
     table = summary["table"]
-    assert [row["n"] for row in table] == [12]
+    assert [row["n"] for row in table] == [12, 30]
     for row in table:
         difference = row["distance_train"] - row["distance_original"]
         assert row["delta"] == pytest.approx(difference, abs=1e-5)
@@ -141,6 +141,8 @@ def test_the_learned_script_and_its_resumption(folder, monkeypatch):
     assert [(row["n"], row["repetitions"]) for row in averages] == [
         ("12", "1"),
         ("12", "2"),
+        ("30", "1"),
+        ("30", "2"),
     ]
     assert float(averages[1]["delta"]) == pytest.approx(table[0]["delta"])
     plots = folder / "learned" / "plots"

@@ -152,6 +152,7 @@ def test_files_of_another_dataset_by_the_other_model(place, tmp_path):
     run = start(place, "idx", *flags, "--regression-epochs=0", "--n-test=4", "--eval-batch=4")
     assert summary(run)["n_test"] == 4
     assert np.isfinite(summary(run)["psnr_unseen"])
+    assert "regression" not in summary(run)["methods"]
 
 
 @pytest.mark.parametrize(
