@@ -11,9 +11,19 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("diffusions", "jkonet_star", "data_generation", "checkpoints", "experiments")
 MAY_IMPORT = {
     "diffusions": (),
-    "jkonet_star": ("diffusions.training", "diffusions.typing"),
+    "jkonet_star": (
+        "diffusions.checks",
+        "diffusions.memory",
+        "diffusions.training",
+        "diffusions.typing",
+    ),
     "data_generation": ("jkonet_star", "diffusions"),
-    "checkpoints": ("jkonet_star", "diffusions", "data_generation.command_line"),
+    "checkpoints": (
+        "jkonet_star",
+        "diffusions",
+        "data_generation.command_line",
+        "data_generation.json_file",
+    ),
     "experiments": ("data_generation", "checkpoints", "jkonet_star", "diffusions"),
 }
 FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
@@ -119,7 +129,10 @@ def test_what_is_allowed(package, source):
         "data_generation.settings",
         "data_generation.mask_settings",
         "checkpoints.settings",
+        "diffusions.checks",
+        "diffusions.memory",
         "diffusions.networks.presets",
+        "data_generation.json_file",
         "experiments.settings",
         "experiments.information_theoretic_settings",
         "experiments.linear_denoiser_settings",
