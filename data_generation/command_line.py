@@ -32,13 +32,24 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from absl import flags
 
 from data_generation.compilation_cache import FLAG_HELP, compilation_cache
+from data_generation.standard_streams import (
+    OutputError,
+    escaped,
+    lenient_errors,
+    open_closed_streams,
+    write_output,
+)
 
 SettingsT = TypeVar("SettingsT")
 
 EXIT_BAD_INPUT = 2
+EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
+EXIT_NO_OUTPUT = 74  # EX_IOERR
 EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_PIPE_CLOSED = 128 + 13  # SIGPIPE, which Windows has not
 
 _WIDTH = 100
+_MOST_MESSAGE = 1000
 
 
 class UsageError(ValueError):
@@ -46,9 +57,9 @@ class UsageError(ValueError):
 
 
 def say(text: str = "") -> None:
-    """Writes one line to standard output, at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    """Writes to standard output, at once."""
+    lines = (escaped(line) for line in text.split("\n"))
+    write_output("\n".join(lines) + "\n")
 
 
 def define_flags(
@@ -134,10 +145,26 @@ def run_script(
         example: a command line, for the help.
 
     Returns:
-        The exit status: 0, 2 for bad input, 130 for an interrupt.
+        The exit status: 0; 2 for bad input, and for what does not fit into memory or onto the disk;
+        70 for a bug; 74 where standard output cannot be written; 130 for an interrupt; 141 where
+        whoever read standard output went away.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    program = program or _program()
+    open_closed_streams()
+    with lenient_errors():
+        return _run_script(
+            main,
+            values,
+            list(sys.argv[1:] if argv is None else argv),
+            lambda: help_text(values, program or _program(), description or "", example),
+        )
+
+
+def _run_script(
+    main: Callable[[], None],
+    values: flags.FlagValues,
+    arguments: list[str],
+    explained: Callable[[], str],
+) -> int:
     if "debug" not in values:
         flags.DEFINE_boolean("debug", False, "Shows where an error came from.", flag_values=values)
         flags.DEFINE_string("compilation_cache", "auto", FLAG_HELP, flag_values=values)
@@ -146,7 +173,7 @@ def run_script(
         for name in values:
             values[name].unparse()
         if any(a in ("-h", "--help", "-help", "--helpfull", "--helpshort") for a in arguments):
-            say(help_text(values, program, description or "", example))
+            say(explained())
             return 0
         _parse(values, arguments)
         with compilation_cache(str(values["compilation_cache"].value)):
@@ -155,24 +182,38 @@ def run_script(
         sys.stderr.write("interrupted\n")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output went away; Python would complain again when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BAD_INPUT
-    except (ValueError, OSError, ImportError, flags.Error) as error:
+        return EXIT_PIPE_CLOSED
+    except Exception as error:  # noqa: BLE001 (the last resort: no traceback for a user)
         if "debug" in values and (values["debug"].value or "--debug" in arguments):
             traceback.print_exc()
-        else:
-            sys.stderr.write(f"error: {one_line(error)}\n")
-        return EXIT_BAD_INPUT
+        status, message = _outcome(error)
+        sys.stderr.write(f"error: {message}\n")
+        return status
     return 0
+
+
+def _outcome(error: Exception) -> tuple[int, str]:
+    """Exit status and message of what ended a script."""
+    message = one_line(error)
+    if isinstance(error, OutputError):
+        return EXIT_NO_OUTPUT, message
+    # JAX's class of errors has several names, and JAX may not have been imported.
+    if isinstance(error, MemoryError) or message.startswith("RESOURCE_EXHAUSTED"):
+        return EXIT_BAD_INPUT, f"not enough memory for what these settings ask for ({message})"
+    if isinstance(error, ValueError | OSError | ImportError | flags.Error):
+        return EXIT_BAD_INPUT, message
+    return EXIT_BUG, (
+        f"{type(error).__name__}: {message}; this is a bug in jkonet-diffusions, run again with "
+        "--debug to see where"
+    )
 
 
 def one_line(error: BaseException) -> str:
     """An error's message on one line, flags spelled as the help spells them."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = escaped(" ".join(str(error).split())) or type(error).__name__
     if isinstance(error, flags.Error):
         text = re.sub(r"--\w+", lambda m: m[0].replace("_", "-"), text)
-    return text
+    return text if len(text) <= _MOST_MESSAGE else f"{text[: _MOST_MESSAGE - 3]}..."
 
 
 def attribute_documentation(settings_class: type) -> dict[str, str]:
@@ -301,6 +342,8 @@ def _underscored(values: flags.FlagValues, arguments: Sequence[str]) -> list[str
             result.append(f"--no{negated}")
         elif plain in ("flagfile", "undefok"):
             result.append(argument)
+            if plain == "flagfile" and os.path.exists(value) and not os.path.isfile(value):
+                raise UsageError(f"--flagfile={value} is not a file")
         else:
             known = [flag.replace("_", "-") for flag in values]
             near = difflib.get_close_matches(plain.replace("_", "-"), known, n=3, cutoff=0.7)

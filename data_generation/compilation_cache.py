@@ -77,11 +77,11 @@ def _environment(choice: str) -> dict[str, str]:
         return wanted | {_DIRECTORY: _named_folder(choice), _ENABLED: "true"}
     if os.environ.get(_DIRECTORY):
         return wanted
-    folder = user_cache() / _version_and_machine()
     try:
+        folder = user_cache() / _version_and_machine()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _prune(folder.parent)
-    except OSError:
+    except (OSError, RuntimeError):  # of Path.home, where the user has no home at all
         return {}  # without a home to write to, everything works, slower
     return wanted | {_DIRECTORY: str(folder)} if os.access(folder, os.W_OK) else {}
 

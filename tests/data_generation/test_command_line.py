@@ -13,6 +13,7 @@ from absl import flags
 
 from data_generation import __main__ as script
 from data_generation.command_line import (
+    EXIT_BUG,
     attribute_documentation,
     define_flags,
     run_script,
@@ -107,6 +108,7 @@ def test_flags_become_settings(arguments, changes):
         (["stray"], "unexpected argument 'stray'"),
         (["--is-quick", "true"], "unexpected argument 'true'"),
         (["--rate=-1"], "rate must be at least 0, got -1.0"),
+        (["--flagfile=/dev/zero"], "--flagfile=/dev/zero is not a file"),
         (["--flagfile=/nonexistent"], "Unable to open flagfile"),
     ],
 )
@@ -175,12 +177,50 @@ def test_debug_shows_the_traceback(capsys):
     assert 'raise ValueError("bad input")' in err
 
 
-def test_a_bug_is_not_disguised_as_bad_input():
+@pytest.mark.parametrize("error", [ZeroDivisionError(), KeyError("x"), RecursionError("too deep")])
+def test_a_bug_is_not_disguised_as_bad_input(error, capsys):
     def main():
-        raise ZeroDivisionError
+        raise error
 
-    with pytest.raises(ZeroDivisionError):
-        run_script(main, define_flags(Example), argv=[])
+    assert run_script(main, define_flags(Example), argv=[]) == EXIT_BUG == 70
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {type(error).__name__}: ")
+    assert err.endswith("this is a bug in jkonet-diffusions, run again with --debug to see where\n")
+    assert err.count("\n") == 1
+    assert run_script(main, define_flags(Example), argv=["--debug"]) == 70
+    assert "Traceback" in capsys.readouterr().err
+
+
+class XlaRuntimeError(RuntimeError):
+    """As JAX names it."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 8. TiB for an array"),
+        XlaRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
+    ],
+)
+def test_too_little_memory_is_no_bug(error, capsys):
+    def main():
+        raise error
+
+    assert run_script(main, define_flags(Example), argv=[]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: not enough memory for what these settings ask for (")
+    assert err.count("\n") == 1
+
+
+def test_messages_are_printable_and_short(capsys):
+    def main():
+        raise ValueError("no run '\x1b[2Jx\u202e'" + "x" * 10_000)
+
+    assert run_script(main, define_flags(Example), argv=[]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(r"error: no run '\x1b[2Jx\u202e'xxx")
+    assert len(err) < 1020
 
 
 def test_documentation_comes_from_the_docstring():
