@@ -26,9 +26,9 @@ def main() -> None:
     """Makes or finds the dataset of the flags, and says what it is."""
     settings = settings_from_flags(DataSettings, FLAGS)
     start = time.perf_counter()
-    import jax  # only now: `--help` and a mistyped flag need none of it
-
+    # Only now: `--help` and a mistyped flag need none of it.
     from data_generation.datasets import find_dataset, generate_dataset
+    from data_generation.device import device_name, precision
 
     dataset = find_dataset(settings)
     if dataset is not None:
@@ -39,7 +39,7 @@ def main() -> None:
         f"{settings.potential}, interaction {settings.interaction}, beta {settings.beta}"
     )
     say(f"{settings.data_dir}/{settings.name}")
-    say(f"  {source}; float32 on {jax.devices()[0].device_kind} ({jax.default_backend()})")
+    say(f"  {source}; {device_name()}, {precision()}")
     dataset = generate_dataset(settings)
     counts = dataset.metadata["counts"]
     for part in ("train", "test"):

@@ -24,8 +24,9 @@ def main() -> None:
     begin = time.perf_counter()
     given = settings_from_flags(InformationTheoreticSettings, FLAGS)
     # Only now: `--help` and a mistyped flag need none of it.
+    from data_generation.device import device_name, precision
     from experiments.run_folder import start_run
-    from experiments.tracking import check_settings, conclude, device_name
+    from experiments.tracking import check_settings, conclude
 
     settings = given.resolved()
     check_settings(settings)
@@ -48,8 +49,8 @@ def main() -> None:
         f"{settings.dataset}: {len(task.train)} training and {len(task.validation)} validation "
         f"examples in dimension {task.dimension}, {task.n_parameters:,} parameters"
     )
-    precision = "bfloat16" if settings.bfloat16 else "float32"
-    say(f"  {device_name()}, {precision}, seed {settings.seed}; results in {run.path}")
+    numbers = "bfloat16" if settings.bfloat16 else "float32"
+    say(f"  {device_name()}, {precision(numbers)}, seed {settings.seed}; results in {run.path}")
     seconds = {"data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
     from experiments.density_training import learn_density
 

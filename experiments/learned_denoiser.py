@@ -29,11 +29,12 @@ def main() -> None:
     import jax  # only now: `--help` and a mistyped flag need none of it
     import numpy as np
 
+    from data_generation.device import device_name, precision
     from data_generation.gaussians import IsotropicMixture
     from experiments.linear_denoiser_plots import plot_generated, plot_learned
     from experiments.repetitions import run_chunks, write_table
     from experiments.run_folder import start_run
-    from experiments.tracking import check_settings, conclude, device_name
+    from experiments.tracking import check_settings, conclude
 
     check_settings(settings)
     data = IsotropicMixture(settings.mean_list, settings.std_list, settings.weights)
@@ -49,7 +50,7 @@ def main() -> None:
         f"repetitions of n = {','.join(map(str, settings.n_train))}, {settings.epochs} epochs, "
         f"{settings.diffusion_steps} steps"
     )
-    say(f"  {device_name()}, float32, seed {settings.seed}; results in {run.path}")
+    say(f"  {device_name()}, {precision()}, seed {settings.seed}; results in {run.path}")
     experiment = Experiment(data, settings, size)
     newest: dict[str, Any] = {}
 

@@ -40,11 +40,12 @@ def main() -> None:
 def _run(settings: LinearDenoiserSettings, begin: float) -> None:
     import jax
 
+    from data_generation.device import device_name, precision
     from diffusions.linear_denoiser import OneStepModel
     from experiments.linear_denoiser_plots import plot_linear
     from experiments.repetitions import run_chunks, write_table
     from experiments.run_folder import start_run
-    from experiments.tracking import check_settings, conclude, device_name
+    from experiments.tracking import check_settings, conclude
 
     check_settings(settings)
     model = OneStepModel(
@@ -63,7 +64,8 @@ def _run(settings: LinearDenoiserSettings, begin: float) -> None:
         f"{model.noise_scale:g}: {settings.n_simulations} repetitions of "
         f"n = {','.join(map(str, settings.n_train))}, {settings.n_original} original points"
     )
-    say(f"  {device_name()}, {settings.precision}, seed {settings.seed}; results in {run.path}")
+    numbers = precision(settings.precision)
+    say(f"  {device_name()}, {numbers}, seed {settings.seed}; results in {run.path}")
     seconds = {"compile": 0.0, "simulate": 0.0}
     size = min(settings.chunk_size, settings.n_simulations)
     key = jax.random.key(settings.seed)

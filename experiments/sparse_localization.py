@@ -57,8 +57,9 @@ def main() -> None:
         _refuse_curriculum(curriculum)
     import jax  # only now: `--help` and a mistyped flag need none of it
 
+    from data_generation.device import device_name, precision
     from experiments.run_folder import start_run
-    from experiments.tracking import check_settings, conclude, device_name
+    from experiments.tracking import check_settings, conclude
 
     check_settings(settings)
     reference = _read_reference(settings)
@@ -77,7 +78,7 @@ def main() -> None:
         say(f"{run.path} is already finished")
         return
     say(f"{settings.mode}: n = {problem.n}, k = {problem.k}; threshold t = n/2 = {problem.n / 2:g}")
-    say(f"  {device_name()}, float32, seed {settings.seed}; results in {run.path}")
+    say(f"  {device_name()}, {precision()}, seed {settings.seed}; results in {run.path}")
     seconds: dict[str, float] = {}
     key = jax.random.key(settings.seed)
     results: dict[str, Any] = {"mode": settings.mode, **dataclasses.asdict(problem)}

@@ -37,10 +37,11 @@ def main() -> None:
 
 def _train(settings: SparsePixelsSettings, begin: float) -> None:
     # Only now: `--help` and a mistyped flag need none of it.
+    from data_generation.device import device_name, precision
     from experiments.run_folder import start_run
     from experiments.sparse_pixels_task import SparseTask
     from experiments.sparse_pixels_training import learn
-    from experiments.tracking import check_settings, conclude, device_name
+    from experiments.tracking import check_settings, conclude
 
     check_settings(settings)
     task = SparseTask(settings)
@@ -61,8 +62,8 @@ def _train(settings: SparsePixelsSettings, begin: float) -> None:
         f"{settings.dataset}: {len(task.train)} training and {len(task.test)} held-out images of "
         f"{' x '.join(map(str, task.shape))}, {told} pixels told and {asked} asked of each"
     )
-    precision = "bfloat16" if settings.bfloat16 else "float32"
-    say(f"  {device_name()}, {precision}, seed {settings.seed}; results in {run.path}")
+    numbers = "bfloat16" if settings.bfloat16 else "float32"
+    say(f"  {device_name()}, {precision(numbers)}, seed {settings.seed}; results in {run.path}")
     seconds = {"data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
     results = learn(run, task, seconds)
     seconds["total"] = time.perf_counter() - begin

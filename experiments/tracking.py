@@ -31,14 +31,6 @@ def check_settings(settings: FolderSettings) -> None:
     )
 
 
-def device_name() -> str:
-    """The device that computes."""
-    import jax
-
-    device = jax.devices()[0]
-    return f"{device.device_kind} ({device.platform})"
-
-
 def conclude(
     run: RunFolder, settings: FolderSettings, results: dict[str, Any], seconds: dict[str, float]
 ) -> dict[str, Any]:
@@ -53,6 +45,8 @@ def conclude(
     Returns:
         The summary: the results, `seconds`, `device` and `peak_memory_bytes`.
     """
+    from data_generation.device import device_name  # only now: it needs JAX
+
     summary = {
         **results,
         "seconds": seconds,

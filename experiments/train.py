@@ -45,10 +45,11 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
     begin = time.perf_counter()
     network, features, internal = learning.network, learning.features, learning.internal
     # Only now: `--help` and a mistyped flag need none of it.
+    from data_generation.device import device_name, precision
     from experiments.datasets import known_energy, open_dataset, population
     from experiments.reporting import assess, draw, print_table
     from experiments.run_folder import start_run
-    from experiments.tracking import check_settings, conclude, device_name
+    from experiments.tracking import check_settings, conclude
 
     check_settings(settings)
     dataset = open_dataset(settings.dataset, settings.data_dir)
@@ -79,7 +80,7 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
         f"{problem.conditions.point.shape[0]} couplings in dimension {dataset.train.dimension}"
     )
     say(
-        f"  {device_name()}, float32, seeds "
+        f"  {device_name()}, {precision()}, seeds "
         f"{','.join(map(str, settings.seeds))}; results in {run.path}"
     )
     truth = known_energy(dataset)
