@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from data_generation.json_file import read_json
 from diffusions.typing import PyTree
 
 _ARRAYS = "arrays"
@@ -74,12 +75,13 @@ def read_description(path: str | Path, name: str, schema_version: int) -> dict[s
     file = path / f"{name}.json"
     if not file.is_file():
         raise ValueError(f"{path} holds no saved {name} ({file.name} is missing)")
-    try:
-        description = json.loads(file.read_text())
-        version = description["schema_version"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-    if not isinstance(version, int) or version > schema_version:
+    description = read_json(file)
+    if not isinstance(description, dict):
+        raise ValueError(f"{file} is damaged: it is no JSON object")
+    version = description.get("schema_version")
+    if type(version) is not int or version < 1:
+        raise ValueError(f"{file} is damaged: its schema_version is {version!r}")
+    if version > schema_version:
         raise ValueError(
             f"{path} has schema version {version}; this release reads up to {schema_version}: "
             "upgrade jkonet-diffusions"

@@ -8,13 +8,13 @@ A folder is a model: to ship another one, save it there and write its card.
 
 import dataclasses
 import difflib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from checkpoints.energies import load_energy
 from checkpoints.networks import SavedNetwork, load_network
+from data_generation.json_file import read_json
 from jkonet_star.fitted import FittedEnergy
 
 FOLDER = Path(__file__).parent / "pretrained"
@@ -136,12 +136,12 @@ def pretrained_card(name: str) -> ModelCard:
         ValueError: there is no model of this name, or its card is missing or damaged.
     """
     file = pretrained_folder(name) / CARD
+    if not file.is_file():
+        raise ValueError(f"the model card {file} is missing")
     try:
-        content: dict[str, Any] = json.loads(file.read_text())
+        content: dict[str, Any] = read_json(file)
         metrics = tuple(Metric(**metric) for metric in content.pop("metrics"))
         return ModelCard(metrics=metrics, **content)
-    except OSError as error:
-        raise ValueError(f"the model card {file} is missing") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the model card {file} is damaged: {error}") from error
 

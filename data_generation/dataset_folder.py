@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from data_generation.json_file import read_json
+
 SCHEMA_VERSION = 1
 METADATA = "metadata.json"
 
@@ -118,12 +120,9 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: not a dataset folder, damaged metadata, or a newer schema.
     """
-    try:
-        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{folder} is not a dataset folder: it has no {METADATA}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder / METADATA} cannot be read: {error}") from error
+    if not (folder / METADATA).exists():
+        raise ValueError(f"{folder} is not a dataset folder: it has no {METADATA}")
+    metadata = read_json(folder / METADATA)
     version = metadata.get("schema_version") if isinstance(metadata, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ValueError(f"{folder / METADATA} is not a dataset's metadata: no schema_version")

@@ -23,6 +23,8 @@ MAY_IMPORT = {
         "diffusions",
         "data_generation.command_line",
         "data_generation.json_file",
+        "data_generation.bounded_reading",
+        "data_generation.pickle_reading",
     ),
     "experiments": ("data_generation", "checkpoints", "jkonet_star", "diffusions"),
 }

@@ -220,7 +220,7 @@ def binary(folder):
         (written("[1, 2]"), r"energy\.json is damaged"),
         (written(""), r"energy\.json is damaged"),
         (edited(schema_version=None), r"energy\.json is damaged"),
-        (edited(schema_version="1"), "has schema version 1; this release reads up to 1"),
+        (edited(schema_version="1"), "is damaged: its schema_version is '1'"),
         (edited(schema_version=2), "has schema version 2; .* upgrade jkonet-diffusions"),
         (edited(kind=None), "is damaged"),
         (edited(kind="tabular"), "is damaged: unknown model 'tabular'"),

@@ -192,7 +192,7 @@ def test_metadata_is_checked(copy, change, reason):
 def test_truncated_metadata(copy):
     path = copy[0] / "metadata.json"
     path.write_text(path.read_text()[:100])
-    with pytest.raises(ValueError, match=r"metadata\.json cannot be read"):
+    with pytest.raises(ValueError, match=r"metadata\.json is damaged"):
         load_dataset(copy[0])
 
 
