@@ -4,22 +4,26 @@
                       entries `<name>/data/<key>` (PyTorch 1.6 and newer)
     .safetensors      8 bytes of length, a JSON header of names, types, shapes and places, the bytes
 
-A pickle can call whatever it names. This reader knows the few names that a dict of tensors needs, binds
-each to a stand-in of its own, and refuses all others; every size, stride and offset is checked against
-the bytes that are there before an array is made. bfloat16, which NumPy lacks, becomes float32.
+A pickle can call whatever it names. `data_generation.pickle_reading` executes nothing; it is told the
+few names that a dict of tensors needs, and a stand-in for each. Every size, stride and offset is checked
+against the bytes that are there, and the arrays together against `most_unpacked`, before one is made.
+bfloat16, which NumPy lacks, becomes float32.
 """
 
-import collections
 import io
-import json
 import math
-import pickle
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from data_generation.bounded_reading import MOST_FILE_BYTES, most_unpacked
+from data_generation.json_file import parse_json, read_bytes
+from data_generation.pickle_reading import read_pickle
+from diffusions.checks import shown
 
 _BFLOAT16 = "bfloat16"
 _STORAGES = {
@@ -47,7 +51,11 @@ _SAFETENSORS = {
     "BOOL": "?",
 }
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
-_MOST_DESCRIPTION = 100 << 20  # bytes of a pickle or header; those of large networks have one
+_MOST_DESCRIPTION = 16 << 20  # bytes of a pickle or header; those of the largest networks have one
+_MOST_NUMBER = 2**48  # of any size, stride or offset: beyond all memory, and safe to calculate with
+_MOST_AXES = 32
+# RuntimeError and NotImplementedError: encrypted, or compressed by other means.
+_DAMAGE = (ValueError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
 def read_state_dict(file: str | Path) -> dict[str, np.ndarray]:
@@ -63,17 +71,12 @@ def read_state_dict(file: str | Path) -> dict[str, np.ndarray]:
         ValueError: the file is missing, damaged, of another format, or holds anything but tensors.
     """
     file = Path(file)
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"no file {file}") from None
-    except OSError as error:
-        raise ValueError(f"cannot read {file}: {error.strerror or error}") from error
+    content = read_bytes(file, MOST_FILE_BYTES)
     try:
         if content.startswith(b"PK"):
             return _read_zip(content)
         return _read_safetensors(content)
-    except (ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"cannot read the weights in {file}: {reason}") from error
 
@@ -97,58 +100,61 @@ class _Tensor(NamedTuple):
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
     """What torch._utils._rebuild_tensor_v2 is told, checked."""
+    if not isinstance(shape, tuple) or not isinstance(strides, tuple):
+        raise ValueError("a tensor's sizes and strides are no tuples")
+    if len(shape) != len(strides) or len(shape) > _MOST_AXES:
+        raise ValueError(f"a tensor has {len(shape)} sizes and {len(strides)} strides")
     numbers = (offset, *shape, *strides)
-    if not isinstance(storage, _Storage) or any(type(n) is not int or n < 0 for n in numbers):
-        raise pickle.UnpicklingError("a tensor is not described by a storage and whole numbers")
-    if len(shape) != len(strides):
-        raise pickle.UnpicklingError(f"a tensor has {len(shape)} sizes and {len(strides)} strides")
+    if not isinstance(storage, _Storage) or any(
+        type(n) is not int or not 0 <= n <= _MOST_NUMBER for n in numbers
+    ):
+        raise ValueError("a tensor is not described by a storage and whole numbers")
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if math.prod(shape) and last >= storage.n_elements:
-        raise pickle.UnpicklingError(
+        raise ValueError(
             f"a tensor of shape {shape} does not fit into its storage of {storage.n_elements}"
         )
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+    return _Tensor(storage, offset, shape, strides)
 
 
 def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
     return tensor
 
 
+def _ordered() -> dict[str, Any]:
+    # Its items come afterwards, one by one.
+    return {}
+
+
 _STAND_INS: dict[tuple[str, str], Any] = {
-    # An OrderedDict calls nothing, whatever is stored in it.
-    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("collections", "OrderedDict"): _ordered,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     **{("torch", name): _StorageType(dtype) for name, dtype in _STORAGES.items()},
 }
 
 
-class _StateDictUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _STAND_INS[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(
-                f"it asks for {module}.{name}; a state dict of plain tensors does not"
-            ) from None
-
-    def persistent_load(self, description: Any) -> _Storage:
-        if isinstance(description, tuple) and len(description) == 5:
-            kind, storage_type, key, _, n_elements = description
-            if (
-                kind == "storage"
-                and isinstance(storage_type, _StorageType)
-                and isinstance(key, str)
-                and type(n_elements) is int
-                and n_elements >= 0
-            ):
-                return _Storage(key, storage_type.dtype, n_elements)
-        raise pickle.UnpicklingError("a storage is not described as PyTorch does")
+def _storage(description: Any) -> _Storage:
+    """What PyTorch says of the bytes behind a tensor, checked."""
+    if isinstance(description, tuple) and len(description) == 5:
+        kind, storage_type, key, _, n_elements = description
+        if (
+            kind == "storage"
+            and isinstance(storage_type, _StorageType)
+            and isinstance(key, str)
+            and type(n_elements) is int
+            and 0 <= n_elements <= _MOST_NUMBER
+        ):
+            return _Storage(key, storage_type.dtype, n_elements)
+    raise ValueError("a storage is not described as PyTorch does")
 
 
 def _read_zip(content: bytes) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = {info.filename: info for info in archive.infolist()}
+        most = most_unpacked(len(content))
+        if sum(info.file_size for info in entries.values()) > most:
+            raise ValueError(f"it would unpack to more than {most} bytes")
         found = [name for name in entries if name.endswith("/data.pkl")]
         if len(found) != 1:
             raise ValueError("it is a zip archive, but none that PyTorch wrote (no data.pkl)")
@@ -160,7 +166,9 @@ def _read_zip(content: bytes) -> dict[str, np.ndarray]:
             if info is None or info.file_size != n_bytes:
                 size = "missing" if info is None else f"{info.file_size} bytes"
                 raise ValueError(f"its entry {name} is {size}, expected {n_bytes} bytes")
-            return archive.read(info)
+            # By the number: without one, an entry unpacks to whatever it holds.
+            with archive.open(info) as stream:
+                return stream.read(n_bytes)
 
         if prefix + "byteorder" in entries:
             size = min(entries[prefix + "byteorder"].file_size, len("little"))
@@ -169,12 +177,7 @@ def _read_zip(content: bytes) -> dict[str, np.ndarray]:
         size = entries[found[0]].file_size
         if size > _MOST_DESCRIPTION:
             raise ValueError(f"its description takes {size} bytes")
-        try:
-            state = _StateDictUnpickler(io.BytesIO(read("data.pkl", size))).load()
-        except pickle.UnpicklingError:
-            raise
-        except Exception as error:  # whatever a damaged or hostile stream provokes
-            raise ValueError(f"its description is damaged: {error}") from error
+        state = read_pickle(read("data.pkl", size), _STAND_INS, persistent=_storage)
         storages: dict[str, np.ndarray] = {}
 
         def array(tensor: _Tensor) -> np.ndarray:
@@ -185,16 +188,21 @@ def _read_zip(content: bytes) -> dict[str, np.ndarray]:
             numbers = storages[key]
             if len(numbers) != n_elements:
                 raise ValueError(f"its storage {key} is described twice, differently")
-            strides = tuple(n * numbers.itemsize for n in tensor.strides)
+            strides = tuple(
+                stride * numbers.itemsize if n > 1 else 0
+                for n, stride in zip(tensor.shape, tensor.strides, strict=True)
+            )
             view = np.lib.stride_tricks.as_strided(
                 numbers[tensor.offset :], tensor.shape, strides, writeable=False
             )
             return np.ascontiguousarray(view).reshape(tensor.shape)
 
-        return _named_arrays(state, array)
+        return _named_arrays(state, array, most)
 
 
-def _named_arrays(state: Any, array: Callable[[_Tensor], np.ndarray]) -> dict[str, np.ndarray]:
+def _named_arrays(
+    state: Any, array: Callable[[_Tensor], np.ndarray], most_bytes: int
+) -> dict[str, np.ndarray]:
     if isinstance(state, dict):
         for wrapper in _WRAPPERS:
             if isinstance(state.get(wrapper), dict):
@@ -204,7 +212,11 @@ def _named_arrays(state: Any, array: Callable[[_Tensor], np.ndarray]) -> dict[st
         raise ValueError("it holds no state dict")
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, _Tensor):
-            raise ValueError(f"its entry {name!r} is no tensor")
+            raise ValueError(f"its entry {shown(name)} is no tensor")
+    # A stride of 0 makes one number any number of numbers.
+    total = sum(math.prod(t.shape) * _item_size(t.storage.dtype) for t in state.values())
+    if total > most_bytes:
+        raise ValueError(f"its tensors would take {total} bytes, at most {most_bytes} are read")
     return {name: array(tensor) for name, tensor in state.items()}
 
 
@@ -216,8 +228,8 @@ def _read_safetensors(content: bytes) -> dict[str, np.ndarray]:
             "it is neither a zip archive of PyTorch (1.6 or newer) nor a complete safetensors file"
         )
     try:
-        header = json.loads(content[8:start])
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        header = parse_json(content[8:start])
+    except ValueError as error:
         raise ValueError(f"its header is damaged: {error}") from error
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
@@ -230,11 +242,18 @@ def _read_safetensors(content: bytes) -> dict[str, np.ndarray]:
             dtype = _SAFETENSORS[entry["dtype"]]
             shape, (first, end) = tuple(entry["shape"]), entry["data_offsets"]
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"its entry {name!r} is of an unknown type, or damaged") from error
-        if any(type(n) is not int or n < 0 for n in (*shape, first, end)):
-            raise ValueError(f"its entry {name!r} is not described by whole numbers")
+            raise ValueError(
+                f"its entry {shown(name)} is of an unknown type, or damaged"
+            ) from error
+        numbers = (*shape, first, end)
+        if len(shape) > _MOST_AXES or any(
+            type(n) is not int or not 0 <= n <= _MOST_NUMBER for n in numbers
+        ):
+            raise ValueError(f"its entry {shown(name)} is not described by whole numbers")
         if end - first != math.prod(shape) * _item_size(dtype) or start + end > len(content):
-            raise ValueError(f"its entry {name!r} does not fit: {shape} in bytes {first} to {end}")
+            raise ValueError(
+                f"its entry {shown(name)} does not fit: {shape} in bytes {first} to {end}"
+            )
         places.append((first, end))
         arrays[name] = _numbers(content[start + first : start + end], dtype).reshape(shape)
     # The format leaves no gaps, and nothing twice: else bytes could hide in it.

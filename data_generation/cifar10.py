@@ -5,12 +5,10 @@
     cifar-10-batches-py/    data_batch_1 ... data_batch_5, test_batch: pickled dicts of `data`, uint8
                             (n, 3072) in the same order, and `labels`
 
-The pickles are read by an unpickler that knows nothing but the six names they contain, each bound to a
-stand-in of this module: whatever else a file asks for is refused, and NumPy sees only checked bytes.
+The pickles are read by `pickle_reading`, which knows nothing but the names they contain, each bound
+to a stand-in of this module: whatever else a file asks for is refused, and NumPy sees only checked bytes.
 """
 
-import io
-import pickle
 import shutil
 import tarfile
 import tempfile
@@ -21,6 +19,9 @@ from typing import Any, Literal
 import numpy as np
 
 from data_generation.downloads import check_md5, download
+from data_generation.json_file import read_bytes
+from data_generation.pickle_reading import read_pickle
+from diffusions.checks import shown
 
 Split = Literal["train", "test"]
 
@@ -38,6 +39,8 @@ CLASSES = (
 )
 SIZE, CHANNELS = 32, 3
 RECORDS_PER_FILE = 10_000
+MOST_BATCH_BYTES = 256 << 20
+"""Of one file; the official ones have 31 million."""
 
 ARCHIVE_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -87,22 +90,21 @@ def read_cifar10(
         if verify:
             check_md5(file, _MD5[file.name])
         read = _read_binary if file.suffix == ".bin" else _read_pickle
-        try:
-            planes, label = read(file)
-        except OSError as error:
-            raise ValueError(f"cannot read {file}: {error.strerror or error}") from error
+        planes, label = read(file)
         if records is not None and len(planes) != records:
             raise ValueError(
                 f"{file} is truncated or foreign: {len(planes)} images, expected {records}"
             )
-        foreign = label[(label < 0) | (label >= len(CLASSES))]
-        if len(foreign):
+        # Before NumPy sees them: a pickled number may have any size.
+        foreign = next((found for found in label if not 0 <= found < len(CLASSES)), None)
+        if foreign is not None:
             raise ValueError(
-                f"{file} is no CIFAR-10 batch: label {foreign[0]}, expected 0 to {len(CLASSES) - 1}"
+                f"{file} is no CIFAR-10 batch: label {shown(foreign)}, expected 0 to "
+                f"{len(CLASSES) - 1}"
             )
         images.append(planes.reshape(-1, CHANNELS, SIZE, SIZE).transpose(0, 2, 3, 1))
-        labels.append(label)
-    return np.ascontiguousarray(np.concatenate(images)), np.concatenate(labels).astype(np.int32)
+        labels.append(np.asarray(label, np.int32))
+    return np.ascontiguousarray(np.concatenate(images)), np.concatenate(labels)
 
 
 def _files(folder: Path, split: Split) -> list[Path]:
@@ -126,28 +128,27 @@ def _files(folder: Path, split: Split) -> list[Path]:
     )
 
 
-def _read_binary(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    size, record = file.stat().st_size, 1 + _PIXELS
-    if size == 0 or size % record:
+def _read_binary(file: Path) -> tuple[np.ndarray, list[int]]:
+    content, record = read_bytes(file, MOST_BATCH_BYTES), 1 + _PIXELS
+    if not content or len(content) % record:
         raise ValueError(
-            f"{file} is truncated or foreign: {size} bytes are no whole number of records of "
-            f"{record} bytes"
+            f"{file} is truncated or foreign: {len(content)} bytes are no whole number of records "
+            f"of {record} bytes"
         )
-    content = np.fromfile(file, np.uint8).reshape(-1, record)
-    return content[:, 1:], content[:, 0]
+    records = np.frombuffer(content, np.uint8).reshape(-1, record)
+    return records[:, 1:], records[:, 0].tolist()
 
 
-def _read_pickle(file: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_pickle(file: Path) -> tuple[np.ndarray, list[int]]:
+    content = read_bytes(file, MOST_BATCH_BYTES)
     try:
-        batch = _BatchUnpickler(io.BytesIO(file.read_bytes()), encoding="bytes").load()
-    except OSError:
-        raise
-    except Exception as error:  # whatever a damaged or hostile stream provokes
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        batch = read_pickle(content, _STAND_INS)
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:120]
         raise ValueError(f"{file} is no CIFAR-10 batch, or damaged: {reason}") from error
     if not isinstance(batch, dict):
         raise ValueError(f"{file} is no CIFAR-10 batch: it holds no dict")
-    batch = {k.decode() if isinstance(k, bytes) else k: v for k, v in batch.items()}
+    batch = {k.decode("latin-1") if isinstance(k, bytes) else k: v for k, v in batch.items()}
     data, labels = batch.get("data"), batch.get("labels")
     if not isinstance(data, _PickledArray) or not isinstance(labels, list):
         raise ValueError(f"{file} is no CIFAR-10 batch: `data` and `labels` are not both there")
@@ -155,7 +156,7 @@ def _read_pickle(file: Path) -> tuple[np.ndarray, np.ndarray]:
     # Also bool is an int, and no label.
     if len(labels) != len(planes) or any(type(label) is not int for label in labels):
         raise ValueError(f"{file} is damaged: {len(labels)} labels for {len(planes)} images")
-    return planes, np.asarray(labels, np.int64)
+    return planes, labels
 
 
 class _PickledArray:
@@ -164,8 +165,9 @@ class _PickledArray:
     def __init__(self, *_: Any):
         self.state: tuple = ()
 
-    def __setstate__(self, state: tuple) -> None:
-        self.state = state
+    def describe(self, state: Any) -> None:
+        """The five parts by which NumPy describes an array."""
+        self.state = state if isinstance(state, tuple) else ()
 
     def as_bytes_array(self, file: Path) -> np.ndarray:
         """The array (n, 3072), after every part of its description is checked."""
@@ -194,15 +196,20 @@ class _PickledType:
     def __init__(self, code: Any = None, *_: Any):
         self.code = code
 
-    def __setstate__(self, state: tuple) -> None:
+    def describe(self, state: Any) -> None:
         """Byte order and alignment mean nothing for single bytes."""
 
 
-def _latin1(text: str, codec: str) -> bytes:
+def _latin1(text: Any, codec: Any) -> bytes:
     # How Python 3 spells bytes in a pickle that Python 2 can read.
-    if codec not in ("latin1", b"latin1"):
-        raise pickle.UnpicklingError(f"codec {codec!r}")
-    return text.encode("latin1")
+    if not isinstance(text, str) or codec not in ("latin1", b"latin1"):
+        raise ValueError("it encodes what is no text in Latin-1")
+    return text.encode("latin-1")
+
+
+def _no_bytes() -> bytes:
+    # The same, of none; with an argument, `bytes` would make any number of zeros.
+    return b""
 
 
 _STAND_INS: dict[tuple[str, str], Callable] = {
@@ -211,16 +218,8 @@ _STAND_INS: dict[tuple[str, str], Callable] = {
     ("numpy", "ndarray"): _PickledArray,
     ("numpy", "dtype"): _PickledType,
     ("_codecs", "encode"): _latin1,
-    ("builtins", "bytes"): bytes,
+    ("__builtin__", "bytes"): _no_bytes,
 }
-
-
-class _BatchUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _STAND_INS[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
 
 
 def download_cifar10(
@@ -258,6 +257,10 @@ def download_cifar10(
                     source = None
                 if source is None:
                     raise ValueError(f"{url} holds no {stem}.bin")
+                if members.getmember(f"{folder.name}/{stem}.bin").size > MOST_BATCH_BYTES:
+                    raise ValueError(
+                        f"{url} holds a {stem}.bin of more than {MOST_BATCH_BYTES} bytes"
+                    )
                 with (unfinished / f"{stem}.bin").open("wb") as target:
                     shutil.copyfileobj(source, target)
         unfinished.rename(folder)

@@ -7,6 +7,7 @@ and numbers beyond double precision. What is inside is checked by `diffusions.ch
 import contextlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -108,7 +109,8 @@ def read_bytes(file: Path, most_bytes: int) -> bytes:
         FileError: it is missing, no file, too large, or cannot be read.
     """
     with _opened(file) as stream:
-        content = stream.read(most_bytes + 1)
+        # As many as there are: to read is to allocate.
+        content = stream.read(min(most_bytes, os.fstat(stream.fileno()).st_size) + 1)
     if len(content) > most_bytes:
         raise FileError(f"{file} is too large: more than {most_bytes / 2**20:g} MiB")
     return content

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -191,6 +192,20 @@ def test_a_file_that_calls_something_is_refused_and_calls_nothing(tmp_path):
         ({"a": tensor("0", "FloatStorage", 4, (4,), (1,))}, {"0": bytes(12)}, "is 12 bytes"),
         ({"a": tensor("0", "FloatStorage", 4, (4,), (1,))}, {}, "missing"),
         ({"a": tensor("0", "QInt8Storage", 4, (4,), (1,))}, {"0": bytes(4)}, "QInt8Storage"),
+        (
+            {"a": tensor("0", "FloatStorage", 1, (2**28, 8), (0, 0))},
+            {"0": bytes(4)},
+            "would take 8589934592 bytes, at most 268435456",
+        ),
+        (
+            {f"{i}": tensor("0", "FloatStorage", 1, (2**20,), (0,)) for i in range(65)},
+            {"0": bytes(4)},
+            "would take 272629760 bytes",
+        ),
+        ({"a": tensor("0", "FloatStorage", 4, (2**60, 0), (1, 1))}, {"0": bytes(16)}, "whole num"),
+        ({"a": tensor("0", "FloatStorage", 4, (1,) * 33, (1,) * 33)}, {"0": bytes(16)}, "33 sizes"),
+        ({"a": tensor("0", "FloatStorage", 4, 4, 1)}, {"0": bytes(16)}, "are no tuples"),
+        ({"a": tensor("0", "FloatStorage", 2**50, (4,), (1,))}, {"0": bytes(16)}, "as PyTorch"),
         ({"a": 3}, {}, "'a' is no tensor"),
         ([1, 2], {}, "no state dict"),
         ({}, {}, "no state dict"),
@@ -204,6 +219,24 @@ def test_what_is_wrong_with_an_archive_is_said(tmp_path, state, storages, messag
     assert "\n" not in str(error.value)
 
 
+def test_an_archive_that_unpacks_to_more_than_its_size_explains(tmp_path):
+    """A thousandth of it on the disk; and one that lies about how much it holds."""
+    state = {"a": tensor("0", "FloatStorage", 4, (4,), (1,))}
+    bomb = {"0": bytes(16), "1": bytes(260 << 20)}
+    write_pth(tmp_path / "w.pth", state, bomb, compression=zipfile.ZIP_DEFLATED)
+    assert (tmp_path / "w.pth").stat().st_size < 1 << 20
+    with pytest.raises(ValueError, match="would unpack to more than 268435456 bytes"):
+        read_state_dict(tmp_path / "w.pth")
+    write_pth(tmp_path / "w.pth", state, {"0": bytes(64 << 20)}, compression=zipfile.ZIP_DEFLATED)
+    size, said = struct.pack("<I", 64 << 20), struct.pack("<I", 16)
+    (tmp_path / "w.pth").write_bytes((tmp_path / "w.pth").read_bytes().replace(size, said))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="CRC"):
+        read_state_dict(tmp_path / "w.pth")
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+
+
 def header_bytes(**entry):
     return json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **entry}})
 
@@ -215,6 +248,9 @@ def header_bytes(**entry):
         (b"\x80\x02}q\x00.", "neither"),
         (struct.pack("<Q", 99) + b"{}", "neither"),
         ("{]", "header is damaged"),
+        ("[" * 100_000, "header is damaged: it is nested"),
+        (header_bytes(shape=[10**400]), "header is damaged"),
+        (header_bytes(shape=[2**60, 0], data_offsets=[0, 0]), "whole numbers"),
         ("[1]", "no JSON object"),
         ("{}", "no tensors"),
         (header_bytes(dtype="F8_E4M3"), "unknown type"),
@@ -248,7 +284,7 @@ def test_damaged_archives(tmp_path):
     save_pth(file, some_arrays(), byteorder=b"big")
     with pytest.raises(ValueError, match="little-endian"):
         read_state_dict(file)
-    with pytest.raises(ValueError, match="no file"):
+    with pytest.raises(ValueError, match="is missing"):
         read_state_dict(tmp_path / "nowhere.pth")
 
 
@@ -515,7 +551,7 @@ def test_the_script_imports_a_unet(tmp_path, capsys):
             ["--kind=ddpm-unet", "--weights=a", "--out=b", "--n=3"],
             "--n needs --kind=message-passing",
         ),
-        (["--kind=ddpm-unet", "--weights=nowhere.pth", "--out=b"], "no file nowhere.pth"),
+        (["--kind=ddpm-unet", "--weights=nowhere.pth", "--out=b"], "nowhere.pth is missing"),
     ],
 )
 def test_the_script_says_what_is_wrong_in_one_line(

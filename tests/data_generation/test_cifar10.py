@@ -204,7 +204,16 @@ def test_what_is_wrong_with_a_binary_file_is_said(tmp_path, damage, message):
         ),
         (
             pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [0, -1]}, protocol=2),
-            "label -1",
+            "label -1, expected 0 to 9",
+        ),
+        (
+            pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [10**30]}, protocol=2),
+            "label 1000000000000000000000000000000, expected 0 to 9",
+        ),
+        (b"\x80\x02c__builtin__\nbytes\nJ\xff\xff\xff\x7f\x85R.", "TypeError"),
+        (
+            pickle.dumps({"data": 1, "labels": [0]}, protocol=0),
+            "the operation MARK|UNICODE|PUT|DICT",
         ),
     ],
 )
