@@ -5,9 +5,9 @@
     .safetensors      8 bytes of length, a JSON header of names, types, shapes and places, the bytes
 
 A pickle can call whatever it names. `data_generation.pickle_reading` executes nothing; it is told the
-few names that a dict of tensors needs, and a stand-in for each. Every size, stride and offset is checked
-against the bytes that are there, and the arrays together against `most_unpacked`, before one is made.
-bfloat16, which NumPy lacks, becomes float32.
+few names that a dict of tensors needs, and a stand-in for each. Every size, stride and offset is
+checked against the bytes that are there, and the arrays together against `most_unpacked`, before one
+is made. bfloat16, which NumPy lacks, becomes float32.
 """
 
 import io

@@ -6,7 +6,8 @@
                             (n, 3072) in the same order, and `labels`
 
 The pickles are read by `pickle_reading`, which knows nothing but the names they contain, each bound
-to a stand-in of this module: whatever else a file asks for is refused, and NumPy sees only checked bytes.
+to a stand-in of this module: whatever else a file asks for is refused, and NumPy sees only checked
+bytes.
 """
 
 import shutil
