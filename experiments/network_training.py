@@ -5,7 +5,6 @@ transport distances of the last one and writes the checkpoint, so that evaluatio
 of its own on more than one core, and none on a GPU.
 """
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +21,7 @@ from experiments.chunked_training import chunk_lengths
 from experiments.reporting import evaluation_key
 from experiments.run_folder import RunFolder
 from experiments.settings import TrainSettings
+from jkonet_star.divergence import first_unsound
 from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import BilevelSettings, NetworkSettings
@@ -50,14 +50,15 @@ def train_network(
         bilevel: of the training, by the bilevel solvers.
 
     Returns:
-        The energies of all seeds, and more for the summary: `diverged`, the epoch in which each seed
-        did, where any has.
+        The energies of all seeds, and more for the summary: the size of a batch, and `diverged`, the
+        epoch in which each seed did, where any has.
     """
     keys = jax.vmap(jax.random.key)(jnp.asarray(settings.seeds, jnp.uint32))
     weights = np.asarray(snapshots.weights)[:-1]
+    training = network_fit(problem, network, bilevel)
     energies = train_side_by_side(
         run,
-        network_fit(problem, network, bilevel),
+        training,
         keys,
         predict=lambda e: predict_snapshots(e, snapshots, evaluation_key()).one_step,
         distances=lambda predicted: earth_movers_distances(
@@ -66,23 +67,30 @@ def train_network(
         every=settings.eval_every,
         seconds=seconds,
     )
-    details: dict[str, Any] = {"epochs": network.epochs}
-    diverged = divergences(run.rows(), len(settings.seeds))
+    details: dict[str, Any] = {
+        "epochs": network.epochs,
+        "batch_size": training.settings.batch_size,
+    }
+    diverged = divergences(run.rows(), training)
     for seed, epoch in zip(settings.seeds, diverged, strict=True):
         if epoch is not None:
-            say(f"  warning: seed {seed} diverged in epoch {epoch}; its results mean nothing")
+            say(
+                f"  warning: seed {seed} diverged in epoch {epoch}; its energy is that of the last "
+                "sound epoch, and means little"
+            )
             details["diverged"] = diverged
     return energies, details
 
 
-def divergences(rows: list[dict[str, Any]], n_seeds: int) -> list[int | None]:
-    """The first epoch whose loss is not finite, per seed."""
-    first: list[int | None] = [None] * n_seeds
-    for row in rows:
-        for seed, loss in enumerate(row.get("loss", ())):
-            if first[seed] is None and not math.isfinite(float(loss)):
-                first[seed] = row["epoch"]
-    return first
+def divergences(rows: list[dict[str, Any]], training: NetworkFit) -> list[int | None]:
+    """The epoch in which each seed diverged (see `jkonet_star.divergence`).
+
+    Args:
+        rows: of the run's metrics.
+        training: the program that made them.
+    """
+    losses = [[float(loss) for loss in row["loss"]] for row in rows if "loss" in row]
+    return [first_unsound(own, absurd=training.absurd) for own in zip(*losses, strict=True)]
 
 
 def train_side_by_side(

@@ -1,5 +1,6 @@
 """What the JKOnet* scripts say of a learned energy: numbers, a table, figures."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from data_generation.command_line import say
 from diffusions.typing import Key
 from experiments.plots import plot_interaction, plot_potential, plot_predictions
+from jkonet_star.diagnostics import explanation, outlier_warning, outliers
 from jkonet_star.evaluation import (
     KnownEnergy,
     Predictions,
@@ -18,6 +20,7 @@ from jkonet_star.evaluation import (
 )
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.solvers import Problem
 
 
 def evaluation_key() -> Key:
@@ -72,6 +75,23 @@ def print_table(result: dict[str, Any], times: list[float], truth: KnownEnergy |
     if truth is not None or result["beta"]["mean"]:
         known = "" if truth is None else f" (true: {truth.beta:g})"
         say(f"  beta {result['beta']['mean']:.4g}{known}")
+
+
+def judge(problem: Problem, energies: FittedEnergy) -> dict[str, Any]:
+    """What the training data say of the fit, for the summary; what is wrong is said on the way.
+
+    Args:
+        problem: of the fit.
+        energies: every leaf with a leading seed axis.
+    """
+    found, explained = outliers(problem.snapshots), explanation(problem, energies)
+    for line in (outlier_warning(found), explained.warning()):
+        if line is not None:
+            say(f"  warning: {line}")
+    return {
+        "explanation": dataclasses.asdict(explained),
+        "outliers": [o._asdict() for o in found],
+    }
 
 
 def draw(

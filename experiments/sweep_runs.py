@@ -25,7 +25,7 @@ from checkpoints import save_energy
 from data_generation.settings import DataSettings
 from experiments.datasets import population
 from experiments.network_training import divergences, train_side_by_side
-from experiments.reporting import assess, evaluation_key
+from experiments.reporting import assess, evaluation_key, judge
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_library import Library
 from experiments.sweep_settings import Cell
@@ -209,9 +209,10 @@ def run_networks(cells: Sequence[Cell], folder: SweepFolder, library: Library) -
         ]
         return np.concatenate(rows)
 
+    training = NetworkFit(problems, cells[0].learning.network)
     energies = train_side_by_side(
         batch,
-        NetworkFit(problems, cells[0].learning.network),
+        training,
         jax.vmap(jax.random.key)(jnp.asarray([cell.seed for cell in cells], jnp.uint32)),
         predict=predict,
         distances=distances,
@@ -220,11 +221,12 @@ def run_networks(cells: Sequence[Cell], folder: SweepFolder, library: Library) -
     )
     rows = batch.rows()
     share = {name: value / len(cells) for name, value in seconds.items()}
-    diverged = divergences(rows, len(cells))
+    diverged = divergences(rows, training)
     for i, cell in enumerate(cells):
         own = [{k: [v[i]] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
         details: dict[str, Any] = {
             "epochs": cell.learning.network.epochs,
+            "batch_size": training.settings.batch_size,
             "side_by_side": len(cells),
         }
         if diverged[i] is not None:
@@ -290,6 +292,7 @@ def write_run(
     }
     # What these say is for one run; a sweep has too many.
     with contextlib.redirect_stdout(io.StringIO()):
+        results |= judge(problem, energies)
         if problem.internal is not None:
             results["beta_estimate"] = beta_details(problem.internal)
         conclude(

@@ -86,7 +86,7 @@ def result_columns(summary: dict[str, Any]) -> Row:
     kind = SOLVERS[summary["solver"]]
     seconds, epochs = summary["seconds"], summary.get("epochs")
     return {
-        "status": "finished" if math.isfinite(emd) else "diverged",
+        "status": "diverged" if summary.get("diverged") or not math.isfinite(emd) else "finished",
         "emd": emd,
         "emd_cumulative": float(summary["emd_cumulative"]["mean"]),
         "drift_error": error("drift"),

@@ -47,7 +47,7 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
     # Only now: `--help` and a mistyped flag need none of it.
     from data_generation.device import device_name, precision
     from experiments.datasets import known_energy, open_dataset, population
-    from experiments.reporting import assess, draw, print_table
+    from experiments.reporting import assess, draw, judge, print_table
     from experiments.run_folder import start_run
     from experiments.tracking import check_settings, conclude
 
@@ -61,10 +61,6 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
     )
     seconds["train"] += time.perf_counter() - start
     trained = kind.parametrisation != "linear"
-    if trained:
-        from jkonet_star.solvers import check_batch_size
-
-        check_batch_size(problem, network)
     run = start_run(
         settings,
         "experiments.train",
@@ -87,7 +83,11 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
     snapshots = population(dataset, settings.eval)
     if trained:
         from experiments.network_training import train_network
+        from jkonet_star.solvers import batch_warning
 
+        cut = batch_warning(problem, network)
+        if cut is not None:
+            say(f"  {cut}")
         energies, details = train_network(
             run, problem, settings, network, snapshots, seconds, learning.bilevel
         )
@@ -95,6 +95,7 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
         energies, details = _solve(problem, features, len(settings.seeds), seconds)
     if problem.internal is not None:
         details["beta_estimate"] = beta_details(problem.internal)
+    details |= judge(problem, energies)
     start = time.perf_counter()
     result, predictions = assess(energies, snapshots, truth, settings.wasserstein_order)
     seconds["evaluate"] += time.perf_counter() - start
@@ -175,6 +176,8 @@ def _solve(
     energy, report = solve_linear(problem, features)
     jax.block_until_ready(energy.params)
     seconds["train"] += time.perf_counter() - start
+    if n_seeds > 1:
+        say(f"  the closed form has no randomness: the {n_seeds} seeds give the same energy")
     ridge = f"{report.regularization:g}"
     if report.interaction_factor != 1:
         ridge += f" (interaction {report.regularization * report.interaction_factor:g})"

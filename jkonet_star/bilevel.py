@@ -28,6 +28,7 @@ steps it is rounding.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -256,6 +257,8 @@ class BilevelFit(NetworkFit):
     and whether the run has diverged. A run whose loss or gradient is not finite keeps the last V that
     was, and from then on reports a loss of NaN.
     """
+
+    absurd = math.inf  # the loss is a squared length
 
     def __init__(self, problem: Problem, settings: NetworkSettings, bilevel: BilevelSettings):
         kind = problem.kind

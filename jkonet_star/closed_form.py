@@ -255,7 +255,9 @@ def solve_ridge(
     inverse = np.where(kept, 1.0 / np.where(kept, eigenvalues, 1.0), 0.0)
     theta = -scale * (basis @ (inverse * (basis.T @ (scale * moment))))
     smallest = max(eigenvalues[0], np.finfo(np.float64).tiny)
-    return theta, int(kept.sum()), float(eigenvalues[-1] / smallest)
+    with np.errstate(over="ignore"):  # infinite, where the smallest is next to nothing
+        condition = float(eigenvalues[-1] / smallest)
+    return theta, int(kept.sum()), condition
 
 
 def _trial_solution(gram: np.ndarray, moment: np.ndarray, ridge: Ridge) -> np.ndarray:

@@ -36,6 +36,9 @@ class FittedEnergy:
     params: Params
     constants: PyTree
     times: Float[Array, "t"]  # of the training snapshots
+    diverged: int | tuple[int | None, ...] | None = flax.struct.field(
+        pytree_node=False, default=None
+    )  # the epoch in which `fit`'s training did, one per member of its stack
 
     @property
     def dimension(self) -> int:
@@ -52,7 +55,8 @@ class FittedEnergy:
             raise ValueError("this is a single energy, not a stack")
         if not -len(self.times) <= i < len(self.times):
             raise ValueError(f"no member {i} in a stack of {len(self.times)}")
-        return jax.tree.map(lambda leaf: leaf[i], self)
+        one = jax.tree.map(lambda leaf: leaf[i], self)
+        return one.replace(diverged=self.diverged[i]) if isinstance(self.diverged, tuple) else one
 
     @property
     def beta(self) -> Float[Array, ""]:

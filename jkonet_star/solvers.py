@@ -6,6 +6,7 @@ A network solver is trained by `NetworkFit`, many seeds in one program; a linear
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ from diffusions.typing import Array, Float, Key, Keys, PyTree
 from jkonet_star.closed_form import ClosedFormReport, fit_linear
 from jkonet_star.couplings import Couplings, couple
 from jkonet_star.densities import GaussianMixtures, KernelDensities, fit_densities
+from jkonet_star.diagnostics import explanation, outlier_warning, outliers
+from jkonet_star.divergence import ABSURD, divergence_warning, first_unsound, sound_epochs
 from jkonet_star.energies import Internal, LinearEnergy, NetworkEnergy, Units
 from jkonet_star.features import Features, make_features
 from jkonet_star.fitted import FittedEnergy
@@ -105,13 +108,19 @@ class NetworkFit:
 
     Every array of a state carries a leading seed axis. `advance` is one compiled program; calling it
     with the same number of epochs never compiles again. Given a sequence of problems that differ in
-    nothing but the numbers, each has a network of its own, and a key of its own in `initial`.
+    nothing but the numbers, each has a network of its own, and a key of its own in `initial`. A batch
+    holds all examples where there are fewer than `batch_size`.
     """
+
+    absurd = ABSURD
+    """The loss from which on an epoch is not sound (see `divergence`)."""
 
     def __init__(self, problem: "Problem | Sequence[Problem]", settings: NetworkSettings):
         self._several = not isinstance(problem, Problem)
         problems = [problem] if isinstance(problem, Problem) else list(problem)
-        check_batch_size(problems[0], settings)
+        settings = dataclasses.replace(
+            settings, batch_size=min(settings.batch_size, n_examples(problems[0]))
+        )
         models = [network_model(p, settings) for p in problems]
         if len({(m, p.scheme, _shapes(p)) for m, p in zip(models, problems, strict=True)}) > 1:
             raise ValueError("problems that are trained side by side must have one shape")
@@ -168,15 +177,16 @@ class NetworkFit:
             )
             return value, {}
 
-        return train_epochs(
-            state,
-            jax.random.fold_in(key, 1),
+        one_epoch = functools.partial(
+            train_epochs,
+            key=jax.random.fold_in(key, 1),
             batches=lambda k: shuffled_batches(k, n_pairs, batch_size),
             loss=loss,
             optimizer=self.optimizer,
-            n_epochs=n_epochs,
+            n_epochs=1,
             ema_decay=self.settings.ema_decay,
         )
+        return sound_epochs(one_epoch, state, n_epochs)
 
     def _train(
         self, state: TrainingState, keys: Keys, data: PyTree, units: Units, n_epochs: int
@@ -233,14 +243,16 @@ def n_examples(problem: "Problem") -> int:
     return problem.conditions.point.shape[0]
 
 
-def check_batch_size(problem: "Problem", settings: NetworkSettings) -> None:
-    """Raises ValueError where a batch would hold more than there is."""
+def batch_warning(problem: "Problem", settings: NetworkSettings) -> str | None:
+    """One line, where a batch would hold more than there is."""
     available = n_examples(problem)
-    if settings.batch_size > available:
-        what = "particles" if problem.kind.parametrisation == "bilevel" else "couplings"
-        raise ValueError(
-            f"batch_size {settings.batch_size} exceeds the {available} {what} of the data"
-        )
+    if settings.batch_size <= available:
+        return None
+    what = "particles" if problem.kind.parametrisation == "bilevel" else "couplings"
+    return (
+        f"batch_size {settings.batch_size} exceeds the {available} {what} of the data: "
+        f"a batch holds all {available}"
+    )
 
 
 def network_fit(
@@ -313,17 +325,17 @@ class Problem:
         scheme: explicit, implicit or midpoint.
         snapshots: of the population.
         conditions: with the term of a given beta in the displacement.
+        couplings: of the snapshots; the bilevel solvers draw batches along them.
         internal: the estimate of beta; None where there is none, or it is learned by first-order
             conditions.
-        couplings: of the snapshots; the bilevel solvers draw batches along them.
     """
 
     kind: SolverKind
     scheme: str
     snapshots: Snapshots
     conditions: FirstOrderConditions
+    couplings: Couplings
     internal: "InternalEstimate | None" = None
-    couplings: Couplings | None = None
 
     @property
     def beta_source(self) -> Internal:
@@ -383,7 +395,13 @@ def prepare(
             )
     conditions = first_order_conditions(snapshots, couplings, densities, scheme)
     if internal.beta_estimator == "first-order":
-        return Problem(kind=kind, scheme=scheme, snapshots=snapshots, conditions=conditions)
+        return Problem(
+            kind=kind,
+            scheme=scheme,
+            snapshots=snapshots,
+            conditions=conditions,
+            couplings=couplings,
+        )
     from jkonet_star.internal_energy import estimate_internal  # SciPy's trees, needed here only
 
     model, constants = linear_model(kind, snapshots, FeatureSettings())
@@ -398,6 +416,7 @@ def prepare(
             conditions, estimate.beta, paired=estimate.paired, scheme=scheme
         ),
         internal=estimate,
+        couplings=couplings,
     )
 
 
@@ -458,10 +477,16 @@ def fit(
         on_progress: called about ten times during training.
 
     Returns:
-        The learned energy.
+        The learned energy. Where training diverged it is that of the last sound epoch, and its
+        `diverged` says since when.
 
     Raises:
-        ValueError: unknown names, or more batch than data.
+        ValueError: unknown names, shapes or dimensions that do not fit.
+
+    Warns (UserWarning):
+        Training diverged; the energy does not explain how the population moves (see `diagnostics`);
+        outliers decide the fit; a batch would exceed the data and is cut; several keys for a solver
+        without randomness.
     """
     single = key.ndim == 0
     keys = key[None] if single else key
@@ -476,18 +501,42 @@ def fit(
         coupling_settings=coupling_settings,
         density_settings=density_settings,
     )
+    _warn(outlier_warning(outliers(snapshots)))
+    diverged: tuple[int | None, ...] = (None,) * len(keys)
     if problem.kind.parametrisation == "linear":
-        energy, _ = solve_linear(problem, features)
-        return energy if single else stack_copies(energy, len(keys))
-    training = network_fit(problem, network, bilevel)
-    state = training.initial(keys)
-    chunk = -(-network.epochs // PROGRESS_CALLS)
-    done = 0
-    while done < network.epochs:
-        n_epochs = min(chunk, network.epochs - done)
-        state, scalars = training.advance(state, keys, n_epochs)
-        done += n_epochs
-        if on_progress is not None:
-            on_progress(done, jax.tree.map(jnp.mean, scalars))
-    energies = training.energies(state)
+        if not single:
+            _warn(f"solver {solver!r} has no randomness: the {len(keys)} keys give the same energy")
+        energies = stack_copies(solve_linear(problem, features)[0], len(keys))
+    else:
+        _warn(batch_warning(problem, network))
+        energies, diverged = _train(network_fit(problem, network, bilevel), keys, on_progress)
+        _warn(divergence_warning(diverged))
+    if not any(diverged):
+        _warn(explanation(problem, energies).warning())
+    energies = energies.replace(diverged=diverged)
     return energies.member(0) if single else energies
+
+
+def _train(
+    training: NetworkFit, keys: Keys, on_progress: Progress | None
+) -> tuple[FittedEnergy, tuple[int | None, ...]]:
+    """The energies, and the epoch in which each diverged."""
+    epochs = training.settings.epochs
+    state = training.initial(keys)
+    chunk = -(-epochs // PROGRESS_CALLS)
+    losses = []
+    for start in range(0, epochs, chunk):
+        stop = min(start + chunk, epochs)
+        state, scalars = training.advance(state, keys, stop - start)
+        losses.append(np.asarray(scalars["loss"]))
+        if on_progress is not None:
+            on_progress(stop, jax.tree.map(jnp.mean, scalars))
+    every = np.concatenate(losses, axis=1)
+    return training.energies(state), tuple(
+        first_unsound(own, absurd=training.absurd) for own in every
+    )
+
+
+def _warn(line: str | None) -> None:
+    if line is not None:
+        warnings.warn(line, stacklevel=3)

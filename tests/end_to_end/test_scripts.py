@@ -254,9 +254,32 @@ def test_a_run_that_diverges_says_so_and_finishes(place, capfd):
     flags = ("--dataset=file", "--learning-rate=1e30", "--gradient-clip=0", "--plots")
     run = place.train("diverged", *flags)
     summary = summary_of(run)
-    assert summary["emd_one_step_ahead"]["mean"] == "inf"
-    assert not summary["converged"]
-    assert "unreliable" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert summary["diverged"] == [1]
+    assert "warning: seed 0 diverged in epoch 1; its energy is that of the last sound epoch" in said
+    # No energy is worse than the initial one, which hardly moves anything.
+    assert float(summary["emd_one_step_ahead"]["mean"]) < 1.0
+    for leaf in jax.tree.leaves(load_energy(run / "energy")):
+        assert np.isfinite(leaf).all()
+
+
+def test_a_batch_that_exceeds_the_data_is_cut_and_said(place, capfd):
+    run = place.train("cut", "--dataset=plain", "--batch-size=241")
+    said = capfd.readouterr().out
+    assert "batch_size 241 exceeds the 240 couplings of the data: a batch holds all 240" in said
+    assert summary_of(run)["batch_size"] == 240
+
+
+def test_seeds_of_a_closed_form_are_said_to_be_no_use(place, capfd):
+    place.train("closed", "--dataset=plain", "--solver=jkonet-star-linear-potential", "--seeds=0,1")
+    assert "has no randomness: the 2 seeds give the same energy" in capfd.readouterr().out
+
+
+def test_what_the_data_say_of_the_fit_is_in_the_summary(place):
+    summary = summary_of(place.train("judged", "--dataset=plain"))
+    assert summary["outliers"] == []
+    assert set(summary["explanation"]) == {"no_motion", "predicted", "chance"}
+    assert len(summary["explanation"]["predicted"]) == 1
 
 
 class Tracked:

@@ -19,7 +19,7 @@ from jkonet_star.couplings import couple
 from jkonet_star.energies import Units
 from jkonet_star.settings import BilevelSettings, NetworkSettings
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
-from jkonet_star.solvers import prepare
+from jkonet_star.solvers import batch_warning, prepare
 from jkonet_star.transport_maps import TransportMap
 
 pytestmark = pytest.mark.usefixtures("compiled_in_haste")
@@ -301,9 +301,15 @@ def test_partners_are_drawn_in_proportion_to_the_plan():
     np.testing.assert_allclose(np.asarray(weights).sum(axis=-1), 1.0, rtol=1e-5)
 
 
+def test_a_batch_holds_no_more_particles_than_there_are():
+    network = dataclasses.replace(NETWORK, batch_size=41)
+    problem = prepare(shrinking(), "jkonet-vanilla", key=KEY)
+    assert "batch_size 41 exceeds the 40 particles" in batch_warning(problem, network)
+    assert BilevelFit(problem, network, TINY).settings.batch_size == 40
+    assert batch_warning(problem, NETWORK) is None
+
+
 def test_what_cannot_be():
-    with pytest.raises(ValueError, match="batch_size 41 exceeds the 40 particles"):
-        fit(shrinking(), "jkonet", key=KEY, network=NetworkSettings(batch_size=41))
     with pytest.raises(ValueError, match="cannot be unrolled"):
         BilevelSettings(inner_tolerance=0.1, inner_gradient="unrolled")
     with pytest.raises(ValueError, match="unknown inner_gradient 'implict'; did you mean implicit"):

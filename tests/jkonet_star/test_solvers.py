@@ -1,6 +1,8 @@
 """From snapshots to energies: every solver learns, and repeats itself."""
 
+import dataclasses
 import functools
+import warnings
 from pathlib import Path
 
 import jax
@@ -11,6 +13,7 @@ import pytest
 from data_generation.functionals import functional
 from data_generation.particles import simulate
 from jkonet_star.couplings import couple
+from jkonet_star.divergence import first_unsound
 from jkonet_star.exact_transport import exact_plan
 from jkonet_star.settings import (
     SCHEMES,
@@ -21,7 +24,7 @@ from jkonet_star.settings import (
     NetworkSettings,
 )
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
-from jkonet_star.solvers import fit
+from jkonet_star.solvers import NetworkFit, fit, prepare
 
 KEY = jax.random.key(0)
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "data" / "jkonet_star_reference"
@@ -140,8 +143,6 @@ def test_an_array_of_keys_trains_one_energy_per_key():
     for drift, energy in zip(drifts, alone, strict=True):
         np.testing.assert_allclose(drift, energy.drift(x), rtol=1e-3, atol=1e-4)
     assert np.abs(drifts[0] - drifts[1]).max() > 0.01
-    linear = fit(well(), "jkonet-star-linear-potential", key=keys, features=FEATURES)
-    assert {leaf.shape[0] for leaf in jax.tree.leaves(linear)} == {2}
 
 
 def test_units_of_length_and_time_scale_the_energy():
@@ -242,8 +243,64 @@ def test_names_and_sizes_that_cannot_be():
         fit(well(), "jkonet-star-potentail", key=KEY)
     with pytest.raises(ValueError, match="unknown scheme 'implizit'; did you mean implicit"):
         fit(well(), "jkonet-star-potential", key=KEY, scheme="implizit")
-    with pytest.raises(ValueError, match="batch_size 121 exceeds the 120 couplings"):
-        fit(well(), "jkonet-star-potential", key=KEY, network=NetworkSettings(batch_size=121))
+
+
+def test_a_batch_holds_no_more_than_there_is():
+    """And says so: the fit is that of the largest batch that there is."""
+    run = functools.partial(fit, well(), "jkonet-star-potential", key=KEY)
+    settings = functools.partial(NetworkSettings, epochs=2, hidden=(4,))
+    with pytest.warns(UserWarning, match="batch_size 250 exceeds the 120 couplings of the data"):
+        cut = run(network=settings(batch_size=250))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="batch_size")
+        whole = run(network=settings(batch_size=120))
+    x = well().points[0]
+    np.testing.assert_array_equal(cut.drift(x), whole.drift(x))
+
+
+def test_several_keys_are_no_use_to_a_closed_form():
+    keys = jax.random.split(KEY, 2)
+    with pytest.warns(UserWarning, match="no randomness: the 2 keys give the same energy"):
+        linear = fit(well(), "jkonet-star-linear-potential", key=keys, features=FEATURES)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(linear)} == {2}
+
+
+@pytest.mark.parametrize("learning_rate", [1e3, 1e6])
+def test_training_that_diverges_keeps_a_sound_energy_and_says_so(learning_rate):
+    """Losses of 1e24 at the one, of NaN at the other."""
+    network = NetworkSettings(epochs=6, batch_size=40, hidden=(8,), learning_rate=learning_rate)
+    keys = jax.random.split(KEY, 2)
+    with pytest.warns(UserWarning, match="training diverged in epoch 1, 1; the energy is that of"):
+        both = fit(well(), "jkonet-star-potential", key=keys, network=network)
+    assert both.diverged == (1, 1)
+    assert both.member(1).diverged == 1
+    assert np.abs(jax.vmap(lambda e: e.drift(well().points[0]))(both)).max() < 10
+
+
+def test_one_of_two_runs_diverges():
+    """The sound one is what it is alone."""
+    network = NetworkSettings(epochs=3, batch_size=40, hidden=(4,))
+    problem = prepare(well(), "jkonet-star-potential", key=KEY)
+    training = NetworkFit(problem, network)
+    keys = jax.random.split(KEY, 2)
+    state = training.initial(keys)
+    spoilt = jax.tree.map(lambda p: p.at[1].set(jnp.nan), state.params)
+    after, scalars = training.advance(dataclasses.replace(state, params=spoilt), keys, 3)
+    assert training.diverged(after).tolist() == [False, True]
+    assert [first_unsound(own) for own in np.asarray(scalars["loss"])] == [None, 1]
+    alone, _ = training.advance(training.initial(keys[:1]), keys[:1], 3)
+    for kept, initial, own in zip(
+        *map(jax.tree.leaves, (after.ema, training.initial(keys).ema, alone.ema)), strict=True
+    ):
+        np.testing.assert_array_equal(kept[1], initial[1])
+        np.testing.assert_allclose(kept[0], own[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_sound_fit_has_not_diverged_and_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        energy = fit(well(), "jkonet-star-potential", key=KEY, network=NETWORK)
+    assert energy.diverged is None
 
 
 def one_step_emd(energy, snapshots):

@@ -1,0 +1,204 @@
+r"""What a fit can say of itself from its own data: is the motion explained, do few particles decide it?
+
+A pair (x, y) of the plan ends, by an energy whose residual (`objectives`, equation (1)) is r, at
+
+    z = x + (y - x) - r + sqrt(2 beta tau) xi,                                                      (1)
+
+the noise where beta is a constant of the energy. With D(P, Q) = 2 E|X - Y| - E|X - X'| - E|Y - Y'| the
+energy distance, unbiased, and s_k = E|Y - Y'| the size of snapshot k + 1,
+
+    D_0 = sum_k D(mu_k, mu_{k+1}) / sum_k s_k,   D_1 = sum_k D(law of z, mu_{k+1}) / sum_k s_k      (2)
+
+compare the next snapshot with no motion and with the energy's. Between samples of one law D_0 is zero
+up to chance, a few times 1 / n, whatever the law; nothing is said below `CHANCE` / n. Above it, an
+energy that removes less than half of D_0 does not explain how the population moves: the motion is no
+gradient, or changes in time, or the training ended too early.
+
+Outliers are judged by the median m of the distances |x - center| from the median point of a snapshot:
+few particles, each beyond `FAR` m, that together carry more than half of the sum of squares, and so
+decide a fit by least squares. Heavy tails seldom do (Student's t with three degrees of freedom: one
+snapshot in a hundred); displacements are not judged, since a steep energy throws few particles far.
+"""
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from diffusions.typing import Array, Float, HostArray, Int, Key
+from jkonet_star.fitted import FittedEnergy
+from jkonet_star.objectives import FirstOrderConditions, residuals
+from jkonet_star.snapshots import Snapshots
+
+if TYPE_CHECKING:
+    from jkonet_star.solvers import Problem
+
+MOST_PAIRS = 1000
+"""Pairs of a step that are looked at, and particles of a snapshot."""
+MOST_PAIRS_IN_ALL = 20_000
+INTERACTION_SAMPLES = 16
+CHANCE = 8.0
+LEAST_EXPLAINED = 0.5
+FAR = 50.0
+FEW = 0.01
+SAID = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Equation (2), in plain numbers that JSON can hold.
+
+    Attributes:
+        no_motion: D_0.
+        predicted: D_1 of each energy.
+        chance: what D_0 and D_1 must exceed to mean anything.
+    """
+
+    no_motion: float
+    predicted: list[float]
+    chance: float
+
+    def unexplained(self) -> list[int]:
+        """The energies that explain less than half of the motion, or are worse than none."""
+        least = max(self.chance, (1.0 - LEAST_EXPLAINED) * self.no_motion)
+        # NaN compares false, so that an energy without a value is never called explained.
+        return [i for i, value in enumerate(self.predicted) if not value <= least]
+
+    def warning(self) -> str | None:
+        """One line, where there is something to say."""
+        bad = self.unexplained()
+        if not bad:
+            return None
+        worst = max(self.predicted[i] for i in bad)
+        if not np.isfinite(worst):
+            return "the learned energy is not finite where the particles are"
+        which = "" if len(bad) == len(self.predicted) else f" (of energies {bad})"
+        return (
+            f"the learned energy does not explain the motion{which}: its relative energy distance to "
+            f"the next snapshot is {worst:.3g}, without any motion {self.no_motion:.3g}; no gradient "
+            "may fit these data, or none that is the same at all times, or training ended too early"
+        )
+
+
+class Outliers(NamedTuple):
+    """A few particles that decide a snapshot."""
+
+    snapshot: int
+    particles: int
+    ratio: float  # distance of the farthest to that of the median particle
+
+
+@functools.partial(jax.jit, static_argnames=("interaction_samples",))
+def _residuals(
+    energies: FittedEnergy,
+    conditions: FirstOrderConditions,
+    rows: Int[Array, "b"],
+    key: Key,
+    interaction_samples: int,
+) -> Float[Array, "s b d"]:
+    """The residuals of some pairs, of every energy of a stack."""
+
+    def one(energy: FittedEnergy) -> Array:
+        return residuals(
+            energy.model,
+            energy.params,
+            energy.constants,
+            conditions,
+            rows,
+            key=key,
+            interaction_samples=interaction_samples,
+        )[0]
+
+    return jax.vmap(one)(energies)
+
+
+def _spread(x: HostArray, a: HostArray) -> float:
+    """E|X - X'| of two different particles."""
+    return float(a @ cdist(x, x) @ a / max(1.0 - (a**2).sum(), np.finfo(np.float64).tiny))
+
+
+def _some(rng: np.random.Generator, rows: HostArray, most: int) -> HostArray:
+    return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
+
+
+def explanation(problem: "Problem", energies: FittedEnergy) -> Explanation:
+    """Equation (2) of a stack of energies, on the data that they were fitted to.
+
+    Args:
+        problem: of the fit.
+        energies: every leaf with a leading seed axis.
+    """
+    rng = np.random.default_rng(0)
+    conditions, snapshots = problem.conditions, problem.snapshots
+    points = np.asarray(snapshots.points, np.float64)
+    weights = np.asarray(snapshots.weights, np.float64)
+    step, mass = np.asarray(conditions.step), np.asarray(conditions.weight, np.float64)
+    most = min(MOST_PAIRS, max(100, MOST_PAIRS_IN_ALL // snapshots.n_steps))
+    parts = [_some(rng, np.flatnonzero(step == k), most) for k in range(snapshots.n_steps)]
+    rows = np.concatenate(parts)
+    samples = INTERACTION_SAMPLES if energies.model.has_interaction else 0
+    found = _residuals(energies, conditions, jnp.asarray(rows), jax.random.key(0), samples)
+    x = points[step[rows], np.asarray(problem.couplings.source)[rows]]
+    beta = 0.0 if problem.internal is None else problem.internal.beta
+    noise_scale = np.sqrt(2.0 * beta * np.asarray(conditions.tau, np.float64)[rows])
+    shift = np.asarray(conditions.displacement, np.float64)[rows]
+    shift = shift + noise_scale[:, None] * rng.standard_normal(x.shape)
+    ends = x + shift - np.asarray(found, np.float64)
+
+    distances = np.zeros(1 + len(ends))
+    size = smallest = 0.0
+    stops = np.cumsum([len(part) for part in parts])
+    for k, (stop, part) in enumerate(zip(stops, parts, strict=True)):
+        own = slice(stop - len(part), stop)
+        a = mass[part] / mass[part].sum()
+        seen = _some(rng, np.flatnonzero(weights[k + 1]), most)
+        y, b = points[k + 1, seen], weights[k + 1, seen] / weights[k + 1, seen].sum()
+        spread = _spread(y, b)
+        for i, z in enumerate([x[own], *ends[:, own]]):
+            # A prediction beyond all bounds has no distance; it must not end the others'.
+            with np.errstate(all="ignore"):
+                distances[i] += 2.0 * a @ cdist(z, y) @ b - _spread(z, a) - spread
+        size += spread
+        smallest = max(smallest, (a**2).sum(), (b**2).sum())
+    size = max(size, np.finfo(np.float64).tiny)
+    return Explanation(
+        no_motion=float(distances[0] / size),
+        predicted=(distances[1:] / size).tolist(),
+        # 1 / n is the sum of the squared weights; several steps vary less in their mean than one.
+        chance=CHANCE * smallest / float(np.sqrt(snapshots.n_steps)),
+    )
+
+
+def outliers(snapshots: Snapshots) -> list[Outliers]:
+    """The snapshots that a few particles decide; see the module header."""
+    points, weights = np.asarray(snapshots.points, np.float64), np.asarray(snapshots.weights)
+    found = []
+    for k, (x, w) in enumerate(zip(points, weights, strict=True)):
+        x, w = x[w > 0], w[w > 0]
+        length = np.linalg.norm(x - np.median(x, axis=0), axis=1)
+        median = float(np.median(length))
+        far = length > FAR * median
+        n_far = int(far.sum())
+        if median == 0.0 or not 0 < n_far <= max(1.0, FEW * len(x)):
+            continue
+        square = w * length**2
+        if square[far].sum() > 0.5 * square.sum():
+            found.append(Outliers(k, n_far, float(length.max() / median)))
+    return found
+
+
+def outlier_warning(found: list[Outliers]) -> str | None:
+    """One line, where there is something to say."""
+    if not found:
+        return None
+    said = "; ".join(
+        f"{o.particles} particle{'s' * (o.particles > 1)} of snapshot {o.snapshot} up to "
+        f"{o.ratio:.3g} times"
+        for o in found[:SAID]
+    )
+    rest = f"; and in {len(found) - SAID} more snapshots" if len(found) > SAID else ""
+    return f"outliers decide the fit: {said} as far from the median as the median particle{rest}"
