@@ -288,9 +288,9 @@ def test_one_of_two_runs_diverges():
     after, scalars = training.advance(dataclasses.replace(state, params=spoilt), keys, 3)
     assert training.diverged(after).tolist() == [False, True]
     assert [first_unsound(own) for own in np.asarray(scalars["loss"])] == [None, 1]
-    alone, _ = training.advance(training.initial(keys[:1]), keys[:1], 3)
+    unspoilt, _ = training.advance(training.initial(keys), keys, 3)
     for kept, initial, own in zip(
-        *map(jax.tree.leaves, (after.ema, training.initial(keys).ema, alone.ema)), strict=True
+        *map(jax.tree.leaves, (after.ema, training.initial(keys).ema, unspoilt.ema)), strict=True
     ):
         np.testing.assert_array_equal(kept[1], initial[1])
         np.testing.assert_allclose(kept[0], own[0], rtol=1e-5, atol=1e-6)
