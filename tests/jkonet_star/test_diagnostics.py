@@ -1,4 +1,4 @@
-"""What a fit says of its data: motion that no gradient explains, outliers, and of sound data nothing."""
+"""What a fit says of its data: motion that no gradient explains, and outliers; else nothing."""
 
 import warnings
 
