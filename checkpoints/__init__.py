@@ -1,7 +1,8 @@
 """Saving and restoring through Orbax: training states, energies, networks; pretrained models."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffusions.late_imports import names_on_first_use
 
 if TYPE_CHECKING:
     from checkpoints.energies import load_energy, save_energy
@@ -35,8 +36,4 @@ __all__ = [
     "save_state",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'checkpoints' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"checkpoints.{_HOME[name]}"), name)
+__getattr__ = names_on_first_use("checkpoints", _HOME)

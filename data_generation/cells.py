@@ -9,21 +9,6 @@ TIME_KEY = "time"
 REPRESENTATION = "X_pca"
 
 
-def import_anndata(what: str) -> Any:
-    """AnnData, which is heavy and of an optional extra.
-
-    Raises:
-        ImportError: it is not installed; the message names the extra.
-    """
-    try:
-        import anndata
-    except ImportError:
-        raise ImportError(
-            f"{what}: .h5ad files need anndata: pip install 'jkonet-diffusions[bio]'"
-        ) from None
-    return anndata
-
-
 def cell_times(data: Any, time_key: str | None = None) -> np.ndarray:
     """Time of every cell, (n,); numbers, or text and categories that spell numbers.
 

@@ -24,9 +24,9 @@ from data_generation.cells import (
     TIME_KEY,
     cell_coordinates,
     cell_times,
-    import_anndata,
     times_from_text,
 )
+from diffusions.late_imports import import_extra
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
 
 ACCEPTED_SUFFIXES = (".npy", ".npz", ".csv", ".h5ad")
@@ -291,7 +291,7 @@ def _column(name: str, values: tuple[str, ...], lines: list[int]) -> np.ndarray 
 def _read_h5ad(
     path: Path, time_key: str | None, representation: str | None
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    anndata = import_anndata(str(path))
+    anndata = import_extra("anndata", str(path))
     try:
         data = anndata.read_h5ad(path, backed="r")  # the expression matrix stays on disk
     except Exception as error:  # h5py and anndata raise whatever the damage provokes

@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffusions.late_imports import import_extra
 from diffusions.objectives import Denoiser
 from diffusions.predictions import Prediction, clean_and_epsilon
 from diffusions.processes import Process, diffusion_squared, rates
@@ -272,15 +273,10 @@ def adaptive_ode(
         z at `stop`, and the number of calls of the network.
 
     Raises:
-        ValueError: Diffrax is not installed.
+        ImportError: Diffrax is not installed.
         RuntimeError: more than `max_steps` steps.
     """
-    try:
-        import diffrax
-    except ImportError as error:
-        raise ValueError(
-            "adaptive_ode needs the extra `ode`: pip install 'jkonet-diffusions[ode]'"
-        ) from error
+    diffrax = import_extra("diffrax", "adaptive_ode")
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, z, _: model.velocity(z, jnp.asarray(t, z.dtype))),
         diffrax.Tsit5(),

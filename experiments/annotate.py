@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from diffusions.late_imports import import_extra
 from experiments.annotate_settings import AnnotateSettings
 
 FLAGS = define_flags(AnnotateSettings)
@@ -32,10 +33,8 @@ def annotate(settings: AnnotateSettings) -> None:
             file is damaged, or the new one exists.
         ImportError: AnnData is not installed.
     """
-    from data_generation.cells import import_anndata
-
     source, out = Path(str(settings.h5ad)), Path(str(settings.out))
-    anndata = import_anndata(str(source))
+    anndata = import_extra("anndata", str(source))
     import numpy as np
 
     from checkpoints import load_energy

@@ -7,6 +7,7 @@ skipped, so that a sweep that was killed continues; runs that fail are tried onc
 from collections.abc import Sequence
 
 from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from diffusions.late_imports import import_extra
 from experiments.learning_settings import define_learning_flags, learning_from_flags
 from experiments.sweep_settings import (
     Cell,
@@ -55,12 +56,16 @@ def run_sweep(cells: Sequence[Cell], name: str, execution: ExecutionSettings) ->
 
     Returns:
         A row of the table for every run.
+
+    Raises:
+        ImportError: an extra is needed and not installed.
     """
     from pathlib import Path
 
     from experiments.sweep_folder import SweepFolder
     from experiments.sweep_progress import Progress
 
+    _check_extras(cells, execution)
     folder = SweepFolder(Path(execution.runs_dir) / name, execution)
     progress = Progress(cells, folder, title=name)
     left = progress.unfinished
@@ -82,6 +87,16 @@ def run_sweep(cells: Sequence[Cell], name: str, execution: ExecutionSettings) ->
     if len(bad) > 5:
         say(f"  and {len(bad) - 5} more; see {folder.path / 'table.csv'}")
     return progress.rows
+
+
+def _check_extras(cells: Sequence[Cell], execution: ExecutionSettings) -> None:
+    """Before anything is touched: what jobs and files of cells need."""
+    if execution.executor != "local":
+        import_extra("submitit", f"--executor={execution.executor}")
+    for cell in cells:
+        file = None if isinstance(cell.data, str) else cell.data.load_from_file
+        if file is not None and file.lower().endswith(".h5ad"):
+            import_extra("anndata", file)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

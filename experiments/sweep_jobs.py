@@ -13,22 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.compilation_cache import keep_cache_from_jobs
+from diffusions.late_imports import import_extra
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_runs import Finished, carry_out, data_shape
 from experiments.sweep_settings import Cell, ExecutionSettings
 
 SECONDS_BETWEEN_LOOKS = 2.0
-
-
-def import_submitit() -> Any:
-    """Submitit, or an error that names the extra."""
-    try:
-        import submitit
-    except ImportError as error:
-        raise ValueError(
-            "--executor=slurm needs the extra `slurm`: pip install 'jkonet-diffusions[slurm]'"
-        ) from error
-    return submitit
 
 
 def shares(cells: Sequence[Cell], jobs: int) -> list[list[Cell]]:
@@ -67,9 +57,10 @@ def carry_out_in_jobs(
         cluster: of submitit; absent, the executor of the settings.
 
     Raises:
-        ValueError: submitit is not installed, or there is no such cluster here.
+        ValueError: there is no such cluster here.
+        ImportError: submitit is not installed.
     """
-    submitit = import_submitit()
+    submitit = import_extra("submitit", "--executor=slurm")
     settings = folder.execution
     # It warns at every look where a cluster keeps no accounts.
     logging.getLogger("submitit").setLevel(logging.ERROR)

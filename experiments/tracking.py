@@ -3,29 +3,20 @@
 from typing import Any
 
 from data_generation.command_line import say
+from diffusions.late_imports import import_extra
 from experiments.run_folder import RunFolder, check_run, peak_memory_bytes
 from experiments.settings import FolderSettings
-
-
-def import_wandb() -> Any:
-    """Weights & Biases, or an error that names the extra."""
-    try:
-        import wandb
-    except ImportError as error:
-        raise ValueError(
-            "--wandb needs the extra `track`: pip install 'jkonet-diffusions[track]'"
-        ) from error
-    return wandb
 
 
 def check_settings(settings: FolderSettings) -> None:
     """Refuses what could not be finished, before any work is done.
 
     Raises:
-        ValueError: as `check_run`, or Weights & Biases is asked for and not installed.
+        ValueError: as `check_run`.
+        ImportError: Weights & Biases is asked for and not installed.
     """
     if settings.wandb:
-        import_wandb()
+        import_extra("wandb", "--wandb")
     check_run(
         settings.runs_dir, settings.run_name, resume=settings.resume, overwrite=settings.overwrite
     )
@@ -67,7 +58,7 @@ def conclude(
 
 def _log_to_wandb(run: RunFolder, summary: dict[str, Any]) -> None:
     config = run.config()["settings"]
-    with import_wandb().init(
+    with import_extra("wandb", "--wandb").init(
         project="jkonet-diffusions", name=run.path.name, config=config
     ) as tracked:
         for row in run.rows():

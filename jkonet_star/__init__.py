@@ -5,8 +5,9 @@
 Names are loaded on first use, so that importing the package costs nothing.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffusions.late_imports import names_on_first_use
 
 if TYPE_CHECKING:
     from jkonet_star.couplings import Couplings, couple
@@ -61,8 +62,4 @@ __all__ = [
     "snapshots_from_arrays",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'jkonet_star' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"jkonet_star.{_HOME[name]}"), name)
+__getattr__ = names_on_first_use("jkonet_star", _HOME)

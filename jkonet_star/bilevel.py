@@ -37,7 +37,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from ott.geometry import pointcloud
-from ott.neural.methods.monge_gap import monge_gap_from_samples
 from ott.solvers import linear
 from ott.tools.sinkhorn_divergence import sinkdiv
 
@@ -107,13 +106,11 @@ class JKOStep:
         if self.settings.weight_penalty:
             value += self.settings.weight_penalty * self.transport_map.penalty(params)
         if self.monge_gap and self.settings.monge_gap_weight:
-            gap: Array = monge_gap_from_samples(  # type: ignore[assignment]
+            gap = monge_gap(
                 step.points,
                 y,
-                epsilon=self.settings.monge_gap_epsilon / step.units.length**2,  # type: ignore[arg-type]
-                min_iterations=self.settings.monge_gap_iterations,
-                max_iterations=self.settings.monge_gap_iterations,
-                inner_iterations=self.settings.monge_gap_iterations,
+                epsilon=self.settings.monge_gap_epsilon / step.units.length**2,
+                iterations=self.settings.monge_gap_iterations,
             )
             value += self.settings.monge_gap_weight * gap / step.ratio**2
         return value
@@ -214,6 +211,36 @@ def _implicit_backward(problem: JKOStep, residuals: tuple, cotangent: Params) ->
 
 
 _implicit.defvjp(_implicit_forward, _implicit_backward)
+
+
+def monge_gap(
+    points: Float[Array, "n d"],
+    moved: Float[Array, "n d"],
+    *,
+    epsilon: Float[Array, ""],
+    iterations: int,
+) -> Float[Array, ""]:
+    """M of equation (2): what moving each point to its own image costs beyond the cheapest way.
+
+    OTT-JAX has it in `ott.neural`, whose import needs Diffrax, and in no other place.
+
+    Args:
+        points: u, of equal weight.
+        moved: T(u).
+        epsilon: of the entropy H of the plan P: W = <P, C> - epsilon H(P).
+        iterations: of Sinkhorn; all are carried out, whatever the error.
+
+    Returns:
+        M, in squared units of `points`.
+    """
+    solved = linear.solve(
+        pointcloud.PointCloud(points, moved, epsilon=epsilon),  # type: ignore[arg-type]
+        min_iterations=iterations,
+        max_iterations=iterations,
+        inner_iterations=iterations,
+    )
+    cheapest: Array = solved.ent_reg_cost  # type: ignore[union-attr]
+    return jnp.mean(jnp.sum((points - moved) ** 2, axis=-1)) - cheapest
 
 
 def outer_loss(

@@ -1,11 +1,15 @@
-"""One direction of dependency between the packages, and settings that load nothing heavy."""
+"""One direction of dependency between the packages, none on what is not installed, light settings."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from diffusions.late_imports import EXTRA_OF
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("diffusions", "jkonet_star", "data_generation", "checkpoints", "experiments")
@@ -13,6 +17,7 @@ MAY_IMPORT = {
     "diffusions": (),
     "jkonet_star": (
         "diffusions.checks",
+        "diffusions.late_imports",
         "diffusions.memory",
         "diffusions.training",
         "diffusions.typing",
@@ -121,6 +126,54 @@ def test_each_rule_can_be_broken(package, source, wrong):
 )
 def test_what_is_allowed(package, source):
     assert violations(source, package) == []
+
+
+# What pyproject.toml calls a dependency -> the name that is imported.
+IMPORTED_AS = {
+    "absl-py": "absl",
+    "orbax-checkpoint": "orbax",
+    "ott-jax": "ott",
+    "pot": "ot",
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+}
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def strangers(source):
+    """Modules that a file imports and the base installation may not have."""
+    base = {re.match(r"[\w-]+", line)[0].lower() for line in PYPROJECT["dependencies"]}
+    known = {IMPORTED_AS.get(name, name).lower() for name in base} | set(PACKAGES)
+    for node in ast.walk(ast.parse(source)):
+        modules = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        for module in modules:
+            top = module.split(".")[0]
+            # ott.neural imports Diffrax, which OTT-JAX does not depend on.
+            if within(module, "ott.neural") or not (
+                top in sys.stdlib_module_names or top.lower() in known
+            ):
+                yield module
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(ROOT).as_posix())
+def test_the_base_installation_has_what_is_imported(file):
+    assert list(strangers(file.read_text(encoding="utf-8"))) == []
+
+
+def test_strangers_are_seen():
+    source = "import anndata\ndef f():\n    from diffrax import Tsit5\nfrom ott.neural import x\n"
+    assert sorted(strangers(source)) == ["anndata", "diffrax.Tsit5", "ott.neural.x"]
+    assert list(strangers("import json, jax.numpy, ot\nfrom ott.geometry import costs")) == []
+
+
+def test_every_extra_that_is_imported_late_is_declared():
+    for module, extra in EXTRA_OF.items():
+        declared = PYPROJECT["optional-dependencies"][extra]
+        assert any(re.match(r"[\w-]+", line)[0] == module for line in declared)
 
 
 @pytest.mark.parametrize(

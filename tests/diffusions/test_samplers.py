@@ -1,3 +1,5 @@
+import sys
+
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -168,6 +170,12 @@ def test_adaptive_steps_reach_the_exact_flow():
     exact = exact_flow(VP, z, jnp.asarray(-5.0), jnp.asarray(5.0))
     np.testing.assert_allclose(found, exact, atol=1e-4)
     assert 10 < calls < 2000
+
+
+def test_adaptive_steps_without_diffrax_name_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffrax", None)
+    with pytest.raises(ImportError, match=r"adaptive_ode needs .*jkonet-diffusions\[ode\]"):
+        adaptive_ode(model(VP), jnp.zeros((1, 2)), -5.0, 5.0)
 
 
 def test_mixture_samples_have_the_law_of_the_data():

@@ -2,7 +2,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import experiments
 from data_generation.settings import DataSettings
 from experiments.learning_settings import LearningSettings
 from experiments.sweep_folder import SweepFolder
-from experiments.sweep_jobs import carry_out_in_jobs, import_submitit, shares
+from experiments.sweep_jobs import carry_out_in_jobs, shares
 from experiments.sweep_settings import Cell, ExecutionSettings
 from jkonet_star.settings import FeatureSettings
 
@@ -62,12 +61,6 @@ def test_jobs_do_what_the_sweep_does(tmp_path):
     carry_out_in_jobs(runs, folder, told.append, cluster="debug")
     assert sorted(c.name for c in told) == sorted(c.name for c in runs)
     assert all(folder.finished(cell) for cell in runs)
-
-
-def test_without_submitit_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(ValueError, match=r"jkonet-diffusions\[slurm\]"):
-        import_submitit()
 
 
 def _free_port():

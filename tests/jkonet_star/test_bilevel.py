@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 from jkonet_star import fit
-from jkonet_star.bilevel import BilevelFit, JKOStep, Step, outer_loss
+from jkonet_star.bilevel import BilevelFit, JKOStep, Step, monge_gap, outer_loss
 from jkonet_star.bilevel_batches import bilevel_data, draw_batches
 from jkonet_star.couplings import couple
 from jkonet_star.energies import Units
@@ -149,6 +150,18 @@ def test_each_term_has_a_switch():
     assert plain - value(transport_weight=0.0) == pytest.approx(
         0.5 * distance / float(here.ratio) ** 2, rel=1e-4
     )
+
+
+def test_the_gap_is_what_the_cheapest_assignment_saves():
+    points = step().points.astype(jnp.float32)
+    n, epsilon = len(points), 1e-3
+    gap = jax.jit(functools.partial(monge_gap, epsilon=jnp.asarray(epsilon), iterations=500))
+    for moved in (points[::-1] + 0.2, 1.5 * points):
+        squared = np.sum((np.asarray(points)[:, None] - np.asarray(moved)[None]) ** 2, axis=-1)
+        saved = np.trace(squared) / n - squared[linear_sum_assignment(squared)].mean()
+        # The entropy of a plan that is an assignment.
+        np.testing.assert_allclose(gap(points, moved), saved + epsilon * np.log(n), atol=1e-4)
+    assert gap(points, points[::-1]) > 0.5
 
 
 def test_the_network_is_convex_and_its_gradient_monotone():
