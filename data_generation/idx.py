@@ -11,9 +11,11 @@ import math
 import struct
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
+from data_generation.bounded_reading import most_unpacked
 from data_generation.cifar10 import Split
 from data_generation.downloads import check_md5, download
 
@@ -34,6 +36,7 @@ URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 
 _STEMS = {"train": "train", "test": "t10k"}
 _UNSIGNED_BYTE = 8
+_MOST_AXES = 32
 _MD5 = {
     "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
     "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
@@ -55,28 +58,42 @@ def read_idx(file: str | Path) -> np.ndarray:
         ValueError: the file is missing, truncated, damaged, or no idx file of bytes.
     """
     file = Path(file)
+    if not file.exists():
+        raise ValueError(f"no file {file}")
+    if not file.is_file():  # a pipe would be waited for, and a device may have no end
+        raise ValueError(f"{file} is not a file")
     try:
-        content = file.read_bytes()
-        if file.suffix == ".gz":
-            content = gzip.decompress(content)
-    except FileNotFoundError:
-        raise ValueError(f"no file {file}") from None
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            return _array(stream, file.stat().st_size)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"cannot read {file}: {error}") from error
-    if len(content) < 4 or content[:2] != b"\0\0":
-        raise ValueError(f"{file} is no idx file")
-    kind, n_axes = content[2], content[3]
+    except ValueError as error:
+        raise ValueError(f"{file} {error}") from error
+
+
+def _array(stream: IO[bytes], packed_bytes: int) -> np.ndarray:
+    """The array of a stream, which is unpacked as far as its header says, and no further."""
+    start = stream.read(4)
+    if len(start) < 4 or start[:2] != b"\0\0":
+        raise ValueError("is no idx file")
+    kind, n_axes = start[2], start[3]
     if kind != _UNSIGNED_BYTE:
-        raise ValueError(f"{file} holds idx type {kind}, not unsigned bytes ({_UNSIGNED_BYTE})")
-    start = 4 + 4 * n_axes
-    if n_axes == 0 or len(content) < start:
-        raise ValueError(f"{file} is truncated: its header says {n_axes} axes")
-    shape = struct.unpack(f">{n_axes}I", content[4:start])
-    if len(content) - start != math.prod(shape):
+        raise ValueError(f"holds idx type {kind}, not unsigned bytes ({_UNSIGNED_BYTE})")
+    axes = stream.read(4 * n_axes)
+    if not 0 < n_axes <= _MOST_AXES or len(axes) < 4 * n_axes:
+        raise ValueError(f"is truncated or damaged: its header says {n_axes} axes")
+    shape = struct.unpack(f">{n_axes}I", axes)
+    wanted = math.prod(shape)
+    most = most_unpacked(packed_bytes)
+    if wanted > most:
         raise ValueError(
-            f"{file} is truncated or damaged: {len(content) - start} bytes for shape {shape}"
+            f"is damaged: shape {shape} would take {wanted} bytes, at most {most} are read"
         )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    content = stream.read(wanted + 1)
+    if len(content) != wanted:
+        there = f"{len(content)} bytes" if len(content) < wanted else "more bytes"
+        raise ValueError(f"is truncated or damaged: {there} for shape {shape}")
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def read_fashion_mnist(

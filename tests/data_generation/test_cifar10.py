@@ -6,6 +6,7 @@ import io
 import pickle
 import struct
 import tarfile
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -281,6 +282,9 @@ def test_fashion_mnist(tmp_path, compressed):
         (b"\x00\x00\x08\x01\x00\x00\x00\x05abc", "truncated or damaged: 3 bytes"),
         (b"\x00\x00\x0d\x01\x00\x00\x00\x01abcd", "type 13"),
         (b"\x00\x00\x08\x02\x00\x00", "header says 2 axes"),
+        (b"\x00\x00\x08\x21" + b"\x00\x00\x00\x01" * 33 + b"a", "header says 33 axes"),
+        (b"\x00\x00\x08\x01\x00\x00\x00\x02abc", "more bytes for shape"),
+        (b"\x00\x00\x08\x02" + b"\xff" * 8, "would take 18446744065119617025 bytes"),
         (b"hello world", "no idx file"),
     ],
 )
@@ -292,9 +296,35 @@ def test_what_is_wrong_with_an_idx_file_is_said(tmp_path, content, message):
     with pytest.raises(ValueError, match="no file"):
         read_idx(tmp_path / "nowhere")
     damaged = tmp_path / "some-idx.gz"
-    damaged.write_bytes(gzip.compress(content)[:-6])
-    with pytest.raises(ValueError, match="cannot read"):
+    damaged.write_bytes(gzip.compress(content))
+    with pytest.raises(ValueError, match=message):
         read_idx(damaged)
+
+
+def test_a_compressed_file_that_was_cut_off(tmp_path):
+    file = tmp_path / "some-idx.gz"
+    whole = gzip.compress(b"\x00\x00\x08\x01\x00\x00\x00\x03abc")
+    file.write_bytes(whole)
+    assert bytes(read_idx(file)) == b"abc"
+    for kept in (len(whole) - 6, len(whole) // 2, 5):
+        file.write_bytes(whole[:kept])
+        with pytest.raises(ValueError, match="cannot read"):
+            read_idx(file)
+
+
+def test_a_compressed_file_is_unpacked_as_far_as_its_header_says(tmp_path):
+    file = tmp_path / "some-idx.gz"
+    file.write_bytes(gzip.compress(b"\x00\x00\x08\x01\x00\x00\x00\x05" + bytes(64 << 20)))
+    assert file.stat().st_size < 100_000
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="more bytes for shape"):
+        read_idx(file)
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+    # What it says itself is bounded by its size.
+    file.write_bytes(gzip.compress(b"\x00\x00\x08\x01\x40\x00\x00\x00" + bytes(100)))
+    with pytest.raises(ValueError, match="would take 1073741824 bytes, at most 268435456"):
+        read_idx(file)
 
 
 def test_one_interface(tmp_path, monkeypatch):
