@@ -15,6 +15,7 @@ with the imports that are heavy inside `main`, so that `--help` and a mistyped f
 once. Each script has a FlagValues of its own: two of them can live in one process.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -26,7 +27,8 @@ import textwrap
 import traceback
 import types
 import typing
-from collections.abc import Callable, Collection, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from absl import flags
@@ -150,13 +152,29 @@ def run_script(
         whoever read standard output went away.
     """
     open_closed_streams()
-    with lenient_errors():
+    with lenient_errors(), _warnings_of_one_line():
         return _run_script(
             main,
             values,
             list(sys.argv[1:] if argv is None else argv),
             lambda: help_text(values, program or _program(), description or "", example),
         )
+
+
+@contextlib.contextmanager
+def _warnings_of_one_line() -> Iterator[None]:
+    """What the library says is said without the place in its code."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message, category, *place, **more):
+            if category is UserWarning:
+                sys.stderr.write(f"warning: {one_line(message)}\n")
+            else:
+                shown(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def _run_script(

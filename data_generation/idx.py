@@ -11,7 +11,7 @@ import math
 import struct
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def read_idx(file: str | Path) -> np.ndarray:
         raise ValueError(f"{file} {error}") from error
 
 
-def _array(stream: IO[bytes], packed_bytes: int) -> np.ndarray:
+def _array(stream: BinaryIO | gzip.GzipFile, packed_bytes: int) -> np.ndarray:
     """The array of a stream, which is unpacked as far as its header says, and no further."""
     start = stream.read(4)
     if len(start) < 4 or start[:2] != b"\0\0":

@@ -6,37 +6,78 @@
             each standardised over all cells.
             `points`, `train` or `snapshots` (T, N, d), with `times` (T,) or a scalar `dt` if there;
             `test`, of the same rank, is the held-out population.
-    .csv    a header, a column of times, and one column per coordinate. Columns without a number in
-            them, and a nameless first one, are passed over.
+    .csv    a header, a column of times, and one column per coordinate; see `csv_table`.
     .h5ad   AnnData: times in `obs`, coordinates in `obsm`.
+
+Fewer coordinates than a file has are its leading ones where its columns are components already (`pcs`,
+columns PC1, PC2, ..., an entry X_pca); of any other columns they are principal components, of all
+particles of the file, because the first of many genes say nothing of the others.
 
 Nothing is unpickled, and whatever is wrong with a file is one ValueError that names it.
 """
 
 import csv
-import zipfile
-import zlib
+import re
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from data_generation.array_files import npz_names, read_npy, read_npz
 from data_generation.cells import (
+    REPRESENTATION,
     TIME_KEY,
     cell_coordinates,
     cell_times,
-    times_from_text,
+    read_cells,
 )
-from diffusions.late_imports import import_extra
+from data_generation.csv_table import read_csv
+from data_generation.principal_components import (
+    Projection,
+    named_as_components,
+    principal_components,
+)
+from diffusions.checks import shown
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
 
 ACCEPTED_SUFFIXES = (".npy", ".npz", ".csv", ".h5ad")
 TRAJECTORYNET_COMPONENTS = 5
 
-Population = tuple[np.ndarray | list[np.ndarray], np.ndarray | None]
-"""Snapshots, and their times where the file has them."""
+
+class FileContent(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        train: its snapshots.
+        held_out: those of its own held-out population, or None.
+        projection: that gave the coordinates, where the file's own columns were reduced, or None.
+    """
+
+    train: Snapshots
+    held_out: Snapshots | None
+    projection: Projection | None
+
+
+class _Population(NamedTuple):
+    points: Sequence[np.ndarray] | np.ndarray  # a snapshot each, (n, d)
+    times: np.ndarray | None
+
+
+class _Raw(NamedTuple):
+    """Before coordinates are chosen."""
+
+    populations: list[_Population]
+    components: bool  # whether the columns are components, of which the first are the leading ones
+
 
 _LABELS = ("times", "labels")
 _DENSE = ("points", "train", "snapshots")
+# Entries of obsm whose columns are in the order of their importance.
+_ORDERED = re.compile(r"(?:^|[^a-z])(?:pca?|pcs|lsi|svd|diffmap)(?:[^a-z]|$)", re.IGNORECASE)
+# Snapshots are populations: with fewer particles each, many times are times of single particles.
+_MANY_TIMES, _FEWEST_PARTICLES = 10, 5
 
 
 def read_snapshots(
@@ -61,6 +102,21 @@ def read_populations(
     representation: str | None = None,
     n_components: int | None = None,
 ) -> tuple[Snapshots, Snapshots | None]:
+    """The snapshots of one file, and its held-out ones; see `read_file`."""
+    content = read_file(
+        path, dt=dt, time_key=time_key, representation=representation, n_components=n_components
+    )
+    return content.train, content.held_out
+
+
+def read_file(
+    path: str | Path,
+    *,
+    dt: float = 1.0,
+    time_key: str | None = None,
+    representation: str | None = None,
+    n_components: int | None = None,
+) -> FileContent:
     """Reads a file of the formats above.
 
     Args:
@@ -68,45 +124,52 @@ def read_populations(
         dt: time between snapshots where the file holds no times.
         time_key: column (.csv) or entry of `obs` (.h5ad) with the times.
         representation: entry of `obsm` (.h5ad).
-        n_components: leading coordinates to keep.
-
-    Returns:
-        The snapshots, and the held-out ones of a file that has its own.
+        n_components: coordinates to keep: the leading components, or principal components.
 
     Raises:
         ValueError: a file that is missing, empty, truncated, or not what its suffix says; one
-            without times; one snapshot only; NaN or infinite entries. The message names the file.
+            without times, or with about as many times as particles; one snapshot only; NaN or
+            infinite entries. The message names the file.
         ImportError: .h5ad without the `bio` extra.
+        UserWarning: what was taken for a coordinate or left out, where that may be a mistake.
     """
     path = Path(path)
-    populations: list[Population]
     try:
-        if path.is_dir():
-            raise ValueError("is a folder, not a file")
-        if not path.exists():
-            raise ValueError("no such file")
-        if path.stat().st_size == 0:
-            raise ValueError("the file is empty")
-        match path.suffix.lower():
-            case ".npy":
-                populations = [(_read_npy(path), None)]
-            case ".npz":
-                populations = _read_npz(path, n_components)
-            case ".csv":
-                populations = [_read_csv(path, time_key)]
-            case ".h5ad":
-                populations = [_read_h5ad(path, time_key, representation)]
-            case other:
-                accepted = ", ".join(ACCEPTED_SUFFIXES)
-                raise ValueError(f"unknown file type {other!r} (accepted: {accepted})")
-        packed = [_pack(points, times, dt, n_components) for points, times in populations]
+        raw = _read(path, time_key, representation, n_components)
+        populations, projection = _reduced(raw, n_components)
+        packed = [_pack(p.points, p.times, dt) for p in populations]
     except ImportError:
         raise
-    except (ValueError, OSError, EOFError, MemoryError, KeyError) as error:
+    except (ValueError, OSError, MemoryError, csv.Error) as error:
         raise ValueError(f"{path}: {_reason(error)}") from error
-    except (zipfile.BadZipFile, zlib.error, csv.Error, NotImplementedError) as error:
-        raise ValueError(f"{path}: damaged or truncated ({_reason(error)})") from error
-    return packed[0], packed[1] if len(packed) == 2 else None
+    return FileContent(packed[0], packed[1] if len(packed) == 2 else None, projection)
+
+
+def _read(
+    path: Path, time_key: str | None, representation: str | None, n_components: int | None
+) -> _Raw:
+    if path.is_dir():
+        raise ValueError("is a folder, not a file")
+    if not path.exists():
+        raise ValueError("no such file")
+    if not path.is_file():  # a pipe would be waited for, and a device may have no end
+        raise ValueError("is not a file")
+    if path.stat().st_size == 0:
+        raise ValueError("the file is empty")
+    match path.suffix.lower():
+        case ".npy":
+            return _Raw([_Population(_dense(read_npy(path), "the array"), None)], False)
+        case ".npz":
+            return _read_npz(path, n_components)
+        case ".csv":
+            table = read_csv(path, time_key)
+            grouped = _grouped(table.points, table.times, f"entries of {table.time_name!r}")
+            return _Raw([grouped], named_as_components(table.names))
+        case ".h5ad":
+            return _read_h5ad(path, time_key, representation, n_components)
+        case other:
+            accepted = ", ".join(ACCEPTED_SUFFIXES)
+            raise ValueError(f"unknown file type {other!r} (accepted: {accepted})")
 
 
 def _reason(error: BaseException) -> str:
@@ -119,18 +182,40 @@ def _reason(error: BaseException) -> str:
 
 
 def _pack(
-    points: np.ndarray | list[np.ndarray],
-    times: np.ndarray | None,
-    dt: float,
-    n_components: int | None,
+    points: Sequence[np.ndarray] | np.ndarray, times: np.ndarray | None, dt: float
 ) -> Snapshots:
-    if n_components is not None:
-        d = points[0].shape[-1]
-        if n_components > d:
-            raise ValueError(f"n_components is {n_components}, the data have {d} coordinates")
-        points = [p[..., :n_components] for p in points]
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is then named
         return snapshots_from_arrays(points, times, dt=dt)
+
+
+def _reduced(
+    raw: _Raw, n_components: int | None
+) -> tuple[Sequence[_Population], Projection | None]:
+    """The populations in as many coordinates as are asked for."""
+    d = raw.populations[0].points[0].shape[-1]
+    if n_components is None or n_components == d:
+        return raw.populations, None
+    if n_components > d:
+        raise ValueError(f"n_components is {n_components}, the data have {d} coordinates")
+    if raw.components:
+        return [
+            p._replace(points=[x[:, :n_components] for x in p.points]) for p in raw.populations
+        ], None
+    everything = np.concatenate(list(raw.populations[0].points))
+    bad = np.count_nonzero(~np.isfinite(everything).all(axis=1))
+    if bad:
+        raise ValueError(f"{bad} of {len(everything)} particles have NaN or inf")
+    projection = principal_components(everything, n_components)
+    warnings.warn(
+        f"n_components {n_components} of {d} columns that are no components: their principal "
+        f"components are taken, which explain {100 * projection.explained.sum():.3g} % of the "
+        "variance; columns are neither scaled nor transformed before",
+        UserWarning,
+        stacklevel=3,
+    )
+    return [p._replace(points=[projection(x) for x in p.points]) for p in raw.populations], (
+        projection
+    )
 
 
 def _numeric(array: np.ndarray, what: str) -> np.ndarray:
@@ -139,9 +224,7 @@ def _numeric(array: np.ndarray, what: str) -> np.ndarray:
     return array
 
 
-def _grouped(
-    points: np.ndarray, labels: np.ndarray, what: str
-) -> tuple[list[np.ndarray], np.ndarray]:
+def _grouped(points: np.ndarray, labels: np.ndarray, what: str) -> _Population:
     """The rows of each label, in increasing order of the labels."""
     points = _numeric(points, "points")
     if points.ndim != 2 or labels.shape != points.shape[:1]:
@@ -157,9 +240,23 @@ def _grouped(
     times, inverse = np.unique(labels, return_inverse=True)
     if len(times) > 1 and len(times) == len(labels):
         raise ValueError(f"every particle has its own time; a snapshot needs several ({what})")
+    counts = np.bincount(inverse)
+    if len(times) >= _MANY_TIMES and len(labels) < _FEWEST_PARTICLES * len(times):
+        raise ValueError(
+            f"{len(labels)} particles at {len(times)} distinct times ({what}): a snapshot is a "
+            "population, and these look like a pseudotime or like times of single particles; group "
+            "them into few times, or name the times of collection with --time-key"
+        )
+    alone = np.count_nonzero(counts == 1)
+    if alone:
+        warnings.warn(
+            f"{alone} of {len(times)} times ({what}) have a single particle each, which is hardly "
+            "a population",
+            UserWarning,
+            stacklevel=4,
+        )
     order = np.argsort(inverse, kind="stable")
-    cuts = np.cumsum(np.bincount(inverse))[:-1]
-    return np.split(points[order], cuts), times
+    return _Population(np.split(points[order], np.cumsum(counts)[:-1]), times)
 
 
 def _dense(array: np.ndarray, what: str) -> np.ndarray:
@@ -171,54 +268,45 @@ def _dense(array: np.ndarray, what: str) -> np.ndarray:
     return array
 
 
-def _read_npy(path: Path) -> np.ndarray:
-    with path.open("rb") as file:
-        if file.read(6) != b"\x93NUMPY":
-            raise ValueError("not a NumPy array file")
-    return _dense(np.load(path, allow_pickle=False), "the array")
-
-
-def _read_npz(path: Path, n_components: int | None) -> list[Population]:
-    with path.open("rb") as file:
-        if file.read(2) != b"PK":
-            raise ValueError("not a NumPy archive")
-    with np.load(path, allow_pickle=False) as archive:
-        names = archive.files
-        if "pcs" in names:
-            if "sample_labels" not in names:
-                raise ValueError("`pcs` needs `sample_labels` beside it")
-            kept = TRAJECTORYNET_COMPONENTS if n_components is None else n_components
-            return [
-                _grouped(_standardised(archive["pcs"], kept), archive["sample_labels"], "labels")
-            ]
-        label = next((name for name in _LABELS if name in names), None)
-        key = next((name for name in _DENSE if name in names), None)
-        if key is None:
-            raise ValueError(
-                f"holds {', '.join(names) or 'nothing'}; expected `points` with `times`, `pcs` "
-                "with `sample_labels`, or `train`"
-            )
-        points = archive[key]
-        if points.ndim == 2:
-            if label is None:
-                raise ValueError(f"`{key}` (n, d) needs `times` (n,) beside it")
-            return [_grouped(points, archive[label], label)]
-        points = _dense(points, f"`{key}`")
-        times: np.ndarray | None = None
-        if label is not None:
-            times = _numeric(archive[label], label)
-        elif "dt" in names:
-            step = _numeric(archive["dt"], "dt")
-            if step.ndim:
-                raise ValueError(f"dt must be one number, got shape {step.shape}")
-            times = float(step) * np.arange(len(points))
-        populations: list[Population] = [(points, times)]
-        if key == "train" and "test" in names:
-            test = _dense(archive["test"], "`test`")
-            if (len(test), test.shape[2]) != (len(points), points.shape[2]):
-                raise ValueError(f"`train` {points.shape} and `test` {test.shape} do not match")
-            populations.append((test, times))
-        return populations
+def _read_npz(path: Path, n_components: int | None) -> _Raw:
+    names = npz_names(path)
+    if "pcs" in names:
+        if "sample_labels" not in names:
+            raise ValueError("`pcs` needs `sample_labels` beside it")
+        kept = TRAJECTORYNET_COMPONENTS if n_components is None else n_components
+        arrays = read_npz(path, ("pcs", "sample_labels"))
+        points = _standardised(arrays["pcs"], kept)
+        return _Raw([_grouped(points, arrays["sample_labels"], "labels")], True)
+    label = next((name for name in _LABELS if name in names), None)
+    key = next((name for name in _DENSE if name in names), None)
+    if key is None:
+        raise ValueError(
+            f"holds {', '.join(map(shown, names)) or 'nothing'}; expected `points` with `times`, "
+            "`pcs` with `sample_labels`, or `train`"
+        )
+    wanted = [name for name in (key, label, "dt", "test") if name in names]
+    arrays = read_npz(path, wanted)
+    points = arrays[key]
+    if points.ndim == 2:
+        if label is None:
+            raise ValueError(f"`{key}` (n, d) needs `times` (n,) beside it")
+        return _Raw([_grouped(points, arrays[label], label)], False)
+    points = _dense(points, f"`{key}`")
+    times: np.ndarray | None = None
+    if label is not None:
+        times = _numeric(arrays[label], label)
+    elif "dt" in names:
+        step = _numeric(arrays["dt"], "dt")
+        if step.ndim:
+            raise ValueError(f"dt must be one number, got shape {step.shape}")
+        times = float(step) * np.arange(len(points))
+    populations = [_Population(points, times)]
+    if key == "train" and "test" in names:
+        test = _dense(arrays["test"], "`test`")
+        if (len(test), test.shape[2]) != (len(points), points.shape[2]):
+            raise ValueError(f"`train` {points.shape} and `test` {test.shape} do not match")
+        populations.append(_Population(test, times))
+    return _Raw(populations, False)
 
 
 def _standardised(components: np.ndarray, kept: int) -> np.ndarray:
@@ -235,70 +323,23 @@ def _standardised(components: np.ndarray, kept: int) -> np.ndarray:
     return (components - components.mean(axis=0)) / spread
 
 
-def _read_csv(path: Path, time_key: str | None) -> tuple[list[np.ndarray], np.ndarray]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [(line.line_num, row) for line in [csv.reader(file)] for row in line if row]
-    except UnicodeDecodeError:
-        raise ValueError("not a text file") from None
-    if not rows:
-        raise ValueError("the file is empty")
-    header = [name.strip() for name in rows[0][1]]
-    body = rows[1:]
-    if len(set(header)) < len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise ValueError(f"column {twice!r} occurs twice in the header")
-    for number, row in body:
-        if len(row) != len(header):
-            raise ValueError(f"line {number} has {len(row)} fields, the header has {len(header)}")
-    if not body:
-        raise ValueError("there are no particles in it")
-    wanted = ("time", "t") if time_key is None else (time_key,)
-    key = next((name for name in wanted if name in header), None)
-    if key is None:
-        raise ValueError(
-            f"no column {' or '.join(repr(w) for w in wanted)} (--time-key); the columns are "
-            f"{', '.join(header)}"
-        )
-    columns = dict(zip(header, zip(*(row for _, row in body), strict=True), strict=True))
-    times = times_from_text(columns.pop(key), f"column {key!r}")
-    lines = [number for number, _ in body]
-    columns.pop("", None)  # the index that data frames write
-    coordinates = [c for name, v in columns.items() if (c := _column(name, v, lines)) is not None]
-    if not coordinates:
-        raise ValueError(f"no numeric column beside {key!r}")
-    return _grouped(np.stack(coordinates, axis=1), times, f"entries of {key!r}")
-
-
-def _column(name: str, values: tuple[str, ...], lines: list[int]) -> np.ndarray | None:
-    """The column as numbers, or None where it has none."""
-    numbers = np.empty(len(values))
-    bad = []
-    for i, text in enumerate(values):
-        try:
-            numbers[i] = float(text)
-        except ValueError:
-            bad.append(i)
-    if len(bad) == len(values):
-        return None
-    if bad:
-        raise ValueError(
-            f"line {lines[bad[0]]}: {values[bad[0]]!r} in column {name!r} is not a number"
-        )
-    return numbers
-
-
 def _read_h5ad(
-    path: Path, time_key: str | None, representation: str | None
-) -> tuple[list[np.ndarray], np.ndarray]:
-    anndata = import_extra("anndata", str(path))
-    try:
-        data = anndata.read_h5ad(path, backed="r")  # the expression matrix stays on disk
-    except Exception as error:  # h5py and anndata raise whatever the damage provokes
-        raise ValueError(f"not an AnnData file, or damaged ({_reason(error)})") from error
+    path: Path, time_key: str | None, representation: str | None, n_components: int | None
+) -> _Raw:
+    data = read_cells(path, backed=True)
     try:
         times = cell_times(data, time_key)
         points = cell_coordinates(data, representation)
     finally:
         data.file.close()
-    return _grouped(points, times, f"entries of obs[{time_key or TIME_KEY!r}]")
+    name = representation or REPRESENTATION
+    ordered = bool(_ORDERED.search(name))
+    if n_components is not None and not ordered and points.shape[1:] > (n_components,):
+        # Not reduced here: cells are annotated in the coordinates that were learned in, which the
+        # file must hold for that.
+        raise ValueError(
+            f"the first {n_components} of {points.shape[1]} columns of obsm[{name!r}] are not its "
+            "leading ones, because they are no principal components: leave out --n-components, or "
+            "reduce them (scanpy.pp.pca) and name the result with --representation"
+        )
+    return _Raw([_grouped(points, times, f"entries of obs[{time_key or TIME_KEY!r}]")], ordered)

@@ -34,7 +34,7 @@ def annotate(settings: AnnotateSettings) -> None:
         ImportError: AnnData is not installed.
     """
     source, out = Path(str(settings.h5ad)), Path(str(settings.out))
-    anndata = import_extra("anndata", str(source))
+    import_extra("anndata", str(source))  # what is missing is said before anything is loaded
     import numpy as np
 
     from checkpoints import load_energy
@@ -54,7 +54,7 @@ def annotate(settings: AnnotateSettings) -> None:
     energy = energies.member(settings.seed_index)
     dataset: Dataset | None = _dataset(config, settings.data_dir)
     representation, time_key = _names(settings, dataset, str(config.get("dataset")))
-    data = _read(anndata, source)
+    data = _read(source)
     try:
         annotate_cells(
             data,
@@ -134,14 +134,15 @@ def _names(
     )
 
 
-def _read(anndata: Any, source: Path) -> Any:
+def _read(source: Path) -> Any:
+    from data_generation.cells import read_cells
+
     if not source.is_file():
         raise ValueError(f"{source}: no such file")
     try:
-        return anndata.read_h5ad(source)
-    except Exception as error:  # h5py and anndata raise whatever the damage provokes
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{source}: not an AnnData file, or damaged ({reason})") from error
+        return read_cells(source)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
 def run(argv: Sequence[str] | None = None) -> int:

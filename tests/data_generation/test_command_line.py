@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -411,3 +412,14 @@ def test_bad_input(arguments, message, bad_files, monkeypatch, capsys):
     assert message in err
     assert {p: p.read_bytes() for p in bad_files.rglob("*") if p.is_file()} == before
     assert sorted(p for p in bad_files.rglob("*") if p.is_dir()) == folders
+
+
+def test_what_the_library_warns_of_is_one_line(capsys):
+    def main():
+        for _ in range(3):
+            warnings.warn("column 'id'\nis passed over", UserWarning, stacklevel=1)
+
+    before = warnings.showwarning
+    assert run_script(main, define_flags(DataSettings), argv=[]) == 0
+    assert capsys.readouterr().err == "warning: column 'id' is passed over\n"
+    assert warnings.showwarning is before

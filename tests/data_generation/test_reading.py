@@ -1,11 +1,19 @@
 """Every accepted file, and every way in which one can be wrong."""
 
+import os
 import sys
+from types import SimpleNamespace
 
+import anndata
+import h5py
 import numpy as np
+import pandas
 import pytest
+from scipy import sparse
 
-from data_generation.reading import read_populations, read_snapshots
+from data_generation.cells import cell_coordinates, read_cells
+from data_generation.principal_components import named_as_components
+from data_generation.reading import read_file, read_populations, read_snapshots
 
 COUNTS = (7, 4, 9)
 
@@ -97,17 +105,119 @@ def test_csv_of_a_spreadsheet(tmp_path):
     np.testing.assert_array_equal(np.asarray(snapshots.points)[..., 0], [[1, 2], [3, 4]])
 
 
-def test_leading_coordinates(tmp_path, cells):
+def test_fewer_coordinates_of_unnamed_columns_are_principal_components(tmp_path, cells):
+    """Against the eigenvectors of the covariance; the first columns are what they must not be."""
     points, times = cells
+    points = points * np.float32([0.1, 1.0, 3.0]) + 7  # most of the variance in the last column
     np.savez(tmp_path / "x.npz", points=points, times=times)
-    assert_holds(read_snapshots(tmp_path / "x.npz", n_components=2), points[:, :2], times)
+    with pytest.warns(UserWarning, match="2 of 3 columns .* principal components .* 99.* % of the"):
+        content = read_file(tmp_path / "x.npz", n_components=2)
+    exact = points.astype(np.float64)
+    _, vectors = np.linalg.eigh(np.cov(exact.T))
+    leading = vectors[:, [2, 1]]
+    leading = leading * np.sign(leading[np.abs(leading).argmax(axis=0), [0, 1]])
+    np.testing.assert_allclose(content.projection.loadings, leading, atol=1e-6)
+    np.testing.assert_allclose(content.projection.mean, exact.mean(axis=0))
+    expected = (exact - exact.mean(axis=0)) @ leading
+    for found, time in zip(content.train.arrays(), sorted(set(times)), strict=True):
+        np.testing.assert_allclose(found, expected[times == time], atol=1e-5)
     with pytest.raises(ValueError, match=r"x\.npz: n_components is 4, the data have 3"):
         read_snapshots(tmp_path / "x.npz", n_components=4)
+    assert_holds(read_snapshots(tmp_path / "x.npz", n_components=3), points, times)
 
 
-def write_h5ad(path, points, times, kind):
-    anndata = pytest.importorskip("anndata")
-    pandas = pytest.importorskip("pandas")
+def test_a_held_out_population_is_mapped_as_the_training_one(tmp_path):
+    train, test = np.random.default_rng(0).normal(size=(2, 3, 6, 4))
+    np.savez(tmp_path / "x.npz", train=train, test=test)
+    with pytest.warns(UserWarning, match="principal components"):
+        content = read_file(tmp_path / "x.npz", n_components=2)
+    for snapshots, points in ((content.train, train), (content.held_out, test)):
+        np.testing.assert_allclose(snapshots.points, content.projection(points), atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(content.train.arrays()).mean(axis=0), 0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_fewer_coordinates_of_components_are_the_leading_ones(tmp_path, cells):
+    points, times = cells
+    rows = [(*p, t) for p, t in zip(points, times, strict=True)]
+    path = write_csv(tmp_path / "x.csv", ["PC1", "PC2", "PC3", "time"], rows)
+    assert_holds(read_snapshots(path, n_components=2), points[:, :2], times)
+
+
+@pytest.mark.parametrize(
+    ("names", "components"),
+    [
+        (["PC1", "PC2"], True),
+        (["pca_0", "pca_1", "pca_2"], True),
+        (["X_pca-1", "X_pca-2"], True),
+        (["Component 1"], True),
+        (["PC2", "PC1"], False),
+        (["PC5", "PC6"], False),
+        (["PC1", "PC2", "SOX2"], False),
+        (["SOX2", "PCNA"], False),
+        (["x1", "x2"], False),
+        ([], False),
+    ],
+)
+def test_the_names_of_components(names, components):
+    assert named_as_components(names) == components
+
+
+def table(tmp_path, n=12, **columns):
+    """A table of two times and one coordinate with these columns before it."""
+    generator = np.random.default_rng(1)
+    columns |= {"x": generator.normal(size=n).round(3), "time": np.repeat([0, 1], n // 2)}
+    return write_csv(tmp_path / "x.csv", list(columns), list(zip(*columns.values(), strict=True)))
+
+
+@pytest.mark.parametrize("name", ["id", "Unnamed: 0", "cell", "cell_id", "barcode", "Index"])
+def test_numbers_that_name_the_rows_are_no_coordinate(tmp_path, name):
+    path = table(tmp_path, **{name: 10 * np.arange(12) + 4711})
+    with pytest.warns(UserWarning, match=f"'{name}' numbers the rows and is passed over"):
+        assert read_snapshots(path).dimension == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("cluster", np.arange(12) % 3, "'cluster' is taken as a coordinate; remove it if it is"),
+        ("cell", np.arange(12) + 0.5, "'cell' is taken as a coordinate"),
+        ("q", np.arange(12)[::-1] + 5, "'q' holds consecutive whole numbers, .* call it 'id'"),
+    ],
+)
+def test_what_may_be_no_coordinate_is_said(tmp_path, name, values, said):
+    with pytest.warns(UserWarning, match=said):
+        assert read_snapshots(table(tmp_path, **{name: values})).dimension == 2
+
+
+def test_many_doubtful_columns_are_one_line(tmp_path):
+    columns = {f"q{i}": np.arange(12) for i in range(30)}
+    with pytest.warns(UserWarning, match=r"'q0' \(and 29 other columns\)") as said:
+        read_snapshots(table(tmp_path, **columns))
+    assert len(said) == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_coordinates_of_their_own_are_said_nothing_of(tmp_path):
+    read_snapshots(table(tmp_path, y=np.arange(12) ** 2, gene=np.repeat([0, 1, 2], 4)))
+
+
+@pytest.mark.parametrize("n_times", [150, 299])
+def test_a_pseudotime_is_no_time(tmp_path, n_times):
+    times = np.sort(np.arange(300) % n_times) / n_times
+    path = write_csv(tmp_path / "x.csv", ["time", "x"], [(t, t * t) for t in times])
+    with pytest.raises(ValueError, match=f"300 particles at {n_times} distinct times .*pseudotime"):
+        read_snapshots(path)
+
+
+def test_times_of_single_particles_are_said(tmp_path):
+    times = np.repeat([0, 1, 2, 3], [9, 1, 8, 1])
+    np.savez(tmp_path / "x.npz", points=np.random.default_rng(0).normal(size=(19, 2)), times=times)
+    with pytest.warns(UserWarning, match=r"2 of 4 times \(times\) have a single particle each"):
+        assert read_snapshots(tmp_path / "x.npz").n_snapshots == 4
+
+
+def write_h5ad(path, points, times, kind, **entries):
     labels = times if kind == "number" else [str(t) for t in times]
     column = pandas.Categorical(labels) if kind == "category" else labels
     obs = pandas.DataFrame({"time": column, "batch": "one"})
@@ -115,6 +225,8 @@ def write_h5ad(path, points, times, kind):
     data = anndata.AnnData(X=np.zeros((len(points), 2), np.float32), obs=obs)
     data.obsm["X_pca"] = points
     data.obsm["X_umap"] = points[:, ::-1].copy()
+    for name, entry in entries.items():
+        data.obsm[name] = entry.set_index(obs.index) if hasattr(entry, "columns") else entry
     data.write_h5ad(path)
     return path
 
@@ -135,6 +247,81 @@ def test_h5ad_names_what_is_available(tmp_path, cells):
         read_snapshots(path, representation="X_phate")
     with pytest.raises(ValueError, match="must be numbers to be times, got 'one'"):
         read_snapshots(path, time_key="batch")
+
+
+def test_h5ad_of_a_sparse_matrix_and_of_a_table(tmp_path, cells):
+    points, times = cells
+    path = write_h5ad(tmp_path / "x.h5ad", points, times, "number", other=sparse.csr_matrix(points))
+    assert_holds(read_snapshots(path, representation="other"), points, times)
+    frame = pandas.DataFrame(points, columns=["a", "b", "c"])
+    path = write_h5ad(tmp_path / "x.h5ad", points, times, "number", other=frame)
+    assert_holds(read_snapshots(path, representation="other"), points, times)
+    frame["type"] = "neuron"
+    path = write_h5ad(tmp_path / "x.h5ad", points, times, "number", other=frame)
+    with pytest.raises(ValueError, match="columns that are no numbers: type; remove them, or name"):
+        read_snapshots(path, representation="other")
+    text = np.array([["a"]] * len(points), dtype=object)
+    path = write_h5ad(tmp_path / "x.h5ad", points, times, "number", other=text)
+    with pytest.raises(
+        ValueError, match=r"obsm\['other'\] must hold real numbers.*--representation"
+    ):
+        read_snapshots(path, representation="other")
+
+
+def test_a_sparse_matrix_too_large_for_an_array_names_the_remedy():
+    wide = sparse.csr_matrix((3, 10**8))
+    with pytest.raises(ValueError, match=r"would take 2.24 GiB as an array.*scanpy\.pp\.pca"):
+        cell_coordinates(SimpleNamespace(obsm={"X_pca": wide}))
+
+
+def test_fewer_coordinates_of_an_h5ad(tmp_path, cells):
+    points, times = cells
+    path = write_h5ad(tmp_path / "x.h5ad", points, times, "number")
+    assert_holds(read_snapshots(path, n_components=2), points[:, :2], times)
+    assert_holds(
+        read_snapshots(path, representation="X_umap", n_components=3), points[:, ::-1], times
+    )
+    with pytest.raises(
+        ValueError, match="first 2 of 3 columns .*'X_umap'.* no principal components"
+    ):
+        read_snapshots(path, representation="X_umap", n_components=2)
+
+
+def test_an_h5ad_is_not_believed(tmp_path, cells):
+    """Arrays that are announced and not there, links to other files, and data kept elsewhere."""
+    points, times = cells
+    path = write_h5ad(tmp_path / "x.h5ad", points, times, "number")
+    whole = path.read_bytes()
+
+    def refused(change, reason):
+        path.write_bytes(whole)
+        with h5py.File(path, "r+") as file:
+            change(file)
+        with pytest.raises(ValueError, match=reason):
+            read_snapshots(path)
+
+    def huge(file):
+        file["obsm"].create_dataset("X_other", (10**9, 50), "f8", chunks=(1000, 50))
+
+    refused(huge, "unpack to 4000000.* bytes, at most 268435456")
+    refused(
+        lambda f: f["uns"].__setitem__("a", h5py.ExternalLink("/etc/passwd", "/")), "link to else"
+    )
+    refused(lambda f: f["uns"].__setitem__("a", h5py.SoftLink("/")), "link to elsewhere")
+    refused(
+        lambda f: f["uns"].create_dataset("a", (4,), "u1", external=[("/etc/passwd", 0, 4)]),
+        "kept in another file",
+    )
+
+    def matrix(file):  # which is not read
+        del file["X"]
+        file.create_dataset("X", (10**9, 50), "f8", chunks=(1000, 50))
+
+    path.write_bytes(whole)
+    with h5py.File(path, "r+") as file:
+        matrix(file)
+    with pytest.raises(ValueError, match="unpack to"):
+        read_cells(path)
 
 
 def test_h5ad_without_anndata_names_the_extra(tmp_path, monkeypatch):
@@ -172,7 +359,7 @@ BAD_ARRAYS = [
     ("npz", {"pcs": ROWS}, "needs `sample_labels`"),
     ("npz", {"pcs": ROWS, "sample_labels": LABELS}, "5 components are asked for"),
     ("npz", {"pcs": np.ones((6, 5)), "sample_labels": LABELS}, "component 0 .* is constant"),
-    ("npz", {"weights": ROWS}, "holds weights; expected"),
+    ("npz", {"weights": ROWS}, "holds 'weights'; expected"),
     ("npz", {}, "holds nothing"),
     ("npz", {"points": ROWS, "times": LABELS[:4]}, r"\(6, 2\) and times \(4,\)"),
     ("npz", {"points": ROWS, "times": np.zeros(6)}, "at least two snapshots"),
@@ -208,6 +395,13 @@ BAD_TABLES = [
     ("time,x\n0,1\n0,inf\n1,2\n1,3\n", "NaN or inf"),
     ("time,name\n0,a\n0,b\n1,c\n", "no numeric column beside 'time'"),
     ("time,x,x\n0,1,1\n", "'x' occurs twice"),
+    ("time,x\n0,1_0\n0,2\n1,3\n1,4\n", "line 2: '1_0' in column 'x' is not a number"),
+    ("time,x\n0,1\n0,\uff12\n1,3\n1,4\n", "line 3: .* in column 'x' is not a number"),
+    ("time,x\n0_1,1\n0,2\n1,3\n1,4\n", "must be numbers to be times, got '0', '0_1', '1'"),
+    ('time,"x\ny"\n0,1\n0,2\n1,3\n', r"the name 'x\\ny' of a column has control characters"),
+    ('time,"x\x1b[31m"\n0,1\n0,2\n1,3\n', r"the name 'x\\x1b\[31m' of a column"),
+    ("time,x\n0," + 200_000 * "1" + "\n", "field larger than field limit"),
+    ("time,x\n0,1e999\n0,2\n1,3\n1,4\n", "NaN or inf"),
     ("time,x\n0,1\n0,2\n", "at least two snapshots"),
     ("\n\n", "the file is empty"),
 ]
@@ -216,7 +410,7 @@ BAD_TABLES = [
 @pytest.mark.parametrize(("text", "reason"), BAD_TABLES)
 def test_bad_tables_name_the_line(tmp_path, text, reason):
     path = tmp_path / "cells.csv"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=reason) as error:
         read_snapshots(path)
     assert str(path) in str(error.value)
@@ -290,11 +484,13 @@ def test_nothing_is_unpickled(tmp_path):
     [
         ("missing.npz", "no such file"),
         ("folder.npz", "is a folder"),
+        ("pipe.npz", "is not a file"),
         ("cells.txt", r"unknown file type '\.txt' \(accepted: \.npy, \.npz, \.csv, \.h5ad\)"),
     ],
 )
 def test_paths(tmp_path, name, reason):
     (tmp_path / "folder.npz").mkdir()
+    os.mkfifo(tmp_path / "pipe.npz")
     (tmp_path / "cells.txt").write_text("time x")
     with pytest.raises(ValueError, match=reason):
         read_snapshots(tmp_path / name)

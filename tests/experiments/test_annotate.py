@@ -34,7 +34,7 @@ def cells(seed=0):
         {"day": pandas.Categorical([f"{t:g}" for t in times[order]])}, index=names
     )
     data = anndata.AnnData(X=rng.poisson(2.0, (len(times), 4)).astype(np.float32), obs=obs)
-    data.obsm["X_scvi"] = np.concatenate(points)[order].astype(np.float32)
+    data.obsm["X_lsi"] = np.concatenate(points)[order].astype(np.float32)
     return data
 
 
@@ -43,7 +43,7 @@ def made(tmp_path_factory, compiled_in_haste):
     """A file of cells, the run that learned from it, and the cells annotated by the script."""
     path = tmp_path_factory.mktemp("cells")
     cells().write_h5ad(path / "cells.h5ad")
-    read = ["--time-key=day", "--representation=X_scvi", "--n-components=2"]
+    read = ["--time-key=day", "--representation=X_lsi", "--n-components=2"]
     source = [f"--load-from-file={path / 'cells.h5ad'}", "--n-gmm-components=0"]
     places = [f"--data-dir={path / 'data'}"]
     assert data_generation.run([*source, *read, *places, "--dataset-name=cells"]) == 0
@@ -68,7 +68,7 @@ def by_hand(energy, x, others):
 
 def test_every_cell_gets_the_energy_at_its_place_among_its_snapshot(made):
     data, energy = made.annotated, made.energy
-    x = np.asarray(data.obsm["X_scvi"][:, :2], np.float32)
+    x = np.asarray(data.obsm["X_lsi"][:, :2], np.float32)
     drift = data.obsm["jkonet_drift"]
     assert drift.shape == x.shape
     for i in (0, 17, 60, 95):
@@ -99,21 +99,21 @@ def test_nothing_else_changes_and_the_file_says_how(made):
     np.testing.assert_array_equal(data.X, before.X)
     assert list(data.obs_names) == list(before.obs_names)
     assert list(data.obs["day"]) == list(before.obs["day"])
-    np.testing.assert_array_equal(data.obsm["X_scvi"], before.obsm["X_scvi"])
+    np.testing.assert_array_equal(data.obsm["X_lsi"], before.obsm["X_lsi"])
     about = data.uns["jkonet"]
-    assert (about["representation"], about["time_key"]) == ("X_scvi", "day")
+    assert (about["representation"], about["time_key"]) == ("X_lsi", "day")
     assert (about["dimension"], about["scheme"], about["seed"]) == (2, "explicit", 0)
     assert (about["solver"], about["dataset"]) == ("jkonet-star-linear-interaction", "cells")
     np.testing.assert_array_equal(about["training_times"], list(COUNTS))
     training = np.concatenate(load_dataset(made.path / "data" / "cells").train.arrays())
-    x = data.obsm["X_scvi"][:, :2]
+    x = data.obsm["X_lsi"][:, :2]
     outside = [(row < training.min(0)).any() or (row > training.max(0)).any() for row in x]
     assert about["share_outside_training_range"] == pytest.approx(np.mean(outside))
     assert not list((made.path / "new").glob(".*"))
 
 
 def test_chunks_change_nothing(made, monkeypatch):
-    x = np.asarray(made.annotated.obsm["X_scvi"][:, :2])
+    x = np.asarray(made.annotated.obsm["X_lsi"][:, :2])
     times = made.annotated.obs["day"].astype(float).to_numpy()
     whole = cell_fields(made.energy, x, times)
     monkeypatch.setattr("experiments.annotate_cells.ROWS_AT_ONCE", 13)
@@ -149,7 +149,7 @@ def test_the_time_is_where_the_scheme_has_learned():
         (["--time-key=week"], "no 'week' in obs (--time-key); available: day"),
         (["--seed-index=1"], "no member 1 in a stack of 1"),
         (["--h5ad={path}/narrow.h5ad"], "has shape (96, 1); the energy takes 2 coordinates"),
-        (["--h5ad={path}/hole.h5ad"], "1 of 96 cells have NaN or inf in obsm['X_scvi']"),
+        (["--h5ad={path}/hole.h5ad"], "1 of 96 cells have NaN or inf in obsm['X_lsi']"),
         (["--run={path}/runs/unfinished"], "holds no energy"),
         (
             ["--run={path}/runs/simulated"],
@@ -166,7 +166,7 @@ def test_what_is_wrong_is_said_in_one_line(made, flags, message, capsys):
         ("hole", lambda x: np.where(np.arange(len(x))[:, None] == 5, np.nan, x)),
     ):
         data = cells()
-        data.obsm["X_scvi"] = change(data.obsm["X_scvi"])
+        data.obsm["X_lsi"] = change(data.obsm["X_lsi"])
         data.write_h5ad(path / f"{name}.h5ad")
     for name in ("unfinished", "simulated"):
         shutil.copytree(path / "runs" / "run", path / "runs" / name, dirs_exist_ok=True)
@@ -195,11 +195,11 @@ def test_without_anndata_the_extra_is_named(made, monkeypatch, capsys):
 def test_times_are_needed_only_where_they_matter(made):
     data = cells()
     with pytest.raises(ValueError, match="no 'time' in obs"):
-        annotate_cells(data, made.energy, representation="X_scvi")
+        annotate_cells(data, made.energy, representation="X_lsi")
     assert not [name for name in data.obs if name.startswith("jkonet")]
     alone = load_pretrained("styblinski_tang")
-    annotate_cells(data, alone, representation="X_scvi", prefix="alone")
-    x = jnp.asarray(data.obsm["X_scvi"][:, :2])
+    annotate_cells(data, alone, representation="X_lsi", prefix="alone")
+    x = jnp.asarray(data.obsm["X_lsi"][:, :2])
     np.testing.assert_allclose(data.obs["alone_potential"], alone.potential(x), rtol=1e-4)
     np.testing.assert_array_equal(data.obs["alone_energy"], data.obs["alone_potential"])
     np.testing.assert_allclose(data.obsm["alone_drift"], alone.drift(x), rtol=1e-3, atol=1e-4)
