@@ -40,7 +40,7 @@ def read_cells(path: Path, *, backed: bool = False) -> Any:
 
 def _check_size(path: Path, left_on_disk: tuple[str, ...]) -> None:
     """Raises ValueError where arrays that are not there would be made, or other files be read."""
-    import h5py
+    h5py = import_extra("h5py", str(path))
 
     with h5py.File(path, "r") as file:
         total, seen, waiting = 0, set(), [file]

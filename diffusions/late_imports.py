@@ -4,7 +4,13 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-EXTRA_OF = {"anndata": "bio", "diffrax": "ode", "submitit": "slurm", "wandb": "track"}
+EXTRA_OF = {
+    "anndata": "bio",
+    "diffrax": "ode",
+    "h5py": "bio",
+    "submitit": "slurm",
+    "wandb": "track",
+}
 
 
 def import_extra(module: str, what: str) -> Any:
