@@ -136,7 +136,10 @@ def main() -> None:
             ]
             weights = [np.full(len(p), 1 / len(p)) for p in test]
             truth = [-np.asarray(drift(np.float32(p), **names)) for p in test]
-            features = drift_features(model, constants, test, test, weights)
+            units = constants["units"]
+            scaled = [(p - np.asarray(units.center)) / float(units.length) for p in test]
+            features = drift_features(model, constants, scaled, scaled, weights)
+            features = [float(units.speed) * g for g in features]
             own = [np.tensordot(g, result.drift_coefficients, axes=1).T for g in features]
             errors.append(relative_error(own, truth))
             problem = prepare(snapshots, "jkonet-star-linear", key=jax.random.key(seed))

@@ -1,7 +1,9 @@
 """Fitted energies on disk: arrays by Orbax, the description of the model as JSON.
 
     energy.json     schema version, model, scheme, checksums of the arrays' files
-    arrays/         params, constants, times
+    arrays/         params, constants, times; origin and start, where the data have them
+
+Schema 2 has the units of linear energies and the origin; folders of schema 1 are read.
 
 The JSON alone says how to rebuild the model, so that a file opens without the code that trained it.
 """
@@ -18,8 +20,9 @@ from jkonet_star.energies import LinearEnergy, NetworkEnergy, Units
 from jkonet_star.features import Features
 from jkonet_star.fitted import FittedEnergy
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _NAME = "energy"
+_OPTIONAL = ("origin", "start")
 
 
 def _features_from_json(data: dict | None) -> Features | None:
@@ -59,11 +62,24 @@ def save_energy(path: str | Path, energy: FittedEnergy) -> None:
     }
     constants = energy.constants
     if isinstance(constants, Units):
-        constants = {f.name: getattr(constants, f.name) for f in dataclasses.fields(Units)}
+        constants = _fields(constants)
+    elif "units" in constants:
+        constants = {**constants, "units": _fields(constants["units"])}
     # Orbax takes no empty arrays: features without radial functions have no centres.
-    constants = {name: value for name, value in constants.items() if np.size(value)}
+    constants = {
+        name: value
+        for name, value in constants.items()
+        if isinstance(value, dict) or np.size(value)
+    }
     arrays = {"params": energy.params, "constants": constants, "times": energy.times}
+    for name in _OPTIONAL:
+        if getattr(energy, name) is not None:
+            arrays[name] = getattr(energy, name)
     save_folder(path, _NAME, SCHEMA_VERSION, description, arrays)
+
+
+def _fields(units: Units) -> dict[str, Any]:
+    return {f.name: getattr(units, f.name) for f in dataclasses.fields(Units)}
 
 
 def load_energy(path: str | Path) -> FittedEnergy:
@@ -80,6 +96,8 @@ def load_energy(path: str | Path) -> FittedEnergy:
         if isinstance(model, NetworkEnergy):
             constants = Units(**constants)
         else:
+            if "units" in constants:
+                constants["units"] = Units(**constants["units"])
             stack = arrays["times"].shape[:-1]
             for name in ("potential", "interaction"):
                 features = getattr(model, f"{name}_features")
@@ -91,6 +109,7 @@ def load_energy(path: str | Path) -> FittedEnergy:
             params=arrays["params"],
             constants=constants,
             times=arrays["times"],
+            **{name: arrays[name] for name in _OPTIONAL if name in arrays},
         )
     except Exception as error:
         reason = " ".join(str(error).split())[:200]

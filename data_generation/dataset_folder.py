@@ -1,6 +1,7 @@
 """Dataset folders on disk: written whole or not at all, and checked when read.
 
-train.npz, test.npz   points (t, n, d), weights (t, n), times (t,)
+train.npz, test.npz   points (t, n, d), weights (t, n), times (t,); from schema 2 on origin (d,)
+                      and start (), where points and times are relative to them
 couplings.npz         step, source, target, weight, each (c,)
 densities.npz         as `jkonet_star.densities.to_arrays` has it; absent without densities
 snapshots.png         the picture
@@ -23,7 +24,7 @@ import numpy as np
 
 from data_generation.json_file import read_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 METADATA = "metadata.json"
 
 Archives = dict[str, dict[str, np.ndarray]]

@@ -112,8 +112,8 @@ def generate_dataset(settings: DataSettings) -> Dataset:
         "split": split,
         "left_out": settings.leave_one_out,
         "times": {
-            "train": np.asarray(train.times).tolist(),
-            "test": np.asarray(test.times).tolist(),
+            "train": train.time_values().tolist(),
+            "test": test.time_values().tolist(),
         },
         "counts": {
             "train": [len(p) for p in train.arrays()],
@@ -202,7 +202,10 @@ def load_dataset(name_or_path: str | Path, data_dir: str | Path = "data") -> Dat
         )
     try:
         train, test = (
-            Snapshots(**{f: jnp.asarray(archives[part][f]) for f in _SNAPSHOT_FIELDS})
+            Snapshots(
+                **{f: jnp.asarray(archives[part][f]) for f in _SNAPSHOT_FIELDS},
+                **{f: jnp.asarray(a) for f, a in archives[part].items() if f in _SNAPSHOT_ORIGIN},
+            )
             for part in ("train", "test")
         )
         couplings = Couplings(
@@ -222,6 +225,7 @@ def load_dataset(name_or_path: str | Path, data_dir: str | Path = "data") -> Dat
 
 
 _SNAPSHOT_FIELDS = ("points", "weights", "times")
+_SNAPSHOT_ORIGIN = ("origin", "start")
 _COUPLING_FIELDS = ("step", "source", "target", "weight")
 
 
@@ -301,7 +305,11 @@ def _simulated(settings: DataSettings, key: Key, name: str) -> Snapshots:
 
 
 def _snapshot_arrays(snapshots: Snapshots) -> dict[str, np.ndarray]:
-    return {f: np.asarray(getattr(snapshots, f)) for f in _SNAPSHOT_FIELDS}
+    arrays = {f: np.asarray(getattr(snapshots, f)) for f in _SNAPSHOT_FIELDS}
+    for f in _SNAPSHOT_ORIGIN:
+        if getattr(snapshots, f) is not None:
+            arrays[f] = np.asarray(getattr(snapshots, f))
+    return arrays
 
 
 def _source(settings: DataSettings) -> dict[str, str] | None:

@@ -26,7 +26,7 @@ def draw_snapshots(snapshots: Snapshots, file: Path, *, title: str = "") -> None
     figure = Figure(figsize=(6, 5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    times = np.asarray(snapshots.times)
+    times = snapshots.time_values()
     shades = colormaps["viridis"](np.linspace(0, 0.95, len(times)))
     generator = np.random.default_rng(0)
     flat = snapshots.dimension == 1

@@ -73,7 +73,8 @@ class DataSettings:
             on its own test population or else on 0.4 of its particles.
         split_population: holds out particles of each snapshot separately, not along trajectories.
         leave_one_out: index of an inner snapshot that training does not see.
-        sinkhorn: couples entropically with this epsilon, relative to the mean squared distance.
+        sinkhorn: couples entropically with this epsilon, relative to the mean squared distance about
+            the snapshots' centres.
         unpaired: makes each snapshot an independent simulation, so that no particle is seen twice.
         substeps: Euler-Maruyama steps per dt.
         coupling: how consecutive snapshots are coupled.

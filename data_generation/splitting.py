@@ -59,7 +59,7 @@ def leave_one_out(snapshots: Snapshots, index: int) -> Snapshots:
     points, weights = snapshots.arrays(), snapshots.array_weights()
     return snapshots_from_arrays(
         [points[i] for i in kept],
-        np.asarray(snapshots.times)[kept],
+        snapshots.time_values()[kept],
         weights=[weights[i] for i in kept],
     )
 
@@ -93,7 +93,7 @@ def _split(
     if test_ratio == 0:
         return snapshots, snapshots
     pairs = list(zip(snapshots.arrays(), snapshots.array_weights(), chosen, strict=True))
-    times = np.asarray(snapshots.times)
+    times = snapshots.time_values()
 
     def part(masks: list[np.ndarray]) -> Snapshots:
         return snapshots_from_arrays(

@@ -77,7 +77,7 @@ def annotate_cells(
         "time_key": "" if times is None else time_key,
         "scheme": energy.scheme,
         "beta": float(energy.beta),
-        "training_times": np.asarray(energy.times, np.float64),
+        "training_times": energy.time_values(),
     }
 
 
@@ -93,7 +93,7 @@ def leading_coordinates(data: Any, representation: str | None, dimension: int) -
         raise ValueError(
             f"{name} has shape {points.shape}; the energy takes {dimension} coordinates"
         )
-    points = np.asarray(points[:, :dimension], np.float32)
+    points = np.asarray(points[:, :dimension], np.float64)
     bad = np.count_nonzero(~np.isfinite(points).all(axis=1))
     if bad:
         raise ValueError(f"{bad} of {len(points)} cells have NaN or inf in {name}")
@@ -118,7 +118,7 @@ def cell_fields(energy: FittedEnergy, points: HostArray, times: HostArray | None
         ValueError: a time is not finite.
     """
     if times is None:
-        times = np.full(len(points), float(energy.times[0]))
+        times = np.full(len(points), energy.time_values()[0])
     if not np.isfinite(times).all():
         raise ValueError("the times of the cells must be finite")
     distinct, snapshot = np.unique(times, return_inverse=True)
@@ -148,27 +148,29 @@ def cell_fields(energy: FittedEnergy, points: HostArray, times: HostArray | None
 
 def evaluation_time(energy: FittedEnergy, time: float) -> float:
     """Where the scheme evaluates the step that starts at a time, within what it has learned."""
-    times = jnp.asarray(energy.times)
-    starts, taus = times[:-1], times[1:] - times[:-1]
-    step = jnp.clip(jnp.searchsorted(starts, time, side="right") - 1, 0, len(starts) - 1)
+    times = energy.time_values()
+    starts, taus = times[:-1], np.diff(times)
+    step = np.clip(np.searchsorted(starts, time, side="right") - 1, 0, len(starts) - 1)
     learned = scheme_time(energy.scheme, starts, taus)
-    shifted = scheme_time(energy.scheme, jnp.asarray(time, times.dtype), taus[step])
-    return float(jnp.clip(shifted, learned[0], learned[-1]))
+    shifted = scheme_time(energy.scheme, np.float64(time), taus[step])
+    return float(np.clip(shifted, learned[0], learned[-1]))
 
 
 @jax.jit
+def _mean_interaction(energy: FittedEnergy, x: Array, population: Array, weights: Array) -> Array:
+    def pairwise(z: Array) -> Array:
+        return energy.model.interaction(energy.params, energy.constants, z)
+
+    return interaction_drift(pairwise, x, population, weights)
+
+
 def _fields(
-    energy: FittedEnergy, x: Array, population: Array, weights: Array, t: Array
+    energy: FittedEnergy, x: HostArray, population: HostArray, weights: HostArray, t: float
 ) -> tuple[Array, Array, Array]:
-    interaction = jnp.zeros(x.shape[0], x.dtype)
+    interaction = jnp.zeros(x.shape[0])
     if energy.model.has_interaction:
         # The same weighted mean as that of the gradients, of the energy itself.
-        interaction = interaction_drift(
-            lambda z: energy.model.interaction(energy.params, energy.constants, z),
-            x,
-            population,
-            weights,
-        )
+        interaction = _mean_interaction(energy, x, population, weights)
     return energy.potential(x, t), interaction, energy.drift(x, population, weights=weights, t=t)
 
 

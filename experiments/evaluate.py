@@ -47,7 +47,7 @@ def main() -> None:
     truth = known_energy(dataset)
     result, predictions = assess(energies, snapshots, truth, settings.wasserstein_order)
     say(f"{run.path} ({config['solver']}, {energies.scheme}) on {dataset.name}, {settings.eval}")
-    print_table(result, [float(t) for t in snapshots.times], truth)
+    print_table(result, snapshots.time_values().tolist(), truth)
     if settings.plots:
         plots = output.with_name(f"{output.stem}_plots")
         draw(plots, energies, truth, snapshots, predictions)

@@ -35,7 +35,7 @@ class Plane:
         mesh = np.meshgrid(*self.axes, indexing="xy")
         points = np.tile(particles.mean(axis=0), (GRID * GRID, 1))
         points[:, :2] = np.stack([m.ravel() for m in mesh], axis=-1)
-        self.points = jnp.asarray(points, jnp.float32)
+        self.points = points  # in double precision, for populations far from zero
 
     def contours(
         self, axes: Axes, values: Any, *, reference: Any = None, filled: bool = True
@@ -86,8 +86,8 @@ def _drawn(points: np.ndarray) -> np.ndarray:
 
 def _step_times(energy: FittedEnergy, snapshots: Snapshots) -> list[float]:
     """Where the scheme evaluates each step: at other times a varying potential learned nothing."""
-    times = scheme_time(energy.scheme, snapshots.times[:-1], snapshots.dt)
-    return np.asarray(times).tolist()
+    times = snapshots.time_values()
+    return scheme_time(energy.scheme, times[:-1], np.diff(times)).tolist()
 
 
 def plot_potential(
@@ -120,7 +120,9 @@ def plot_potential(
     if truth is not None:
         true = truth.potential
         values = (
-            jnp.zeros(len(plane.points)) if true is None else jax.jit(jax.vmap(true))(plane.points)
+            jnp.zeros(len(plane.points))
+            if true is None
+            else jax.jit(jax.vmap(true))(jnp.asarray(plane.points, jnp.float32))
         )
         panels.append(("true V", values))
     for axes, (title, values) in zip(grid[0], panels, strict=True):
@@ -179,7 +181,9 @@ def plot_interaction(
     if truth is not None:
         true = truth.interaction
         values = (
-            jnp.zeros(len(plane.points)) if true is None else jax.jit(jax.vmap(true))(plane.points)
+            jnp.zeros(len(plane.points))
+            if true is None
+            else jax.jit(jax.vmap(true))(jnp.asarray(plane.points, jnp.float32))
         )
         panels.append(("true U", values))
     figure, grid = new_figure(len(panels))
@@ -200,16 +204,17 @@ def plot_predictions(
         file: where to.
         energy: whose potential is drawn.
         snapshots: the observed ones.
-        one_step: (t, n, d) predictions of snapshots 1, 2, ...
+        one_step: (t, n, d) predictions of snapshots 1, 2, ..., relative to the origin.
     """
     weights = np.asarray(snapshots.weights)
-    times = np.asarray(snapshots.times).tolist()
+    origin = 0.0 if snapshots.origin is None else np.asarray(snapshots.origin, np.float64)
+    times = snapshots.time_values().tolist()
     steps = _step_times(energy, snapshots)
     figure, grid = new_figure(len(one_step))
     plane = Plane(snapshots) if snapshots.dimension > 1 else None
     for k, axes in enumerate(grid[0]):
         observed = _drawn(snapshots.arrays()[k + 1])
-        predicted = _drawn(one_step[k][weights[k] > 0])
+        predicted = _drawn(one_step[k][weights[k] > 0] + origin)
         if plane is None:
             both = np.concatenate([observed, predicted])
             edges = np.linspace(both.min(), both.max(), 40)

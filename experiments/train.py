@@ -99,7 +99,7 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
     start = time.perf_counter()
     result, predictions = assess(energies, snapshots, truth, settings.wasserstein_order)
     seconds["evaluate"] += time.perf_counter() - start
-    times = [float(t) for t in snapshots.times]
+    times = snapshots.time_values().tolist()
     print_table(result, times, truth)
     from checkpoints import save_energy
 

@@ -109,7 +109,7 @@ class JKOStep:
             gap = monge_gap(
                 step.points,
                 y,
-                epsilon=self.settings.monge_gap_epsilon / step.units.length**2,
+                epsilon=self.settings.monge_gap_epsilon,
                 iterations=self.settings.monge_gap_iterations,
             )
             value += self.settings.monge_gap_weight * gap / step.ratio**2
@@ -248,17 +248,15 @@ def outer_loss(
     y_weights: Float[Array, "n"],
     target: Float[Array, "m d"],
     target_weights: Float[Array, "m"],
-    length: Float[Array, ""],
     settings: BilevelSettings,
 ) -> Float[Array, ""]:
-    """S of equation (3), in the data's squared length.
+    """S of equation (3), relative to the data's variance per coordinate.
 
     Args:
         y: predicted particles, normalised.
         y_weights: sum to 1.
         target: observed particles, normalised.
         target_weights: sum to 1.
-        length: l.
         settings: epsilon, iterations, and divergence or cost.
     """
     options: dict[str, Any] = {
@@ -266,13 +264,13 @@ def outer_loss(
         "max_iterations": settings.sinkhorn_iterations,
         "inner_iterations": min(5, settings.sinkhorn_iterations),
     }
-    x, goal, epsilon = length * y, length * target, settings.sinkhorn_epsilon
+    epsilon = settings.sinkhorn_epsilon
     if settings.outer_loss == "cost":
-        geometry = pointcloud.PointCloud(x, goal, epsilon=epsilon)
+        geometry = pointcloud.PointCloud(y, target, epsilon=epsilon)
         cost = linear.solve(geometry, a=y_weights, b=target_weights, **options).reg_ot_cost
         return jnp.asarray(cost)
     value, _ = sinkdiv(
-        x, goal, epsilon=epsilon, a=y_weights, b=target_weights, solve_kwargs=options
+        y, target, epsilon=epsilon, a=y_weights, b=target_weights, solve_kwargs=options
     )
     return value
 
@@ -356,7 +354,7 @@ class BilevelFit(NetworkFit):
         ) -> tuple[Array, tuple[Params, Array]]:
             params = self.jko_step.solve(start, energy, step)
             y = self.jko_step.push(params, step)
-            value = outer_loss(y, step.weights, target, target_weights, units.length, self.bilevel)
+            value = outer_loss(y, step.weights, target, target_weights, self.bilevel)
             return value, (params, y)
 
         def through_time(

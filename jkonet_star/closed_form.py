@@ -1,7 +1,9 @@
 """Least squares for linearly parametrised energies (Terpin et al., NeurIPS 2024, arXiv 2406.12616).
 
-With A(p) = [J phi_1(p)^T, mean_{y' ~ nu} J phi_2(p - y')^T, grad log rho(p)], a (d, f) matrix, the
-residual of `objectives` is tau A theta + (y - x), and the minimiser of its loss with a ridge is
+Points, displacements and scores are taken to unit scale first (`energies`, equation (3)), so that a
+ridge means the same whatever the units. With A(p) = [J phi_1(p)^T, mean_{y' ~ nu} J phi_2(p - y')^T,
+grad log rho(p)], a (d, f) matrix, the residual of `objectives` is tau A theta + (y - x), and the
+minimiser of its loss with a ridge is
 
     theta = -(sum_k E[A^T A] + reg I)^{-1} sum_k E[A^T (y - x)] / tau_k,                            (1)
 
@@ -281,7 +283,7 @@ def fit_linear(
 
     Args:
         model: which features and terms.
-        constants: radial centres.
+        constants: radial centres, and the data's units.
         conditions: the data.
         regularization: reg; chosen by cross-validation where not given.
 
@@ -290,7 +292,23 @@ def fit_linear(
     """
     # A few hundred unknowns: more threads than one would only wait for each other.
     with threadpool_limits(1, user_api="blas"):
-        return _fit_linear(model, constants, conditions, regularization)
+        return _fit_linear(model, constants, at_unit_scale(conditions, constants), regularization)
+
+
+def at_unit_scale(conditions: FirstOrderConditions, constants: PyTree) -> FirstOrderConditions:
+    """The conditions in the units of the constants; as they are where there are none."""
+    units = constants.get("units")
+    if units is None:
+        return conditions
+    center, length = np.asarray(units.center), np.asarray(units.length)
+    # r / (s tau): a displacement over the speed is a time, as tau is.
+    return dataclasses.replace(
+        conditions,
+        point=(np.asarray(conditions.point) - center) / length,
+        displacement=np.asarray(conditions.displacement) / np.asarray(units.speed),
+        score=np.asarray(conditions.score) * length,
+        population=(np.asarray(conditions.population) - center) / length,
+    )
 
 
 def _fit_linear(

@@ -11,8 +11,8 @@ exactly (`exact_transport`), with entropic regularisation (`entropic_transport`)
 Large populations are coupled in blocks. Both populations are shuffled and cut into B parts of equal
 mass, and part r is coupled with part r: gamma = sum_r gamma_r. A particle that straddles a cut
 belongs to both parts with a share of its weight, so gamma has exactly the marginals a and b
-whatever the sizes and weights. Shuffling also keeps the order of rows, by which a simulation knows
-its particles, from deciding between plans of equal cost.
+whatever the sizes and weights. Rows are sorted before they are shuffled, so that their order, by which
+a simulation knows its particles, decides nothing.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from jkonet_star.entropic_transport import SparsePlan, sinkhorn_plan
 from jkonet_star.exact_transport import exact_plan
 from jkonet_star.low_rank_transport import low_rank_plan
 from jkonet_star.settings import CouplingSettings
-from jkonet_star.snapshots import Snapshots
+from jkonet_star.snapshots import Snapshots, sorted_rows
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def couple(
     reports = []
     for step in range(snapshots.n_steps):
         start = time.perf_counter()
-        rows, cols = np.flatnonzero(weights[step]), np.flatnonzero(weights[step + 1])
+        rows, cols = (sorted_rows(points[k], weights[k]) for k in (step, step + 1))
         x, y = points[step, rows], points[step + 1, cols]
         a, b = weights[step, rows], weights[step + 1, cols]
         plan, method, n_blocks = _couple_step(
@@ -145,6 +145,18 @@ def couple(
         weight=jnp.asarray(all_weights, jnp.float32),
     )
     return couplings, reports
+
+
+def moved_couplings(couplings: Couplings, rank: Int[np.ndarray, "t n"]) -> Couplings:
+    """The couplings of snapshots whose row i of snapshot k has become row rank[k, i]."""
+    step, source, target, weight = (
+        np.asarray(getattr(couplings, name)) for name in ("step", "source", "target", "weight")
+    )
+    source, target = rank[step, source], rank[step + 1, target]
+    order = np.lexsort((target, source, step))
+    return Couplings(
+        *(jnp.asarray(a[order]) for a in (step, source, target, weight)),
+    )
 
 
 def chosen_method(settings: CouplingSettings, size: int) -> str:

@@ -135,11 +135,12 @@ def fit_densities(
         key: draws the mixtures' first centres; a kernel density does not use it.
 
     Returns:
-        The densities, or None where `n_components` is 0.
+        The densities, of points as the snapshots store them; None where `n_components` is 0.
     """
     if settings.n_components == 0:
         return None
-    arrays = [p.astype(np.float64) for p in snapshots.arrays()]
+    points, present = np.asarray(snapshots.points, np.float64), np.asarray(snapshots.weights) > 0
+    arrays = [p[rows] for p, rows in zip(points, present, strict=True)]
     weights = [w.astype(np.float64) for w in snapshots.array_weights()]
     weights = [w / w.sum() for w in weights]
     # Sorting makes the fit a function of the population, whatever the order of its rows.

@@ -17,7 +17,7 @@ Noise, where beta > 0, is added after the step: sqrt(2 beta tau) xi.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -124,7 +124,7 @@ def implicit_step(
 ) -> Step:
     """Equation (2); `converged` is false where its residual stays above the tolerance.
 
-    The tolerance is relative to the population's root-mean-square norm plus the displacement.
+    The tolerance is relative to the population's spread plus the displacement.
     """
 
     def residual(y: Array) -> Array:
@@ -132,7 +132,8 @@ def implicit_step(
 
     def solved(y: Array) -> Array:
         norm = jnp.linalg.norm(residual(y), axis=-1)
-        size = jnp.sqrt(jnp.sum(weights[:, None] * x**2) / jnp.sum(weights))
+        mean = weights @ x / jnp.sum(weights)
+        size = jnp.sqrt(jnp.sum(weights[:, None] * (x - mean) ** 2) / jnp.sum(weights))
         scale = size + jnp.linalg.norm(y - x, axis=-1)
         # NaN compares false, so that a diverged particle is never called converged.
         return norm <= TOLERANCE * scale
@@ -188,6 +189,6 @@ def midpoint_step(
 STEPS = {"explicit": explicit_step, "implicit": implicit_step, "midpoint": midpoint_step}
 
 
-def scheme_time(scheme: str, start: Array, tau: Array) -> Array:
+def scheme_time(scheme: str, start: Any, tau: Any) -> Any:
     """The time at which a scheme evaluates a time-varying potential."""
     return start + tau * {"explicit": 0.0, "implicit": 1.0, "midpoint": 0.5}[scheme]

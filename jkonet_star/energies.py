@@ -7,15 +7,21 @@ An energy model is a frozen, hashable description; its arrays are two pytrees, `
     pull(params, constants, x, population, weights) -> (grad U * mu)(x)
     beta(params, constants) -> beta >= 0
 
-for one point x or one difference z = x - y, in the physical units of the data. Networks work at unit
-scale: with the data's centre c, length l (root-mean-square deviation per coordinate), speed s
+for one point x or one difference z = x - y, in the physical units of the data. What is learned lives at
+unit scale: with the data's centre c, length l (root-mean-square deviation per coordinate), speed s
 (root-mean-square displacement over tau), and dimension d,
 
     V(x, t) = s l N_V((x - c) / l, (t - t_0) / tau),   U(z) = s l N_U(z / l),              (1)
-    beta = (s^2 tau / 2d) softplus(b).                                                             (2)
+    beta = (s^2 tau / 2d) softplus(b),                                                             (2)
 
-(2) measures beta in units of the value at which noise alone would explain every displacement. Where
-beta was found beforehand (`internal_energy`), it is a constant, not a parameter.
+for networks, and for features phi_1, phi_2
+
+    V(x) = s l theta_1 . phi_1((x - c) / l),   U(z) = s l theta_2 . phi_2(z / l),
+    beta = s l theta_3.                                                                            (3)
+
+So neither the unit of length or time nor where zero is changes what is learned. (2) measures beta in
+units of the value at which noise alone would explain every displacement. Where beta was found
+beforehand (`internal_energy`), it is a constant, not a parameter.
 """
 
 import dataclasses
@@ -82,7 +88,7 @@ Internal = Literal["none", "learned", "given"]
 
 @flax.struct.dataclass
 class Units:
-    """The data's natural units, of equations (1) and (2)."""
+    """The data's natural units, of equations (1) to (3)."""
 
     center: Float[Array, "d"]
     length: Float[Array, ""]
@@ -180,10 +186,11 @@ class NetworkEnergy:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LinearEnergy:
-    """V = theta_1 . phi_1, U = theta_2 . phi_2, beta = theta_3.
+    """Equation (3).
 
-    `params` holds the coefficients under `potential`, `interaction` and `internal`; `constants` holds
-    the radial centres of each feature set under the same names.
+    `params` holds the coefficients under `potential`, `interaction` and `internal` (a given beta as it
+    is); `constants` holds the radial centres of each feature set under the same names, at unit scale,
+    and the data's `Units` under `units`. Without these the features are functions of x itself.
 
     Attributes:
         dimension: d.
@@ -210,19 +217,23 @@ class LinearEnergy:
     def potential(
         self, params: Params, constants: PyTree, x: Float[Array, "d"], t: Float[Array, ""]
     ) -> Float[Array, ""]:
-        """theta_1 . phi_1(x)."""
+        """V of equation (3)."""
         del t
         if self.potential_features is None:
             return jnp.zeros(())
-        return params["potential"] @ self.potential_features.values(constants["potential"], x)
+        center, length, speed = _scales(constants)
+        features = self.potential_features.values(constants["potential"], (x - center) / length)
+        return speed * length * (params["potential"] @ features)
 
     def interaction(
         self, params: Params, constants: PyTree, z: Float[Array, "d"]
     ) -> Float[Array, ""]:
-        """theta_2 . phi_2(z)."""
+        """U of equation (3)."""
         if self.interaction_features is None:
             return jnp.zeros(())
-        return params["interaction"] @ self.interaction_features.values(constants["interaction"], z)
+        _, length, speed = _scales(constants)
+        features = self.interaction_features.values(constants["interaction"], z / length)
+        return speed * length * (params["interaction"] @ features)
 
     def pull(
         self,
@@ -232,18 +243,31 @@ class LinearEnergy:
         population: Float[Array, "m d"],
         weights: Float[Array, "m"],
     ) -> Float[Array, "n d"]:
-        """sum_j w_j theta_2 . grad phi_2(x - y_j) at each row of x."""
+        """sum_j w_j grad U(x - y_j) at each row of x."""
         if self.interaction_features is None:
             return jnp.zeros_like(x)
+        center, length, speed = _scales(constants)
         jacobian = self.interaction_features.mean_jacobian(
-            constants["interaction"], x, population, weights
+            constants["interaction"], (x - center) / length, (population - center) / length, weights
         )
-        return jnp.einsum("nfd,f->nd", jacobian, params["interaction"])
+        return speed * jnp.einsum("nfd,f->nd", jacobian, params["interaction"])
 
     def beta(self, params: Params, constants: PyTree) -> Float[Array, ""]:
-        """theta_3."""
-        del constants
-        return jnp.zeros(()) if self.internal == "none" else params["internal"]
+        """Equation (3), or the given value."""
+        match self.internal:
+            case "none":
+                return jnp.zeros(())
+            case "given":
+                return params["internal"]
+            case "learned":
+                _, length, speed = _scales(constants)
+                return speed * length * params["internal"]
+
+
+def _scales(constants: PyTree) -> tuple[Array | float, Array | float, Array | float]:
+    """Centre, length and speed of equation (3)."""
+    units = constants.get("units")
+    return (0.0, 1.0, 1.0) if units is None else (units.center, units.length, units.speed)
 
 
 EnergyModel = NetworkEnergy | LinearEnergy

@@ -6,7 +6,10 @@ For populations sum_i a_i delta_{x_i} and sum_j b_j delta_{y_j} and squared dist
     P_ij = exp((f_i + g_j - C_ij) / eps)                                                         (2)
 
 with rho = eps tau / (1 - tau), infinite (a constraint) at tau = 1. Particles are shifted and scaled
-first so that the mean of C is 1: epsilon is then relative to it, and single precision suffices.
+first so that the mean of C about the populations' own centres is 1: epsilon is then relative to it, and
+single precision suffices. Where both marginals are constraints each population is shifted to its own
+centre, which changes C by terms of x and of y alone, and so not the plan: clouds far from each other
+are coupled as well as near ones.
 
 The plan (2) is dense. It is formed a few rows at a time and only its larger entries are kept:
 
@@ -80,7 +83,7 @@ def sinkhorn_plan(
     Raises:
         RuntimeError: the iteration diverged, or left no mass.
     """
-    x, y = standardised(x, y, a, b)
+    x, y = standardised(x, y, a, b, apart=settings.tau_a == settings.tau_b == 1)
     n, m = len(x), len(y)
     padded = (*_padded(x, a), *_padded(y, b))
     f, g, error, iterations = _potentials(
@@ -138,18 +141,26 @@ def sinkhorn_plan(
 
 
 def standardised(
-    x: HostArray, y: HostArray, a: HostArray, b: HostArray
+    x: HostArray, y: HostArray, a: HostArray, b: HostArray, *, apart: bool = True
 ) -> tuple[HostArray, HostArray]:
-    """Both populations shifted and scaled so that the mean squared distance is 1."""
+    """Both populations shifted and scaled so that the mean squared distance is 1.
+
+    Args:
+        x: (n, d) source particles.
+        y: (m, d) target particles.
+        a: (n,) source weights of sum 1.
+        b: (m,) target weights of sum 1.
+        apart: each is shifted to its own centre, not both to the common one; the distance between the
+            centres does not count in the scale either way.
+    """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     mean_x, mean_y = a @ x, b @ y
-    mean_cost = (a @ ((x - mean_x) ** 2).sum(1) + b @ ((y - mean_y) ** 2).sum(1)) + (
-        (mean_x - mean_y) ** 2
-    ).sum()
-    # Identical particles everywhere: any scale will do, every plan costs nothing.
+    mean_cost = a @ ((x - mean_x) ** 2).sum(1) + b @ ((y - mean_y) ** 2).sum(1)
+    # One point each: any scale will do, every plan costs the same.
     scale = math.sqrt(mean_cost) if mean_cost > 0 else 1.0
-    centre = (mean_x + mean_y) / 2
-    return (x - centre) / scale, (y - centre) / scale
+    if not apart:
+        mean_x = mean_y = (mean_x + mean_y) / 2
+    return (x - mean_x) / scale, (y - mean_y) / scale
 
 
 def _padded(x: HostArray, a: HostArray) -> tuple[Array, Array]:

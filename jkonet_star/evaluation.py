@@ -54,13 +54,14 @@ class KnownEnergy(NamedTuple):
 
 @jax.jit
 def predict_snapshots(energies: FittedEnergy, snapshots: Snapshots, key: Key) -> Predictions:
-    """One-step-ahead and cumulative predictions of a stack of energies.
+    """One-step-ahead and cumulative predictions of a stack of energies, relative to the origin.
 
     Args:
         energies: every leaf with a leading seed axis.
         snapshots: the observed population.
         key: of the noise; the same for every seed.
     """
+    energies = energies.seen_from(snapshots)
 
     def one(energy: FittedEnergy) -> Predictions:
         def advance(cumulative: Array, row: tuple) -> tuple[Array, tuple[Array, Array, Array]]:
@@ -90,6 +91,7 @@ def predict_one_step_ahead(
         snapshots: the observed population.
         key: of the noise.
     """
+    energies = energies.seen_from(snapshots)
 
     def one(energy: FittedEnergy) -> Array:
         return jax.lax.map(lambda row: _step(energy, *row).points, _starts(snapshots, key))
@@ -272,7 +274,10 @@ def _field_terms(
     """Learned, (s, t, n, d), and true, (t, n, d), fields at the start of every step."""
     times = scheme_time(energies.scheme, snapshots.times[:-1], snapshots.dt)
     rows = (snapshots.points[:-1], snapshots.weights[:-1], times)
-    fields = (*_true_fields(rows, truth), *_learned_fields(energies, rows))
+    origin = jnp.zeros(snapshots.dimension) if snapshots.origin is None else snapshots.origin
+    absolute = (rows[0] + origin, *rows[1:])
+    learned = _learned_fields(energies.seen_from(snapshots), rows)
+    fields = (*_true_fields(absolute, truth), *learned)
     host = [np.asarray(f, np.float64) for f in fields]
     terms = {"drift": (-(host[2] + host[3]), -(host[0] + host[1]))}
     if energies.model.has_potential or truth.potential is not None:
@@ -306,15 +311,10 @@ def _learned_fields(
     """Learned grad V and grad U * mu of every seed; compiled once per model, whatever the truth."""
 
     def learned_terms(energy: FittedEnergy) -> tuple[Array, Array]:
-        model, params, constants = energy.model, energy.params, energy.constants
 
         def one(row: tuple) -> tuple[Array, Array]:
             points, weights, t = row
-            gradient = jax.grad(lambda x: model.potential(params, constants, x, t))
-            pull = jnp.zeros_like(points)
-            if model.has_interaction:
-                pull = model.pull(params, constants, points, points, weights)
-            return jax.vmap(gradient)(points), pull
+            return energy.gradients(points, weights, t)
 
         return jax.lax.map(one, rows)
 

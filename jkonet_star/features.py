@@ -24,6 +24,7 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
+from scipy.spatial import cKDTree
 
 from diffusions.typing import Array, Float
 from jkonet_star.interactions import interaction_drift, sum_over_blocks
@@ -32,6 +33,10 @@ from jkonet_star.settings import FeatureSettings
 POPULATION_PER_BLOCK = 64
 SEPARABLE_PAIRS_PER_BLOCK = 2**18
 MOST_EXTENSION = 2
+UNIFORM_HALF_WIDTH = math.sqrt(3.0)
+"""Of a uniform population of variance one: where the grid of radial functions lies by default."""
+RELATIVE_WIDTH = 0.5 / (8.0 / 9.0) ** 2
+"""w over the squared distance of neighbouring centres; published: 0.5 for ten centres on [-4, 4]."""
 MOST_MONOMIALS = 500
 LARGEST_TOTAL_DEGREE = 4
 
@@ -279,13 +284,21 @@ def monomial_exponents(dimension: int, degree: int, total_degree: int) -> tuple:
 
 
 def radial_centers(
-    settings: FeatureSettings, sample: Float[np.ndarray, "n d"], *, extend: bool = True
+    settings: FeatureSettings,
+    sample: Float[np.ndarray, "n d"],
+    *,
+    center: Float[np.ndarray, "d"] | float = 0.0,
+    length: float = 1.0,
+    extend: bool = True,
 ) -> Float[np.ndarray, "k d"]:
     """Centres of the radial functions: a grid for d <= 2, else k-means of the sample.
 
     Args:
         settings: number of centres and the grid's domain.
-        sample: points where the features will be evaluated (differences, for an interaction).
+        sample: points where the features will be evaluated (differences, for an interaction), at unit
+            scale.
+        center: c of `energies`, by which the domain of the settings comes to unit scale.
+        length: l, likewise.
         extend: continue the grid outward at its own spacing until it covers the sample, with at most
             `MOST_EXTENSION` times its centres per axis: particles do leave the domain where they
             began.
@@ -297,14 +310,23 @@ def radial_centers(
     if settings.radial == "none":
         return np.zeros((0, dimension))
     if dimension <= 2:
-        low, high = settings.radial_domain
-        spacing = (high - low) / max(settings.radial_centers - 1, 1)
-        outside = max(low - sample.min(), sample.max() - high, 0.0) if extend else 0.0
+        domain = (-UNIFORM_HALF_WIDTH, UNIFORM_HALF_WIDTH)
+        shift = np.zeros(dimension)
+        if settings.radial_domain is not None:
+            domain = settings.radial_domain[0] / length, settings.radial_domain[1] / length
+            shift = shift + center / length
+        low, high = (end - shift for end in domain)
+        spacing = (domain[1] - domain[0]) / max(settings.radial_centers - 1, 1)
+        outside = max((low - sample.min(axis=0)).max(), (sample.max(axis=0) - high).max(), 0.0)
         room = (MOST_EXTENSION - 1) * settings.radial_centers // 2
-        extra = min(math.ceil(outside / spacing), room)
+        # Rounding shall not decide about a row of centres.
+        extra = min(math.ceil(outside / spacing - 1e-6), room) if extend else 0
         n = settings.radial_centers + 2 * extra
-        axis = np.linspace(low - extra * spacing, high + extra * spacing, n)
-        grid = np.meshgrid(*[axis] * dimension, indexing="ij")
+        axes = [
+            np.linspace(a - extra * spacing, b + extra * spacing, n)
+            for a, b in zip(low, high, strict=True)
+        ]
+        grid = np.meshgrid(*axes, indexing="ij")
         return np.stack([g.ravel() for g in grid], axis=-1)
     if settings.radial_centers > len(sample):
         raise ValueError(
@@ -316,18 +338,39 @@ def radial_centers(
     return means.cluster_centers_.astype(np.float64)
 
 
+def radial_width(
+    settings: FeatureSettings, centers: Float[np.ndarray, "k d"], length: float
+) -> float:
+    """W of equation (4) at unit scale: as given, or relative to the distance of neighbours."""
+    if settings.radial_width is not None:
+        return settings.radial_width / length**2
+    if len(centers) < 2:
+        return RELATIVE_WIDTH * (2.0 * UNIFORM_HALF_WIDTH / 9.0) ** 2
+    nearest = cKDTree(centers).query(centers, 2)[0][:, 1]
+    # Three digits: the width is part of the compiled program, and rounding shall not make another one.
+    return float(f"{RELATIVE_WIDTH * np.mean(nearest**2):.3g}")
+
+
 def make_features(
-    settings: FeatureSettings, sample: Float[np.ndarray, "n d"], *, extend: bool = True
+    settings: FeatureSettings,
+    sample: Float[np.ndarray, "n d"],
+    *,
+    center: Float[np.ndarray, "d"] | float = 0.0,
+    length: float = 1.0,
+    extend: bool = True,
 ) -> tuple[Features, Float[np.ndarray, "k d"]]:
-    """The features that the settings describe for data like the sample, and their radial centres."""
-    centers = radial_centers(settings, sample, extend=extend)
+    """The features that the settings describe for data like the sample, and their radial centres.
+
+    Args: as `radial_centers`.
+    """
+    centers = radial_centers(settings, sample, center=center, length=length, extend=extend)
     dimension = sample.shape[1]
     features = Features(
         dimension=dimension,
         exponents=monomial_exponents(dimension, settings.degree, settings.total_degree),
         trigonometric=settings.trigonometric,
         radial=settings.radial,
-        width=settings.radial_width,
+        width=radial_width(settings, centers, length),
         n_centers=len(centers),
     )
     return features, centers

@@ -1,15 +1,17 @@
 """A learned energy, and what it predicts."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from diffusions.typing import Array, Bool, Float, Key, Params, PyTree
+from diffusions.typing import Array, Bool, Float, HostArray, Key, Params, PyTree
 from jkonet_star.dynamics import STEPS, Pull, Step, energy_gradient, scheme_time
 from jkonet_star.energies import EnergyModel
+from jkonet_star.snapshots import Snapshots
 
 
 class Trajectory(NamedTuple):
@@ -27,6 +29,10 @@ class FittedEnergy:
     sqrt(2 beta) dW. A constant in V or in U is arbitrary; so is the split between V and a quadratic
     part of U where the population's mean does not move: compare drifts there.
 
+    Learned far from zero (`snapshots`, equation (1)), it keeps the snapshots' origin: points and times
+    are still those of the data, and are best given in double precision, as NumPy arrays and Python
+    numbers; `predict` then answers in double precision, too.
+
     It is a pytree: `jax.vmap` over a stack of them evaluates many seeds at once, and `member` takes
     one out of it.
     """
@@ -35,7 +41,9 @@ class FittedEnergy:
     scheme: str = flax.struct.field(pytree_node=False)
     params: Params
     constants: PyTree
-    times: Float[Array, "t"]  # of the training snapshots
+    times: Float[Array, "t"]  # of the training snapshots, relative to the start
+    origin: Float[Array, "d"] | None = None  # of the training snapshots; None for zero
+    start: Float[Array, ""] | None = None  # likewise, of their times
     diverged: int | tuple[int | None, ...] | None = flax.struct.field(
         pytree_node=False, default=None
     )  # the epoch in which `fit`'s training did, one per member of its stack
@@ -63,11 +71,26 @@ class FittedEnergy:
         """Weight of the internal energy, in length^2 / (2 time)."""
         return self.model.beta(self.params, self.constants)
 
-    @jax.jit
+    def time_values(self) -> np.ndarray:
+        """The times of the training snapshots on the host, in double precision, the start added."""
+        times = np.asarray(self.times, np.float64)
+        return times if self.start is None else times + np.asarray(self.start, np.float64)
+
+    def seen_from(self, snapshots: Snapshots) -> "FittedEnergy":
+        """The same energy, of points and times as these snapshots store them, less their origin."""
+        return self.replace(  # type: ignore[attr-defined]
+            origin=_difference(self.origin, snapshots.origin),
+            start=_difference(self.start, snapshots.start),
+        )
+
     def potential(
-        self, x: Float[Array, "*batch d"], t: Float[Array, ""] | float | None = None
+        self, x: Float[Array, "*batch d"] | HostArray, t: Float[Array, ""] | float | None = None
     ) -> Float[Array, "*batch"]:
         """V(x, t); t is where the scheme evaluates the first step, where it is not given."""
+        return self._potential(_relative(x, self.origin), _relative(t, self.start))
+
+    @jax.jit
+    def _potential(self, x: Array, t: Array | float | None) -> Array:
         self._check_single()
         t = self._time(t)
         return jnp.vectorize(self._potential_at, signature="(d),()->()")(x, t)
@@ -78,13 +101,12 @@ class FittedEnergy:
         self._check_single()
         return jnp.vectorize(self._interaction_at, signature="(d)->()")(z)
 
-    @jax.jit
     def drift(
         self,
-        x: Float[Array, "n d"],
-        population: Float[Array, "m d"] | None = None,
+        x: Float[Array, "n d"] | HostArray,
+        population: Float[Array, "m d"] | HostArray | None = None,
         *,
-        weights: Float[Array, "m"] | None = None,
+        weights: Float[Array, "m"] | HostArray | None = None,
         t: Float[Array, ""] | float | None = None,
     ) -> Float[Array, "n d"]:
         """-grad V(x, t) - mean_j w_j grad U(x - y_j).
@@ -95,6 +117,18 @@ class FittedEnergy:
             weights: of the population; uniform where not given.
             t: of a time-varying potential; where the scheme evaluates the first step if not given.
         """
+        if population is not None:
+            population = _relative(population, self.origin)
+        return self._drift(_relative(x, self.origin), population, weights, _relative(t, self.start))
+
+    @jax.jit
+    def _drift(
+        self,
+        x: Array,
+        population: Array | None,
+        weights: Array | None,
+        t: Array | float | None,
+    ) -> Array:
         self._check_single()
         t = self._time(t)
         population = x if population is None else population
@@ -102,16 +136,24 @@ class FittedEnergy:
             weights = jnp.full(population.shape[0], 1.0 / population.shape[0])
         return -energy_gradient(self._potential_at, self._pull_term, x, t, population, weights)
 
+    def gradients(
+        self, points: Float[Array, "n d"], weights: Float[Array, "n"], t: Float[Array, ""]
+    ) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+        """Grad V(x_i, t) and sum_j w_j grad U(x_i - x_j) at the particles of a population."""
+        x, t = _relative(points, self.origin), _relative(t, self.start)
+        pull = self._pull(x, x, weights) if self.model.has_interaction else jnp.zeros_like(x)
+        return jax.vmap(jax.grad(self._potential_at), (0, None))(x, t), pull
+
     def predict(
         self,
-        points: Float[Array, "n d"],
+        points: Float[Array, "n d"] | HostArray,
         steps: int = 1,
         *,
         key: Key | None = None,
-        weights: Float[Array, "n"] | None = None,
+        weights: Float[Array, "n"] | HostArray | None = None,
         start: int = 0,
         dt: float | None = None,
-    ) -> Float[Array, "t n d"]:
+    ) -> Float[Array, "t n d"] | HostArray:
         """The population after 0, 1, ..., `steps` steps, in the scheme of the fit.
 
         Args:
@@ -125,18 +167,38 @@ class FittedEnergy:
         """
         return self.trajectory(points, steps, key=key, weights=weights, start=start, dt=dt).points
 
-    @functools.partial(jax.jit, static_argnames=("steps",))
     def trajectory(
         self,
-        points: Float[Array, "n d"],
+        points: Float[Array, "n d"] | HostArray,
         steps: int = 1,
         *,
         key: Key | None = None,
-        weights: Float[Array, "n"] | None = None,
+        weights: Float[Array, "n"] | HostArray | None = None,
         start: int | Array = 0,
         dt: float | Array | None = None,
     ) -> Trajectory:
         """`predict`, with the convergence flag of every implicit step."""
+        found = self._trajectory(
+            _relative(points, self.origin),
+            steps,
+            key=key,
+            weights=weights,
+            start=start,
+            dt=dt,
+        )
+        return found._replace(points=_absolute(found.points, self.origin, points))
+
+    @functools.partial(jax.jit, static_argnames=("steps",))
+    def _trajectory(
+        self,
+        points: Array,
+        steps: int,
+        *,
+        key: Key | None,
+        weights: Array | None,
+        start: int | Array,
+        dt: float | Array | None,
+    ) -> Trajectory:
         self._check_single()
         if weights is None:
             weights = jnp.full(points.shape[0], 1.0 / points.shape[0], points.dtype)
@@ -147,7 +209,7 @@ class FittedEnergy:
             tau = self.times[index + 1] - self.times[index] if dt is None else jnp.asarray(dt)
             t = self.times[index] + (start + k - index) * tau
             noise_key = None if key is None else jax.random.fold_in(key, k)
-            step = self.step(x, weights, t, tau, key=noise_key)
+            step = self._step(x, weights, t, tau, noise_key)
             return step.points, (step.points, step.converged)
 
         _, (path, converged) = jax.lax.scan(advance, points, jnp.arange(steps))
@@ -171,6 +233,11 @@ class FittedEnergy:
             tau: its length.
             key: draws the noise sqrt(2 beta tau) xi; without it the particles move by drift alone.
         """
+        inside = _relative(points, self.origin), weights, _relative(t, self.start), tau
+        step = self._step(*inside, key)
+        return step._replace(points=_absolute(step.points, self.origin, points))
+
+    def _step(self, points: Array, weights: Array, t: Array, tau: Array, key: Key | None) -> Step:
         step = STEPS[self.scheme](
             self._potential_at,
             self._pull_term,
@@ -208,3 +275,29 @@ class FittedEnergy:
     @property
     def _pull_term(self) -> Pull | None:
         return self._pull if self.model.has_interaction else None
+
+
+def _relative(values: Any, origin: Array | None) -> Any:
+    """Values of the data less the origin, in double precision where neither is traced."""
+    if origin is None or values is None:
+        return values
+    if isinstance(values, jax.Array) or isinstance(origin, jax.core.Tracer):
+        return values - origin
+    difference = np.asarray(values, np.float64) - np.asarray(origin, np.float64)
+    return jnp.asarray(difference, jnp.float32)
+
+
+def _absolute(values: Array, origin: Array | None, like: Any) -> Any:
+    """The inverse: in double precision, on the host, where `like` was there."""
+    if origin is None:
+        return values
+    if isinstance(like, jax.Array) or isinstance(origin, jax.core.Tracer):
+        return values + origin
+    return np.asarray(values, np.float64) + np.asarray(origin, np.float64)
+
+
+def _difference(own: Array | None, other: Array | None) -> Array | None:
+    """One origin as seen from another; exact, where both lie close together."""
+    if other is None:
+        return own
+    return -other if own is None else own - other

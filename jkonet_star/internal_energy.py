@@ -36,7 +36,7 @@ from jkonet_star.displacement_regression import (
     start_from,
     transport_sums,
 )
-from jkonet_star.energies import LinearEnergy
+from jkonet_star.energies import LinearEnergy, Units
 from jkonet_star.euler_steps import Steps, drift_features
 from jkonet_star.paired_likelihood import (
     PairedFit,
@@ -48,6 +48,7 @@ from jkonet_star.paired_likelihood import (
 )
 from jkonet_star.settings import one_of
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.units import population_units
 from jkonet_star.weak_form import FOLDS, WeakFormFit, fit_weak_form
 from jkonet_star.weak_form_tests import potential_tests
 
@@ -88,7 +89,8 @@ class InternalEstimate:
         paired: whether the snapshots were taken to show the same particles.
         gain: log likelihood per particle that speaks for it, see (2); zero where the regime was
             given or follows from unequal counts.
-        drift_coefficients: theta, potential features first (`closed_form.split_coefficients`).
+        drift_coefficients: theta of `energies`, equation (3), at the speed of one length per mean
+            step; potential features first (`closed_form.split_coefficients`).
         iterations: of the estimator used.
         converged: whether it met its tolerance and the residuals do not contradict it.
     """
@@ -180,15 +182,20 @@ def _problem(
     return _Problem(steps, own.weights, sums, groups, start)
 
 
-def _population(snapshots: Snapshots, rng: np.random.Generator) -> _Population:
+def _population(snapshots: Snapshots, units: Units, rng: np.random.Generator) -> _Population:
+    """Snapshots at unit scale: lengths in l about c, times in mean steps (see `energies`)."""
     points, weights = [], []
-    for x, w in zip(snapshots.arrays(), snapshots.array_weights(), strict=True):
-        order = np.lexsort(x.T)[rng.permutation(len(x))]
-        points.append(x[order].astype(np.float64))
+    center, length = np.asarray(units.center, np.float64), float(units.length)
+    for x, w in zip(np.asarray(snapshots.points), np.asarray(snapshots.weights), strict=True):
+        present = w > 0
+        z, w = (x[present].astype(np.float64) - center) / length, w[present]
+        order = np.lexsort(z.T)[rng.permutation(len(z))]
+        points.append(z[order])
         uniform = np.ptp(w) <= 1e-5 * w.mean()
-        exact = np.full(len(x), 1.0) if uniform else w[order].astype(np.float64)
-        weights.append(exact / len(x) if uniform else exact / exact.sum())
-    return _Population(points, weights, np.diff(np.asarray(snapshots.times, np.float64)))
+        exact = np.full(len(z), 1.0) if uniform else w[order].astype(np.float64)
+        weights.append(exact / len(z) if uniform else exact / exact.sum())
+    tau = np.diff(np.asarray(snapshots.times, np.float64)) / float(units.time_step)
+    return _Population(points, weights, tau)
 
 
 def estimate_internal(
@@ -206,7 +213,8 @@ def estimate_internal(
 
     Args:
         model: whose features make up the drift; it may have none.
-        constants: their radial centres.
+        constants: their radial centres, and the data's units; the population's own where these are
+            not given.
         snapshots: the population; the order of rows does not matter.
         seed: of subsamples and folds.
         regime: whether the snapshots show the same particles; `auto` finds out.
@@ -218,8 +226,23 @@ def estimate_internal(
         ValueError: an unknown regime, or `paired` with unequal counts or weights.
     """
     one_of("regime", regime, ("auto", "paired", "unpaired"))
+    units: Units = constants.get("units") or population_units(snapshots)
+    estimate = _at_unit_scale(model, constants, snapshots, units, seed, regime)
+    beta = estimate.beta * float(units.length) * float(units.length) / float(units.time_step)
+    return dataclasses.replace(estimate, beta=beta)
+
+
+def _at_unit_scale(
+    model: LinearEnergy,
+    constants: PyTree,
+    snapshots: Snapshots,
+    units: Units,
+    seed: int,
+    regime: Regime,
+) -> InternalEstimate:
+    """The estimate, beta in squared lengths l over mean steps."""
     rng = np.random.default_rng(seed)
-    whole = _population(snapshots, rng)
+    whole = _population(snapshots, units, rng)
     if regime == "paired" and not whole.even:
         raise ValueError("snapshots of unequal counts or weights cannot show the same particles")
     groups = feature_groups(model)

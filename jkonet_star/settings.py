@@ -42,7 +42,8 @@ class CouplingSettings:
     Attributes:
         method: `exact` is the unregularised optimum; `sinkhorn` and `low-rank` are entropic;
             `auto` takes `exact` up to the size where it is the cheaper one on this device.
-        epsilon: entropic regularisation, relative to the mean squared distance.
+        epsilon: entropic regularisation, relative to the mean squared distance of two particles, one
+            of each snapshot, about the centres of their snapshots.
         batch_size: particles per block; blocks are random and coupled separately. Negative: one block.
         tau_a: in (0, 1], below 1 lets mass die (unbalanced transport, OTT-JAX's parametrisation).
         tau_b: in (0, 1], below 1 lets mass be born.
@@ -273,11 +274,13 @@ class BilevelSettings:
         positive_weights: the input-convex network is convex by construction.
         weight_penalty: on its negative weights where it is not; 0 for none.
         monge_gap_weight: of the Monge gap in jkonet-monge-gap; 0 for none.
-        monge_gap_epsilon: its entropic regularisation, in squared units of the data; a large one
-            pulls the map away from the optimal one.
+        monge_gap_epsilon: its entropic regularisation, relative to the data's variance per coordinate
+            (published: 0.1 in the squared unit of its data); a large one pulls the map away from the
+            optimal one.
         monge_gap_iterations: of its Sinkhorn solver.
         outer_loss: Sinkhorn divergence, or the entropic transport cost as published.
-        sinkhorn_epsilon: regularisation of the outer loss, in squared units of the data.
+        sinkhorn_epsilon: regularisation of the outer loss, relative to the data's variance per
+            coordinate (published: 1 in the squared unit of its data, whose variance is about 5).
         sinkhorn_iterations: of the outer loss, the most.
         teacher_forcing: every step starts from the observed population, not from the predicted one.
         matched_batches: a batch follows the couplings through time, so that its snapshots differ by
@@ -298,10 +301,10 @@ class BilevelSettings:
     positive_weights: bool = True
     weight_penalty: float = 1.0
     monge_gap_weight: float = 1.0
-    monge_gap_epsilon: float = 0.1
+    monge_gap_epsilon: float = 0.02
     monge_gap_iterations: int = 15
     outer_loss: OuterLoss = "divergence"
-    sinkhorn_epsilon: float = 1.0
+    sinkhorn_epsilon: float = 0.2
     sinkhorn_iterations: int = 50
     teacher_forcing: bool = False
     matched_batches: bool = True
@@ -349,10 +352,13 @@ class FeatureSettings:
         trigonometric: adds the sine and cosine of every monomial.
         radial: the factor of exp(-|x - c|^2 / width); none for no radial functions.
         radial_centers: per axis of the grid for d <= 2; k-means centres in all for d > 2.
-        radial_domain: the grid's lower and upper end on every axis.
-        radial_width: the squared length in the exponential.
-        regularization: ridge added to the normal equations (published: 0.01); absent, it is chosen
-            by cross-validation.
+        radial_domain: the grid's lower and upper end on every axis, in the unit of the data (published:
+            -4,4, the range of its data); absent, the range of a uniform population with the
+            data's mean and variance.
+        radial_width: the squared length in the exponential, in the squared unit of the data (published:
+            0.5); absent, as published relative to the distance of neighbouring centres.
+        regularization: ridge added to the normal equations at unit scale (published: 0.01); absent, it
+            is chosen by cross-validation.
     """
 
     degree: int = 4
@@ -360,8 +366,8 @@ class FeatureSettings:
     trigonometric: bool = False
     radial: RadialFunction = "constant"
     radial_centers: int = 10
-    radial_domain: tuple[float, float] = (-4.0, 4.0)
-    radial_width: float = 0.5
+    radial_domain: tuple[float, float] | None = None
+    radial_width: float | None = None
     regularization: float | None = None
 
     def __post_init__(self):
@@ -369,9 +375,11 @@ class FeatureSettings:
         at_least("total_degree", self.total_degree, 0)
         one_of("radial function", self.radial, get_args(RadialFunction))
         at_least("radial_centers", self.radial_centers, 1)
-        if len(self.radial_domain) != 2 or not self.radial_domain[0] < self.radial_domain[1]:
-            raise ValueError(f"radial_domain must be two rising numbers, got {self.radial_domain}")
-        positive("radial_width", self.radial_width)
+        domain = self.radial_domain
+        if domain is not None and not (len(domain) == 2 and domain[0] < domain[1]):
+            raise ValueError(f"radial_domain must be two rising numbers, got {domain}")
+        if self.radial_width is not None:
+            positive("radial_width", self.radial_width)
         if self.regularization is not None:
             at_least("regularization", self.regularization, 0)
         if self.degree == 0 and self.radial == "none":

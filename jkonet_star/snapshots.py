@@ -3,6 +3,14 @@
 Snapshots of unequal size are stored in one rectangular array: the rows past a snapshot's end repeat
 its first particle and carry weight zero, so that every algorithm works on static shapes and no row
 is ever non-finite.
+
+Single precision tells points apart to 6e-8 of their distance from zero, which is too little where that
+is large against their spread: map coordinates in metres, times in seconds since 1970. There what is
+stored is relative to an origin x_0 and a start t_0, chosen in double precision,
+
+    points = x - x_0,   times = t - t_0,                                                           (1)
+
+and nothing in between depends on them: `arrays`, `time_values` and `FittedEnergy` speak of x and t.
 """
 
 from collections.abc import Sequence
@@ -11,7 +19,12 @@ import flax.struct
 import jax.numpy as jnp
 import numpy as np
 
-from diffusions.typing import Array, ArrayLike, Float
+from diffusions.typing import Array, ArrayLike, Float, Int
+
+FAR = 32.0
+"""Distance from zero, in units of the spread, from which an origin is needed."""
+LARGEST, SMALLEST = 1e15, 1e-15
+"""Spread of points and of times: beyond, products of lengths and times leave single precision."""
 
 
 @flax.struct.dataclass
@@ -21,9 +34,11 @@ class Snapshots:
     Build it with `snapshots_from_arrays`, which validates; the constructor does not.
     """
 
-    points: Float[Array, "t n d"]
+    points: Float[Array, "t n d"]  # relative to the origin, where there is one
     weights: Float[Array, "t n"]  # each row sums to 1; zero marks padding
-    times: Float[Array, "t"]  # strictly increasing, in the units of the data
+    times: Float[Array, "t"]  # strictly increasing, relative to the start, where there is one
+    origin: Float[Array, "d"] | None = None  # x_0 of equation (1); None for zero
+    start: Float[Array, ""] | None = None  # t_0 of equation (1); None for zero
 
     @property
     def n_snapshots(self) -> int:
@@ -46,9 +61,19 @@ class Snapshots:
         return self.times[1:] - self.times[:-1]
 
     def arrays(self) -> list[np.ndarray]:
-        """The snapshots as a list of (n_i, d) arrays on the host, padding removed."""
+        """The snapshots as a list of (n_i, d) arrays on the host, padding removed.
+
+        In double precision where there is an origin, which is added again.
+        """
         points, weights = np.asarray(self.points), np.asarray(self.weights)
+        if self.origin is not None:
+            points = points.astype(np.float64) + np.asarray(self.origin, np.float64)
         return [p[w > 0] for p, w in zip(points, weights, strict=True)]
+
+    def time_values(self) -> np.ndarray:
+        """The (t,) times on the host, in double precision, the start added."""
+        times = np.asarray(self.times, np.float64)
+        return times if self.start is None else times + np.asarray(self.start, np.float64)
 
     def array_weights(self) -> list[np.ndarray]:
         """The weights belonging to `arrays()`."""
@@ -72,13 +97,14 @@ def snapshots_from_arrays(
         weights: one (n_i,) array of positive weights per snapshot; uniform when absent.
 
     Returns:
-        The packed `Snapshots`, float32.
+        The packed `Snapshots`, float32, relative to an origin where the points lie far from zero.
 
     Raises:
         ValueError: fewer than two snapshots, an empty one, a wrong rank, mismatched dimensions,
-            NaN or infinite entries, times that do not increase, weights that are not positive.
+            NaN or infinite entries, times that do not increase, weights that are not positive, points
+            or times too large or too small for single precision.
     """
-    arrays = [np.asarray(p, dtype=np.float32) for p in points]  # type: ignore[union-attr]
+    arrays = [np.asarray(p, dtype=np.float64) for p in points]  # type: ignore[union-attr]
     if len(arrays) < 2:
         raise ValueError(f"at least two snapshots are needed to learn a step, got {len(arrays)}")
     for i, p in enumerate(arrays):
@@ -99,15 +125,25 @@ def snapshots_from_arrays(
         if not (np.isfinite(dt) and dt > 0):
             raise ValueError(f"dt must be positive and finite, got {dt}")
         times = dt * np.arange(len(arrays), dtype=np.float64)
-    host_times = np.asarray(times, dtype=np.float32)
+    host_times = np.asarray(times, dtype=np.float64)
     if host_times.shape != (len(arrays),):
         raise ValueError(f"{len(arrays)} snapshots need as many times, got {host_times.shape}")
     if not np.isfinite(host_times).all() or not (np.diff(host_times) > 0).all():
         raise ValueError(f"times must be finite and strictly increasing, got {host_times.tolist()}")
     if weights is None:
         weights = [np.full(len(p), 1.0 / len(p)) for p in arrays]
+    origin = _origin(np.concatenate(arrays), "points")
+    start = _origin(host_times[:, None], "times")
+    if origin is not None:
+        arrays = [p - origin for p in arrays]
+    packed_times = (host_times if start is None else host_times - start).astype(np.float32)
+    if not (np.diff(packed_times) > 0).all():
+        raise ValueError(
+            f"times must differ by more than single precision tells apart, got {host_times.tolist()}"
+        )
     n = max(len(p) for p in arrays)
     packed = np.stack([np.concatenate([p, np.repeat(p[:1], n - len(p), axis=0)]) for p in arrays])
+    packed = packed.astype(np.float32)
     packed_weights = np.zeros((len(arrays), n), np.float32)
     for i, (p, w) in enumerate(zip(arrays, weights, strict=True)):
         w = np.asarray(w, dtype=np.float64)
@@ -119,5 +155,50 @@ def snapshots_from_arrays(
     return Snapshots(
         points=jnp.asarray(packed),
         weights=jnp.asarray(packed_weights),
-        times=jnp.asarray(host_times),
+        times=jnp.asarray(packed_times),
+        origin=None if origin is None else jnp.asarray(origin, jnp.float32),
+        start=None if start is None else jnp.asarray(start[0], jnp.float32),
     )
+
+
+def _origin(values: np.ndarray, what: str) -> np.ndarray | None:
+    """The origin that (n, d) values need, exact in single precision; None for zero.
+
+    Raises:
+        ValueError: values whose spread or size single precision does not hold.
+    """
+    size = float(np.abs(values).max())
+    # At unit size neither sums nor squares leave double precision.
+    unit = values / size if size > 0 else values
+    center = unit.mean(axis=0) * size
+    spread = float(np.sqrt(np.mean((unit - unit.mean(axis=0)) ** 2))) * size
+    if size > FAR * LARGEST or spread > LARGEST or 0 < max(spread, size) < SMALLEST:
+        raise ValueError(
+            f"{what} of size {size:g} and spread {spread:g} do not fit single precision: choose a "
+            f"unit in which the spread lies between {SMALLEST:g} and {LARGEST:g}"
+        )
+    if spread == 0 or np.abs(center).max() <= FAR * spread:
+        return None
+    return center.astype(np.float32).astype(np.float64)
+
+
+def sorted_rows(
+    points: Float[np.ndarray, "n d"], weights: Float[np.ndarray, "n"]
+) -> Int[np.ndarray, "present"]:
+    """The rows of positive weight in the order of their coordinates, whatever their own order."""
+    present = np.flatnonzero(weights)
+    return present[np.lexsort((weights[present], *points[present].T))]
+
+
+def in_order(snapshots: Snapshots) -> tuple[Snapshots, Int[np.ndarray, "t n"]]:
+    """The same population with sorted rows, and the new row of each old one."""
+    points, weights = np.asarray(snapshots.points), np.asarray(snapshots.weights)
+    order = np.empty(weights.shape, np.int32)
+    for k, (x, w) in enumerate(zip(points, weights, strict=True)):
+        order[k] = np.concatenate([sorted_rows(x, w), np.flatnonzero(w == 0)])
+    rank = np.argsort(order, axis=1).astype(np.int32)
+    moved = snapshots.replace(  # type: ignore[attr-defined]
+        points=jnp.asarray(np.take_along_axis(points, order[..., None], axis=1)),
+        weights=jnp.asarray(np.take_along_axis(weights, order, axis=1)),
+    )
+    return moved, rank

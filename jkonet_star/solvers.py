@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from diffusions.training import TrainingState, initial_state, shuffled_batches, train_epochs
 from diffusions.typing import Array, Float, Key, Keys, PyTree
 from jkonet_star.closed_form import ClosedFormReport, fit_linear
-from jkonet_star.couplings import Couplings, couple
+from jkonet_star.couplings import Couplings, couple, moved_couplings
 from jkonet_star.densities import GaussianMixtures, KernelDensities, fit_densities
 from jkonet_star.diagnostics import explanation, outlier_warning, outliers
 from jkonet_star.divergence import ABSURD, divergence_warning, first_unsound, sound_epochs
@@ -43,7 +43,8 @@ from jkonet_star.settings import (
     SolverKind,
     scheme_of,
 )
-from jkonet_star.snapshots import Snapshots
+from jkonet_star.snapshots import Snapshots, in_order
+from jkonet_star.units import data_units, population_units
 
 if TYPE_CHECKING:
     from jkonet_star.internal_energy import InternalEstimate
@@ -54,36 +55,6 @@ Progress = Callable[[int, dict[str, Array]], None]
 
 KMEANS_SAMPLE = 20_000
 PROGRESS_CALLS = 10
-
-
-def data_units(snapshots: Snapshots, conditions: FirstOrderConditions, beta: float = 0.0) -> Units:
-    """Centre, length, speed and noise scale of a population (see `energies`), and a given beta."""
-    points = np.asarray(snapshots.points, np.float64)
-    weights = np.asarray(snapshots.weights, np.float64)
-    weights = weights / weights.sum()
-    center = np.einsum("tn,tnd->d", weights, points)
-    variance = np.einsum("tn,tnd->", weights, (points - center) ** 2)
-    tau = np.asarray(conditions.tau, np.float64)
-    rates = np.sum((np.asarray(conditions.displacement) / tau[:, None]) ** 2, axis=-1)
-    mean_square_rate = np.sum(np.asarray(conditions.weight) * rates) / snapshots.n_steps
-    mean_tau = float(np.mean(np.asarray(snapshots.dt)))
-
-    def scalar(value: float) -> Array:
-        return jnp.asarray(value, jnp.float32)
-
-    def or_one(value: float) -> Array:
-        # A population that is a point, or does not move, has no scale of its own.
-        return scalar(value if value > 0 else 1.0)
-
-    return Units(
-        center=jnp.asarray(center, jnp.float32),
-        length=or_one(np.sqrt(variance / snapshots.dimension)),
-        speed=or_one(np.sqrt(mean_square_rate)),
-        time_start=snapshots.times[0],
-        time_step=scalar(mean_tau),
-        noise=or_one(mean_square_rate * mean_tau / (2.0 * snapshots.dimension)),
-        beta=scalar(beta),
-    )
 
 
 def make_optimizer(settings: NetworkSettings, steps_per_epoch: int) -> optax.GradientTransformation:
@@ -126,6 +97,12 @@ class NetworkFit:
             raise ValueError("problems that are trained side by side must have one shape")
         self.model, self.scheme = models[0], problems[0].scheme
         self.settings = settings
+        self.origin: Array | None
+        self.start: Array | None
+        if self._several:
+            self.origin, self.start = _common_origin([p.snapshots for p in problems])
+        else:
+            self.origin, self.start = problems[0].snapshots.origin, problems[0].snapshots.start
         betas = [0.0 if p.internal is None else p.internal.beta for p in problems]
         data = [
             (p.snapshots.times, self._data(p), data_units(p.snapshots, p.conditions, beta))
@@ -223,9 +200,10 @@ class NetworkFit:
 
     def energies(self, state: TrainingState) -> FittedEnergy:
         """The energies of all seeds, stacked along the leading axis of every leaf."""
-        constants, times = self.units, self.times
+        constants, times, origin, start = self.units, self.times, self.origin, self.start
         if not self._several:
-            constants, times = stack_copies((constants, times), state.epoch.shape[0])
+            fixed = (constants, times, origin, start)
+            constants, times, origin, start = stack_copies(fixed, state.epoch.shape[0])
         # Copies: the state that these arrays come from is consumed by the next `advance`.
         return FittedEnergy(
             model=self.model,
@@ -233,6 +211,8 @@ class NetworkFit:
             params=jax.tree.map(jnp.array, state.ema),
             constants=constants,
             times=times,
+            origin=origin,
+            start=start,
         )
 
 
@@ -266,6 +246,19 @@ def network_fit(
     return BilevelFit(problem, network, bilevel)
 
 
+def _common_origin(populations: Sequence[Snapshots]) -> tuple[Array | None, Array | None]:
+    """Origins and starts, stacked; None where no population has one."""
+    origins: list[Array | None] = [s.origin for s in populations]
+    starts: list[Array | None] = [s.start for s in populations]
+
+    def stacked(values: list[Array | None], zero: Array) -> Array | None:
+        if all(value is None for value in values):
+            return None
+        return jnp.stack([zero if value is None else value for value in values])
+
+    return stacked(origins, jnp.zeros(populations[0].dimension)), stacked(starts, jnp.zeros(()))
+
+
 def _shapes(problem: "Problem") -> tuple:
     return tuple(leaf.shape for leaf in jax.tree.leaves(problem.conditions))
 
@@ -291,22 +284,27 @@ def network_model(problem: "Problem", settings: NetworkSettings) -> NetworkEnerg
 def linear_model(
     kind: SolverKind, snapshots: Snapshots, settings: FeatureSettings
 ) -> tuple[LinearEnergy, PyTree]:
-    """The linear drift of a solver, without an internal energy, and its radial centres."""
+    """The linear drift of a solver, without an internal energy; its radial centres, and the units."""
     rng = np.random.default_rng(0)
-    particles = np.concatenate(snapshots.arrays())
+    units = population_units(snapshots)
+    center, length = np.asarray(units.center, np.float64), float(units.length)
+    present = np.asarray(snapshots.weights) > 0
+    particles = (np.asarray(snapshots.points, np.float64)[present] - center) / length
     sample = particles[rng.permutation(len(particles))[:KMEANS_SAMPLE]]
     differences = sample - sample[rng.permutation(len(sample))]
     features: dict[str, Features | None] = {}
-    constants: dict[str, Array] = {}
-    for name, wanted, points in (
-        ("potential", kind.potential, sample),
-        ("interaction", kind.interaction, differences),
+    constants: dict[str, PyTree] = {"units": units}
+    for name, wanted, points, middle in (
+        ("potential", kind.potential, sample, center),
+        ("interaction", kind.interaction, differences, 0.0),
     ):
         features[name] = None
         if wanted:
             # Differences span twice the particles' range: a grid over all of it would have four times
             # the functions, which are no use where few pairs are that far apart.
-            features[name], centers = make_features(settings, points, extend=name == "potential")
+            features[name], centers = make_features(
+                settings, points, center=middle, length=length, extend=name == "potential"
+            )
             constants[name] = jnp.asarray(centers, jnp.float32)
     model = LinearEnergy(
         dimension=snapshots.dimension,
@@ -375,7 +373,11 @@ def prepare(
     """
     scheme = scheme_of(scheme, solver)
     kind = SOLVERS[solver]
-    if couplings is None:
+    # Nothing that is drawn along the rows may depend on their order.
+    snapshots, rank = in_order(snapshots)
+    if couplings is not None:
+        couplings = moved_couplings(couplings, rank)
+    else:
         couplings, _ = couple(snapshots, coupling_settings, key=jax.random.fold_in(key, 2))
     if not kind.internal:
         conditions = first_order_conditions(snapshots, couplings, None, scheme)
@@ -437,6 +439,8 @@ def solve_linear(
         params=params,
         constants=constants,
         times=problem.snapshots.times,
+        origin=problem.snapshots.origin,
+        start=problem.snapshots.start,
     )
     return energy, report
 

@@ -26,6 +26,7 @@ from jkonet_star.paired_likelihood import (
 from jkonet_star.settings import FeatureSettings, SolverKind
 from jkonet_star.snapshots import snapshots_from_arrays
 from jkonet_star.solvers import linear_model
+from jkonet_star.units import population_units
 
 QUADRATIC = FeatureSettings(degree=2, total_degree=2, radial="none")
 NO_DRIFT = LinearEnergy(dimension=2, potential_features=None, interaction_features=None)
@@ -102,12 +103,17 @@ class TestRecovery:
 
     @pytest.mark.parametrize("unpaired", [False, True])
     def test_with_a_drift(self, unpaired):
-        result = estimate(population(n=1000, stiffness=10.0, unpaired=unpaired), QUADRATIC)
+        snapshots = population(n=1000, stiffness=10.0, unpaired=unpaired)
+        result = estimate(snapshots, QUADRATIC)
         assert result.paired is not unpaired
         assert result.beta == pytest.approx(0.2, rel=0.4 if unpaired else 0.05)
-        # V = 5 |x|^2 among the monomials y, y^2, x, xy, x^2.
-        expected = np.array([0, 5.0, 0, 0, 5.0])
-        assert np.abs(result.drift_coefficients - expected).max() < (1.0 if unpaired else 0.3)
+        # V = 5 |x|^2 among the monomials y, y^2, x, xy, x^2; in lengths about the centre it is 5 tau
+        # times these, and tau 10 c / l in the linear ones.
+        units = population_units(snapshots)
+        y, x = 2.0 * np.asarray(units.center)[::-1] / float(units.length)
+        expected = 5.0 * np.array([y, 1.0, x, 0, 1.0])
+        found = result.drift_coefficients / float(units.time_step)
+        assert np.abs(found - expected).max() < (1.0 if unpaired else 0.3)
 
     @pytest.mark.parametrize("settings", [None, QUADRATIC])
     def test_without_noise(self, settings):

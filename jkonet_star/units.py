@@ -1,0 +1,55 @@
+"""The natural units of a population: what `energies` are learned in.
+
+With weights of sum 1 over all n particles of all snapshots,
+
+    c = mean of x,   l^2 = E|x - c|^2 / d,   s^2 = mean_k E_{gamma_k} |y - x|^2 / tau_k^2,           (1)
+
+computed in double precision. What is learned in them does not depend on the units of the data.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffusions.typing import Array
+from jkonet_star.energies import Units
+from jkonet_star.objectives import FirstOrderConditions
+from jkonet_star.snapshots import Snapshots
+
+
+def data_units(snapshots: Snapshots, conditions: FirstOrderConditions, beta: float = 0.0) -> Units:
+    """Centre, length, speed and noise scale of a population (see `energies`), and a given beta."""
+    tau = np.asarray(conditions.tau, np.float64)
+    rates = np.sum((np.asarray(conditions.displacement) / tau[:, None]) ** 2, axis=-1)
+    mean_square_rate = np.sum(np.asarray(conditions.weight) * rates) / snapshots.n_steps
+    units = population_units(snapshots)
+    noise = mean_square_rate * float(units.time_step) / (2.0 * snapshots.dimension)
+    return units.replace(  # type: ignore[attr-defined]
+        speed=_or_one(np.sqrt(mean_square_rate)),
+        noise=_or_one(noise),
+        beta=jnp.asarray(beta, jnp.float32),
+    )
+
+
+def population_units(snapshots: Snapshots) -> Units:
+    """The units of the snapshots alone; the speed is the length per mean step."""
+    points = np.asarray(snapshots.points, np.float64)
+    weights = np.asarray(snapshots.weights, np.float64)
+    weights = weights / weights.sum()
+    center = np.einsum("tn,tnd->d", weights, points)
+    variance = np.einsum("tn,tnd->", weights, (points - center) ** 2)
+    length = _or_one(np.sqrt(variance / snapshots.dimension))
+    mean_tau = float(np.mean(np.asarray(snapshots.dt)))
+    return Units(
+        center=jnp.asarray(center, jnp.float32),
+        length=length,
+        speed=jnp.asarray(float(length) / mean_tau, jnp.float32),
+        time_start=snapshots.times[0],
+        time_step=jnp.asarray(mean_tau, jnp.float32),
+        noise=jnp.asarray(float(length) ** 2 / mean_tau, jnp.float32),
+        beta=jnp.zeros((), jnp.float32),
+    )
+
+
+def _or_one(value: float) -> Array:
+    """A scale; a population that is a point, or does not move, has none of its own."""
+    return jnp.asarray(value if value > 0 else 1.0, jnp.float32)
