@@ -109,7 +109,7 @@ class JKOStep:
             gap = monge_gap(
                 step.points,
                 y,
-                epsilon=self.settings.monge_gap_epsilon,
+                epsilon=jnp.asarray(self.settings.monge_gap_epsilon),
                 iterations=self.settings.monge_gap_iterations,
             )
             value += self.settings.monge_gap_weight * gap / step.ratio**2

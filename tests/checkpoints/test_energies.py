@@ -221,7 +221,7 @@ def binary(folder):
         (written(""), r"energy\.json is damaged"),
         (edited(schema_version=None), r"energy\.json is damaged"),
         (edited(schema_version="1"), "is damaged: its schema_version is '1'"),
-        (edited(schema_version=2), "has schema version 2; .* upgrade jkonet-diffusions"),
+        (edited(schema_version=3), "has schema version 3; .* upgrade jkonet-diffusions"),
         (edited(kind=None), "is damaged"),
         (edited(kind="tabular"), "is damaged: unknown model 'tabular'"),
         (edited(model={"dimension": 2}), "is damaged"),

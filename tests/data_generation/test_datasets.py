@@ -69,7 +69,7 @@ def test_the_folder_describes_itself(made):
         "train.npz",
     ]
     metadata = json.loads((made.path / "metadata.json").read_text())
-    assert metadata["schema_version"] == 1
+    assert metadata["schema_version"] == 2
     assert metadata["arguments"] == dataclasses.asdict(settings(made.path.parent))
     assert metadata["shapes"]["train"]["points"] == [4, 30, 2]
     assert metadata["created_by"].startswith("jkonet-diffusions")
@@ -177,7 +177,7 @@ def edit(folder, change):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda m: m.update(schema_version=2), "schema version 2; this release reads up to 1"),
+        (lambda m: m.update(schema_version=3), "schema version 3; this release reads up to 2"),
         (lambda m: m.pop("schema_version"), "no schema_version"),
         (lambda m: m.pop("checksums"), "damaged: no checksums"),
         (lambda m: m["shapes"]["train"].update(points=[4, 31, 2]), "metadata.json says"),

@@ -69,7 +69,14 @@ BROKEN[1, 0] = np.nan
         ([A, B], {"times": [1.0, 0.0]}, "times must be finite and strictly increasing"),
         ([A, B], {"times": [0.0, np.nan]}, "times must be finite and strictly increasing"),
         ([A, B], {"times": [0.0, np.inf]}, "times must be finite and strictly increasing"),
-        ([A, B], {"times": [1e9, 1e9 + 1]}, "times must be finite and strictly increasing"),
+        ([A.astype(float) * 1e300, B], {}, "points of size .* do not fit single precision"),
+        (
+            [A.astype(float) * 1e-300, B.astype(float) * 1e-300],
+            {},
+            "points of size .* do not fit single precision",
+        ),
+        ([A, B], {"dt": 1e-200}, "times of size 1e-200 .* do not fit single precision"),
+        ([A, B, B], {"times": [0, 1, 1 + 1e-9]}, "more than single precision tells apart"),
         ([A, B], {"times": [0.0, 1.0, 2.0]}, r"2 snapshots need as many times, got \(3,\)"),
         ([A, B], {"weights": [np.ones(3), np.ones(2)]}, "snapshot 1 needs 3 positive finite"),
         ([A, B], {"weights": [np.zeros(3), np.ones(3)]}, "snapshot 0 needs 3 positive finite"),
@@ -84,3 +91,19 @@ BROKEN[1, 0] = np.nan
 def test_what_is_wrong_is_named(points, arguments, reason):
     with pytest.raises(ValueError, match=reason):
         snapshots_from_arrays(points, **arguments)
+
+
+def test_points_far_from_zero_are_stored_relative_to_an_origin():
+    generator = np.random.default_rng(0)
+    near = [generator.normal(size=(5, 2)), generator.normal(size=(3, 2))]
+    shift, start = np.array([3e7, -2e8]), 1.7e9
+    far = snapshots_from_arrays([x + shift for x in near], [start, start + 1])
+    for stored, x in zip(far.arrays(), near, strict=True):
+        np.testing.assert_allclose(stored - shift, x, atol=1e-6)
+    np.testing.assert_array_equal(far.time_values(), [start, start + 1])
+    np.testing.assert_array_equal(far.dt, [1.0])
+    assert np.abs(far.points).max() < 20
+    close = snapshots_from_arrays([x + 20 for x in near])
+    assert close.origin is None
+    assert close.start is None
+    np.testing.assert_array_equal(close.arrays()[0], np.float32(near[0] + 20))
