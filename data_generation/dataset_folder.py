@@ -4,6 +4,8 @@ train.npz, test.npz   points (t, n, d), weights (t, n), times (t,); from schema 
                       and start (), where points and times are relative to them
 couplings.npz         step, source, target, weight, each (c,)
 densities.npz         as `jkonet_star.densities.to_arrays` has it; absent without densities
+projection.npz        mean, loadings, explained: as `principal_components.Projection` has them, of data
+                      whose columns were reduced when they were read
 snapshots.png         the picture
 metadata.json         schema version, arguments, shapes and checksums of the archives
 """
@@ -15,13 +17,14 @@ import json
 import os
 import secrets
 import shutil
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_generation.array_files import read_npz
+from data_generation.dataset_metadata import check_metadata
 from data_generation.json_file import read_json
 
 SCHEMA_VERSION = 2
@@ -131,9 +134,10 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder} has schema version {version}; this release reads up to {SCHEMA_VERSION}"
         )
-    for key in ("arguments", "shapes", "checksums"):
-        if not isinstance(metadata.get(key), dict):
-            raise ValueError(f"{folder / METADATA} is damaged: no {key}")
+    try:
+        check_metadata(metadata)
+    except ValueError as error:
+        raise ValueError(f"{folder / METADATA} is damaged: {error}") from error
     return metadata
 
 
@@ -158,9 +162,8 @@ def read_archives(folder: Path, metadata: dict[str, Any]) -> Archives:
     for name, shapes in metadata["shapes"].items():
         file = folder / f"{name}.npz"
         try:
-            with np.load(file, allow_pickle=False) as archive:
-                arrays = {key: archive[key] for key in archive.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            arrays = read_npz(file)
+        except ValueError as error:
             raise ValueError(f"{file} cannot be read: {error}") from error
         found = {key: list(array.shape) for key, array in arrays.items()}
         if found != shapes:

@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_generation.dataset_checks import check_archives_content
 from data_generation.dataset_folder import (
     METADATA,
+    Archives,
     check_archives,
     check_writable,
     read_archives,
@@ -26,9 +28,11 @@ from data_generation.dataset_folder import (
 )
 from data_generation.particles import named_key, simulate
 from data_generation.pictures import draw_snapshots
-from data_generation.reading import read_populations
+from data_generation.principal_components import Projection
+from data_generation.reading import read_file
 from data_generation.settings import DEFAULT_TEST_RATIO, DataSettings
 from data_generation.splitting import leave_one_out, split_particles, split_population
+from diffusions.checks import shown
 from diffusions.typing import Key
 from jkonet_star.couplings import Couplings, couple
 from jkonet_star.densities import (
@@ -52,6 +56,7 @@ class Dataset:
         densities: one per snapshot of `train`, or None.
         metadata: what `metadata.json` holds.
         path: the folder.
+        projection: that made the coordinates of a file's columns, or None.
     """
 
     train: Snapshots
@@ -60,6 +65,7 @@ class Dataset:
     densities: GaussianMixtures | KernelDensities | None
     metadata: dict[str, Any]
     path: Path
+    projection: Projection | None = None
 
     @property
     def name(self) -> str:
@@ -91,19 +97,22 @@ def generate_dataset(settings: DataSettings) -> Dataset:
     folder = Path(settings.data_dir) / settings.name
     check_writable(folder.parent)
     key = jax.random.key(settings.seed)
-    train, test, split = _populations(settings, key)
+    train, test, split, projection = _populations(settings, key)
     if settings.leave_one_out is not None:
         train = leave_one_out(train, settings.leave_one_out)
     _check_batch(settings.batch_size, max(len(p) for p in train.arrays()))
     couplings, reports = couple(train, settings.coupling_settings, key=named_key(key, "couplings"))
     densities = fit_densities(train, settings.density_settings, key=named_key(key, "densities"))
-    archives = {
+    archives: Archives = {
         "train": _snapshot_arrays(train),
         "test": _snapshot_arrays(test),
         "couplings": {f: np.asarray(getattr(couplings, f)) for f in _COUPLING_FIELDS},
     }
     if densities is not None:
         archives["densities"] = to_arrays(densities)
+    if projection is not None:
+        archives["projection"] = dataclasses.asdict(projection)
+    check_archives_content(archives)
     metadata: dict[str, Any] = {
         "created_by": f"jkonet-diffusions {_version()}, jax {jax.__version__}",
         "arguments": dataclasses.asdict(settings),
@@ -135,6 +144,7 @@ def generate_dataset(settings: DataSettings) -> Dataset:
         densities=densities,
         metadata=metadata,
         path=folder,
+        projection=projection,
     )
 
 
@@ -190,30 +200,25 @@ def load_dataset(name_or_path: str | Path, data_dir: str | Path = "data") -> Dat
         The dataset.
 
     Raises:
-        ValueError: no such dataset, with the near misses; a newer schema; missing or damaged files.
+        ValueError: no such dataset, with the near misses; a newer schema; missing or damaged files;
+            arrays that generation would not have made.
     """
     folder = _locate(name_or_path, Path(data_dir))
     metadata = read_metadata(folder)
     archives = read_archives(folder, metadata)
-    missing = {"train", "test", "couplings"} - archives.keys()
-    if missing:
-        raise ValueError(
-            f"{folder} is incomplete: its metadata name no {', '.join(sorted(missing))}"
-        )
     try:
-        train, test = (
-            Snapshots(
-                **{f: jnp.asarray(archives[part][f]) for f in _SNAPSHOT_FIELDS},
-                **{f: jnp.asarray(a) for f, a in archives[part].items() if f in _SNAPSHOT_ORIGIN},
-            )
-            for part in ("train", "test")
-        )
-        couplings = Couplings(
-            **{f: jnp.asarray(archives["couplings"][f]) for f in _COUPLING_FIELDS}
-        )
-        densities = from_arrays(archives["densities"]) if "densities" in archives else None
-    except KeyError as error:
-        raise ValueError(f"{folder} is damaged: no array {error}") from error
+        check_archives_content(archives)
+        _check_counts(metadata, archives)
+    except ValueError as error:
+        raise ValueError(f"{folder} is damaged: {error}") from error
+    train, test = (
+        Snapshots(**{name: jnp.asarray(array) for name, array in archives[part].items()})
+        for part in ("train", "test")
+    )
+    couplings = Couplings(
+        **{name: jnp.asarray(array) for name, array in archives["couplings"].items()}
+    )
+    densities = from_arrays(archives["densities"]) if "densities" in archives else None
     return Dataset(
         train=train,
         test=test,
@@ -221,12 +226,31 @@ def load_dataset(name_or_path: str | Path, data_dir: str | Path = "data") -> Dat
         densities=densities,
         metadata=metadata,
         path=folder,
+        projection=Projection(**archives["projection"]) if "projection" in archives else None,
     )
 
 
 _SNAPSHOT_FIELDS = ("points", "weights", "times")
 _SNAPSHOT_ORIGIN = ("origin", "start")
 _COUPLING_FIELDS = ("step", "source", "target", "weight")
+
+
+def _check_counts(metadata: dict[str, Any], archives: Archives) -> None:
+    """Raises ValueError where metadata count other particles than there are."""
+    for part in ("train", "test"):
+        counts = np.count_nonzero(archives[part]["weights"], axis=1).tolist()
+        if metadata["counts"][part] != counts:
+            raise ValueError(
+                f"{part} holds {shown(counts)} particles, {METADATA} says "
+                f"{shown(metadata['counts'][part])}"
+            )
+        if len(metadata["times"][part]) != len(counts):
+            raise ValueError(f"{METADATA} names other times than those of {part}")
+    n_steps = len(metadata["times"]["train"]) - 1
+    if len(metadata["couplings"]) != n_steps:
+        raise ValueError(
+            f"{METADATA} describes {len(metadata['couplings'])} couplings of {n_steps} steps"
+        )
 
 
 def _locate(name_or_path: str | Path, data_dir: Path) -> Path:
@@ -248,11 +272,14 @@ def _locate(name_or_path: str | Path, data_dir: Path) -> Path:
     raise ValueError(f"no dataset {str(name_or_path)!r}{hint}")
 
 
-def _populations(settings: DataSettings, key: Key) -> tuple[Snapshots, Snapshots, dict[str, Any]]:
-    """Training and test snapshots, and how they were told apart."""
+def _populations(
+    settings: DataSettings, key: Key
+) -> tuple[Snapshots, Snapshots, dict[str, Any], Projection | None]:
+    """Training and test snapshots, how they were told apart, and what made their coordinates."""
     held_out: Snapshots | None
+    projection: Projection | None = None
     if settings.load_from_file is not None:
-        train, held_out = read_populations(
+        train, held_out, projection = read_file(
             settings.load_from_file,
             dt=settings.dt,
             time_key=settings.time_key,
@@ -266,7 +293,7 @@ def _populations(settings: DataSettings, key: Key) -> tuple[Snapshots, Snapshots
         if settings.test_ratio is None and not settings.split_population:
             held_out = _simulated(settings, key, "test")
     if held_out is not None and settings.test_ratio is None and not settings.split_population:
-        return train, held_out, {"test": independent}
+        return train, held_out, {"test": independent}, projection
     ratio = DEFAULT_TEST_RATIO if settings.test_ratio is None else settings.test_ratio
     counts = {len(p) for p in train.arrays()}
     # Particles of snapshots with unequal counts cannot be followed through time.
@@ -274,9 +301,9 @@ def _populations(settings: DataSettings, key: Key) -> tuple[Snapshots, Snapshots
     split = split_population if inside else split_particles
     train, test = split(train, ratio, named_key(key, "split"))
     if ratio == 0:
-        return train, test, {"test": "the training particles", "test_ratio": 0.0}
+        return train, test, {"test": "the training particles", "test_ratio": 0.0}, projection
     along = "inside every snapshot" if inside else "along particles"
-    return train, test, {"test": f"held out {along}", "test_ratio": ratio}
+    return train, test, {"test": f"held out {along}", "test_ratio": ratio}, projection
 
 
 def _check_batch(batch_size: int, n: int) -> None:

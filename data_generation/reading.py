@@ -137,7 +137,7 @@ def read_file(
     try:
         raw = _read(path, time_key, representation, n_components)
         populations, projection = _reduced(raw, n_components)
-        packed = [_pack(p.points, p.times, dt) for p in populations]
+        packed = [snapshots_from_arrays(p.points, p.times, dt=dt) for p in populations]
     except ImportError:
         raise
     except (ValueError, OSError, MemoryError, csv.Error) as error:
@@ -179,13 +179,6 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "damaged: its header announces more data than memory holds"
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _pack(
-    points: Sequence[np.ndarray] | np.ndarray, times: np.ndarray | None, dt: float
-) -> Snapshots:
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is then named
-        return snapshots_from_arrays(points, times, dt=dt)
 
 
 def _reduced(

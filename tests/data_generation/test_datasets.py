@@ -179,7 +179,24 @@ def edit(folder, change):
     [
         (lambda m: m.update(schema_version=3), "schema version 3; this release reads up to 2"),
         (lambda m: m.pop("schema_version"), "no schema_version"),
-        (lambda m: m.pop("checksums"), "damaged: no checksums"),
+        (lambda m: m.pop("checksums"), "damaged: it has no checksums"),
+        (lambda m: m.pop("truth"), "damaged: it has no truth"),
+        (lambda m: m.update(truth={"potential": "sphere"}), "truth has no interaction"),
+        (lambda m: m["truth"].update(potential="spere"), "'spere'; did you mean sphere"),
+        (lambda m: m["truth"].update(beta="much"), "beta must be a number, got 'much'"),
+        (
+            lambda m: m["arguments"].update(dt=-1.0),
+            "arguments make no dataset: dt must be positive",
+        ),
+        (lambda m: m.update(split=3), "split must be an object"),
+        (lambda m: m["couplings"].pop(), "metadata.json describes 2 couplings of 3 steps"),
+        (lambda m: m["couplings"][0].pop("cost"), "has no cost"),
+        (lambda m: m["counts"].update(train=[30, 30, 30, 29]), "train holds .* says"),
+        (lambda m: m["times"].update(test=[0.0]), "other times than those of test"),
+        (lambda m: m["times"].update(test=0.0), "test must be a list"),
+        (lambda m: m["checksums"].update({"../x.npz": "0" * 64}), "of other archives"),
+        (lambda m: m["shapes"].update({"../x": {}}), "unknown archive '../x'"),
+        (lambda m: m["checksums"].update({"train.npz": "x"}), "checksum of train.npz is none"),
         (lambda m: m["shapes"]["train"].update(points=[4, 31, 2]), "metadata.json says"),
     ],
 )
@@ -187,6 +204,129 @@ def test_metadata_is_checked(copy, change, reason):
     edit(copy[0], change)
     with pytest.raises(ValueError, match=reason):
         load_dataset(copy[0])
+
+
+@pytest.mark.parametrize("content", ["[" * 10_000, "9" * 400, '{"a": 1, "a": 1}', "NaN", "[]", "3"])
+def test_hostile_metadata(copy, content):
+    (copy[0] / "metadata.json").write_text(content)
+    with pytest.raises(ValueError, match=r"metadata\.json is ") as error:
+        load_dataset(copy[0])
+    assert "\n" not in str(error.value)
+
+
+def rewritten(folder, archive, change):
+    """The folder with changed arrays, and metadata that agree with them."""
+    with np.load(folder / f"{archive}.npz") as stored:
+        arrays = dict(stored)
+    change(arrays)
+    np.savez(folder / f"{archive}.npz", **arrays)
+    checksum = hashlib.sha256((folder / f"{archive}.npz").read_bytes()).hexdigest()
+
+    def agree(metadata):
+        metadata["shapes"][archive] = {name: list(a.shape) for name, a in arrays.items()}
+        metadata["checksums"][f"{archive}.npz"] = checksum
+
+    edit(folder, agree)
+
+
+def assign(name, index, value):
+    def change(arrays):
+        arrays[name][index] = value
+
+    return change
+
+
+def convert(name, function):
+    def change(arrays):
+        arrays[name] = function(arrays[name])
+
+    return change
+
+
+WRONG = [
+    ("train", assign("points", (1, 2, 0), np.nan), "points of train has 1 NaN or infinite"),
+    ("test", assign("points", (0, 0), np.inf), "points of test has 2 NaN or infinite"),
+    ("train", convert("points", lambda a: a.astype(np.float64)), "must be float32, got float64"),
+    ("train", convert("points", lambda a: a[..., 0]), "must have 3 axes"),
+    ("train", convert("points", lambda a: a[:, :20]), "where n is 20 elsewhere"),
+    ("test", convert("points", lambda a: a[..., :1]), "where d is 2 elsewhere"),
+    ("train", convert("times", lambda a: a[::-1].copy()), "strictly increasing"),
+    ("train", convert("times", lambda a: a * 3), "test has no snapshot at the training time 0.06"),
+    ("train", assign("times", 2, np.nan), "times of train has 1 NaN"),
+    ("train", assign("weights", (0, 0), -1.0), "weights of train has negative"),
+    ("train", convert("weights", lambda a: a / 2), "must sum to 1, got 0.5"),
+    ("train", lambda a: a.pop("times"), "train has no times"),
+    ("train", lambda a: a.update(more=np.zeros(3)), "train has the unknown entry 'more'"),
+    ("couplings", assign("weight", 3, np.nan), "weight of couplings has 1 NaN"),
+    ("couplings", assign("weight", 3, -1.0), "weight of couplings has negative"),
+    ("couplings", convert("weight", lambda a: a * 2), "of one step, must sum to 1, got 2"),
+    ("couplings", assign("step", 0, 3), "step of couplings must lie between 0 and 2, got 3"),
+    ("couplings", assign("source", 0, 30), "source of couplings must lie between 0 and 29, got 30"),
+    ("couplings", assign("target", 0, -1), "target of couplings must lie between 0 and 29, got -1"),
+    ("couplings", convert("step", lambda a: a.astype(np.float32)), "must be int32, got float32"),
+    ("couplings", convert("step", np.zeros_like), "of one step, must sum to 1"),
+    ("couplings", convert("source", lambda a: a[:-1]), "elsewhere"),
+    ("densities", lambda a: a.update(kind=np.array("spline")), "unknown kind 'spline'"),
+    ("densities", convert("means", lambda a: a[:2]), "where t is 4 elsewhere"),
+    ("densities", convert("means", lambda a: a[..., :1]), "where d is 2 elsewhere"),
+    ("densities", assign("means", (0, 0, 0), np.nan), "means of densities has 1 NaN"),
+    ("densities", convert("log_weights", lambda a: a + 1), "the weights of densities"),
+    ("densities", convert("precision_factors", lambda a: -a), "lower triangular and positive"),
+    ("densities", lambda a: a.pop("means"), "densities has no means"),
+]
+
+
+@pytest.mark.parametrize(("archive", "change", "reason"), WRONG)
+def test_what_is_read_is_what_could_have_been_made(copy, archive, change, reason):
+    """With valid checksums: those say only that a file is what somebody wrote."""
+    rewritten(copy[0], archive, change)
+    with pytest.raises(ValueError, match=reason) as error:
+        load_dataset(copy[0])
+    assert str(copy[0]) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_couplings_of_padding(tmp_path, cells):
+    data = generate_dataset(
+        DataSettings(load_from_file=str(cells), data_dir=str(tmp_path), n_gmm_components=2)
+    )
+    load_dataset(data.path)
+    rewritten(data.path, "couplings", assign("source", 0, 18))  # of 12 in the first snapshot
+    with pytest.raises(ValueError, match="source of couplings names particles that are padding"):
+        load_dataset(data.path)
+
+
+def test_what_is_made_is_checked_as_what_is_read(tmp_path, monkeypatch):
+    def broken(*args, **options):
+        couplings, reports = couple(*args, **options)
+        return couplings.replace(weight=-couplings.weight), reports
+
+    monkeypatch.setattr(datasets, "couple", broken)
+    with pytest.raises(ValueError, match="weight of couplings has negative"):
+        generate_dataset(settings(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_projection_of_reduced_columns_is_kept(tmp_path):
+    genes = np.random.default_rng(0).normal(size=(3, 20, 6)) * [1, 1, 1, 1, 1, 5] + 3
+    np.save(tmp_path / "x.npy", genes)
+    wanted = DataSettings(
+        load_from_file=str(tmp_path / "x.npy"),
+        data_dir=str(tmp_path),
+        n_components=2,
+        n_gmm_components=2,
+    )
+    with pytest.warns(UserWarning, match="principal components"):
+        made = generate_dataset(wanted)
+    loaded = load_dataset(made.path)
+    assert abs(loaded.projection.loadings[5, 0]) > 0.95
+    mapped = loaded.projection(genes)
+    for snapshot, points in zip(loaded.train.arrays(), mapped, strict=True):
+        for x in snapshot:  # each particle of the file, in the order of none
+            assert np.abs(points - x).sum(axis=1).min() < 1e-4
+    rewritten(made.path, "projection", assign("loadings", (0, 0), np.nan))
+    with pytest.raises(ValueError, match="loadings of projection has 1 NaN"):
+        load_dataset(made.path)
 
 
 def test_truncated_metadata(copy):

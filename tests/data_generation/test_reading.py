@@ -351,7 +351,7 @@ BAD_ARRAYS = [
     ("npy", GOOD[0], r"shape \(5, 2\)"),
     ("npy", GOOD[:1], "at least two snapshots"),
     ("npy", with_nan(GOOD), "NaN or inf"),
-    ("npy", np.full((2, 3, 2), 1e300), "NaN or inf"),
+    ("npy", np.full((2, 3, 2), 1e300), "do not fit single precision"),
     ("npy", GOOD.astype(str), "real numbers, got dtype <U"),
     ("npy", GOOD + 1j, "real numbers, got dtype complex"),
     ("npy", np.zeros((3, 0, 2)), "is empty"),
