@@ -8,16 +8,21 @@ imported, so that a script chooses the folder before it imports anything heavy:
     Windows   %LOCALAPPDATA%, then the same
 
 MACHINE stands for the processor's instructions: programs for a CPU may not run on another one, and home
-folders are shared in clusters. JAX's own variables, such as JAX_COMPILATION_CACHE_DIR, win. What JAX
-reads from the folder it executes: nobody else may write there.
+folders are shared in clusters. JAX's own variables, such as JAX_COMPILATION_CACHE_DIR, win.
+
+What JAX reads from the folder it executes. One in which somebody else can put something, whoever chose
+it, is not used: that is said in a line, and everything works without, slower.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import platform
 import re
+import stat
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -50,6 +55,7 @@ def compilation_cache(choice: str) -> Iterator[None]:
 
     Raises:
         ValueError: the named folder cannot be made or written.
+        UserWarning: somebody else can write into the folder, which is not used therefore.
     """
     if "jax" in sys.modules:
         with contextlib.nullcontext() if choice == "auto" else _configured(choice):
@@ -74,16 +80,73 @@ def _environment(choice: str) -> dict[str, str]:
         return {_ENABLED: "false"}
     wanted = {} if _LEAST_SECONDS in os.environ else {_LEAST_SECONDS: _WORTHWHILE}
     if choice != "auto":
-        return wanted | {_DIRECTORY: _named_folder(choice), _ENABLED: "true"}
-    if os.environ.get(_DIRECTORY):
-        return wanted
+        folder_of_choice = _named_folder(choice)
+        if folder_of_choice is None:
+            return {_ENABLED: "false"}
+        return wanted | {_DIRECTORY: folder_of_choice, _ENABLED: "true"}
+    if given := os.environ.get(_DIRECTORY):
+        return wanted if _is_trusted(given) else {_ENABLED: "false"}
     try:
-        folder = user_cache() / _version_and_machine()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _prune(folder.parent)
+        caches = user_cache()
+        folder = caches / _version_and_machine()
+        for part in (caches, folder):
+            # Before anything is put into it; a link to a folder is one of somebody's choice.
+            if part.exists() and not _is_trusted(part):
+                return {_ENABLED: "false"}
+            _make_private(part)
+        if not _is_trusted(folder):
+            return {_ENABLED: "false"}
+        _prune(caches)
     except (OSError, RuntimeError):  # of Path.home, where the user has no home at all
         return {}  # without a home to write to, everything works, slower
     return wanted | {_DIRECTORY: str(folder)} if os.access(folder, os.W_OK) else {}
+
+
+def _make_private(folder: Path) -> None:
+    """Makes a folder, and what is missing above it, for the user only."""
+    for part in (*reversed(folder.parents), folder):
+        if not part.exists():
+            part.mkdir(mode=0o700, exist_ok=True)
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+
+
+def _is_trusted(folder: str | Path) -> bool:
+    """Whether nobody else can put programs there; a warning says what lets them."""
+    reason = None if "://" in str(folder) else why_untrusted(Path(folder))
+    if reason is not None:
+        warnings.warn(
+            f"compiled programs are not kept: {reason}, and JAX executes what it finds there "
+            "(--compilation-cache names another folder, or off)",
+            UserWarning,
+            stacklevel=2,
+        )
+    return reason is None
+
+
+def why_untrusted(folder: Path) -> str | None:
+    """What lets somebody else put something into a folder, or None.
+
+    It must be the user's own and writable by nobody else; so must everything above it be the user's
+    or the system's, unless it is a place such as /tmp, where only the owner can rename what is there.
+    """
+    if not hasattr(os, "getuid"):
+        return None  # Windows keeps the folders of users apart by itself
+    folder = folder.absolute()
+    if folder.is_symlink():
+        return f"{folder} is a symbolic link"
+    above = folder.parent.resolve()
+    for place in (folder, above, *above.parents):
+        try:
+            told = place.stat()
+        except FileNotFoundError:
+            continue  # who makes it decides
+        if told.st_uid not in ((os.getuid(),) if place == folder else (os.getuid(), 0)):
+            return f"{place} belongs to another user"
+        writers = stat.S_IWGRP | stat.S_IWOTH if place == folder else stat.S_IWOTH
+        if told.st_mode & writers and (place == folder or not told.st_mode & stat.S_ISVTX):
+            return f"{place} can be written by others"
+    return None
 
 
 @contextlib.contextmanager
@@ -92,12 +155,13 @@ def _configured(choice: str) -> Iterator[None]:
     import jax
     from jax.experimental.compilation_cache import compilation_cache as cache
 
-    if choice == "off":
+    folder = None if choice == "off" else _named_folder(choice)
+    if folder is None:
         wanted: dict[str, object] = {"jax_enable_compilation_cache": False}
     else:
         wanted = {
             "jax_enable_compilation_cache": True,
-            "jax_compilation_cache_dir": _named_folder(choice),
+            "jax_compilation_cache_dir": folder,
             "jax_persistent_cache_min_compile_time_secs": float(_WORTHWHILE),
         }
     before = {name: getattr(jax.config, name) for name in wanted}
@@ -142,19 +206,22 @@ def _version_and_machine() -> str:
     return f"{metadata.version('jax')}-{machine}"
 
 
-def _named_folder(choice: str) -> str:
+def _named_folder(choice: str) -> str | None:
+    """The folder that was named, made where it is not there; None, and a warning, if untrusted."""
     if not choice:
         raise ValueError("--compilation-cache must be auto, off or a folder, got ''")
     if "://" in choice:
         return choice  # a store that JAX opens
     folder = Path(choice).expanduser().absolute()
+    if folder.exists() and not _is_trusted(folder):
+        return None
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(folder)
     except OSError as error:
         raise ValueError(f"--compilation-cache={choice}: {error.strerror or error}") from error
     if not os.access(folder, os.W_OK):
         raise ValueError(f"--compilation-cache={choice}: the folder cannot be written")
-    return str(folder)
+    return str(folder) if _is_trusted(folder) else None
 
 
 def _prune(caches: Path, most_bytes: int = MOST_BYTES, most_programs: int = MOST_PROGRAMS) -> None:

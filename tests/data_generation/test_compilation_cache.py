@@ -1,6 +1,7 @@
 """Where compiled programs are kept, and that the next run finds them there."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,100 @@ def test_without_a_folder_to_write_to(fresh, tmp_path, capsys):
     assert run_script(lambda: ran.append(1), define_flags(DataSettings), argv=[flag]) == 2
     assert capsys.readouterr().err.startswith("error: --compilation-cache=")
     assert not ran
+
+
+def made(folder, mode=0o700):
+    folder.mkdir(parents=True)
+    folder.chmod(mode)
+    return folder
+
+
+def linked(folder):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.symlink_to(made(folder.with_name("target")))
+
+
+def given_away(folder):
+    os.chown(made(folder), 4711, 4711)
+
+
+UNSAFE = {
+    "world-writable": (lambda f: made(f, 0o707), "can be written by others"),
+    "group-writable": (lambda f: made(f, 0o770), "can be written by others"),
+    "world-writable like /tmp": (lambda f: made(f, 0o1777), "can be written by others"),
+    "a link": (linked, "is a symbolic link"),
+    "another user's": (given_away, "belongs to another user"),
+}
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root gives folders away")
+
+
+@pytest.mark.parametrize(
+    "how", [pytest.param(h, marks=[needs_root] if h.startswith("another") else []) for h in UNSAFE]
+)
+@pytest.mark.parametrize("which", ["all", "own", "variable", "flag"])
+def test_a_folder_that_others_can_write_is_refused_with_a_line(fresh, tmp_path, how, which):
+    make, reason = UNSAFE[how]
+    with compilation_cache("auto"):
+        name = Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).name
+    shutil.rmtree(tmp_path / "caches")
+    folder = {
+        "all": user_cache(),
+        "own": user_cache() / name,
+        "variable": tmp_path / "variable",
+        "flag": tmp_path / "flag",
+    }[which]
+    if which == "own":
+        made(user_cache())
+    make(folder)
+    before = sorted(tmp_path.rglob("*"))
+    if which == "variable":
+        fresh.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+    with pytest.warns(UserWarning, match=f"are not kept: {folder} {reason}") as said:
+        variables = inside(str(folder) if which == "flag" else "auto")
+    assert len(said) == 1
+    assert variables["JAX_ENABLE_COMPILATION_CACHE"] == "false"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_above_decides_as_well(fresh, tmp_path):
+    above = made(tmp_path / "above", 0o777)
+    folder = made(above / "mine")
+    assert f"{above} can be written by others" in module.why_untrusted(folder)
+    assert f"{above} can be written by others" in module.why_untrusted(above / "not there yet")
+    above.chmod(0o1777)  # as /tmp, where nobody renames what is another's
+    assert module.why_untrusted(folder) is None
+    # A link on the way is the owner's choice, and its target is what counts.
+    (tmp_path / "way").symlink_to(above)
+    assert module.why_untrusted(tmp_path / "way" / "mine") is None
+    above.chmod(0o777)
+    assert "can be written by others" in module.why_untrusted(tmp_path / "way" / "mine")
+
+
+def test_folders_are_made_for_their_owner_only_whatever_the_umask(fresh, tmp_path):
+    before = os.umask(0)
+    try:
+        chosen = Path(inside("auto")["JAX_COMPILATION_CACHE_DIR"])
+        named = Path(inside(str(tmp_path / "named"))["JAX_COMPILATION_CACHE_DIR"])
+    finally:
+        os.umask(before)
+    for folder in (chosen, chosen.parent, named):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_script_goes_on_without(tmp_path, capsys):
+    unsafe = made(tmp_path / "unsafe", 0o777)
+    ran = []
+
+    def main():
+        ran.append(jax.config.jax_enable_compilation_cache)
+
+    flag = f"--compilation-cache={unsafe}"
+    assert run_script(main, define_flags(DataSettings), argv=[flag]) == 0
+    assert ran == [False]
+    error = capsys.readouterr().err
+    assert error.startswith(f"warning: compiled programs are not kept: {unsafe} can be written by")
+    assert error.count("\n") == 1
 
 
 def test_a_process_with_jax_keeps_its_own_unless_told_otherwise(tmp_path):
