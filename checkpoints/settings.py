@@ -1,9 +1,9 @@
 """What an import of weights needs to be told. Imports no JAX."""
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal
 
-from jkonet_star.settings import at_least, one_of
+from diffusions.checks import Count, check_fields
 
 ImportKind = Literal["message-passing", "ddpm-unet"]
 
@@ -26,20 +26,17 @@ class ImportSettings:
     kind: ImportKind | None = None
     weights: str | None = None
     out: str | None = None
-    n: int | None = None
-    k: int | None = None
+    n: Count | None = None
+    k: Count | None = None
 
     def __post_init__(self):
         for name in ("kind", "weights", "out"):
             if not getattr(self, name):
                 raise ValueError(f"--{name} is missing")
-        one_of("kind", str(self.kind), get_args(ImportKind))
+        check_fields(self)
         for name in ("n", "k"):
-            value = getattr(self, name)
-            if value is not None:
-                if self.kind != "message-passing":
-                    raise ValueError(f"--{name} needs --kind=message-passing")
-                at_least(name, value, 1)
+            if getattr(self, name) is not None and self.kind != "message-passing":
+                raise ValueError(f"--{name} needs --kind=message-passing")
 
     @property
     def problem(self) -> tuple[int, int]:

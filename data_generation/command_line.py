@@ -41,6 +41,7 @@ from data_generation.standard_streams import (
     open_closed_streams,
     write_output,
 )
+from diffusions.memory import check_memory
 
 SettingsT = TypeVar("SettingsT")
 
@@ -118,13 +119,19 @@ def settings_from_flags(
 
     Returns:
         The settings; fields with neither a flag nor a fixed value keep their defaults.
+
+    Raises:
+        ValueError: what the settings refuse, or what they ask for does not fit into memory: their
+            `memory_needs`, where they have any, say bytes of the largest arrays.
     """
     given = {
         field.name: values[field.name].value
         for field in dataclasses.fields(settings_class)  # type: ignore[arg-type]
         if field.name in values
     }
-    return settings_class(**(given | fixed))
+    settings = settings_class(**(given | fixed))
+    check_memory(getattr(settings, "memory_needs", {}))
+    return settings
 
 
 def run_script(

@@ -41,8 +41,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_generation.settings import FUNCTIONAL_NAMES
+from diffusions.checks import one_of
 from diffusions.typing import Array, Float
-from jkonet_star.settings import one_of
 
 Energy = Callable[[Float[Array, "d"]], Float[Array, ""]]
 

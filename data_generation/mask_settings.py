@@ -1,9 +1,9 @@
 """Which pixels of an image are told to a network, and which are asked of it. Imports no JAX."""
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal
 
-from jkonet_star.settings import at_least, one_of
+from diffusions.checks import Count, Share, check_fields
 
 MaskMode = Literal["random_epoch", "random", "fixed"]
 MaskPattern = Literal["random", "block", "grid", "random_walk"]
@@ -25,26 +25,20 @@ class MaskSettings:
         per_channel: masks the channels independently instead of whole pixels.
     """
 
-    conditioning: float = 0.2
-    target: float = 0.2
+    conditioning: Share = 0.2
+    target: Share = 0.2
     mask_mode: MaskMode = "random_epoch"
     mask_pattern: MaskPattern = "random"
-    block_size: int = 4
+    block_size: Count = 4
     per_channel: bool = False
 
     def __post_init__(self):
-        for name in ("conditioning", "target"):
-            fraction = getattr(self, name)
-            if not 0 <= fraction <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {fraction}")
+        check_fields(self)
         if self.conditioning + self.target > 1 + 1e-9:
             raise ValueError(
                 f"conditioning {self.conditioning} and target {self.target} are disjoint, so "
                 "together they are at most 1"
             )
-        one_of("mask_mode", self.mask_mode, get_args(MaskMode))
-        one_of("mask_pattern", self.mask_pattern, get_args(MaskPattern))
-        at_least("block_size", self.block_size, 1)
 
     def counts(self, n_pixels: int) -> tuple[int, int]:
         """Pixels of the conditioning mask and of the target mask, rounded down (204 of 1024 at 0.2)."""

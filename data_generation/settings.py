@@ -5,15 +5,19 @@ import re
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from jkonet_star.settings import (
-    CouplingMethod,
-    CouplingSettings,
-    DensityMethod,
-    DensitySettings,
-    at_least,
+from diffusions.checks import (
+    Count,
+    Decay,
+    Natural,
+    NotNegative,
+    Positive,
+    Rounds,
+    Seed,
+    check_fields,
     one_of,
-    positive,
+    shown,
 )
+from jkonet_star.settings import CouplingMethod, CouplingSettings, DensityMethod, DensitySettings
 
 Functional = Literal[
     "none",
@@ -89,68 +93,47 @@ class DataSettings:
 
     load_from_file: str | None = None
     potential: Functional = "none"
-    n_timesteps: int = 5
-    dt: float = 0.01
+    n_timesteps: Rounds = 5
+    dt: Positive = 0.01
     internal: InternalEnergy = "none"
-    beta: float = 0.0
+    beta: NotNegative = 0.0
     interaction: Functional = "none"
-    dimension: int = 2
-    n_particles: int = 1000
+    dimension: Count = 2
+    n_particles: Count = 1000
     batch_size: int = 1000
-    n_gmm_components: int = 10
-    seed: int = 0
+    n_gmm_components: Natural = 10
+    seed: Seed = 0
     dataset_name: str | None = None
-    test_ratio: float | None = None
+    test_ratio: Decay | None = None
     split_population: bool = False
-    leave_one_out: int | None = None
-    sinkhorn: float | None = None
+    leave_one_out: Count | None = None
+    sinkhorn: Positive | None = None
     unpaired: bool = False
-    substeps: int = 1
+    substeps: Rounds = 1
     coupling: CouplingMethod = "auto"
     density: DensityMethod = "gmm"
     time_key: str | None = None
     representation: str | None = None
-    n_components: int | None = None
+    n_components: Count | None = None
     data_dir: str = "data"
     overwrite: bool = False
 
     def __post_init__(self):
-        for name in ("dt", "beta", "sinkhorn", "test_ratio"):
-            # 1 and 1.0 are the same dataset, so they shall give the same name.
-            if isinstance(getattr(self, name), int):
-                object.__setattr__(self, name, float(getattr(self, name)))
         one_of("potential", self.potential, ("none", *FUNCTIONAL_NAMES))
         one_of("interaction", self.interaction, ("none", *FUNCTIONAL_NAMES))
         one_of("internal energy", self.internal, get_args(InternalEnergy))
-        at_least("n_timesteps", self.n_timesteps, 1)
-        positive("dt", self.dt)
-        at_least("beta", self.beta, 0)
+        check_fields(self)
         if self.beta > 0 and self.internal != "wiener":
             raise ValueError(
                 f"beta {self.beta} needs --internal=wiener, got --internal={self.internal}"
             )
-        at_least("dimension", self.dimension, 1)
-        at_least("n_particles", self.n_particles, 1)
-        at_least("substeps", self.substeps, 1)
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must lie in [0, 2^32), got {self.seed}")
-        if self.test_ratio is not None and not 0 <= self.test_ratio < 1:
-            raise ValueError(f"test_ratio must lie in [0, 1), got {self.test_ratio}")
-        if self.n_components is not None:
-            at_least("n_components", self.n_components, 1)
-        if self.sinkhorn is not None:
-            positive("sinkhorn", self.sinkhorn)
-            if self.coupling == "exact":
-                raise ValueError(
-                    "--sinkhorn makes an entropic coupling; --coupling=exact excludes it"
-                )
+        if self.sinkhorn is not None and self.coupling == "exact":
+            raise ValueError("--sinkhorn makes an entropic coupling; --coupling=exact excludes it")
         if self.load_from_file is None:
             self._refuse(_FILE_ONLY, "needs --load-from-file")
             self._check_left_out(self.n_timesteps + 1)
         else:
             self._refuse(_SIMULATION_ONLY, "excludes --load-from-file: the file says it")
-            if self.leave_one_out is not None:
-                at_least("leave_one_out", self.leave_one_out, 1)
         if self.dataset_name is not None:
             _check_name(self.dataset_name)
         _ = self.coupling_settings, self.density_settings  # they validate their own part
@@ -176,6 +159,23 @@ class DataSettings:
     def density_settings(self) -> DensitySettings:
         """The densities' part."""
         return DensitySettings(method=self.density, n_components=self.n_gmm_components)
+
+    @property
+    def memory_needs(self) -> dict[str, float]:
+        """Bytes of the largest arrays, at least; of a file's data its reader knows."""
+        if self.load_from_file is not None:
+            return {}
+        n, d, t = float(self.n_particles), float(self.dimension), self.n_timesteps + 1.0
+        block = n if self.batch_size < 0 else min(n, self.batch_size)
+        needs = {
+            "the particles (--n-particles, --n-timesteps, --dimension)": 2 * 4 * t * n * d,
+            "the densities (--n-gmm-components)": 4
+            * min(self.n_gmm_components, n)
+            * max(n, t * d * d),
+        }
+        if self.coupling == "exact":
+            needs["the costs of an exact coupling (--batch-size)"] = 8 * block**2
+        return needs
 
     @property
     def content(self) -> dict[str, Any]:
@@ -247,8 +247,8 @@ def _plain(text: str) -> str:
 
 
 def _check_name(name: str) -> None:
-    if not name or name.startswith(".") or _plain(name) != name or len(name) > 200:
+    if not name or name.startswith((".", "-")) or _plain(name) != name or len(name) > 200:
         raise ValueError(
-            f"dataset_name must be at most 200 letters, digits, '.', '_' or '-' and must not start "
-            f"with '.', got {name!r}"
+            f"dataset_name must be at most 200 letters, digits, '.', '_' or '-' and start "
+            f"with neither '.' nor '-', got {shown(name)}"
         )

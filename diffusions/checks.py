@@ -10,9 +10,9 @@
 
 Settings are checked against their own hints when they are made; what is read from a file is checked
 against the hints of the class that it becomes (`record`). Hints are int, float, str, bool, a Literal of
-words, None, Any, and unions, tuples, lists, dictionaries and dataclasses of these; numbers may be
-annotated with `Bounds`. An int without bounds fits into 32 bits, and a float is one that float32 holds,
-because that is what becomes of them on a device.
+words, None, Any, and unions, tuples, lists, dictionaries and dataclasses of these. Numbers may be
+annotated with their `Bounds`, tuples and lists with those of their length. An int without bounds fits
+into 32 bits, and a float is one that float32 holds, because that is what becomes of them on a device.
 """
 
 import dataclasses
@@ -73,6 +73,11 @@ class Bounds:
             return "be positive" if self.above == 0 else f"be above {self.above}"
         return f"be below {self.below}" if self.low is None else f"be at least {self.low}"
 
+    def wanted_of(self, length: int) -> str:
+        """What a list of a length outside should do."""
+        wanted = self.wanted(length).replace("be", "have", 1)
+        return f"{wanted} {'entry' if wanted.endswith(' 1') else 'entries'}"
+
 
 Natural = Annotated[int, Bounds(0, MOST_INT)]
 Count = Annotated[int, Bounds(1, MOST_INT)]
@@ -80,10 +85,14 @@ Rounds = Annotated[int, Bounds(1, 10**6)]
 """Of what is done one after the other and leaves a trace, such as a row of metrics per epoch."""
 Layers = Annotated[int, Bounds(1, 1000)]
 """Of a network: each is compiled by itself."""
+Widths = Annotated[tuple[Count, ...], Bounds(1, 100)]
+"""Of the hidden layers of a network."""
 Seed = Annotated[int, Bounds(0, 2**32 - 1)]
 Positive = Annotated[float, Bounds(above=0)]
 NotNegative = Annotated[float, Bounds(low=0)]
 Share = Annotated[float, Bounds(0, 1)]
+PositiveShare = Annotated[float, Bounds(above=0, high=1)]
+InnerShare = Annotated[float, Bounds(above=0, below=1)]
 Decay = Annotated[float, Bounds(low=0, below=1)]
 
 
@@ -114,8 +123,8 @@ def check_folder_name(field: str, name: str) -> None:
         or len(name.encode()) > 200
     ):
         raise ValueError(
-            f"{field} must name one folder: at most 200 bytes, without / and \\ and control "
-            f"characters, and with neither . nor - in front; got {shown(name)}"
+            f"{field} must name one folder, got {shown(name)}: at most 200 bytes, without / and \\ "
+            "and control characters, and with neither . nor - in front"
         )
 
 
@@ -135,10 +144,19 @@ def check_fields(settings: Any) -> None:
     Raises:
         ValueError: the field that is out of its bounds, with the value and what is accepted.
     """
-    hints = typing.get_type_hints(type(settings), include_extras=True)
+    hints = _hints(type(settings))
     for field in dataclasses.fields(settings):
         value = conform(getattr(settings, field.name), hints[field.name], field.name)
         object.__setattr__(settings, field.name, value)
+
+
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    if kind not in _HINTS:
+        _HINTS[kind] = typing.get_type_hints(kind, include_extras=True)
+    return _HINTS[kind]
 
 
 def record(kind: type[RecordT], content: Any, name: str = "it", *, more: bool = False) -> RecordT:
@@ -155,7 +173,7 @@ def record(kind: type[RecordT], content: Any, name: str = "it", *, more: bool = 
     """
     if not isinstance(content, Mapping):
         raise ValueError(f"{name} must be an object with names, got {shown(content)}")
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = _hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
     unknown = [key for key in content if key not in fields]
     if unknown and not more:
@@ -195,7 +213,10 @@ def conform(value: Any, hint: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint):
         kind = typing.cast(type, hint)
         return value if isinstance(value, kind) else record(kind, value, name)
-    return _COMPOUND[get_origin(hint)](value, get_args(hint), name)
+    made = _COMPOUND[get_origin(hint)](value, get_args(hint), name)
+    if bounds is not None and not bounds.contain(len(made)):
+        raise ValueError(f"{name} must {bounds.wanted_of(len(made))}, got {shown(value)}")
+    return made
 
 
 _WORDS = {str: "text", bool: "true or false", types.NoneType: "absent"}

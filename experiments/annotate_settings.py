@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jkonet_star.settings import at_least
+from diffusions.checks import Natural, check_fields, shown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,13 +26,13 @@ class AnnotateSettings:
     data_dir: str = "data"
     time_key: str | None = None
     representation: str | None = None
-    seed_index: int = 0
+    seed_index: Natural = 0
     prefix: str = "jkonet"
 
     def __post_init__(self):
         for name in ("run", "h5ad", "out"):
             if not getattr(self, name):
                 raise ValueError(f"--{name} is required")
-        at_least("seed_index", self.seed_index, 0)
+        check_fields(self)
         if not self.prefix.isidentifier():
-            raise ValueError(f"prefix must be a name, got {self.prefix!r}")
+            raise ValueError(f"prefix must be a name, got {shown(self.prefix)}")

@@ -1,16 +1,28 @@
 """Flags of `experiments.information_theoretic`. Imports no JAX."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
-from diffusions.networks.presets import UNET_PRESETS, UNetPreset
+from diffusions.checks import (
+    MOST_INT,
+    Bounds,
+    Count,
+    Decay,
+    InnerShare,
+    Positive,
+    Rounds,
+    Seed,
+    conform,
+    shown,
+)
+from diffusions.networks.presets import UNetPreset
 from experiments.settings import RunSettings
-from jkonet_star.settings import at_least, one_of
 
 PLANAR = ("dino", "moons", "scg", "line", "circle")
 IMAGES = ("cifar10", "fashion-mnist", "synthetic")
 Dataset = Literal["dino", "moons", "scg", "line", "circle", "cifar10", "fashion-mnist", "synthetic"]
 Preset = Literal["paper", "cpu"]
+Two = Annotated[int, Bounds(2, MOST_INT)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,81 +78,42 @@ class InformationTheoreticSettings(RunSettings):
     dataset: Dataset = "dino"
     data_path: str | None = None
     preset: Preset = "paper"
-    data_seed: int = 0
-    n_points: int | None = None
-    validation_ratio: float = 0.1
-    epochs: int | None = None
-    batch_size: int | None = None
-    noises: int | None = None
-    learning_rate: float | None = None
+    data_seed: Seed = 0
+    n_points: Annotated[int, Bounds(10, MOST_INT)] | None = None
+    validation_ratio: InnerShare = 0.1
+    epochs: Rounds | None = None
+    batch_size: Count | None = None
+    noises: Count | None = None
+    learning_rate: Positive | None = None
     schedule: Literal["cosine", "constant"] = "cosine"
     weighting: Literal["likelihood", "uniform"] | None = None
-    ema_decay: float = 0.0
+    ema_decay: Decay = 0.0
     log_snr: str | None = None
-    clip: float = 4.0
+    clip: Positive = 4.0
     precondition: Literal["gaussian", "none"] = "gaussian"
-    width: int = 128
-    n_layers: int = 3
-    embedding: int = 128
-    coordinate_scale: float = 100.0
-    log_snr_scale: float = 50.0
+    width: Count = 128
+    n_layers: Annotated[int, Bounds(0, 1000)] = 3
+    embedding: Annotated[int, Bounds(4, MOST_INT)] = 128
+    coordinate_scale: Positive = 100.0
+    log_snr_scale: Positive = 50.0
     activation: Literal["relu", "silu", "gelu"] = "silu"
     unet: UNetPreset | None = None
-    dropout: float = 0.0
+    dropout: Decay = 0.0
     bfloat16: bool = False
     weights: str | None = None
     flip: bool = True
-    eval_every: int | None = None
-    n_log_snr: int | None = None
-    grid: int = 40
-    n_test: int | None = None
-    n_samples: int | None = None
+    eval_every: Count | None = None
+    n_log_snr: Two | None = None
+    grid: Two = 40
+    n_test: Two | None = None
+    n_samples: Count | None = None
     sampler: Literal["ode", "sde"] = "ode"
-    sampler_steps: int = 100
+    sampler_steps: Rounds = 100
 
     def __post_init__(self):
         super().__post_init__()
-        one_of("dataset", self.dataset, PLANAR + IMAGES)
-        one_of("preset", self.preset, ("paper", "cpu"))
-        one_of("schedule", self.schedule, ("cosine", "constant"))
-        if self.weighting is not None:
-            one_of("weighting", self.weighting, ("likelihood", "uniform"))
-        one_of("precondition", self.precondition, ("gaussian", "none"))
-        one_of("activation", self.activation, ("relu", "silu", "gelu"))
-        one_of("sampler", self.sampler, ("ode", "sde"))
-        if self.unet is not None:
-            one_of("unet", self.unet, tuple(UNET_PRESETS))
-        for name, least in (
-            ("n_points", 10),
-            ("epochs", 1),
-            ("batch_size", 1),
-            ("noises", 1),
-            ("width", 1),
-            ("n_layers", 0),
-            ("eval_every", 1),
-            ("n_log_snr", 2),
-            ("grid", 2),
-            ("n_test", 2),
-            ("n_samples", 1),
-            ("sampler_steps", 1),
-        ):
-            value = getattr(self, name)
-            if value is not None:
-                at_least(name, value, least)
-        for name in ("learning_rate", "clip", "coordinate_scale", "log_snr_scale"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 < value < float("inf"):
-                raise ValueError(f"{name} must be positive, got {value}")
-        if not 0.0 < self.validation_ratio < 1.0:
-            raise ValueError(f"validation_ratio must be in (0, 1), got {self.validation_ratio}")
-        if not 0.0 <= self.ema_decay < 1.0 or not 0.0 <= self.dropout < 1.0:
-            raise ValueError(
-                f"ema_decay and dropout must be in [0, 1), got {self.ema_decay}, {self.dropout}"
-            )
-        if self.embedding < 4 or self.embedding % 2:
-            raise ValueError(f"embedding must be even and at least 4, got {self.embedding}")
-        if self.data_seed < 0:
-            raise ValueError(f"data_seed must not be negative, got {self.data_seed}")
+        if self.embedding % 2:
+            raise ValueError(f"embedding must be even, got {self.embedding}")
         if self.log_snr not in (None, "spectrum", "curve"):
             log_snr_pair(self.log_snr or "")
         if self.is_planar and self.weights is not None:
@@ -153,6 +126,28 @@ class InformationTheoreticSettings(RunSettings):
             raise ValueError(
                 f"--data-path is required with {self.dataset}: the folder of its files"
             )
+
+    @property
+    def memory_needs(self) -> dict[str, float]:
+        """Bytes of the largest arrays, at least."""
+        given = self.resolved()
+        assert given.n_samples is not None
+        assert given.n_log_snr is not None
+        dimension = 2.0 if self.is_planar else 28.0**2
+        needs = {
+            "the points (--n-points)": 4 * dimension * (given.n_points or 0),
+            "the samples (--n-samples)": 4 * dimension * given.n_samples,
+            "the log SNRs of one density (--n-log-snr)": 4 * dimension * given.n_log_snr,
+        }
+        if self.is_planar:
+            needs |= {
+                "the network (--width, --n-layers)": 16.0 * self.n_layers * self.width**2,
+                "the network's first layer (--embedding, --width)": 16.0
+                * self.embedding
+                * self.width,
+                "the pictures (--grid)": 4.0 * self.grid**2,
+            }
+        return needs
 
     @property
     def is_planar(self) -> bool:
@@ -214,7 +209,7 @@ def log_snr_pair(text: str) -> tuple[float, float]:
     try:
         loc, scale = (float(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"log_snr must be spectrum, curve or LOC,SCALE, got {text!r}") from None
-    if not abs(loc) < float("inf") or not 0.0 < scale < float("inf"):
-        raise ValueError(f"log_snr needs a finite loc and a positive scale, got {text!r}")
-    return loc, scale
+        raise ValueError(
+            f"log_snr must be spectrum, curve or LOC,SCALE, got {shown(text)}"
+        ) from None
+    return conform(loc, float, "loc of log_snr"), conform(scale, Positive, "scale of log_snr")

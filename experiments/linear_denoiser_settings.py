@@ -1,12 +1,28 @@
 """Flags of the solvable linear denoiser and of its learned counterpart. Imports no JAX."""
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
+from diffusions.checks import (
+    MOST_INT,
+    Bounds,
+    Count,
+    Decay,
+    InnerShare,
+    Natural,
+    NotNegative,
+    Positive,
+    Rounds,
+    shown,
+)
 from experiments.settings import RunSettings
-from jkonet_star.settings import at_least, one_of, positive
 
 Precision = Literal["float32", "float64"]
+
+Size = Annotated[int, Bounds(2, MOST_INT)]
+Sizes = Annotated[tuple[Size, ...], Bounds(1, 1000)]
+MaybeSizes = Annotated[tuple[Size, ...], Bounds(0, 1000)]
+ChosenRounds = Annotated[int, Bounds(0, 10**6)]
 
 CHOSEN = {
     "n_train": (tuple(range(50, 1051, 100)), (50, 250, 450, 750, 1050)),
@@ -18,9 +34,9 @@ CHOSEN = {
 """What is taken for an absent setting of the learned model: the published one, and in quick mode."""
 
 
-def _check_sizes(n_train: tuple[int, ...], lowest: int) -> None:
-    if not n_train or len(set(n_train)) != len(n_train) or min(n_train) < lowest:
-        raise ValueError(f"n_train must be different integers from {lowest} on, got {n_train}")
+def _check_sizes(n_train: tuple[int, ...]) -> None:
+    if not n_train or len(set(n_train)) != len(n_train):
+        raise ValueError(f"n_train must be different integers from 2 on, got {shown(n_train)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,34 +61,37 @@ class LinearDenoiserSettings(RunSettings):
         precision: of the linear algebra, float32 or float64; the data are the same in both.
     """
 
-    n_train: tuple[int, ...] = (25, 50, 75, 100)
-    n_simulations: int = 300
-    n_original: int = 10_000
+    n_train: Sizes = (25, 50, 75, 100)
+    n_simulations: Rounds = 300
+    n_original: Size = 10_000
     mean: float = 10.0
-    std: float = 1.0
-    n_pixels: int = 10
-    time: float = 2.0
-    noise_scale: float = 1.0
-    bandwidth_scale: float = 1.0
-    block_size: int = 1000
-    chunk_size: int = 10
-    vmapped: int = 0
+    std: Positive = 1.0
+    n_pixels: Count = 10
+    time: Positive = 2.0
+    noise_scale: NotNegative = 1.0
+    bandwidth_scale: Positive = 1.0
+    block_size: Count = 1000
+    chunk_size: Count = 10
+    vmapped: Natural = 0
     precision: Precision = "float32"
 
     def __post_init__(self):
         super().__post_init__()
-        _check_sizes(self.n_train, 2)
-        at_least("n_simulations", self.n_simulations, 1)
-        at_least("n_original", self.n_original, 2)
-        positive("std", self.std)
-        at_least("n_pixels", self.n_pixels, 1)
-        positive("time", self.time)
-        at_least("noise_scale", self.noise_scale, 0)
-        positive("bandwidth_scale", self.bandwidth_scale)
-        at_least("block_size", self.block_size, 1)
-        at_least("chunk_size", self.chunk_size, 1)
-        at_least("vmapped", self.vmapped, 0)
-        one_of("precision", self.precision, get_args(Precision))
+        _check_sizes(self.n_train)
+
+    @property
+    def memory_needs(self) -> dict[str, float]:
+        """Bytes of the largest arrays, at least."""
+        size = 8.0 if self.precision == "float64" else 4.0
+        together = max(1, min(self.vmapped, self.chunk_size))
+        most, d = float(max(self.n_train)), float(self.n_pixels) ** 2
+        block = min(self.block_size, max(most, self.n_original))
+        return {
+            "the linear model (--n-pixels)": together * size * d**2,
+            "the training points (--n-train, --n-pixels)": together * size * most * d,
+            "the original points (--n-original, --n-pixels)": together * size * self.n_original * d,
+            "the pairs of a block (--block-size)": together * size * block**2,
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,36 +127,34 @@ class LearnedDenoiserSettings(RunSettings):
             elsewhere.
     """
 
-    n_train: tuple[int, ...] = ()
-    n_simulations: int = 0
+    n_train: MaybeSizes = ()
+    n_simulations: ChosenRounds = 0
     quick: bool = False
-    n_pixels: int = 8
+    n_pixels: Annotated[int, Bounds(8, MOST_INT)] = 8
     mean_list: tuple[float, ...] = (0.5,)
-    std_list: tuple[float, ...] = (0.1,)
-    weights: tuple[float, ...] = ()
-    n_original: int = 10_000
-    n_generated: int = 10
-    distance_cutoff: int = 0
-    bandwidth_scale: float = 1.0
-    epochs: int = 0
-    batch_size: int = 128
-    learning_rate: float = 0.0
-    validation_fraction: float = 0.1
-    diffusion_steps: int = 200
-    beta_small: float = 1e-4
-    beta_large: float = 0.02
-    channels: tuple[int, ...] = ()
-    heads: int = 4
-    chunk_size: int = 0
+    std_list: tuple[Positive, ...] = (0.1,)
+    weights: tuple[NotNegative, ...] = ()
+    n_original: Count = 10_000
+    n_generated: Count = 10
+    distance_cutoff: Natural = 0
+    bandwidth_scale: Positive = 1.0
+    epochs: ChosenRounds = 0
+    batch_size: Count = 128
+    learning_rate: NotNegative = 0.0
+    validation_fraction: Decay = 0.1
+    diffusion_steps: Rounds = 200
+    beta_small: InnerShare = 1e-4
+    beta_large: InnerShare = 0.02
+    channels: tuple[Count, ...] = ()
+    heads: Count = 4
+    chunk_size: Natural = 0
 
     def __post_init__(self):
         super().__post_init__()
         for name, (published, quick) in CHOSEN.items():
             if getattr(self, name) in (0, ()):
                 object.__setattr__(self, name, quick if self.quick else published)
-        _check_sizes(self.n_train, 2)
-        at_least("n_simulations", self.n_simulations, 1)
-        at_least("n_pixels", self.n_pixels, 8)
+        _check_sizes(self.n_train)
         if self.n_pixels % 8:
             raise ValueError(f"n_pixels must be a multiple of 8, got {self.n_pixels}")
         if not len(self.mean_list) == len(self.std_list) == len(self.weights or self.mean_list):
@@ -145,24 +162,31 @@ class LearnedDenoiserSettings(RunSettings):
                 "mean_list, std_list and weights must be of one length, got "
                 f"{len(self.mean_list)}, {len(self.std_list)} and {len(self.weights)}"
             )
-        for name in ("n_original", "n_generated", "epochs", "batch_size", "diffusion_steps"):
-            at_least(name, getattr(self, name), 1)
-        at_least("distance_cutoff", self.distance_cutoff, 0)
-        positive("bandwidth_scale", self.bandwidth_scale)
-        positive("learning_rate", self.learning_rate)
-        if not 0 <= self.validation_fraction < 1:
-            raise ValueError(
-                f"validation_fraction must lie in [0, 1), got {self.validation_fraction}"
-            )
-        if not 0 < self.beta_small <= self.beta_large < 1:
+        if self.beta_small > self.beta_large:
             raise ValueError(
                 "0 < beta_small <= beta_large < 1 must hold, got "
                 f"{self.beta_small} and {self.beta_large}"
             )
         if len(self.channels) != 4 or min(self.channels) < 4 or any(c % 2 for c in self.channels):
             raise ValueError(f"channels must be four even numbers from 4 on, got {self.channels}")
-        at_least("heads", self.heads, 1)
         for width in self.channels[1:]:
             if width % self.heads:
                 raise ValueError(f"heads must divide the channels, {self.heads} does not {width}")
-        at_least("chunk_size", self.chunk_size, 0)
+
+    @property
+    def memory_needs(self) -> dict[str, float]:
+        """Bytes of the largest arrays, at least."""
+        together, pixels = max(1, self.chunk_size), float(self.n_pixels) ** 2
+        drawn = max(self.n_original, *self.n_train)
+        batch = max(self.n_generated, min(self.batch_size, max(self.n_train)))
+        joints = zip(self.channels[:-1], self.channels[1:], strict=True)
+        return {
+            "the images (--n-original, --n-train, --n-pixels)": 4 * together * drawn * pixels,
+            "a batch of images (--batch-size, --n-generated, --channels)": 4
+            * together
+            * batch
+            * pixels
+            * self.channels[0],
+            # Filters of 3 x 3, with their gradients and both moments of Adam.
+            "the network (--channels)": together * 16 * 9 * sum(float(a) * b for a, b in joints),
+        }

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from diffusions.checks import check_fields
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportSettings:
@@ -16,5 +18,6 @@ class ReportSettings:
     out: str | None = None
 
     def __post_init__(self):
+        check_fields(self)
         if not self.run:
             raise ValueError("--run is required: the folder of a run, such as runs/demo")

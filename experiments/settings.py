@@ -1,17 +1,13 @@
 """What every script is told of its run, and the JKOnet* scripts of theirs. Imports no JAX."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
-from jkonet_star.settings import SOLVERS, Scheme, at_least, one_of, scheme_of
+from diffusions.checks import Bounds, Count, Seed, check_fields, check_folder_name, one_of, shown
+from jkonet_star.settings import SOLVERS, Scheme, scheme_of
 
 EvaluationPopulation = Literal["test_data", "train_data"]
-
-
-def check_run_name(name: str) -> None:
-    """Raises ValueError unless the name is that of one visible folder."""
-    if not name or name.startswith(".") or "/" in name or "\\" in name:
-        raise ValueError(f"run_name must name one folder, got {name!r}")
+WassersteinOrder = Annotated[int, Bounds(1, 2)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,12 +31,13 @@ class FolderSettings:
     wandb: bool = False
 
     def __post_init__(self):
+        check_fields(self)
         if self.resume and self.run_name is None:
             raise ValueError("resume needs run_name, the run to continue")
         if self.resume and self.overwrite:
             raise ValueError("resume continues a run and overwrite deletes it: give one of them")
         if self.run_name is not None:
-            check_run_name(self.run_name)
+            check_folder_name("run_name", self.run_name)
 
 
 FOLDER_FIELDS = tuple(field.name for field in dataclasses.fields(FolderSettings))
@@ -55,12 +52,7 @@ class RunSettings(FolderSettings):
         seed: random seed.
     """
 
-    seed: int = 0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must be in [0, 2^32), got {self.seed}")
+    seed: Seed = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,25 +76,17 @@ class TrainSettings(FolderSettings):
     dataset: str | None = None
     data_dir: str = "data"
     scheme: Scheme | Literal["auto"] = "auto"
-    seeds: tuple[int, ...] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Bounds(1, 1000)] = (0,)
     eval: EvaluationPopulation = "test_data"
-    eval_every: int = 100
-    wasserstein_order: int = 1
+    eval_every: Count = 100
+    wasserstein_order: WassersteinOrder = 1
 
     def __post_init__(self):
         super().__post_init__()
         one_of("solver", self.solver, tuple(SOLVERS))
         object.__setattr__(self, "scheme", scheme_of(self.scheme, self.solver))
-        one_of("eval", self.eval, ("test_data", "train_data"))
-        at_least("eval_every", self.eval_every, 1)
-        if self.wasserstein_order not in (1, 2):
-            raise ValueError(f"wasserstein_order must be 1 or 2, got {self.wasserstein_order}")
-        if (
-            not self.seeds
-            or len(set(self.seeds)) != len(self.seeds)
-            or not all(0 <= seed < 2**32 for seed in self.seeds)
-        ):
-            raise ValueError(f"seeds must be different integers in [0, 2^32), got {self.seeds}")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must be different, got {shown(self.seeds)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,13 +108,11 @@ class EvaluateSettings:
     dataset: str | None = None
     data_dir: str = "data"
     eval: EvaluationPopulation = "test_data"
-    wasserstein_order: int = 1
+    wasserstein_order: WassersteinOrder = 1
     plots: bool = True
     output: str | None = None
 
     def __post_init__(self):
         if not self.run:
             raise ValueError("--run is required: the folder of a run, such as runs/demo")
-        one_of("eval", self.eval, ("test_data", "train_data"))
-        if self.wasserstein_order not in (1, 2):
-            raise ValueError(f"wasserstein_order must be 1 or 2, got {self.wasserstein_order}")
+        check_fields(self)

@@ -5,10 +5,23 @@ same ratios t/n; what is given as a flag is taken as it is.
 """
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
+from diffusions.checks import (
+    MOST_INT,
+    Bounds,
+    Count,
+    InnerShare,
+    Layers,
+    Natural,
+    NotNegative,
+    Positive,
+    Rounds,
+    Share,
+    check_fields,
+    shown,
+)
 from experiments.settings import RunSettings
-from jkonet_star.settings import at_least, one_of, positive
 
 Mode = Literal["train", "evaluate", "generate", "reproduce"]
 
@@ -41,41 +54,36 @@ class SparseSettings(RunSettings):
     """
 
     mode: Mode = "train"
-    checkpoint: tuple[str, ...] = ()
-    n: int | None = None
-    k: int | None = None
-    zero_probability: float = 0.5
-    times: tuple[float, ...] = ()
-    n_samples: int | None = None
-    step: float = 0.5
-    horizon: float | None = None
-    batch_size: int = 0
+    checkpoint: Annotated[tuple[str, ...], Bounds(0, 100)] = ()
+    n: Annotated[int, Bounds(2, MOST_INT)] | None = None
+    k: Count | None = None
+    zero_probability: InnerShare = 0.5
+    times: Annotated[tuple[Positive, ...], Bounds(0, 10_000)] = ()
+    n_samples: Annotated[int, Bounds(2, MOST_INT)] | None = None
+    step: Positive = 0.5
+    horizon: Positive | None = None
+    batch_size: Natural = 0
     baselines: bool = True
     reference: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        one_of("mode", self.mode, get_args(Mode))
-        if self.n is not None:
-            at_least("n", self.n, 2)
-        if self.k is not None:
-            at_least("k", self.k, 1)
-            if self.n is not None and self.k > self.n:
-                raise ValueError(f"k must be at most n = {self.n}, got {self.k}")
-        if not 0 < self.zero_probability < 1:
-            raise ValueError(f"zero_probability must be in (0, 1), got {self.zero_probability}")
-        for time in self.times:
-            positive("each of times", time)
-        if self.n_samples is not None:
-            at_least("n_samples", self.n_samples, 2)
-        positive("step", self.step)
-        if self.horizon is not None:
-            positive("horizon", self.horizon)
-        at_least("batch_size", self.batch_size, 0)
+        if self.k is not None and self.n is not None and self.k > self.n:
+            raise ValueError(f"k must be at most n = {self.n}, got {self.k}")
         if self.resume and self.mode != "train":
             raise ValueError("--resume continues a training; the other modes start anew")
         if self.mode == "train" and self.checkpoint:
             raise ValueError("--mode=train makes a checkpoint; --checkpoint is for the other modes")
+
+    @property
+    def memory_needs(self) -> dict[str, float]:
+        """Bytes of the largest arrays, at least."""
+        n = float(self.n or 2)
+        return {
+            "the matrices of a batch (--n, --batch-size)": 4 * n**2 * max(1, self.batch_size),
+            "the samples (--n-samples)": 4.0 * (self.n_samples or 1),
+            "the times (--horizon, --step)": 4 * (self.horizon or 4 * n) / self.step,
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,55 +115,45 @@ class CurriculumSettings:
         checkpoint_every: epochs between checkpoints.
     """
 
-    layers: int = 10
-    hidden: int = 32
-    update_hidden: int = 16
-    readout_hidden: int = 4
-    epochs: tuple[int, ...] = (600, 300, 300)
-    samples_per_epoch: int = 10_000
-    train_batch_size: int = 200
+    layers: Layers = 10
+    hidden: Count = 32
+    update_hidden: Count = 16
+    readout_hidden: Count = 4
+    epochs: Annotated[tuple[Rounds, ...], Bounds(STAGES, STAGES)] = (600, 300, 300)
+    samples_per_epoch: Count = 10_000
+    train_batch_size: Count = 200
     fresh_data: bool = True
-    learning_rates: tuple[float, ...] = (3e-3, 1e-3, 7e-4)
-    weight_decay: float = 0.01
-    clip_norms: tuple[float, ...] = (1.0, 1.0, 0.9)
-    time_step: float | None = None
-    largest_time: float | None = None
-    heavy_from: tuple[float, ...] = ()
-    heavy_weight: float = 0.95
-    depths: tuple[int, ...] = (7, 9, 10)
-    deepen_at: tuple[int, ...] = (150, 250)
-    noise_free_every: int = 6
-    noise_free_time: float = 10_000.0
-    settle_epochs: int = 12
-    checkpoint_every: int = 10
+    learning_rates: Annotated[tuple[Positive, ...], Bounds(STAGES, STAGES)] = (3e-3, 1e-3, 7e-4)
+    weight_decay: NotNegative = 0.01
+    clip_norms: Annotated[tuple[Positive, ...], Bounds(STAGES, STAGES)] = (1.0, 1.0, 0.9)
+    time_step: Positive | None = None
+    largest_time: Positive | None = None
+    heavy_from: tuple[Positive, ...] = ()
+    heavy_weight: Share = 0.95
+    depths: Annotated[tuple[Layers, ...], Bounds(1, 1000)] = (7, 9, 10)
+    deepen_at: Annotated[tuple[Count, ...], Bounds(0, 1000)] = (150, 250)
+    noise_free_every: Natural = 6
+    noise_free_time: Positive = 10_000.0
+    settle_epochs: Natural = 12
+    checkpoint_every: Count = 10
 
     def __post_init__(self):
-        for name in ("layers", "hidden", "update_hidden", "readout_hidden", "checkpoint_every"):
-            at_least(name, getattr(self, name), 1)
-        for name in ("epochs", "learning_rates", "clip_norms", "heavy_from"):
-            values = getattr(self, name)
-            if len(values) != STAGES and not (name == "heavy_from" and not values):
-                raise ValueError(f"{name} needs {STAGES} numbers, one per stage, got {values}")
-            for value in values:
-                positive(f"each of {name}", value)
-        at_least("train_batch_size", self.train_batch_size, 1)
-        if self.samples_per_epoch < 1 or self.samples_per_epoch % self.train_batch_size:
+        check_fields(self)
+        if len(self.heavy_from) not in (0, STAGES):
+            raise ValueError(
+                f"heavy_from needs {STAGES} numbers, one per stage, got {shown(self.heavy_from)}"
+            )
+        if self.samples_per_epoch % self.train_batch_size:
             raise ValueError(
                 f"samples_per_epoch must be a multiple of train_batch_size "
                 f"{self.train_batch_size}, got {self.samples_per_epoch}"
             )
-        at_least("weight_decay", self.weight_decay, 0)
-        for name in ("time_step", "largest_time"):
-            if getattr(self, name) is not None:
-                positive(name, getattr(self, name))
-        if not 0 <= self.heavy_weight <= 1:
-            raise ValueError(f"heavy_weight must be in [0, 1], got {self.heavy_weight}")
         if len(self.depths) != len(self.deepen_at) + 1:
             raise ValueError(
                 f"depths {self.depths} needs one number more than deepen_at {self.deepen_at}"
             )
-        if list(self.depths) != sorted(set(self.depths)) or not self.depths[0] >= 1:
-            raise ValueError(f"depths must increase from at least 1, got {self.depths}")
+        if list(self.depths) != sorted(set(self.depths)):
+            raise ValueError(f"depths must increase, got {self.depths}")
         if self.depths[-1] != self.layers:
             raise ValueError(
                 f"the last of depths, {self.depths[-1]}, must be --layers={self.layers}"
@@ -167,15 +165,27 @@ class CurriculumSettings:
                 f"deepen_at must increase within the {self.epochs[0]} epochs of the first stage, "
                 f"got {self.deepen_at}"
             )
-        at_least("noise_free_every", self.noise_free_every, 0)
-        positive("noise_free_time", self.noise_free_time)
-        if not 0 <= self.settle_epochs < self.epochs[-1]:
+        if not self.settle_epochs < self.epochs[-1]:
             raise ValueError(
                 f"settle_epochs must be less than the {self.epochs[-1]} epochs of the last stage, "
                 f"got {self.settle_epochs}"
             )
         if self.noise_free_every == 1:
             raise ValueError("noise_free_every 1 would train the last stage without noise alone")
+
+    @property
+    def memory_needs(self) -> dict[str, float]:
+        """Bytes of the largest arrays, at least, for the smallest dimension."""
+        widest = max(self.hidden, self.update_hidden, self.readout_hidden)
+        return {
+            "the network (--layers, --hidden, --update-hidden, --readout-hidden)": 16.0
+            * self.layers
+            * widest,
+            "the samples of an epoch (--samples-per-epoch)": 8.0 * self.samples_per_epoch,
+            "the grid of times (--largest-time, --time-step)": 4.0
+            * (self.largest_time or 1)
+            / (self.time_step or self.largest_time or 1),
+        }
 
     def scaled(self, n: int) -> "CurriculumSettings":
         """The same with every time filled in."""

@@ -1,12 +1,25 @@
 """Flags of `experiments.sparse_pixels`. Imports no JAX."""
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from data_generation.mask_settings import MaskSettings
-from diffusions.networks.presets import UNET_PRESETS, UNetPreset
+from diffusions.checks import (
+    Bounds,
+    Count,
+    Decay,
+    InnerShare,
+    Natural,
+    NotNegative,
+    Positive,
+    Rounds,
+    Seed,
+    Share,
+    check_fields,
+    one_of,
+)
+from diffusions.networks.presets import UNetPreset
 from experiments.settings import RunSettings
-from jkonet_star.settings import at_least, one_of
 
 Dataset = Literal["cifar10", "fashion-mnist", "synthetic"]
 ModelName = Literal["ddpm", "flow"]
@@ -42,36 +55,26 @@ class SamplingSettings:
     """
 
     sampler: Sampler | None = None
-    steps: int | None = None
-    eta: float = 0.0
-    churn: float = 1.0
+    steps: Rounds | None = None
+    eta: Share = 0.0
+    churn: NotNegative = 1.0
     impose: bool | None = None
-    n_test: int | None = None
-    draws: int | None = None
-    eval_batch: int | None = None
-    compare_steps: tuple[int, ...] = (5, 10, 20, 50)
+    n_test: Count | None = None
+    draws: Rounds | None = None
+    eval_batch: Count | None = None
+    compare_steps: Annotated[tuple[Rounds, ...], Bounds(0, 100)] = (5, 10, 20, 50)
     compare_samplers: tuple[str, ...] = ("ode-euler", "ode-heun", "sde")
-    n_compare: int | None = None
+    n_compare: Natural | None = None
 
     def __post_init__(self):
-        for name in (self.sampler, *self.compare_samplers):
-            if name is not None:
-                one_of("sampler", name, SAMPLERS)
-        for name, least in (
-            ("steps", 1),
-            ("n_test", 1),
-            ("draws", 1),
-            ("eval_batch", 1),
-            ("n_compare", 0),
-        ):
-            if (value := getattr(self, name)) is not None:
-                at_least(name, value, least)
-        for steps in self.compare_steps:
-            at_least("compare_steps", steps, 1)
-        if not 0.0 <= self.eta <= 1.0:
-            raise ValueError(f"eta must be in [0, 1], got {self.eta}")
-        if not 0.0 <= self.churn < float("inf"):
-            raise ValueError(f"churn must not be negative, got {self.churn}")
+        check_fields(self)
+        for name in self.compare_samplers:
+            one_of("sampler", name, SAMPLERS)
+
+    @property
+    def memory_needs(self) -> dict[str, float]:
+        """Bytes of the largest arrays, at least, for the smallest images."""
+        return {"the samples of one image (--draws)": 4 * 28.0**2 * (self.draws or 1)}
 
     def sampling_resolved(self, model: ModelName, preset: str, noising_steps: int) -> Any:
         """The same settings with no None left."""
@@ -148,72 +151,38 @@ class SparsePixelsSettings(RunSettings, SamplingSettings, MaskSettings):
     supervision: Supervision = "observed"
     unseen: Unseen | None = None
     residual: bool | None = None
-    residual_scale: float = 0.2
-    told_weight: float = 0.05
-    noising_steps: int = 1000
-    beta_min: float = 1e-4
-    beta_max: float = 0.02
+    residual_scale: Positive = 0.2
+    told_weight: NotNegative = 0.05
+    noising_steps: Rounds = 1000
+    beta_min: InnerShare = 1e-4
+    beta_max: InnerShare = 0.02
     unet: UNetPreset | None = None
-    dropout: float | None = None
+    dropout: Decay | None = None
     class_conditional: bool = False
     bfloat16: bool = False
-    n_train: int | None = None
-    data_seed: int = 0
+    n_train: Count | None = None
+    data_seed: Seed = 0
     flip: bool = True
-    resolutions: tuple[int, ...] = ()
-    epochs: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
+    resolutions: Annotated[tuple[Count, ...], Bounds(0, 100)] = ()
+    epochs: Rounds | None = None
+    batch_size: Count | None = None
+    learning_rate: Positive | None = None
     schedule: Literal["cosine", "constant"] | None = None
-    clip_norm: float = 1.0
-    ema_decay: float | None = None
-    panel_every: int | None = None
-    n_panel: int = 8
-    regression_epochs: int | None = None
+    clip_norm: Positive = 1.0
+    ema_decay: Decay | None = None
+    panel_every: Count | None = None
+    n_panel: Rounds = 8
+    regression_epochs: Annotated[int, Bounds(0, 10**6)] | None = None
 
     def __post_init__(self):
         RunSettings.__post_init__(self)
         SamplingSettings.__post_init__(self)
         MaskSettings.__post_init__(self)
-        one_of("mode", self.mode, get_args(Mode))
-        one_of("dataset", self.dataset, get_args(Dataset))
-        one_of("preset", self.preset, ("paper", "cpu"))
-        one_of("model", self.model, get_args(ModelName))
-        one_of("supervision", self.supervision, get_args(Supervision))
-        for name, words in (
-            ("unseen", get_args(Unseen)),
-            ("unet", tuple(UNET_PRESETS)),
-            ("schedule", ("cosine", "constant")),
-        ):
-            if (value := getattr(self, name)) is not None:
-                one_of(name, value, words)
-        for name, least in (
-            ("noising_steps", 1),
-            ("n_train", 1),
-            ("data_seed", 0),
-            ("epochs", 1),
-            ("batch_size", 1),
-            ("panel_every", 1),
-            ("n_panel", 1),
-            ("regression_epochs", 0),
-        ):
-            if (value := getattr(self, name)) is not None:
-                at_least(name, value, least)
-        for name in ("residual_scale", "learning_rate", "clip_norm"):
-            if (value := getattr(self, name)) is not None and not 0.0 < value < float("inf"):
-                raise ValueError(f"{name} must be positive, got {value}")
-        for name in ("ema_decay", "dropout"):
-            if (value := getattr(self, name)) is not None and not 0.0 <= value < 1.0:
-                raise ValueError(f"{name} must be in [0, 1), got {value}")
-        if not 0.0 <= self.told_weight < float("inf"):
-            raise ValueError(f"told_weight must not be negative, got {self.told_weight}")
-        if not 0.0 < self.beta_min <= self.beta_max < 1.0:
+        if self.beta_min > self.beta_max:
             raise ValueError(
                 f"betas must satisfy 0 < beta_min <= beta_max < 1, got {self.beta_min}, {self.beta_max}"
             )
-        if len(set(self.resolutions)) != len(self.resolutions) or any(
-            side < 1 for side in self.resolutions
-        ):
+        if len(set(self.resolutions)) != len(self.resolutions):
             raise ValueError(f"resolutions must be different sides, got {self.resolutions}")
         if self.mode == "train":
             self._check_training()

@@ -7,7 +7,10 @@ skipped, so that a sweep that was killed continues; runs that fail are tried onc
 from collections.abc import Sequence
 
 from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from data_generation.settings import DataSettings
+from diffusions.checks import check_folder_name
 from diffusions.late_imports import import_extra
+from diffusions.memory import check_memory
 from experiments.learning_settings import define_learning_flags, learning_from_flags
 from experiments.sweep_settings import (
     Cell,
@@ -43,6 +46,7 @@ def main() -> None:
     from pathlib import Path
 
     name = sweep.sweep_name or (Path(sweep.grid).stem if sweep.grid else "sweep")
+    check_folder_name("sweep_name", name)
     run_sweep(cells, name, execution)
 
 
@@ -59,8 +63,13 @@ def run_sweep(cells: Sequence[Cell], name: str, execution: ExecutionSettings) ->
 
     Raises:
         ImportError: an extra is needed and not installed.
+        ValueError: what a run's data need does not fit into memory, or the folder cannot be written.
     """
     from pathlib import Path
+
+    for cell in cells:
+        if isinstance(cell.data, DataSettings):
+            check_memory(cell.data.memory_needs)
 
     from experiments.sweep_folder import SweepFolder
     from experiments.sweep_progress import Progress

@@ -2,19 +2,35 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from absl import flags
 
 from data_generation.settings import DataSettings, InternalEnergy
+from diffusions.checks import (
+    Bounds,
+    Count,
+    Natural,
+    NotNegative,
+    Positive,
+    Rounds,
+    Seed,
+    check_fields,
+    check_folder_name,
+    conform,
+    one_of,
+    shown,
+)
 from experiments.learning_settings import LearningSettings
-from experiments.settings import EvaluationPopulation, check_run_name
-from jkonet_star.settings import SCHEMES, SOLVERS, at_least, one_of, positive, scheme_of
+from experiments.settings import EvaluationPopulation, WassersteinOrder
+from jkonet_star.settings import SCHEMES, SOLVERS, scheme_of
 
 Executor = Literal["local", "slurm"]
+MOST_RUNS = 100_000
 GRIDS = Path(__file__).parent / "grids"
 """Grids that ship with the project, found by their names."""
 
@@ -40,35 +56,30 @@ class Grid:
         datasets: names or paths of existing datasets, instead of simulated ones.
     """
 
-    potentials: tuple[str, ...] = ("styblinski_tang",)
-    interactions: tuple[str, ...] = ("none",)
-    betas: tuple[float, ...] = (0.0,)
-    dimensions: tuple[int, ...] = (2,)
-    particle_counts: tuple[int, ...] = (1000,)
-    couplings: tuple[str, ...] = ("auto",)
-    substeps: tuple[int, ...] = (1,)
-    data_seeds: tuple[int, ...] = (0,)
-    solvers: tuple[str, ...] = ("jkonet-star-potential",)
-    schemes: tuple[str, ...] = ("auto",)
-    seeds: tuple[int, ...] = (0,)
+    potentials: Annotated[tuple[str, ...], Bounds(1, 1000)] = ("styblinski_tang",)
+    interactions: Annotated[tuple[str, ...], Bounds(1, 1000)] = ("none",)
+    betas: Annotated[tuple[NotNegative, ...], Bounds(1, 1000)] = (0.0,)
+    dimensions: Annotated[tuple[Count, ...], Bounds(1, 1000)] = (2,)
+    particle_counts: Annotated[tuple[Count, ...], Bounds(1, 1000)] = (1000,)
+    couplings: Annotated[tuple[str, ...], Bounds(1, 1000)] = ("auto",)
+    substeps: Annotated[tuple[Rounds, ...], Bounds(1, 1000)] = (1,)
+    data_seeds: Annotated[tuple[Seed, ...], Bounds(1, 1000)] = (0,)
+    solvers: Annotated[tuple[str, ...], Bounds(0, 1000)] = ("jkonet-star-potential",)
+    schemes: Annotated[tuple[str, ...], Bounds(1, 1000)] = ("auto",)
+    seeds: Annotated[tuple[Seed, ...], Bounds(1, 1000)] = (0,)
     internal: InternalEnergy | None = None
-    datasets: tuple[str, ...] = ()
+    datasets: Annotated[tuple[str, ...], Bounds(0, 1000)] = ()
 
     def __post_init__(self):
+        check_fields(self)
         for name in GRID_FIELDS:
             values = getattr(self, name)
-            if name == "internal":
-                continue
-            if name not in ("solvers", "datasets") and not values:
-                raise ValueError(f"{name} must name at least one value")
-            if len(set(values)) != len(values):
-                raise ValueError(f"{name} names a value twice: {','.join(map(str, values))}")
+            if isinstance(values, tuple) and len(set(values)) != len(values):
+                raise ValueError(f"{name} names a value twice: {shown(values)}")
         for solver in self.solvers:
             one_of("solver", solver, tuple(SOLVERS))
         for scheme in self.schemes:
             one_of("scheme", scheme, ("auto", *SCHEMES))
-        if self.internal is not None:
-            one_of("internal energy", self.internal, get_args(InternalEnergy))
 
 
 GRID_FIELDS = tuple(field.name for field in dataclasses.fields(Grid))
@@ -87,12 +98,15 @@ class SimulationSettings:
         data_dir: folder that holds the dataset folders.
     """
 
-    n_timesteps: int = 5
-    dt: float = 0.01
+    n_timesteps: Rounds = 5
+    dt: Positive = 0.01
     coupling_block: int = 1000
-    n_gmm_components: int = 10
+    n_gmm_components: Natural = 10
     unpaired: bool = False
     data_dir: str = "data"
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,30 +132,21 @@ class ExecutionSettings:
 
     runs_dir: str = "runs"
     batched: bool = True
-    memory_budget: float = 2.0
+    memory_budget: Positive = 2.0
     eval: EvaluationPopulation = "test_data"
-    eval_every: int = 100
-    wasserstein_order: int = 1
+    eval_every: Count = 100
+    wasserstein_order: WassersteinOrder = 1
     plots: bool = True
     executor: Executor = "local"
-    jobs: int = 4
+    jobs: Count = 4
     partition: str | None = None
-    time_limit: int = 240
-    job_memory: float = 8.0
-    job_cores: int = 2
-    job_gpus: int = 0
+    time_limit: Count = 240
+    job_memory: NotNegative = 8.0
+    job_cores: Count = 2
+    job_gpus: Natural = 0
 
     def __post_init__(self):
-        positive("memory_budget", self.memory_budget)
-        one_of("eval", self.eval, get_args(EvaluationPopulation))
-        at_least("eval_every", self.eval_every, 1)
-        if self.wasserstein_order not in (1, 2):
-            raise ValueError(f"wasserstein_order must be 1 or 2, got {self.wasserstein_order}")
-        one_of("executor", self.executor, get_args(Executor))
-        for name in ("jobs", "time_limit", "job_cores"):
-            at_least(name, getattr(self, name), 1)
-        at_least("job_memory", self.job_memory, 0)
-        at_least("job_gpus", self.job_gpus, 0)
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,8 +163,9 @@ class SweepSettings:
     sweep_name: str | None = None
 
     def __post_init__(self):
+        check_fields(self)
         if self.sweep_name is not None:
-            check_run_name(self.sweep_name)
+            check_folder_name("sweep_name", self.sweep_name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -211,10 +217,11 @@ def cells_of(
     """Every run of the grids once, datasets in the outer loops.
 
     Raises:
-        ValueError: what makes no dataset, named.
+        ValueError: what makes no dataset, named; or there are more than `MOST_RUNS` runs.
     """
     cells: dict[str, Cell] = {}
     for grid in grids:
+        _check_number(grid)
         data: list[DataSettings | str] = list(grid.datasets) or _simulations(grid, simulation)
         runs: Sequence[tuple] = list(itertools.product(grid.solvers, grid.schemes, grid.seeds))
         for source in data:
@@ -229,6 +236,12 @@ def cells_of(
                 )
                 cells.setdefault(cell.name, cell)
     return list(cells.values())
+
+
+def _check_number(grid: Grid) -> None:
+    axes = [len(v) for name in GRID_FIELDS if isinstance(v := getattr(grid, name), tuple) and v]
+    if math.prod(axes) > MOST_RUNS:
+        raise ValueError(f"a grid may have {MOST_RUNS} runs, this one has {math.prod(axes)}")
 
 
 def _simulations(grid: Grid, shared: SimulationSettings) -> list[DataSettings | str]:
@@ -286,9 +299,7 @@ def coupling_fields(coupling: str) -> dict[str, Any]:
 
 def positive_number(text: str) -> float:
     """The number; ValueError where it is none, or not positive."""
-    value = float(text)
-    positive("epsilon", value)
-    return value
+    return conform(float(text), Positive, "epsilon")
 
 
 def find_grid(name_or_path: str) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from diffusions.memory import check_memory
 from experiments.learning_settings import (
     LearningSettings,
     define_learning_flags,
@@ -61,6 +62,8 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
     )
     seconds["train"] += time.perf_counter() - start
     trained = kind.parametrisation != "linear"
+    if not trained:
+        check_memory(features.memory_needs_in(dataset.train.dimension))
     run = start_run(
         settings,
         "experiments.train",

@@ -26,6 +26,7 @@ from typing import Literal
 
 import numpy as np
 
+from diffusions.checks import one_of
 from diffusions.typing import PyTree
 from jkonet_star.displacement_regression import (
     SHRINKAGES,
@@ -46,7 +47,6 @@ from jkonet_star.paired_likelihood import (
     needed_neighbours,
     self_log_likelihood,
 )
-from jkonet_star.settings import one_of
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.units import population_units
 from jkonet_star.weak_form import FOLDS, WeakFormFit, fit_weak_form

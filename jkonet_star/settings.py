@@ -6,33 +6,24 @@ mistyped flag before anything heavy is loaded.
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from diffusions.checks import (
+    Bounds,
+    Count,
+    Decay,
+    Natural,
+    NotNegative,
+    Positive,
+    PositiveShare,
+    Rounds,
+    Widths,
+    check_fields,
+    one_of,
+)
 
 CouplingMethod = Literal["auto", "exact", "sinkhorn", "low-rank"]
 DensityMethod = Literal["gmm", "kde"]
-
-
-def one_of(name: str, value: str, accepted: tuple[str, ...]) -> None:
-    """Raises ValueError, naming the nearest accepted words, unless `value` is one of them."""
-    if value in accepted:
-        return
-    import difflib  # only on the way to an error
-
-    near = difflib.get_close_matches(value, accepted, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise ValueError(f"unknown {name} {value!r}{hint} (accepted: {', '.join(accepted)})")
-
-
-def positive(name: str, value: float) -> None:
-    """Raises ValueError unless `value` is finite and above zero."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be positive, got {value}")
-
-
-def at_least(name: str, value: float, lowest: float) -> None:
-    """Raises ValueError unless `value` is finite and not below `lowest`."""
-    if not (math.isfinite(value) and value >= lowest):
-        raise ValueError(f"{name} must be at least {lowest}, got {value}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,25 +44,19 @@ class CouplingSettings:
     """
 
     method: CouplingMethod = "auto"
-    epsilon: float = 0.0005
+    epsilon: Positive = 0.0005
     batch_size: int = 1000
-    tau_a: float = 1.0
-    tau_b: float = 1.0
-    rank: int = 50
-    max_iterations: int = 5000
-    threshold: float = 1e-3
+    tau_a: PositiveShare = 1.0
+    tau_b: PositiveShare = 1.0
+    rank: Count = 50
+    max_iterations: Rounds = 5000
+    threshold: Positive = 1e-3
 
     def __post_init__(self):
         one_of("coupling", self.method, get_args(CouplingMethod))
-        positive("epsilon", self.epsilon)
+        check_fields(self)
         if self.batch_size == 0:
             raise ValueError("batch_size must be positive, or negative for one block, got 0")
-        for name, tau in (("tau_a", self.tau_a), ("tau_b", self.tau_b)):
-            if not 0 < tau <= 1:
-                raise ValueError(f"{name} must lie in (0, 1], got {tau}")
-        at_least("rank", self.rank, 1)
-        at_least("max_iterations", self.max_iterations, 1)
-        positive("threshold", self.threshold)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,13 +70,12 @@ class DensitySettings:
     """
 
     method: DensityMethod = "gmm"
-    n_components: int = 10
-    bandwidth_scale: float = 1.0
+    n_components: Natural = 10
+    bandwidth_scale: Positive = 1.0
 
     def __post_init__(self):
         one_of("density", self.method, get_args(DensityMethod))
-        at_least("n_components", self.n_components, 0)
-        positive("bandwidth_scale", self.bandwidth_scale)
+        check_fields(self)
 
 
 Scheme = Literal["explicit", "implicit", "midpoint"]
@@ -196,7 +180,7 @@ class InternalSettings:
     beta_estimator: BetaEstimator = "auto"
 
     def __post_init__(self):
-        one_of("beta_estimator", self.beta_estimator, get_args(BetaEstimator))
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -220,33 +204,38 @@ class NetworkSettings:
             estimate of the loss; 0 takes the whole snapshot in every gradient step.
     """
 
-    epochs: int = 1000
-    batch_size: int = 250
-    hidden: tuple[int, ...] = (64, 64)
+    epochs: Rounds = 1000
+    batch_size: Count = 250
+    hidden: Widths = (64, 64)
     activation: Activation = "softplus"
-    learning_rate: float = 3e-3
+    learning_rate: Positive = 3e-3
     schedule: LearningRateSchedule = "cosine"
-    gradient_clip: float = 10.0
-    weight_decay: float = 0.0
-    ema_decay: float = 0.0
-    interaction_samples: int = 16
+    gradient_clip: NotNegative = 10.0
+    weight_decay: NotNegative = 0.0
+    ema_decay: Decay = 0.0
+    interaction_samples: Natural = 16
 
     def __post_init__(self):
-        at_least("epochs", self.epochs, 1)
-        at_least("batch_size", self.batch_size, 1)
-        if not self.hidden or min(self.hidden) < 1:
-            raise ValueError(f"hidden needs at least one positive width, got {self.hidden}")
-        one_of("activation", self.activation, get_args(Activation))
-        positive("learning_rate", self.learning_rate)
-        one_of("schedule", self.schedule, get_args(LearningRateSchedule))
-        at_least("gradient_clip", self.gradient_clip, 0)
-        at_least("weight_decay", self.weight_decay, 0)
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
-        if self.interaction_samples < 0 or self.interaction_samples == 1:
+        check_fields(self)
+        if self.interaction_samples == 1:
             raise ValueError(
                 f"interaction_samples must be 0 or at least 2, got {self.interaction_samples}"
             )
+
+    @property
+    def memory_needs(self) -> dict[str, float]:
+        """Bytes of the largest arrays, at least."""
+        return {
+            "a network this wide (--hidden)": network_bytes(self.hidden),
+            "the particles of one mean (--interaction-samples)": 4.0
+            * self.interaction_samples
+            * max(self.hidden),
+        }
+
+
+def network_bytes(widths: tuple[int, ...]) -> float:
+    """Of a multilayer perceptron in training: parameters, gradients and both moments of Adam."""
+    return 16.0 * sum(a * b for a, b in zip(widths[:-1], widths[1:], strict=True))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -287,58 +276,44 @@ class BilevelSettings:
             motion and not by sampling; otherwise each snapshot is sampled alone.
     """
 
-    map_hidden: tuple[int, ...] = (64, 64)
-    map_learning_rate: float = 0.01
-    map_first_moment: float = 0.5
-    map_second_moment: float = 0.9
-    inner_steps: int = 100
-    inner_tolerance: float = 0.0
+    map_hidden: Widths = (64, 64)
+    map_learning_rate: Positive = 0.01
+    map_first_moment: Decay = 0.5
+    map_second_moment: Decay = 0.9
+    inner_steps: Rounds = 100
+    inner_tolerance: NotNegative = 0.0
     inner_gradient: InnerGradient = "implicit"
-    conjugate_gradients: int = 10
-    damping: float = 1e-6
+    conjugate_gradients: Rounds = 10
+    damping: NotNegative = 1e-6
     warm_start: bool = True
-    transport_weight: float = 1.0
+    transport_weight: NotNegative = 1.0
     positive_weights: bool = True
-    weight_penalty: float = 1.0
-    monge_gap_weight: float = 1.0
-    monge_gap_epsilon: float = 0.02
-    monge_gap_iterations: int = 15
+    weight_penalty: NotNegative = 1.0
+    monge_gap_weight: NotNegative = 1.0
+    monge_gap_epsilon: Positive = 0.02
+    monge_gap_iterations: Rounds = 15
     outer_loss: OuterLoss = "divergence"
-    sinkhorn_epsilon: float = 0.2
-    sinkhorn_iterations: int = 50
+    sinkhorn_epsilon: Positive = 0.2
+    sinkhorn_iterations: Rounds = 50
     teacher_forcing: bool = False
     matched_batches: bool = True
 
     def __post_init__(self):
-        if not self.map_hidden or min(self.map_hidden) < 1:
-            raise ValueError(f"map_hidden needs at least one positive width, got {self.map_hidden}")
-        for name in ("map_learning_rate", "sinkhorn_epsilon", "monge_gap_epsilon"):
-            positive(name, getattr(self, name))
-        for name in ("map_first_moment", "map_second_moment"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        for name in (
-            "inner_steps",
-            "conjugate_gradients",
-            "sinkhorn_iterations",
-            "monge_gap_iterations",
-        ):
-            at_least(name, getattr(self, name), 1)
-        for name in (
-            "inner_tolerance",
-            "damping",
-            "transport_weight",
-            "weight_penalty",
-            "monge_gap_weight",
-        ):
-            at_least(name, getattr(self, name), 0)
-        one_of("inner_gradient", self.inner_gradient, get_args(InnerGradient))
-        one_of("outer_loss", self.outer_loss, get_args(OuterLoss))
+        check_fields(self)
         if self.inner_tolerance and self.inner_gradient == "unrolled":
             raise ValueError(
                 "inner_tolerance ends a loop of unknown length, which cannot be unrolled: "
                 "inner_gradient must be implicit"
             )
+
+    @property
+    def memory_needs(self) -> dict[str, float]:
+        """Bytes of the largest arrays, at least."""
+        return {"a map this wide (--map-hidden)": network_bytes(self.map_hidden)}
+
+
+Degree = Annotated[int, Bounds(0, 100)]
+"""Of a monomial: float32 holds no larger power of 2.5."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -361,26 +336,48 @@ class FeatureSettings:
             is chosen by cross-validation.
     """
 
-    degree: int = 4
-    total_degree: int = 0
+    degree: Degree = 4
+    total_degree: Degree = 0
     trigonometric: bool = False
     radial: RadialFunction = "constant"
-    radial_centers: int = 10
+    radial_centers: Count = 10
     radial_domain: tuple[float, float] | None = None
-    radial_width: float | None = None
-    regularization: float | None = None
+    radial_width: Positive | None = None
+    regularization: NotNegative | None = None
 
     def __post_init__(self):
-        at_least("degree", self.degree, 0)
-        at_least("total_degree", self.total_degree, 0)
         one_of("radial function", self.radial, get_args(RadialFunction))
-        at_least("radial_centers", self.radial_centers, 1)
+        check_fields(self)
         domain = self.radial_domain
-        if domain is not None and not (len(domain) == 2 and domain[0] < domain[1]):
+        if domain is not None and not domain[0] < domain[1]:
             raise ValueError(f"radial_domain must be two rising numbers, got {domain}")
-        if self.radial_width is not None:
-            positive("radial_width", self.radial_width)
-        if self.regularization is not None:
-            at_least("regularization", self.regularization, 0)
         if self.degree == 0 and self.radial == "none":
             raise ValueError("degree 0 and radial none leave no features")
+
+    @property
+    def memory_needs(self) -> dict[str, float]:
+        """Bytes of the largest arrays, at least, whatever the dimension."""
+        return self.memory_needs_in(1)
+
+    def memory_needs_in(self, dimension: int) -> dict[str, float]:
+        """Bytes of the largest arrays, at least, in a dimension.
+
+        Above three dimensions the monomials up to the total degree are made one by one before those
+        of too large an exponent are left out.
+        """
+        total = self.total_degree or (self.degree if dimension <= 3 else 2)
+
+        def monomials(order: int) -> float:
+            return min(math.comb(dimension + order, order), 1e30) - 1 if self.degree else 0
+
+        n_features = monomials(min(total, self.degree)) * (3 if self.trigonometric else 1)
+        if self.radial != "none":
+            n_features += self.radial_centers ** (dimension if dimension <= 2 else 1)
+        made = monomials(total if dimension > 3 else min(total, self.degree))
+        return {
+            f"the monomials in dimension {dimension} (--degree, --total-degree)": 8.0
+            * made
+            * dimension,
+            f"the normal equations of {n_features:.3g} features (--degree, --radial-centers)": 8.0
+            * n_features**2,
+        }

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from threadpoolctl import threadpool_limits
 
+from diffusions.memory import check_memory
 from diffusions.training import TrainingState, initial_state, shuffled_batches, train_epochs
 from diffusions.typing import Array, Float, Key, Keys, PyTree
 from jkonet_star.closed_form import ClosedFormReport, fit_linear
@@ -425,7 +426,12 @@ def prepare(
 def solve_linear(
     problem: Problem, settings: FeatureSettings
 ) -> tuple[FittedEnergy, ClosedFormReport]:
-    """The closed-form energy of a prepared problem."""
+    """The closed-form energy of a prepared problem.
+
+    Raises:
+        ValueError: the settings ask for more features than fit into memory.
+    """
+    check_memory(settings.memory_needs_in(problem.snapshots.dimension))
     model, constants = linear_model(problem.kind, problem.snapshots, settings)
     model = dataclasses.replace(model, internal=problem.beta_source)
     params, report = fit_linear(

@@ -1,11 +1,21 @@
 """What a reproduction is told, and the names in it. Imports no JAX."""
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from data_generation.settings import DataSettings
+from diffusions.checks import (
+    Bounds,
+    Count,
+    NotNegative,
+    Rounds,
+    Seed,
+    check_fields,
+    check_folder_name,
+    one_of,
+)
 from experiments.learning_settings import LearningSettings
-from jkonet_star.settings import SOLVERS, NetworkSettings, at_least, one_of
+from jkonet_star.settings import SOLVERS, NetworkSettings
 
 Experiment = Literal[
     "potentials", "dimensions", "functionals", "couplings", "embryoid-body", "schemes"
@@ -67,13 +77,13 @@ class ReproduceSettings:
 
     experiment: Experiment | None = None
     quick: bool = False
-    potentials: tuple[str, ...] | None = None
-    solvers: tuple[str, ...] | None = None
-    seeds: tuple[int, ...] | None = None
-    epochs: int | None = None
-    dimensions: tuple[int, ...] | None = None
-    particle_counts: tuple[int, ...] | None = None
-    betas: tuple[float, ...] | None = None
+    potentials: Annotated[tuple[str, ...], Bounds(1, 100)] | None = None
+    solvers: Annotated[tuple[str, ...], Bounds(1, 100)] | None = None
+    seeds: Annotated[tuple[Seed, ...], Bounds(1, 1000)] | None = None
+    epochs: Rounds | None = None
+    dimensions: Annotated[tuple[Count, ...], Bounds(1, 100)] | None = None
+    particle_counts: Annotated[tuple[Count, ...], Bounds(1, 100)] | None = None
+    betas: Annotated[tuple[NotNegative, ...], Bounds(1, 100)] | None = None
     reference: str | None = None
     embryoid_body: str | None = None
     data_dir: str = "data"
@@ -82,11 +92,11 @@ class ReproduceSettings:
     def __post_init__(self):
         if not self.experiment:
             raise ValueError(f"--experiment is required: one of {', '.join(EXPERIMENTS)}")
-        one_of("experiment", self.experiment, EXPERIMENTS)
+        check_fields(self)
+        if self.sweep_name is not None:
+            check_folder_name("sweep_name", self.sweep_name)
         for solver in self.solvers or ():
             one_of("solver", solver, tuple(SOLVERS))
-        if self.epochs is not None:
-            at_least("epochs", self.epochs, 1)
         for name, experiment in OF_ONE_EXPERIMENT.items():
             if getattr(self, name) is not None and self.experiment != experiment:
                 flag = name.replace("_", "-")

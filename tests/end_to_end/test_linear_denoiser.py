@@ -164,10 +164,10 @@ def test_repetitions_side_by_side(folder):
 
 def test_bad_flags_are_one_line(folder, capfd):
     for script, flag, words in (
-        (linear_denoiser, "--n-train=1", "integers from 2 on"),
+        (linear_denoiser, "--n-train=1", "each of n_train must be at least 2"),
         (linear_denoiser, "--nois-scale=1", "did you mean --noise-scale"),
         (learned_denoiser, "--n-pixels=9", "multiple of 8"),
-        (learned_denoiser, "--std-list=-1", "standard deviations must be positive"),
+        (learned_denoiser, "--std-list=-1", "each of std_list must be positive"),
     ):
         assert script.run([f"--runs-dir={folder / 'bad'}", flag]) == 2
         error = capfd.readouterr().err

@@ -136,7 +136,7 @@ def test_quick_mode_changes_only_what_is_not_given():
     ("settings", "arguments", "message"),
     [
         (LinearDenoiserSettings, {"n_train": ()}, "n_train"),
-        (LinearDenoiserSettings, {"n_train": (1, 5)}, "integers from 2 on"),
+        (LinearDenoiserSettings, {"n_train": (1, 5)}, "each of n_train must be at least 2, got 1"),
         (LinearDenoiserSettings, {"n_train": (5, 5)}, "different integers"),
         (LinearDenoiserSettings, {"time": 0.0}, "time must be positive"),
         (LinearDenoiserSettings, {"noise_scale": -1.0}, "noise_scale"),

@@ -57,7 +57,7 @@ def curriculum(settings=SMALL, seed=0):
             {"mode": "evaluate", "run_name": "a", "resume": True},
             "--resume continues a training",
         ),
-        (CurriculumSettings, {"epochs": (1, 2)}, "needs 3 numbers"),
+        (CurriculumSettings, {"epochs": (1, 2)}, "epochs must have at least 3 entries"),
         (CurriculumSettings, {"samples_per_epoch": 30}, "multiple of train_batch_size"),
         (CurriculumSettings, {"layers": 9}, "must be --layers=9"),
         (CurriculumSettings, {"depths": (7, 10)}, "one number more"),

@@ -82,8 +82,8 @@ def test_variants_have_folders_of_their_own():
     ("arguments", "message"),
     [
         ({"solvers": ("jkonet-star-potental",)}, "jkonet-star-potential"),
-        ({"seeds": (1, 1)}, "seeds names a value twice: 1,1"),
-        ({"potentials": ()}, "potentials must name"),
+        ({"seeds": (1, 1)}, r"seeds names a value twice: \(1, 1\)"),
+        ({"potentials": ()}, "potentials must have at least 1 entry"),
         ({"schemes": ("sideways",)}, "sideways"),
     ],
 )
