@@ -1,4 +1,7 @@
-"""Files from the network: asked for explicitly, checked, and complete or absent."""
+"""Files from the network: asked for explicitly, encrypted on the way, complete or absent.
+
+Size and checksum are watched while a file comes.
+"""
 
 import contextlib
 import hashlib
@@ -6,9 +9,14 @@ import os
 import secrets
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
+
+MOST_BYTES = 1 << 30
+"""Of one file; the largest published one that is asked for here has 170 million."""
 
 _CHUNK = 1 << 20
 _TIMEOUT_S = 60
@@ -27,42 +35,72 @@ def check_md5(file: Path, expected: str) -> None:
         raise ValueError(f"{file} is damaged or another release: MD5 {found}, published {expected}")
 
 
-def download(url: str, file: Path, expected_md5: str) -> None:
-    """Fetches a file to a temporary name, checks it and renames it.
+def download(url: str, file: Path, expected_md5: str, *, most_bytes: int = MOST_BYTES) -> None:
+    """Fetches a file to a temporary name, checks it as it comes, and renames it.
 
     Args:
-        url: where it is published.
+        url: where it is published; https, and so are all places that it refers to.
         file: where it goes; replaced where it exists.
         expected_md5: published checksum.
+        most_bytes: after which the download is broken off.
 
     Raises:
-        ValueError: the network refuses, breaks off, or delivers something else.
+        ValueError: another kind of address; the network refuses, breaks off, or delivers something
+            else or more.
     """
+    _check_address(url)
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    unfinished = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
     try:
-        with (
-            urllib.request.urlopen(url, timeout=_TIMEOUT_S) as source,
-            unfinished.open("wb") as target,
-            tqdm(
-                total=int(source.headers.get("Content-Length") or 0) or None,
-                unit="B",
-                unit_scale=True,
-                desc=file.name,
-            ) as progress,
-        ):
-            while chunk := source.read(_CHUNK):
-                target.write(chunk)
-                progress.update(len(chunk))
-        found = md5(unfinished)
+        with open_url(url) as source, unfinished.open("xb") as target:
+            announced = int(source.headers.get("Content-Length") or 0)
+            found = _copy(source, target, most_bytes, announced, file.name)
         if found != expected_md5:
             raise ValueError(f"{url} delivered another file: MD5 {found}, expected {expected_md5}")
         os.replace(unfinished, file)
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", error)
+    except (urllib.error.URLError, HTTPException, OSError) as error:
+        reason = " ".join(str(getattr(error, "reason", error)).split())
         raise ValueError(
             f"cannot download {url} ({reason}); fetch it elsewhere and give its folder"
         ) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             unfinished.unlink()
+
+
+def _copy(source: Any, target: Any, most_bytes: int, announced: int, name: str) -> str:
+    """Copies a stream and returns its MD5 sum."""
+    checksum = hashlib.md5(usedforsecurity=False)
+    so_far = 0
+    with tqdm(total=announced or None, unit="B", unit_scale=True, desc=name) as progress:
+        while chunk := source.read(_CHUNK):
+            so_far += len(chunk)
+            if max(so_far, announced) > most_bytes:
+                raise OSError(f"it has more than {most_bytes} bytes")
+            checksum.update(chunk)
+            target.write(chunk)
+            progress.update(len(chunk))
+    if so_far < announced:
+        raise OSError(f"it broke off after {so_far} of {announced} bytes")
+    return checksum.hexdigest()
+
+
+def _check_address(url: str) -> None:
+    if not url.startswith("https://"):
+        raise ValueError(f"cannot download {url}: only https addresses are fetched")
+
+
+class _EncryptedOnly(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        _check_address(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def open_url(url: str) -> Any:
+    """The response of an https address, whatever other https addresses lead to it.
+
+    Raises:
+        ValueError: it leads elsewhere.
+        OSError: the network refuses.
+    """
+    return urllib.request.build_opener(_EncryptedOnly).open(url, timeout=_TIMEOUT_S)

@@ -32,7 +32,8 @@ CLASSES = (
     "ankle boot",
 )
 
-URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+# The authors' own repository; their other address has no encryption.
+URL = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"
 
 _STEMS = {"train": "train", "test": "t10k"}
 _UNSIGNED_BYTE = 8

@@ -7,15 +7,16 @@ import pickle
 import struct
 import tarfile
 import tracemalloc
+import urllib.error
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_generation import cifar10, idx
+from data_generation import cifar10, downloads, idx
 from data_generation.cifar10 import download_cifar10, read_cifar10
-from data_generation.idx import read_fashion_mnist, read_idx
+from data_generation.idx import download_fashion_mnist, read_fashion_mnist, read_idx
 from data_generation.image_batches import as_bytes, image_batch, normalised
 from data_generation.images import ImageData, load_images, padded, subset, synthetic_images
 
@@ -247,24 +248,61 @@ def archive(tmp_path):
     return file
 
 
-def test_the_download_is_checked_and_complete(archive, tmp_path):
+@pytest.fixture
+def published(monkeypatch):
+    """The network: address -> content; what is not there is not found."""
+    files = {}
+
+    def open_url(url):
+        if url not in files:
+            raise urllib.error.URLError("not found")
+        response = io.BytesIO(files[url])
+        response.headers = {"Content-Length": str(len(files[url]))}
+        return response
+
+    monkeypatch.setattr(downloads, "open_url", open_url)
+    return files
+
+
+URL = "https://example.org/archive.tar.gz"
+
+
+def test_the_download_is_checked_and_complete(archive, tmp_path, published):
+    published[URL] = archive.read_bytes()
     checksum = hashlib.md5(archive.read_bytes()).hexdigest()
     home = tmp_path / "home" / "data"
-    folder = download_cifar10(home, url=archive.as_uri(), archive_md5=checksum)
+    folder = download_cifar10(home, url=URL, archive_md5=checksum)
     np.testing.assert_array_equal(read_cifar10(folder, "test", records=N)[0], batch(5)[0])
     assert [p.name for p in home.iterdir()] == ["cifar-10-batches-bin"]
     assert not (tmp_path / "home" / "outside").exists()
     # What is there is kept: the second call has no source at all.
-    assert download_cifar10(home, url="file:///nowhere", archive_md5="") == folder
+    published.clear()
+    assert download_cifar10(home, url=URL, archive_md5="") == folder
 
 
-def test_a_download_of_something_else_leaves_nothing(archive, tmp_path):
+def test_a_download_of_something_else_leaves_nothing(archive, tmp_path, published):
+    published[URL] = archive.read_bytes()
     home = tmp_path / "home"
     with pytest.raises(ValueError, match="delivered another file"):
-        download_cifar10(home, url=archive.as_uri(), archive_md5="0" * 32)
-    with pytest.raises(ValueError, match="cannot download"):
-        download_cifar10(home, url=(tmp_path / "nowhere.tar.gz").as_uri())
+        download_cifar10(home, url=URL, archive_md5="0" * 32)
+    with pytest.raises(ValueError, match=r"cannot download .* \(not found\)"):
+        download_cifar10(home, url="https://example.org/nowhere.tar.gz")
     assert list(home.iterdir()) == []
+
+
+def test_fashion_mnist_is_fetched_file_by_file(tmp_path, published, monkeypatch):
+    arrays = write_fashion(tmp_path / "source")
+    files = {p.name: p.read_bytes() for p in (tmp_path / "source").iterdir()}
+    monkeypatch.setattr(
+        idx, "_MD5", {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    )
+    published |= {f"{idx.URL}/{name}": content for name, content in files.items()}
+    folder = download_fashion_mnist(tmp_path / "home")
+    np.testing.assert_array_equal(
+        read_fashion_mnist(folder, verify=True)[0][..., 0], arrays["train"][0]
+    )
+    published.clear()
+    download_fashion_mnist(folder)  # all are there
 
 
 @pytest.mark.parametrize("compressed", [True, False])
@@ -422,12 +460,13 @@ def test_a_batch_is_gathered_and_half_of_it_mirrored():
     np.testing.assert_array_equal(plain, straight)
 
 
-def test_an_archive_of_something_else_leaves_nothing(tmp_path):
+def test_an_archive_of_something_else_leaves_nothing(tmp_path, published):
     file = tmp_path / "other.tar.gz"
     with tarfile.open(file, "w:gz") as members:
         members.add(__file__, "other.py")
+    published[URL] = file.read_bytes()
     checksum = hashlib.md5(file.read_bytes()).hexdigest()
     home = tmp_path / "home"
     with pytest.raises(ValueError, match=r"holds no data_batch_1\.bin"):
-        download_cifar10(home, url=file.as_uri(), archive_md5=checksum)
+        download_cifar10(home, url=URL, archive_md5=checksum)
     assert list(home.iterdir()) == []
