@@ -74,7 +74,7 @@ def write_folder(
         folder.parent.mkdir(parents=True, exist_ok=True)
         new.mkdir()
         for name, arrays in archives.items():
-            np.savez(new / f"{name}.npz", allow_pickle=False, **arrays)
+            _write_archive(new / f"{name}.npz", arrays)
         metadata = {
             "schema_version": SCHEMA_VERSION,
             **metadata,
@@ -101,6 +101,14 @@ def write_folder(
             with contextlib.suppress(OSError):
                 parent.rmdir()  # only succeeds while it is empty
     return metadata
+
+
+def _write_archive(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Pickles nothing; the argument of `np.savez` that says so is younger than NumPy 2.0."""
+    for key, array in arrays.items():
+        if np.asarray(array).dtype.hasobject:
+            raise TypeError(f"{file.name}: {key} holds objects, not numbers")
+    np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _move_into_place(new: Path, old: Path, folder: Path, replace: bool) -> None:

@@ -25,14 +25,16 @@ def main() -> None:
     """Runs the experiment of the flags."""
     begin = time.perf_counter()
     settings = settings_from_flags(LinearDenoiserSettings, FLAGS)
-    import jax  # only now: `--help` and a mistyped flag need none of it
+    # Only now: `--help` and a mistyped flag need none of it.
     import scipy.linalg.cython_lapack  # noqa: F401  JAX's linear algebra: a limit needs it loaded
     from threadpoolctl import threadpool_limits
+
+    from diffusions.precision import double_precision
 
     # On small matrices BLAS threads wait for each other, longer than one alone takes.
     with (
         threadpool_limits(1, user_api="blas"),
-        jax.enable_x64(settings.precision == "float64"),
+        double_precision(settings.precision == "float64"),
     ):
         _run(settings, begin)
 

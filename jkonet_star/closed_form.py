@@ -37,6 +37,7 @@ import numpy as np
 import scipy.linalg
 from threadpoolctl import threadpool_limits
 
+from diffusions.precision import double_precision
 from diffusions.typing import Array, Float, Int, Params, PyTree
 from jkonet_star.energies import LinearEnergy
 from jkonet_star.objectives import FirstOrderConditions
@@ -167,7 +168,7 @@ def normal_equations(
     block = min(PAIRS_PER_BLOCK, longest)
     n_rows = -(-longest // block) * block
     sums: list[Any] = [0.0] * (labels.max() + 1)
-    with jax.enable_x64(True):
+    with double_precision():
         fixed = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), constants)
         for _, j, own, population, population_weights in parts:
             # Every part is padded to one shape, so that the program is compiled once; the padding

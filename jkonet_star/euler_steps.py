@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.precision import double_precision
 from diffusions.typing import Array, Float, PyTree
 from jkonet_star.energies import LinearEnergy
 from jkonet_star.features import POPULATION_PER_BLOCK, Features
@@ -128,7 +129,7 @@ def drift_features(
     if model.potential_features is not None:
         features = model.potential_features
         block = min(max(1, BLOCK_BYTES // (8 * features.n_features * d)), longest)
-        with jax.enable_x64(True):
+        with double_precision():
             centers = jnp.asarray(constants["potential"], jnp.float64)
             for k, x in enumerate(points):
                 rows = jnp.asarray(padded(x, block, longest), jnp.float64)

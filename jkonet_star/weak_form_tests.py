@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.precision import double_precision
 from diffusions.typing import Array, Float
 from jkonet_star.euler_steps import BLOCK_BYTES, padded
 from jkonet_star.features import Features
@@ -112,7 +113,7 @@ def potential_tests(features: Features, centers: np.ndarray) -> Tests:
 
     def tests(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         own = min(block, len(points))
-        with jax.enable_x64(True):
+        with double_precision():
             value, gradient, laplacian = _potential_functions(
                 features,
                 jnp.asarray(centers, jnp.float64),

@@ -6,7 +6,6 @@ checker's. So are the constructors of pytrees, through which JAX passes whatever
 puts in place of arrays: NumPy arrays, batches, axis numbers.
 """
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -44,23 +43,12 @@ jaxtyping.install_import_hook(
 )
 
 
-@contextlib.contextmanager
-def _double_precision():
-    """Switches 64-bit arithmetic on, in the spelling of the JAX at hand."""
-    if callable(getattr(jax, "enable_x64", None)):
-        with jax.enable_x64(True):
-            yield
-    else:
-        from jax.experimental import enable_x64
-
-        with enable_x64(True):
-            yield
-
-
 @pytest.fixture
 def double_precision():
     """Runs the whole test in 64-bit arithmetic."""
-    with _double_precision():
+    from diffusions import precision  # only now, behind the hook above
+
+    with precision.double_precision():
         yield
 
 

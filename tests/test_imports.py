@@ -19,6 +19,7 @@ MAY_IMPORT = {
         "diffusions.checks",
         "diffusions.late_imports",
         "diffusions.memory",
+        "diffusions.precision",
         "diffusions.training",
         "diffusions.typing",
     ),

@@ -66,7 +66,8 @@ def _convolution(x: Array, kernel: Array, strides: Any, padding: Any, **options:
 
     def product(x: Array, kernel: Array) -> Array:
         pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-        return shifted_product(x, kernel, strides, pads)
+        # Older releases of JAX give integers of NumPy.
+        return shifted_product(x, kernel, strides, [(int(a), int(b)) for a, b in pads])
 
     return jax.lax.platform_dependent(x, kernel, cpu=product, default=convolution)
 

@@ -9,16 +9,9 @@ import pytest
 
 from data_generation.functionals import FUNCTIONALS, functional, moon_coefficients
 from data_generation.settings import FUNCTIONAL_NAMES
+from diffusions.precision import double_precision
 
 DIMENSIONS = (1, 2, 3, 10)
-
-
-def double_precision():
-    if callable(getattr(jax, "enable_x64", None)):
-        return jax.enable_x64(True)
-    from jax.experimental import enable_x64
-
-    return enable_x64(True)
 
 
 def _means(v):
