@@ -70,7 +70,9 @@ def solved(kind, **changes):
             damping=1e-9,
             map_first_moment=0.9,
             map_second_moment=0.999,
-            conjugate_gradients=60,
+            # The network's matrix is ill-conditioned: where the steps are too few, rounding decides
+            # how wrong the gradient is (60 steps: 2 % with one release of JAX, 4 % with another).
+            conjugate_gradients=300,
             **changes,
         ),
     )
@@ -101,8 +103,8 @@ def test_the_inner_optimum_and_its_derivative_are_those_of_the_proximal_step(kin
     difference = (
         value({**ENERGY, "k": ENERGY["k"] + h}) - value({**ENERGY, "k": ENERGY["k"] - h})
     ) / (2 * h)
-    np.testing.assert_allclose(implicit["k"], true["k"], rtol=0.03)
-    np.testing.assert_allclose(implicit["a"], true["a"], rtol=0.03)
+    np.testing.assert_allclose(implicit["k"], true["k"], rtol=0.02)
+    np.testing.assert_allclose(implicit["a"], true["a"], rtol=0.003)
     np.testing.assert_allclose(difference, true["k"], rtol=0.05)
 
 
