@@ -34,6 +34,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from absl import flags
 
 from data_generation.compilation_cache import FLAG_HELP, compilation_cache
+from data_generation.plain_numbers import plain_float, plain_int
 from data_generation.standard_streams import (
     OutputError,
     escaped,
@@ -98,9 +99,9 @@ def define_flags(
         elif isinstance(kind, tuple):
             flags.DEFINE(_ListParser(kind[0]), field.name, default, doc, flag_values=values)
         elif kind is int:
-            flags.DEFINE_integer(field.name, default, doc, flag_values=values)
+            flags.DEFINE(_IntParser(), field.name, default, doc, flag_values=values)
         elif kind is float:
-            flags.DEFINE_float(field.name, default, doc, flag_values=values)
+            flags.DEFINE(_FloatParser(), field.name, default, doc, flag_values=values)
         else:
             # Words are checked by the settings, which name the near misses.
             flags.DEFINE_string(field.name, default, doc, flag_values=values)
@@ -294,6 +295,23 @@ def help_text(values: flags.FlagValues, program: str, description: str, example:
 _PLACEHOLDERS = {"int": "INT", "float": "NUMBER", "string": "TEXT"}
 
 
+class _IntParser(flags.IntegerParser):
+    """Whole numbers as people write them; absl also takes `1_0`, `0x10` and digits of every script."""
+
+    def convert(self, argument: Any) -> int:
+        return plain_int(argument) if isinstance(argument, str) else super().convert(argument)
+
+
+class _FloatParser(flags.FloatParser):
+    """Numbers, likewise."""
+
+    def convert(self, argument: Any) -> float:
+        return plain_float(argument) if isinstance(argument, str) else super().convert(argument)
+
+
+_PARTS: dict[type, Callable[[str], Any]] = {int: plain_int, float: plain_float, str: str}
+
+
 class _ListParser(flags.ArgumentParser):
     """`0,1,2` as a tuple."""
 
@@ -307,7 +325,8 @@ class _ListParser(flags.ArgumentParser):
         if not isinstance(argument, str):
             return tuple(argument)
         try:
-            return tuple(self.kind(part) for part in argument.split(",") if part.strip())
+            parse = _PARTS[self.kind]
+            return tuple(parse(part) for part in argument.split(",") if part.strip())
         except ValueError:
             raise ValueError(f"each of {argument!r} must be {self.kind.__name__}") from None
 

@@ -14,6 +14,7 @@ from diffusions.checks import (
     Rounds,
     Seed,
     check_fields,
+    check_path,
     one_of,
     shown,
 )
@@ -85,8 +86,8 @@ class DataSettings:
         density: how each snapshot's density is estimated.
         time_key: column of .csv (default `time` or `t`) or of AnnData's `obs` (default `time`).
         representation: entry of AnnData's `obsm` (default `X_pca`).
-        n_components: leading coordinates to keep; when absent 5 of TrajectoryNet's layout, and all
-            otherwise.
+        n_components: coordinates to keep: the leading ones of components, principal components of
+            other columns; when absent 5 of TrajectoryNet's layout, and all otherwise.
         data_dir: folder that holds the dataset folders.
         overwrite: replaces an existing dataset instead of reusing it.
     """
@@ -136,6 +137,8 @@ class DataSettings:
             self._refuse(_SIMULATION_ONLY, "excludes --load-from-file: the file says it")
         if self.dataset_name is not None:
             _check_name(self.dataset_name)
+        for name in ("load_from_file", "data_dir"):
+            check_path(name, getattr(self, name) or "")
         _ = self.coupling_settings, self.density_settings  # they validate their own part
 
     def _refuse(self, names: tuple[str, ...], why: str) -> None:

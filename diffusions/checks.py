@@ -21,6 +21,7 @@ import math
 import numbers
 import types
 import typing
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -126,6 +127,18 @@ def check_folder_name(field: str, name: str) -> None:
             f"{field} must name one folder, got {shown(name)}: at most 200 bytes, without / and \\ "
             "and control characters, and with neither . nor - in front"
         )
+
+
+def check_path(field: str, path: str) -> None:
+    """Raises ValueError where a path has control characters, such as an end of line.
+
+    Args:
+        field: what is there.
+        path: the path.
+    """
+    # Python escapes them in every text that is quoted; other spaces and letters are fine.
+    if any(unicodedata.category(c) == "Cc" for c in path):
+        raise ValueError(f"{field} must be a path without control characters, got {shown(path)}")
 
 
 def shown(value: Any) -> str:

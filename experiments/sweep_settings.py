@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from absl import flags
 
+from data_generation.plain_numbers import plain_float
 from data_generation.settings import DataSettings, InternalEnergy
 from diffusions.checks import (
     Bounds,
@@ -25,6 +25,7 @@ from diffusions.checks import (
     one_of,
     shown,
 )
+from experiments.grid_file import Entries, read_grids
 from experiments.learning_settings import LearningSettings
 from experiments.settings import EvaluationPopulation, WassersteinOrder
 from jkonet_star.settings import SCHEMES, SOLVERS, scheme_of
@@ -299,7 +300,7 @@ def coupling_fields(coupling: str) -> dict[str, Any]:
 
 def positive_number(text: str) -> float:
     """The number; ValueError where it is none, or not positive."""
-    return conform(float(text), Positive, "epsilon")
+    return conform(plain_float(text), Positive, "epsilon")
 
 
 def find_grid(name_or_path: str) -> Path:
@@ -313,24 +314,6 @@ def find_grid(name_or_path: str) -> Path:
             return candidate
     shipped = ", ".join(sorted(file.stem for file in GRIDS.glob("*.yaml")))
     raise ValueError(f"no grid file {name_or_path!r}; with the project come {shipped}")
-
-
-def read_grids(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What a YAML file says for all of its grids, and for each of them.
-
-    Raises:
-        ValueError: it is no such file; the message names it.
-    """
-    try:
-        content = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not content:
-        raise ValueError(f"{file} must map flags to values")
-    grids = content.pop("grids", [{}])
-    if not isinstance(grids, list) or not grids or not all(isinstance(g, dict) for g in grids):
-        raise ValueError(f"{file}: grids must be a list of mappings")
-    return content, grids
 
 
 def grids_from_flags(values: flags.FlagValues, grid: str | None) -> list[Grid]:
@@ -352,16 +335,15 @@ def grids_from_flags(values: flags.FlagValues, grid: str | None) -> list[Grid]:
     shared, grids = read_grids(file)
     known = tuple(name for name in values if name not in ("grid", "debug"))
 
-    def parsed(entries: dict[str, Any], accepted: tuple[str, ...]) -> dict[str, Any]:
+    def parsed(entries: Entries, accepted: tuple[str, ...]) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for key, value in entries.items():
-            name = str(key).replace("-", "_")
+        for name, value in entries.items():
             one_of(f"entry of {file}", name, accepted)
-            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             try:
+                text = ",".join(value) if isinstance(value, list) else value
                 found[name] = values[name].parser.parse(text)
             except ValueError as error:
-                raise ValueError(f"{file}: {key}: {error}") from error
+                raise ValueError(f"{file}: {name}: {error}") from error
         # `present` counts how often the command line gives a flag.
         return {name: value for name, value in found.items() if not values[name].present}
 

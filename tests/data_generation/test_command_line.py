@@ -99,9 +99,9 @@ def test_flags_become_settings(arguments, changes):
     [
         (["--n-step=7"], "unknown flag --n-step; did you mean --n-steps?"),
         (["--xyzzy"], "unknown flag --xyzzy (see --help)"),
-        (["--n-steps=seven"], "flag --n-steps=seven: invalid literal for int()"),
-        (["--n-steps=1.5"], "flag --n-steps=1.5: invalid literal for int()"),
-        (["--rate=fast"], "flag --rate=fast: could not convert string to float"),
+        (["--n-steps=seven"], "flag --n-steps=seven: 'seven' is not a whole number"),
+        (["--n-steps=1.5"], "flag --n-steps=1.5: '1.5' is not a whole number"),
+        (["--rate=fast"], "flag --rate=fast: 'fast' is not a number"),
         (["--seeds=0,x"], "flag --seeds=0,x: each of '0,x' must be int"),
         (["--n-steps"], "Missing value for flag --n-steps"),
         (["--nois-quick=1"], "--nois-quick takes no value, got '1'"),
@@ -423,3 +423,20 @@ def test_what_the_library_warns_of_is_one_line(capsys):
     assert run_script(main, define_flags(DataSettings), argv=[]) == 0
     assert capsys.readouterr().err == "warning: column 'id' is passed over\n"
     assert warnings.showwarning is before
+
+
+@pytest.mark.parametrize(
+    ("flag", "reason"),
+    [
+        ("--n-particles=1_0", "'1_0' is not a whole number"),
+        ("--n-particles=0x10", "'0x10' is not a whole number"),
+        ("--n-particles=\uff11\uff10", "is not a whole number"),
+        ("--dt=1_0", "'1_0' is not a number"),
+        ("--dt=one", "'one' is not a number"),
+    ],
+)
+def test_numbers_are_those_that_people_write(capsys, flag, reason):
+    assert run_script(pytest.fail, define_flags(DataSettings), argv=[flag]) == 2
+    error = capsys.readouterr().err
+    assert reason in error
+    assert error.count("\n") == 1

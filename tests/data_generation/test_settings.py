@@ -94,3 +94,9 @@ def test_every_argument_that_matters_changes_the_name():
 def test_settings_name_what_is_wrong(changes, reason):
     with pytest.raises(ValueError, match=reason):
         DataSettings(**changes)
+
+
+@pytest.mark.parametrize("name", ["load_from_file", "data_dir"])
+def test_paths_have_no_control_characters(name):
+    with pytest.raises(ValueError, match=f"{name} must be a path without control characters"):
+        DataSettings(**{name: "cells\n.csv"})

@@ -22,6 +22,7 @@ from diffusions.checks import (
     Share,
     check_fields,
     check_folder_name,
+    check_path,
     conform,
     record,
     shown,
@@ -180,3 +181,11 @@ def test_messages_are_short_and_printable():
     assert shown(10 ** (sys.get_int_max_str_digits() + 1)) == "a int too long to show"
     with pytest.raises(ValueError, match="at most 2147483647, got a int too long to show"):
         conform(10**5000, Count, "it")
+
+
+@pytest.mark.parametrize("path", ["a\nb", "a/\x1b[31m", "\x7f", "\x00", "a\u0085"])
+def test_paths_without_control_characters(path):
+    with pytest.raises(ValueError, match="data_dir must be a path without control characters") as e:
+        check_path("data_dir", path)
+    assert str(e.value).isprintable()
+    check_path("data_dir", "größe/mit\u00a0Raum, 'quoted'")

@@ -118,14 +118,51 @@ def test_the_command_line_goes_before_the_file(tmp_path):
         ("[", "cannot be read"),
         ("- moon", "must map"),
         ("grids: [{epochs: 3}]", "unknown entry"),
+        ("grids: [3]", "list of mappings"),
+        ("grids: []", "list of mappings"),
+        ("seeds: [1_0]", "each of '1_0' must be int"),
+        ("seeds: [1:30]", "each of '1:30' must be int"),
+        ("epochs: 1_0", "'1_0' is not a whole number"),
+        ("dt: \uff11", "is not a number"),
+        ("seeds: 3\nsolvers: []\nseeds: 4", "line 3: 'seeds' is given twice"),
+        ("n-timesteps: 3\nn_timesteps: 4", "line 2: 'n_timesteps' is given twice"),
+        ("grids: [{seeds: 1, seeds: 2}]", "'seeds' is given twice"),
+        ("seeds: [[1], 2]", "line 1: seeds must be a text, a number or a list"),
+        ("seeds: {a: 1}", "line 1: seeds must be a text"),
+        ("seeds: !!python/object:os.system [1]", "seeds must be a text"),
+        ("seeds: !!int 1", "seeds must be a text"),
+        ("seeds:", "line 1: seeds has no value"),
+        ("seeds: [1, ~]", "seeds has no value"),
+        ("potentials: ['moon,beale']", "has a comma"),
+        ("[a]: 3", "a name must be a text"),
+        ("seeds: *a", "undefined alias"),
+        ("a: &a [*a]", "a must be a text"),
+        ("seeds: " + "[" * 100_000, "nested too deeply"),
+        ("seeds: 1\n---\nseeds: 2", "expected a single document"),
+        ("seeds: \x00", "special characters"),
+        ("\ud800", "utf-8"),
+        ("# " + "x" * (1 << 20), "too large: more than 1 MiB"),
+        (
+            "seeds: &s [" + ",".join(map(str, range(1000))) + "]\ngrids:\n" + "- seeds: *s\n" * 200,
+            "more than 100000 values",
+        ),
     ],
 )
 def test_a_bad_file_is_named(tmp_path, content, message):
     file = tmp_path / "bad.yaml"
-    file.write_text(content)
+    file.write_bytes(content.encode("utf-8", "surrogatepass"))
     with pytest.raises(ValueError, match=message) as error:
         grids_from_flags(parsed(), str(file))
     assert str(file) in str(error.value)
+
+
+def test_an_alias_repeats_a_list(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("seeds: &s [1, 2]\ngrids:\n- data-seeds: *s\n- betas: [.5, 1e-3, '0']\n")
+    grids = grids_from_flags(parsed(), str(file))
+    assert [g.seeds for g in grids] == [(1, 2), (1, 2)]
+    assert [g.data_seeds for g in grids] == [(1, 2), (0,)]
+    assert grids[1].betas == (0.5, 1e-3, 0.0)
 
 
 def test_a_missing_file_names_those_that_ship():
