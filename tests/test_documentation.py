@@ -82,8 +82,11 @@ def problems_of(command):
     """What is wrong with a command, without running it."""
     module, words = script_of(command)
     if words and words[0] == "make":
-        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M)
-        return [f"no target {word}" for word in words[1:] if word not in targets]
+        makefile = (ROOT / "Makefile").read_text()
+        known = re.findall(r"^([a-z-]+):", makefile, flags=re.M)
+        known += [f"{name}=" for name in re.findall(r"\b[A-Z]+\b", makefile)]
+        named = [word.partition("=")[0] + "=" * ("=" in word) for word in words[1:]]
+        return [f"no target {word}" for word in named if word not in known]
     if module is None:
         return problems_of_benchmark(ROOT / words[1], words[2:])
     if module.partition(".")[0] not in PACKAGES:
@@ -240,6 +243,7 @@ def test_measured_numbers_are_those_of_the_readme():
         ("python benchmarks/nothing.py", "no file nothing.py"),
         ("python benchmarks/beta.py --speed=3", "no flag --speed"),
         ("make coffee", "no target coffee"),
+        ("make test PYTHN=python3.13", "no target PYTHN="),
     ],
 )
 def test_each_kind_of_command_can_be_wrong(command, problem):

@@ -1,8 +1,10 @@
 """What an installation holds, where its packages are found, and what building it leaves behind."""
 
+import importlib.util
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -46,22 +48,60 @@ def test_the_wheel_holds_the_packages_their_data_and_nothing_else(tmp_path):
     assert listing() == before  # no build/, no egg-info
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_a_folder_of_the_users_does_not_hide_a_package(tmp_path, editable, package):
-    for name in PACKAGES:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "notes.txt").touch()
+def imported_from(package, folder, editable, *options):
+    """Where Python, started in a folder, finds a package of the editable installation."""
     program = (
         f"import site; site.addsitedir({str(editable)!r}); import {package} as p; print(p.__file__)"
     )
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     # Without site-packages: what is installed beside the tests must not help.
     done = subprocess.run(
-        [sys.executable, "-S", "-c", program],
-        cwd=tmp_path,
+        [sys.executable, "-S", *options, "-c", program],
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert Path(done.stdout.strip()) == ROOT / package / "__init__.py"
+    return Path(done.stdout.strip())
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_folder_of_the_users_does_not_hide_a_package(tmp_path, editable, package):
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "notes.txt").touch()
+    ours = ROOT / package / "__init__.py"
+    assert imported_from(package, tmp_path, editable) == ours
+    # A package of the user's does, by Python's own rule, unless it is told to look elsewhere.
+    theirs = tmp_path / package / "__init__.py"
+    theirs.touch()
+    assert imported_from(package, tmp_path, editable) == theirs
+    assert imported_from(package, tmp_path, editable, "-P") == ours
+
+
+@pytest.fixture(scope="module")
+def lowest():
+    spec = importlib.util.spec_from_file_location("lowest", ROOT / ".ci" / "lowest.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.lowest
+
+
+def test_the_lowest_set_is_every_declared_bound(lowest):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found = dict(line.split("==") for line in lowest(project))
+    declared = {}
+    for line in (*project["dependencies"], *project["optional-dependencies"]["bio"]):
+        name, _, rest = line.partition(">=")
+        declared[name] = rest.partition(",")[0]
+    assert {name: found[name] for name in declared} == declared
+    assert found["pytest"]
+    assert "jkonet-diffusions" not in found
+
+
+def test_a_dependency_without_a_bound_is_refused(lowest):
+    project = {"dependencies": ["jax>=0.6.2"], "optional-dependencies": {"bio": ["pandas<3"]}}
+    with pytest.raises(ValueError, match="no lower bound in 'pandas<3'"):
+        lowest(project)
+    project["optional-dependencies"]["bio"] = ["pandas>=2.2,<3", "jax[cuda12]"]
+    assert lowest(project) == ["jax==0.6.2", "pandas==2.2"]
