@@ -8,6 +8,7 @@ It is complete or absent, never overwritten, and opened only if it is what was s
 
 import hashlib
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from data_generation.bounded_reading import most_unpacked
 from data_generation.json_file import read_json
 from diffusions.typing import PyTree
 
@@ -25,11 +27,16 @@ _ARRAYS = "arrays"
 
 def _checksums(path: Path) -> dict[str, str]:
     """Of every file of the arrays."""
-    files = sorted(p for p in (path / _ARRAYS).rglob("*") if p.is_file())
-    return {
-        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in files
-    }
+    found = {}
+    for file in _files(path):
+        with file.open("rb") as stream:
+            checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+        found[file.relative_to(path).as_posix()] = checksum
+    return found
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(p for p in (path / _ARRAYS).rglob("*") if p.is_file())
 
 
 def save_folder(
@@ -102,6 +109,11 @@ def read_arrays(path: str | Path, description: dict[str, Any]) -> PyTree:
         raise ValueError("its arrays are not those that were saved")
     with ocp.StandardCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(path / _ARRAYS).item_metadata
+        # An array that is announced and not there would be made of zeros.
+        wanted = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(metadata.tree))
+        most = most_unpacked(sum(file.stat().st_size for file in _files(path)))
+        if wanted > most:
+            raise ValueError(f"its arrays would take {wanted} bytes, at most {most} are read")
         template = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metadata.tree
         )

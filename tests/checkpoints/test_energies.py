@@ -1,11 +1,14 @@
 """Saved energies come back bit for bit, or are refused with one clear error."""
 
 import dataclasses
+import hashlib
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from checkpoints import load_energy, save_energy
@@ -243,6 +246,26 @@ def test_a_damaged_energy_is_one_clear_error(make, damage, message, tmp_path):
     assert str(tmp_path / "energy") in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 500
+
+
+def test_arrays_that_are_announced_and_not_there_are_not_made(tmp_path):
+    """With checksums that agree: a kilobyte of description of a gigabyte of zeros."""
+    save_energy(tmp_path / "energy", network())
+    arrays = tmp_path / "energy" / "arrays"
+    shutil.rmtree(arrays)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
+        checkpointer.save(arrays, {"params": np.zeros(3, np.float32)})
+    described = arrays / "params" / ".zarray"
+    content = json.loads(described.read_text()) | {"shape": [2**28], "chunks": [2**20]}
+    described.write_text(json.dumps(content | {"fill_value": 0}))
+    checksums = {
+        file.relative_to(arrays.parent).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in arrays.rglob("*")
+        if file.is_file()
+    }
+    edited(checksums=checksums)(tmp_path / "energy")
+    with pytest.raises(ValueError, match="would take 1073741824 bytes, at most 268435456"):
+        load_energy(tmp_path / "energy")
 
 
 def test_a_missing_folder_and_a_file_in_its_place(tmp_path):
