@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.arguments import checked
 from diffusions.typing import Array, Float, Key
 
 
@@ -59,6 +60,7 @@ class IsotropicMixture:
         exponents = -0.5 * ((np.asarray(values)[..., None] - means) / stds) ** 2
         return np.exp(exponents) / (stds * math.sqrt(2.0 * math.pi)) @ np.asarray(self.weights)
 
+    @checked
     def draw(self, key: Key, n: int, dimension: int) -> Float[Array, "n d"]:
         """Independent points.
 
@@ -75,6 +77,7 @@ class IsotropicMixture:
         noise = jax.random.normal(noise_key, (n, dimension), jnp.float32)
         return means[k, None] + stds[k, None] * noise
 
+    @checked
     def draw_images(self, key: Key, n: int, n_pixels: int) -> Float[Array, "n h w c"]:
         """Independent images of n_pixels x n_pixels, with one channel."""
         return self.draw(key, n, n_pixels**2).reshape(n, n_pixels, n_pixels, 1)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_generation.functionals import functional
+from diffusions.arguments import checked
 from diffusions.typing import Array, Float, Int, Key
 from jkonet_star.interactions import interaction_drift
 
@@ -99,6 +100,7 @@ def _populations(
     return jnp.concatenate([first[None], later])
 
 
+@checked
 def simulate(
     key: Key,
     *,

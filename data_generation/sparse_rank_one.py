@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusions.typing import Array, Float, Key
+from diffusions.arguments import checked
+from diffusions.typing import Array, Float, Key, Keys
 
 
+@checked
 def sample_keys(key: Key, start: int | Array, n_samples: int) -> Array:
     """Keys of the samples start, start + 1, ... of the population that `key` names.
 
@@ -30,8 +32,9 @@ def sample_keys(key: Key, start: int | Array, n_samples: int) -> Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
 
+@checked
 def sparse_vectors(
-    keys: Array, n: int, k: int, zero_probability: float = 0.5
+    keys: Keys, n: int, k: int, zero_probability: float = 0.5
 ) -> Float[Array, "batch n"]:
     """Vectors u of equation (1); zero vectors where x = 0.
 
@@ -60,7 +63,8 @@ def sparse_vectors(
     return jax.vmap(one)(keys)
 
 
-def symmetric_noise(keys: Array, n: int) -> Float[Array, "batch n n"]:
+@checked
+def symmetric_noise(keys: Keys, n: int) -> Float[Array, "batch n n"]:
     """Matrices S of equation (3).
 
     Each pair i <= j is drawn once: S[i, j] is entry (min, distance) of a table, where the distance runs
@@ -87,8 +91,9 @@ def _pair_table(n: int) -> tuple[np.ndarray, np.ndarray]:
     return distance * n + start, scale
 
 
+@checked
 def observations(
-    keys: Array, u: Float[Array, "batch n"], t: Float[Array, " batch"]
+    keys: Keys, u: Float[Array, "batch n"], t: Float[Array, " batch"]
 ) -> Float[Array, "batch n n"]:
     """Matrices E of equation (3).
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.arguments import checked
 from diffusions.gaussian_reference import GaussianReference
 from diffusions.likelihood import square_norm
 from diffusions.log_snr import CHANNEL, LogSNRLaw
@@ -39,6 +40,7 @@ class ErrorCurves(NamedTuple):
     clean: Float[Array, "n roundings"]  # e^a E |x - x_hat|^2: unrounded, and rounded hard and soft
 
 
+@checked
 def error_curves(
     denoiser: Denoiser,
     key: Key,
@@ -97,12 +99,16 @@ def error_curves(
     return ErrorCurves(a, weight, epsilon, clean)
 
 
-def hard_rounding(x: Array, delta: float, bound: float) -> Array:
+@checked
+def hard_rounding(x: Float[Array, "..."], delta: float, bound: float) -> Array:
     """The nearest point of the grid -bound, -bound + delta, .., bound."""
     return jnp.clip(jnp.round((x + bound) / delta) * delta - bound, -bound, bound)
 
 
-def soft_rounding(x: Array, snr: Float[Array, ""], delta: float, bound: float) -> Array:
+@checked
+def soft_rounding(
+    x: Float[Array, "..."], snr: Float[Array, ""], delta: float, bound: float
+) -> Array:
     """Mean of the grid points near x, weighed by exp(-snr (x - point)^2 / 2)."""
     nearest = hard_rounding(x, delta, bound)
     points = nearest[..., None] + delta * jnp.arange(-SOFT_REACH, SOFT_REACH + 1)
@@ -133,6 +139,7 @@ def nll_from_curves(curves: ErrorCurves, reference: GaussianReference) -> Float[
     return reference.entropy() + 0.5 * (curves.weight * difference).mean()
 
 
+@checked
 def discrete_bound(
     curves: ErrorCurves, law: LogSNRLaw, eigenvalues: Float[Array, "d"], delta: float
 ) -> Float[Array, ""]:

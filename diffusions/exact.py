@@ -12,6 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from diffusions.arguments import checked
 from diffusions.processes import Process
 from diffusions.typing import Array, Float, Key
 
@@ -25,6 +26,7 @@ class GaussianMixture:
     eigenvalues: Float[Array, "k d"]
     eigenvectors: Float[Array, "k d d"]  # columns
 
+    @checked
     def sample(self, key: Key, n: int) -> Float[Array, "n d"]:
         """Draws n points."""
         component_key, noise_key = jax.random.split(key)
@@ -33,6 +35,7 @@ class GaussianMixture:
         scaled = noise * jnp.sqrt(self.eigenvalues[k])
         return self.means[k] + jnp.einsum("nij,nj->ni", self.eigenvectors[k], scaled)
 
+    @checked(d=lambda mixture: mixture.means.shape[1])
     def log_density(self, x: Float[Array, "batch d"]) -> Float[Array, "batch"]:
         """Log of equation (1) at alpha = 1, sigma = 0."""
         one, zero = jnp.ones(x.shape[0], x.dtype), jnp.zeros(x.shape[0], x.dtype)
@@ -73,6 +76,7 @@ class GaussianMixture:
         return epsilon
 
 
+@checked
 def gaussian_mixture(
     weights: Float[Array, "k"], means: Float[Array, "k d"], covariances: Float[Array, "k d d"]
 ) -> GaussianMixture:
@@ -91,6 +95,7 @@ def gaussian_mixture(
     return GaussianMixture(weights / weights.sum(), means, eigenvalues, eigenvectors)
 
 
+@checked
 def gaussian(mean: Float[Array, "d"], covariance: Float[Array, "d d"]) -> GaussianMixture:
     """One Gaussian."""
     return gaussian_mixture(jnp.ones(1, mean.dtype), mean[None], covariance[None])

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.arguments import checked
 from diffusions.log_snr import CHANNEL
 from diffusions.objectives import Denoiser
 from diffusions.typing import Array, Float
@@ -35,27 +36,38 @@ class GaussianReference:
         d = self.mean.shape[0]
         return 0.5 * (d * np.log(2 * np.pi * np.e) + jnp.log(self.eigenvalues).sum())
 
+    @checked
     def mmse(self, a: Float[Array, "*n"]) -> Float[Array, "*n"]:
         """Equation (2)."""
         return jax.nn.sigmoid(a[..., None] + jnp.log(self.eigenvalues)).sum(axis=-1)
 
+    @checked
     def log_density(self, x: Float[Array, "batch ..."]) -> Float[Array, "batch"]:
         """Log density."""
-        along = self._along(x.reshape(x.shape[0], -1) - self.mean)
+        along = self._along(self._flat(x) - self.mean)
         d = self.mean.shape[0]
         log_norm = d * np.log(2 * np.pi) + jnp.log(self.eigenvalues).sum()
         return -0.5 * ((along**2 / self.eigenvalues).sum(axis=-1) + log_norm)
 
+    @checked
     def epsilon(
         self, z: Float[Array, "batch ..."], a: Float[Array, "batch"]
     ) -> Float[Array, "batch ..."]:
         """Equation (3): the ideal denoiser of the Gaussian."""
         alpha, sigma = CHANNEL.alpha(a)[:, None], CHANNEL.sigma(a)[:, None]
-        along = self._along(z.reshape(z.shape[0], -1) - alpha * self.mean)
+        along = self._along(self._flat(z) - alpha * self.mean)
         along = along * (sigma / (alpha**2 * self.eigenvalues + sigma**2))
         if self.eigenvectors is not None:
             along = along @ self.eigenvectors.T
         return along.reshape(z.shape)
+
+    def _flat(self, x: Float[Array, "batch ..."]) -> Float[Array, "batch d"]:
+        if x.size != x.shape[0] * self.mean.shape[0]:
+            raise ValueError(
+                f"examples of shape {x.shape[1:]} do not have the {self.mean.shape[0]} coordinates "
+                "of the reference"
+            )
+        return x.reshape(x.shape[0], -1)
 
     def _along(self, x: Float[Array, "batch d"]) -> Float[Array, "batch d"]:
         return x if self.eigenvectors is None else x @ self.eigenvectors
@@ -66,8 +78,11 @@ def standard_reference(d: int) -> GaussianReference:
     return GaussianReference(jnp.zeros(d), jnp.ones(d), None)
 
 
+@checked
 def fitted_reference(
-    x: Float[Array, "batch ..."], *, axes: Literal["principal", "coordinates"] = "principal"
+    x: Float[Array, "batch ..."] | Float[np.ndarray, "batch ..."],
+    *,
+    axes: Literal["principal", "coordinates"] = "principal",
 ) -> GaussianReference:
     """The Gaussian of the mean and covariance of data.
 

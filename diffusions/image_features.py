@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.arguments import checked
 from diffusions.typing import Array, Float, HostArray
 
 _CELLS, _FILTERS, _SIDE, _SCALES = 4, 16, 5, 3
@@ -23,6 +24,7 @@ SMALLEST = _SIDE << (_SCALES - 1)
 """Pixels that a side needs at least, for the filters to fit at the coarsest scale."""
 
 
+@checked
 def image_features(
     images: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch features"]:

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.arguments import checked
 from diffusions.typing import Array, Bool, Float, HostArray, Key
 
 _ITERATIONS = 40
@@ -53,6 +54,7 @@ class Kriging:
                 f"{self.length}, {self.power} and {self.nugget}"
             )
 
+    @checked
     def mean(
         self,
         images: Float[Array, "batch height width channels"],
@@ -68,6 +70,7 @@ class Kriging:
         """
         return self._conditional(images, jnp.zeros_like(images), told, n_told, drawn=False)
 
+    @checked
     def draw(
         self,
         key: Key,

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import qmc
 
+from diffusions.arguments import checked
 from diffusions.gaussian_reference import GaussianReference
 from diffusions.log_snr import CHANNEL, LogSNRLaw
 from diffusions.objectives import Denoiser
@@ -45,11 +46,13 @@ class Likelihood(NamedTuple):
     standard_error: Array
 
 
+@checked
 def square_norm(x: Float[Array, "batch ..."]) -> Float[Array, "batch"]:
     """Squared norm of each example."""
     return (x.reshape(x.shape[0], -1) ** 2).sum(axis=-1)
 
 
+@checked
 def nll_terms(
     denoiser: Denoiser,
     eps: Float[Array, "batch ..."],
@@ -79,6 +82,7 @@ def nll_terms(
     return reference.entropy() + 0.5 * weight * (mse - reference.mmse(a))
 
 
+@checked
 def nll_loss(
     denoiser: Denoiser,
     key: Key,
@@ -107,6 +111,7 @@ def nll_loss(
     return nll_terms(denoiser, eps, x, a, weight, reference)
 
 
+@checked
 def nll(
     denoiser: Denoiser,
     key: Key,
@@ -164,6 +169,7 @@ def nll(
     return Likelihood(per_example.mean(), deviation / np.sqrt(x.shape[0]))
 
 
+@checked
 def log_density(
     denoiser: Denoiser,
     key: Key,
@@ -228,6 +234,7 @@ def _stratified_noise(
     return shifted[:, 0], jax.scipy.special.ndtri(inside).reshape(n, *shape)
 
 
+@checked
 def score(
     denoiser: Denoiser, z: Float[Array, "batch ..."], a: Float[Array, "batch"]
 ) -> Float[Array, "batch ..."]:

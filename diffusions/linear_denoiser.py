@@ -34,6 +34,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from diffusions.arguments import checked
 from diffusions.typing import Array, Float, Key, Params
 
 
@@ -82,6 +83,7 @@ class OneStepModel:
         r = self.limiting_ratio
         return -math.expm1(0.5 * self.dimension * math.log(2.0 * math.sqrt(r) / (1.0 + r)))
 
+    @checked(d=lambda model: model.dimension)
     def corrupt(self, key: Key, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
         """Draws z of equation (1)."""
         noise = math.sqrt(self.noise_variance) * jax.random.normal(key, x.shape, x.dtype)
@@ -102,6 +104,7 @@ class GaussianLaw:
         return jnp.sum(self.std**2) / self.mean.shape[0]
 
 
+@checked(d=lambda model: model.dimension)
 def generated_law(model: OneStepModel, params: Params, x: Float[Array, "n d"]) -> GaussianLaw:
     """Equations (2) and (3).
 
@@ -122,6 +125,7 @@ def generated_law(model: OneStepModel, params: Params, x: Float[Array, "n d"]) -
     return GaussianLaw(mean=mean, directions=directions[:, :rank], std=std[:rank])
 
 
+@checked
 def kl_divergence(model: OneStepModel, law: GaussianLaw) -> Float[Array, ""]:
     """KL(law, truth), equation (4)."""
     if law.std.shape[0] < model.dimension:
@@ -131,6 +135,7 @@ def kl_divergence(model: OneStepModel, law: GaussianLaw) -> Float[Array, ""]:
     return 0.5 * (jnp.sum(w2 - 1.0 - jnp.log(w2)) + shift)
 
 
+@checked
 def log_affinity(model: OneStepModel, law: GaussianLaw) -> Float[Array, ""]:
     """Log of the Bhattacharyya coefficient, log(1 - H^2) of equation (5)."""
     if law.std.shape[0] < model.dimension:
@@ -140,6 +145,7 @@ def log_affinity(model: OneStepModel, law: GaussianLaw) -> Float[Array, ""]:
     return jnp.sum(0.5 * (jnp.log(2.0 * w) - jnp.log1p(w**2)) - 0.25 * g**2 / (1.0 + w**2))
 
 
+@checked
 def hellinger_squared(model: OneStepModel, law: GaussianLaw) -> Float[Array, ""]:
     """H^2 between the law and the truth, equation (5)."""
     return -jnp.expm1(log_affinity(model, law))

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.arguments import checked
 from diffusions.linear_denoiser import GaussianLaw, OneStepModel
 from diffusions.typing import Array, Float
 
@@ -53,6 +54,7 @@ def bandwidth(model: OneStepModel, n_points: int, scale: float = 1.0) -> float:
     return scale * model.std * n_points ** (-1.0 / model.dimension)
 
 
+@checked(d=lambda model: model.dimension)
 @functools.partial(jax.jit, static_argnames=("model", "scale", "block_size"))
 def log_pairs(
     model: OneStepModel,
@@ -99,6 +101,7 @@ def log_pairs(
     return total - math.log(n) - d * math.log(scale)
 
 
+@checked(d=lambda model: model.dimension)
 def log_cross(
     model: OneStepModel, law: GaussianLaw, points: Float[Array, "n d"], *, scale: float = 1.0
 ) -> Float[Array, ""]:
@@ -126,6 +129,7 @@ def log_cross(
     return jax.nn.logsumexp(-0.5 * distance) - math.log(n) + log_factor
 
 
+@checked
 def difference(
     train: tuple[Float[Array, "*batch"], Float[Array, "*batch"]],
     original: tuple[Float[Array, "*batch"], Float[Array, "*batch"]],

@@ -19,12 +19,14 @@ import math
 import jax
 import jax.numpy as jnp
 
+from diffusions.arguments import checked
 from diffusions.typing import Array, Float
 
 # exp(-x) is zero in single precision (and below 1e-45 in double) from here on.
 LARGEST_EXPONENT = 104.0
 
 
+@checked
 def self_overlap(values: Float[Array, "n pixels"], bandwidth: float) -> Float[Array, ""]:
     """S(a, a) of equation (3), averaged over pixels.
 
@@ -53,6 +55,7 @@ def self_overlap(values: Float[Array, "n pixels"], bandwidth: float) -> Float[Ar
     return jnp.mean(n + 2.0 * total) / (n**2 * math.sqrt(4.0 * math.pi) * bandwidth)
 
 
+@checked
 def cross_overlap(
     a: Float[Array, "n pixels"], b: Float[Array, "m pixels"], bandwidths: tuple[float, float]
 ) -> Float[Array, ""]:
@@ -72,6 +75,7 @@ def cross_overlap(
     return jnp.mean(total) / (a.shape[0] * b.shape[0] * math.sqrt(2.0 * math.pi * variance))
 
 
+@checked
 def pixel_distance(
     a: Float[Array, "n pixels"], b: Float[Array, "m pixels"], *, std: float, scale: float = 1.0
 ) -> Float[Array, ""]:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.arguments import checked
 from diffusions.objectives import stratified_uniform
 from diffusions.processes import VariancePreserving
 from diffusions.typing import Array, Float, Key
@@ -48,6 +49,7 @@ class LogSNRLaw:
         """The range."""
         return self.loc - self.clip * self.scale, self.loc + self.clip * self.scale
 
+    @checked
     def at(self, p: Float[Array, "n"]) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
         """Log SNRs and their weights, at numbers in [0, 1)."""
         low = jax.nn.sigmoid(-self.clip)
@@ -57,6 +59,7 @@ class LogSNRLaw:
         density = jax.nn.sigmoid(u) * jax.nn.sigmoid(-u)
         return self.loc + self.scale * u, self.scale * np.tanh(0.5 * self.clip) / density
 
+    @checked
     def sample(
         self, key: Key, n: int, *, stratified: bool = True
     ) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
@@ -69,6 +72,7 @@ class LogSNRLaw:
         return self.at((jnp.arange(n) + 0.5) / n)
 
 
+@checked
 def law_from_spectrum(eigenvalues: Float[Array, "d"], *, clip: float = 4.0) -> LogSNRLaw:
     """Both from the data's covariance: loc = -mean(log l), scale = sqrt(1 + 3/pi var(log l))."""
     logs = np.log(np.asarray(eigenvalues, np.float64))
@@ -76,6 +80,7 @@ def law_from_spectrum(eigenvalues: Float[Array, "d"], *, clip: float = 4.0) -> L
     return LogSNRLaw(loc=float(loc), scale=float(scale), clip=clip)
 
 
+@checked
 def law_from_curve(
     a: Float[Array, "n"], mse: Float[Array, "n"], dimension: int, *, clip: float = 4.0
 ) -> LogSNRLaw:

@@ -33,6 +33,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from diffusions.arguments import checked
 from diffusions.typing import Array, Float
 
 Kernel = Callable[[Array, Array], Array]
@@ -41,6 +42,7 @@ Kernel = Callable[[Array, Array], Array]
 _WINDOW, _SIGMA = 11, 1.5
 
 
+@checked
 def frechet_distance(
     mean_a: Float[Array, "d"],
     covariance_a: Float[Array, "d d"],
@@ -51,6 +53,7 @@ def frechet_distance(
     return _frechet(mean_a, _factor(covariance_a), mean_b, _factor(covariance_b))
 
 
+@checked
 def frechet_distance_of_samples(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, ""]:
     """Equation (1) of the samples' means and (unbiased) covariances, without forming the latter.
 
@@ -86,6 +89,7 @@ def _factor(covariance: Float[Array, "d d"]) -> Float[Array, "d d"]:
     return jnp.sqrt(jnp.maximum(values, 0.0))[:, None] * vectors.T
 
 
+@checked
 def log_bhattacharyya(
     mean_a: Float[Array, "d"],
     covariance_a: Float[Array, "d d"],
@@ -103,6 +107,7 @@ def log_bhattacharyya(
     return jnp.minimum(log_determinants - (difference**2).sum() / 8, 0.0)
 
 
+@checked
 def gaussian_hellinger(
     mean_a: Float[Array, "d"],
     covariance_a: Float[Array, "d d"],
@@ -113,6 +118,7 @@ def gaussian_hellinger(
     return jnp.sqrt(-jnp.expm1(log_bhattacharyya(mean_a, covariance_a, mean_b, covariance_b)))
 
 
+@checked
 def gaussian_kl(
     mean_a: Float[Array, "d"],
     covariance_a: Float[Array, "d d"],
@@ -131,6 +137,7 @@ def _log_determinant(cholesky_root: Float[Array, "d d"]) -> Float[Array, ""]:
     return 2 * jnp.log(jnp.diagonal(cholesky_root)).sum()
 
 
+@checked
 def gaussian_kernel(bandwidth: Float[Array, ""] | float) -> Kernel:
     """k(x, y) = exp(-|x - y|^2 / (2 bandwidth^2))."""
 
@@ -140,11 +147,13 @@ def gaussian_kernel(bandwidth: Float[Array, ""] | float) -> Kernel:
     return kernel
 
 
+@checked
 def polynomial_kernel(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
     """k(x, y) = (x y / d + 1)^3, of the kernel distance."""
     return (x @ y.T / x.shape[1] + 1.0) ** 3
 
 
+@checked
 def median_distance(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, ""]:
     """Median distance between the pairs of two samples: the usual bandwidth of `gaussian_kernel`."""
     return jnp.sqrt(jnp.median(_squared_distances(x, y)))
@@ -158,6 +167,7 @@ def _squared_distances(x: Array, y: Array) -> Array:
     return jnp.maximum(squared, 0.0)
 
 
+@checked
 def mmd_squared(
     x: Float[Array, "n d"],
     y: Float[Array, "m d"],
@@ -212,6 +222,7 @@ def _diagonal_sum(x: Array, kernel: Kernel) -> Array:
     return jax.vmap(lambda point: kernel(point[None], point[None])[0, 0])(x).sum()
 
 
+@checked
 def kernel_distance(
     a: Float[Array, "n d"], b: Float[Array, "m d"], *, block_size: int = 1024
 ) -> Float[Array, ""]:
@@ -219,6 +230,7 @@ def kernel_distance(
     return mmd_squared(a, b, polynomial_kernel, block_size=block_size)
 
 
+@checked
 def psnr(
     a: Float[Array, "*batch height width channels"],
     b: Float[Array, "*batch height width channels"],
@@ -236,6 +248,7 @@ def psnr(
     return 10 * jnp.log10(data_range**2 / error)
 
 
+@checked
 def ssim(
     a: Float[Array, "*batch height width channels"],
     b: Float[Array, "*batch height width channels"],

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from diffusions.arguments import checked
 from diffusions.predictions import Prediction, express
 from diffusions.processes import Process, RectifiedFlow, corrupt
 from diffusions.typing import Array, Float, Key
@@ -22,6 +23,7 @@ Denoiser = Callable[[Array, Array], Array]
 """(z of shape (batch, ...), t of shape (batch,)) -> prediction of the shape of z."""
 
 
+@checked
 def weighted_mean_square(
     error: Float[Array, "batch ..."], weights: Float[Array, "batch ..."] | None
 ) -> Float[Array, "batch"]:
@@ -35,6 +37,7 @@ def weighted_mean_square(
     return (weights * error**2).sum(axis=axes) / jnp.where(total > 0, total, 1.0)
 
 
+@checked
 def stratified_uniform(key: Key, n: int) -> Float[Array, "n"]:
     """Uniform numbers, one in each of n equal parts of [0, 1), in random order.
 
@@ -46,6 +49,7 @@ def stratified_uniform(key: Key, n: int) -> Float[Array, "n"]:
     return jax.random.permutation(order_key, (jnp.arange(n) + jitter) / n)
 
 
+@checked
 def denoising_loss(
     denoiser: Denoiser,
     key: Key,
@@ -72,6 +76,7 @@ def denoising_loss(
     return weighted_mean_square(denoiser(z, t) - target, weights)
 
 
+@checked
 def flow_matching_loss(
     velocity: Denoiser,
     key: Key,

@@ -19,6 +19,7 @@ from typing import Literal, get_args
 
 import jax.numpy as jnp
 
+from diffusions.arguments import checked
 from diffusions.processes import Process, beside, rates
 from diffusions.typing import Array, Float
 
@@ -31,6 +32,7 @@ def _check(kind: str) -> None:
         raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {kind!r}")
 
 
+@checked
 def clean_and_epsilon(
     process: Process,
     z: Float[Array, "batch ..."],
@@ -63,6 +65,7 @@ def clean_and_epsilon(
     return (z - sigma * eps) / alpha, eps
 
 
+@checked
 def express(
     process: Process,
     t: Float[Array, "..."],
@@ -82,6 +85,7 @@ def express(
     return alpha_rate * clean + sigma_rate * eps
 
 
+@checked
 def convert(
     process: Process,
     z: Float[Array, "batch ..."],

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.arguments import checked
 from diffusions.typing import Array, Float, Key
 
 
@@ -45,10 +46,12 @@ class Process(Protocol):
 class VariancePreserving:
     """alpha^2 + sigma^2 = 1, with log SNR itself as the time."""
 
+    @checked
     def alpha(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
         """See (1)."""
         return jnp.exp(0.5 * jax.nn.log_sigmoid(t))
 
+    @checked
     def sigma(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
         """See (1)."""
         return jnp.exp(0.5 * jax.nn.log_sigmoid(-t))
@@ -86,10 +89,12 @@ class LinearBetaDDPM:
             t, jnp.arange(self.n_steps + 1, dtype=t.dtype), jnp.asarray(table, t.dtype)
         )
 
+    @checked
     def alpha(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
         """See (1)."""
         return jnp.exp(0.5 * self._log_alpha_squared(t))
 
+    @checked
     def sigma(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
         """See (1)."""
         return jnp.sqrt(-jnp.expm1(self._log_alpha_squared(t)))
@@ -109,10 +114,12 @@ class OrnsteinUhlenbeck:
         if not self.variance > 0.0:
             raise ValueError(f"variance must be positive, got {self.variance}")
 
+    @checked
     def alpha(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
         """See (1)."""
         return jnp.exp(-t)
 
+    @checked
     def sigma(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
         """See (1)."""
         return jnp.sqrt(-self.variance * jnp.expm1(-2.0 * t))
@@ -122,10 +129,12 @@ class OrnsteinUhlenbeck:
 class StochasticLocalization:
     """y_t = t x + W_t (Eldan, 2013; Montanari, 2023): information about x arrives at rate one."""
 
+    @checked
     def alpha(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
         """See (1)."""
         return jnp.asarray(t)
 
+    @checked
     def sigma(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
         """See (1)."""
         return jnp.sqrt(t)
@@ -135,20 +144,24 @@ class StochasticLocalization:
 class RectifiedFlow:
     """Straight lines from data at t = 0 to noise at t = 1 (Liu et al., 2022; Lipman et al., 2022)."""
 
+    @checked
     def alpha(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
         """See (1)."""
         return 1.0 - t
 
+    @checked
     def sigma(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
         """See (1)."""
         return jnp.asarray(t)
 
 
+@checked
 def log_snr(process: Process, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
     """Equation (2)."""
     return 2.0 * (jnp.log(process.alpha(t)) - jnp.log(process.sigma(t)))
 
 
+@checked
 def rates(
     process: Process, t: Float[Array, "*times"]
 ) -> tuple[Float[Array, "*times"], Float[Array, "*times"]]:
@@ -157,6 +170,7 @@ def rates(
     return jax.jvp(process.alpha, (t,), (one,))[1], jax.jvp(process.sigma, (t,), (one,))[1]
 
 
+@checked
 def diffusion_squared(process: Process, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
     """g(t)^2 of equation (4)."""
     alpha_rate, sigma_rate = rates(process, t)
@@ -169,6 +183,7 @@ def beside(t: Float[Array, "..."], z: Float[Array, "batch ..."]) -> Float[Array,
     return t if t.ndim == 0 else t.reshape(t.shape + (1,) * (z.ndim - t.ndim))
 
 
+@checked
 def corrupt(
     process: Process, key: Key, x: Float[Array, "batch ..."], t: Float[Array, "batch"]
 ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:

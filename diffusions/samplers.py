@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffusions.arguments import checked
 from diffusions.late_imports import import_extra
 from diffusions.objectives import Denoiser
 from diffusions.predictions import Prediction, clean_and_epsilon
@@ -51,6 +52,7 @@ class Model(NamedTuple):
     prediction: Prediction = "epsilon"
     clip: float | None = None
 
+    @checked
     def estimates(
         self, z: Float[Array, "batch ..."], t: Float[Array, ""]
     ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:
@@ -62,6 +64,7 @@ class Model(NamedTuple):
         clean = jnp.clip(clean, -self.clip, self.clip)
         return clean, (z - self.process.alpha(t) * clean) / self.process.sigma(t)
 
+    @checked
     def velocity(
         self, z: Float[Array, "batch ..."], t: Float[Array, ""]
     ) -> Float[Array, "batch ..."]:
@@ -73,6 +76,7 @@ class Model(NamedTuple):
         return alpha_rate * clean + sigma_rate * eps
 
 
+@checked
 def prior(key: Key, shape: tuple[int, ...], process: Process, t: float) -> Array:
     """Noise sigma(t) eps: z_t where nothing of the data is left, alpha(t) x being negligible."""
     return process.sigma(jnp.asarray(t, jnp.float32)) * jax.random.normal(key, shape)
@@ -83,8 +87,13 @@ def uniform_times(start: float, stop: float, n_steps: int) -> Float[Array, "time
     return jnp.linspace(start, stop, n_steps + 1)
 
 
+@checked
 def posterior(
-    process: Process, z: Array, clean: Array, t: Float[Array, ""], s: Float[Array, ""]
+    process: Process,
+    z: Float[Array, "batch ..."],
+    clean: Float[Array, "batch ..."],
+    t: Float[Array, ""],
+    s: Float[Array, ""],
 ) -> tuple[Array, Float[Array, ""], Float[Array, ""]]:
     """Mean and variance of equation (1), and v."""
     alpha_s, sigma_s, sigma_t = process.alpha(s), process.sigma(s), process.sigma(t)
@@ -94,6 +103,7 @@ def posterior(
     return a * ratio * z + alpha_s * v / sigma_t**2 * clean, v * ratio, v
 
 
+@checked
 def ancestral(
     model: Model,
     key: Key,
@@ -130,6 +140,7 @@ def ancestral(
     return _scan(step, key, z, times, constrain)
 
 
+@checked
 def ddim(
     model: Model,
     key: Key,
@@ -170,6 +181,7 @@ def ddim(
     return _scan(step, key, z, times, constrain)
 
 
+@checked
 def ode(
     model: Model,
     z: Float[Array, "batch ..."],
@@ -213,6 +225,7 @@ def ode(
     return _scan(step, jax.random.key(0) if key is None else key, z, times, constrain)
 
 
+@checked
 def sde(
     model: Model,
     key: Key,
@@ -250,6 +263,7 @@ def sde(
     return _scan(step, key, z, times, constrain)
 
 
+@checked
 def adaptive_ode(
     model: Model,
     z: Float[Array, "batch ..."],

@@ -29,6 +29,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffusions.arguments import checked
 from diffusions.kriging import Kriging
 from diffusions.objectives import Denoiser, weighted_mean_square
 from diffusions.predictions import Prediction, express
@@ -83,6 +84,7 @@ class SparseDenoising:
                 f"{self.told_weight}"
             )
 
+    @checked
     def condition(
         self,
         images: Float[Array, "batch height width channels"],
@@ -107,6 +109,7 @@ class SparseDenoising:
         """X of equation (1)."""
         return u if condition.base is None else condition.base + self.scale * u
 
+    @checked
     def loss(
         self,
         network: Network,
@@ -147,6 +150,7 @@ class SparseDenoising:
         )
         return weighted_mean_square(error, self._weights(told, asked))
 
+    @checked
     def regression_loss(
         self,
         network: Network,
@@ -168,6 +172,7 @@ class SparseDenoising:
     def _weights(self, told: Array, asked: Array) -> Array:
         return jnp.where(asked, 1.0, jnp.where(told, self.told_weight, 0.0))
 
+    @checked
     def denoiser(
         self, network: Network, condition: Condition, *, key: Key, n_groups: int = 1
     ) -> Denoiser:

@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.arguments import checked
 from diffusions.typing import Array, Float
 
 SPECTRAL_THRESHOLD = 0.8
@@ -46,11 +47,13 @@ _TINY = 1e-12
 _einsum = functools.partial(jnp.einsum, precision="highest")
 
 
+@checked
 def rank_one(u: Float[Array, "*batch n"]) -> Float[Array, "*batch n n"]:
     """The matrix u u^T."""
     return u[..., :, None] * u[..., None, :]
 
 
+@checked
 def squared_distance(
     u: Float[Array, "*batch n"], v: Float[Array, "*batch n"]
 ) -> Float[Array, "*batch"]:
@@ -59,6 +62,7 @@ def squared_distance(
     return 0.5 * (jnp.sum(d**2, -1) * jnp.sum(s**2, -1) + jnp.sum(d * s, -1) ** 2)
 
 
+@checked
 def squared_distance_to_matrix(
     matrix: Float[Array, "*batch n n"], u: Float[Array, "*batch n"]
 ) -> Float[Array, "*batch"]:
@@ -66,6 +70,7 @@ def squared_distance_to_matrix(
     return jnp.sum((matrix - rank_one(u)) ** 2, axis=(-2, -1))
 
 
+@checked
 def spectral(
     edges: Float[Array, "batch n n"], k: int, threshold: float = SPECTRAL_THRESHOLD
 ) -> Float[Array, "batch n"]:
@@ -79,6 +84,7 @@ def spectral(
     return _accepted(edges, top_eigenvector(edges), k, threshold)
 
 
+@checked
 def power_iteration(
     edges: Float[Array, "batch n n"],
     start: Float[Array, "batch n"],
@@ -114,6 +120,7 @@ def _accepted(edges: Array, v: Array, k: int, threshold: float) -> Array:
     return jnp.where((overlap >= threshold)[:, None], u, 0.0)
 
 
+@checked
 def top_eigenvector(edges: Float[Array, "batch n n"]) -> Float[Array, "batch n"]:
     """Unit eigenvector of the largest eigenvalue, by Lanczos with full reorthogonalisation.
 
@@ -186,6 +193,7 @@ def sparse_prior(n: int, k: int, zero_probability: float = 0.5) -> AtomicPrior:
     )
 
 
+@checked
 def atom_probabilities(
     prior: AtomicPrior, edges: Float[Array, "batch n n"], t: Float[Array, " batch"]
 ) -> Float[Array, "batch a"]:
@@ -195,6 +203,7 @@ def atom_probabilities(
     return jax.nn.softmax(prior.log_weights + t[:, None] * (overlaps - squares / 2), axis=1)
 
 
+@checked
 def posterior_mean(
     prior: AtomicPrior, edges: Float[Array, "batch n n"], t: Float[Array, " batch"]
 ) -> Float[Array, "batch n n"]:

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusions.typing import Array, Float
+from diffusions.arguments import checked
+from diffusions.typing import Array, Float, Keys
 
 Drift = Callable[[Array, Array, Array], Array]
 """(keys of the samples, y [batch, ...], t) -> m [batch, ...]. A randomised denoiser uses the keys."""
@@ -42,8 +43,9 @@ def uniform_times(step: float, horizon: float) -> Float[np.ndarray, " steps"]:
     return np.minimum(np.arange(n_steps + 1) * step, horizon).astype(np.float32)
 
 
+@checked
 def euler(
-    keys: Array,
+    keys: Keys,
     drift: Drift,
     noise: Noise,
     y: Float[Array, "batch *shape"],

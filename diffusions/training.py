@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from diffusions.arguments import checked
 from diffusions.typing import Array, Float, Int, Key, Params, PyTree
 
 Batches = Callable[[Key], PyTree]
@@ -45,6 +46,7 @@ def initial_state(params: Params, optimizer: optax.GradientTransformation) -> Tr
     )
 
 
+@checked
 def train_epochs(
     state: TrainingState,
     key: Key,
@@ -95,6 +97,7 @@ def train_epochs(
     return jax.lax.scan(epoch, state, None, length=n_epochs)
 
 
+@checked
 def shuffled_batches(key: Key, n_examples: int, batch_size: int) -> Int[Array, "batches batch"]:
     """Example indices of one epoch in random order; -1 fills the last batch.
 

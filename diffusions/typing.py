@@ -35,6 +35,7 @@ __all__ = [
     "HostArray",
     "Int",
     "Key",
+    "Keys",
     "Params",
     "PyTree",
 ]

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.arguments import checked
 from diffusions.typing import Array, Float, HostArray, Int, Key
 from jkonet_star.entropic_transport import SparsePlan, sinkhorn_plan
 from jkonet_star.exact_transport import exact_plan
@@ -82,6 +83,7 @@ class CouplingReport:
     seconds: float
 
 
+@checked
 def couple(
     snapshots: Snapshots,
     settings: CouplingSettings = CouplingSettings(),  # noqa: B008 (frozen)

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.arguments import checked
 from diffusions.typing import Array, Bool, Float, Key
 from jkonet_star.dynamics import Step, scheme_time
 from jkonet_star.exact_transport import wasserstein
@@ -52,6 +53,7 @@ class KnownEnergy(NamedTuple):
     beta: float
 
 
+@checked
 @jax.jit
 def predict_snapshots(energies: FittedEnergy, snapshots: Snapshots, key: Key) -> Predictions:
     """One-step-ahead and cumulative predictions of a stack of energies, relative to the origin.
@@ -61,6 +63,7 @@ def predict_snapshots(energies: FittedEnergy, snapshots: Snapshots, key: Key) ->
         snapshots: the observed population.
         key: of the noise; the same for every seed.
     """
+    _check_stack(energies, snapshots)
     energies = energies.seen_from(snapshots)
 
     def one(energy: FittedEnergy) -> Predictions:
@@ -80,6 +83,7 @@ def predict_snapshots(energies: FittedEnergy, snapshots: Snapshots, key: Key) ->
     return jax.vmap(one)(energies)
 
 
+@checked
 @jax.jit
 def predict_one_step_ahead(
     energies: FittedEnergy, snapshots: Snapshots, key: Key
@@ -91,6 +95,7 @@ def predict_one_step_ahead(
         snapshots: the observed population.
         key: of the noise.
     """
+    _check_stack(energies, snapshots)
     energies = energies.seen_from(snapshots)
 
     def one(energy: FittedEnergy) -> Array:
@@ -108,6 +113,23 @@ def _starts(snapshots: Snapshots, key: Key) -> tuple:
     )
 
 
+def _check_dimension(energies: FittedEnergy, snapshots: Snapshots) -> None:
+    if energies.dimension != snapshots.dimension:
+        raise ValueError(
+            f"the energy was learned in dimension {energies.dimension}, "
+            f"the snapshots have dimension {snapshots.dimension}"
+        )
+
+
+def _check_stack(energies: FittedEnergy, snapshots: Snapshots) -> None:
+    if energies.times.ndim != 2:
+        raise ValueError(
+            f"energies must be a stack, every leaf with one leading axis; their times have shape "
+            f"{energies.times.shape}"
+        )
+    _check_dimension(energies, snapshots)
+
+
 def _step(
     energy: FittedEnergy, points: Array, weights: Array, t: Array, tau: Array, key: Key
 ) -> Step:
@@ -123,6 +145,7 @@ def _thinned(points: np.ndarray, weights: np.ndarray, seed: int) -> tuple[np.nda
     return points[kept], weights[kept] / weights[kept].sum()
 
 
+@checked
 def earth_movers_distances(
     predicted: Float[np.ndarray, "s t n d"],
     snapshots: Snapshots,
@@ -167,6 +190,7 @@ def summarise(distances: Float[np.ndarray, "s t"]) -> dict[str, Any]:
     }
 
 
+@checked
 def evaluate_predictions(
     predictions: Predictions, snapshots: Snapshots, *, order: int = 1
 ) -> dict[str, Any]:
@@ -186,6 +210,7 @@ def evaluate_predictions(
     }
 
 
+@checked
 def evaluate(
     energy: FittedEnergy, snapshots: Snapshots, *, key: Key, order: int = 1
 ) -> dict[str, Any]:
@@ -198,13 +223,10 @@ def evaluate(
         order: p.
 
     Raises:
-        ValueError: the energy and the snapshots differ in dimension.
+        ValueError: the energy is a stack, or differs from the snapshots in dimension.
     """
-    if energy.dimension != snapshots.dimension:
-        raise ValueError(
-            f"the energy was learned in dimension {energy.dimension}, "
-            f"the snapshots have dimension {snapshots.dimension}"
-        )
+    energy.check_single()
+    _check_dimension(energy, snapshots)
     stacked = jax.tree.map(lambda leaf: leaf[None], energy)
     return evaluate_predictions(predict_snapshots(stacked, snapshots, key), snapshots, order=order)
 
@@ -220,6 +242,7 @@ def _bures_wasserstein(x: np.ndarray, a: np.ndarray, y: np.ndarray, b: np.ndarra
     return float(np.sum((mean_x - mean_y) ** 2) + np.trace(cov_x) + np.trace(cov_y) - 2.0 * cross)
 
 
+@checked
 def field_errors(
     energies: FittedEnergy, truth: KnownEnergy, snapshots: Snapshots, predictions: Predictions
 ) -> dict[str, Any]:
@@ -233,6 +256,7 @@ def field_errors(
         snapshots: the particles over which errors are averaged.
         predictions: of these energies for these snapshots.
     """
+    _check_stack(energies, snapshots)
     terms = _field_terms(energies, truth, snapshots)
     weights = np.asarray(snapshots.weights[:-1], np.float64)
     result: dict[str, Any] = {}

@@ -1,6 +1,7 @@
 """A learned energy, and what it predicts."""
 
 import functools
+import warnings
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.arguments import checked
 from diffusions.typing import Array, Bool, Float, HostArray, Key, Params, PyTree
 from jkonet_star.dynamics import STEPS, Pull, Step, energy_gradient, scheme_time
 from jkonet_star.energies import EnergyModel
@@ -83,6 +85,7 @@ class FittedEnergy:
             start=_difference(self.start, snapshots.start),
         )
 
+    @checked(d=lambda energy: energy.dimension)
     def potential(
         self, x: Float[Array, "*batch d"] | HostArray, t: Float[Array, ""] | float | None = None
     ) -> Float[Array, "*batch"]:
@@ -91,16 +94,18 @@ class FittedEnergy:
 
     @jax.jit
     def _potential(self, x: Array, t: Array | float | None) -> Array:
-        self._check_single()
+        self.check_single()
         t = self._time(t)
         return jnp.vectorize(self._potential_at, signature="(d),()->()")(x, t)
 
+    @checked(d=lambda energy: energy.dimension)
     @jax.jit
     def interaction(self, z: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
         """U(z) of differences z = x - y."""
-        self._check_single()
+        self.check_single()
         return jnp.vectorize(self._interaction_at, signature="(d)->()")(z)
 
+    @checked(d=lambda energy: energy.dimension)
     def drift(
         self,
         x: Float[Array, "n d"] | HostArray,
@@ -129,13 +134,14 @@ class FittedEnergy:
         weights: Array | None,
         t: Array | float | None,
     ) -> Array:
-        self._check_single()
+        self.check_single()
         t = self._time(t)
         population = x if population is None else population
         if weights is None:
             weights = jnp.full(population.shape[0], 1.0 / population.shape[0])
         return -energy_gradient(self._potential_at, self._pull_term, x, t, population, weights)
 
+    @checked(d=lambda energy: energy.dimension)
     def gradients(
         self, points: Float[Array, "n d"], weights: Float[Array, "n"], t: Float[Array, ""]
     ) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
@@ -144,6 +150,7 @@ class FittedEnergy:
         pull = self._pull(x, x, weights) if self.model.has_interaction else jnp.zeros_like(x)
         return jax.vmap(jax.grad(self._potential_at), (0, None))(x, t), pull
 
+    @checked(d=lambda energy: energy.dimension)
     def predict(
         self,
         points: Float[Array, "n d"] | HostArray,
@@ -164,9 +171,27 @@ class FittedEnergy:
             start: the training snapshot that `points` corresponds to.
             dt: length of every step; the training snapshots' own where not given (its last step's
                 beyond the last snapshot).
+
+        Raises:
+            ValueError: shapes, a dimension or numbers that do not fit.
+
+        Warns (UserWarning):
+            A key, where the energy has no noise.
         """
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+            raise ValueError(f"steps must be a number of steps from 0, got {steps!r}")
+        if isinstance(start, int) and start < 0:
+            raise ValueError(f"start must be the index of a snapshot from 0, got {start}")
+        if isinstance(dt, int | float) and not 0 < dt < float("inf"):
+            raise ValueError(f"dt must be positive and finite, got {dt}")
+        if key is not None and self.model.internal == "none":
+            warnings.warn(
+                "this energy has no internal part, so no noise: the key is without effect",
+                stacklevel=3,
+            )
         return self.trajectory(points, steps, key=key, weights=weights, start=start, dt=dt).points
 
+    @checked(d=lambda energy: energy.dimension)
     def trajectory(
         self,
         points: Float[Array, "n d"] | HostArray,
@@ -199,7 +224,7 @@ class FittedEnergy:
         start: int | Array,
         dt: float | Array | None,
     ) -> Trajectory:
-        self._check_single()
+        self.check_single()
         if weights is None:
             weights = jnp.full(points.shape[0], 1.0 / points.shape[0], points.dtype)
         last = self.times.shape[0] - 1
@@ -215,6 +240,7 @@ class FittedEnergy:
         _, (path, converged) = jax.lax.scan(advance, points, jnp.arange(steps))
         return Trajectory(points=jnp.concatenate([points[None], path]), converged=converged)
 
+    @checked(d=lambda energy: energy.dimension)
     def step(
         self,
         points: Float[Array, "n d"],
@@ -251,7 +277,8 @@ class FittedEnergy:
         noise = jax.random.normal(key, points.shape, points.dtype)
         return step._replace(points=step.points + jnp.sqrt(2.0 * self.beta * tau) * noise)
 
-    def _check_single(self) -> None:
+    def check_single(self) -> None:
+        """Raises ValueError where this is a stack."""
         if self.times.ndim != 1:
             raise ValueError(
                 f"this is a stack of {len(self.times)} energies: take one with member(i), or "

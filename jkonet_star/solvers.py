@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from threadpoolctl import threadpool_limits
 
+from diffusions.arguments import checked
 from diffusions.memory import check_memory
 from diffusions.training import TrainingState, initial_state, shuffled_batches, train_epochs
 from diffusions.typing import Array, Float, Key, Keys, PyTree
@@ -344,6 +345,7 @@ class Problem:
         return "learned" if self.internal is None else "given"
 
 
+@checked
 def prepare(
     snapshots: Snapshots,
     solver: str,
@@ -451,6 +453,7 @@ def solve_linear(
     return energy, report
 
 
+@checked
 def fit(
     snapshots: Snapshots,
     solver: str = "jkonet-star-potential",

@@ -16,6 +16,7 @@ PACKAGES = ("diffusions", "jkonet_star", "data_generation", "checkpoints", "expe
 MAY_IMPORT = {
     "diffusions": (),
     "jkonet_star": (
+        "diffusions.arguments",
         "diffusions.checks",
         "diffusions.late_imports",
         "diffusions.memory",

@@ -19,6 +19,8 @@ class Known:
     """V = sum_k stiffness_k x_k^2 / 2 - speed t x_1, U = pull |z|^2 / 2, and beta."""
 
     has_interaction: bool = False
+    internal: str = "given"
+    dimension: int = 2
 
     def potential(self, params, constants, x, t):
         return 0.5 * jnp.sum(params["stiffness"] * x**2) - params["speed"] * t * x[0]
