@@ -52,8 +52,10 @@ def save_energy(path: str | Path, energy: FittedEnergy) -> None:
         energy: with or without leading seed axes.
 
     Raises:
-        ValueError: something is already there.
+        ValueError: something is already there, or this is no energy.
     """
+    if not isinstance(energy, FittedEnergy):
+        raise ValueError(f"energy must be a FittedEnergy, got {type(energy).__name__}")
     kind = "network" if isinstance(energy.model, NetworkEnergy) else "linear"
     description = {
         "kind": kind,

@@ -26,13 +26,13 @@ def _steps(folder: Path) -> list[int]:
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
 
 
-def latest_step(folder: Path) -> int | None:
+def latest_step(folder: str | Path) -> int | None:
     """Step of the newest complete state below `folder`, or None."""
-    steps = _steps(folder)
+    steps = _steps(Path(folder))
     return steps[-1] if steps else None
 
 
-def save_state(folder: Path, step: int, state: PyTree) -> None:
+def save_state(folder: str | Path, step: int, state: PyTree) -> None:
     """Writes a state and then removes the older ones.
 
     Args:
@@ -40,6 +40,7 @@ def save_state(folder: Path, step: int, state: PyTree) -> None:
         step: names the state.
         state: any pytree of arrays.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(state)}
     with ocp.StandardCheckpointer() as checkpointer:
@@ -63,7 +64,7 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def restore_state(folder: Path, step: int, like: PyTree) -> PyTree:
+def restore_state(folder: str | Path, step: int, like: PyTree) -> PyTree:
     """Reads a state.
 
     Args:
@@ -74,6 +75,7 @@ def restore_state(folder: Path, step: int, like: PyTree) -> PyTree:
     Raises:
         ValueError: the state is damaged, or of another structure.
     """
+    folder = Path(folder)
     path = folder.absolute() / str(step)
     wanted = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in _named_leaves(like)

@@ -215,7 +215,10 @@ def _matched(
             return None
         stop = len(shape) - len(after)
         middle = axes[variadic[0]]
-        parts = [*zip(before, shape, strict=False), *zip(after, shape[stop:], strict=True)]
+        parts: list[tuple[str, Any]] = [
+            *zip(before, shape, strict=False),
+            *zip(after, shape[stop:], strict=True),
+        ]
         if middle != _VARIADIC:
             parts.append((middle, shape[len(before) : stop]))
     elif len(shape) != len(axes):

@@ -161,6 +161,29 @@ def moved_couplings(couplings: Couplings, rank: Int[np.ndarray, "t n"]) -> Coupl
     )
 
 
+def check_couplings(couplings: Couplings, snapshots: Snapshots) -> None:
+    """Whether couplings can belong to snapshots: every step has pairs, of particles that are there.
+
+    Raises:
+        ValueError: they cannot; the message says why.
+    """
+    step, weight = np.asarray(couplings.step), np.asarray(couplings.weight)
+    source, target = np.asarray(couplings.source), np.asarray(couplings.target)
+    n_steps, n_rows = snapshots.n_steps, snapshots.points.shape[1]
+    if not len(step) == len(source) == len(target) == len(weight):
+        raise ValueError("couplings must have as many steps, sources, targets and weights")
+    if not np.array_equal(np.unique(step), np.arange(n_steps)):
+        raise ValueError(f"couplings of {n_steps} steps need pairs of each, got {np.unique(step)}")
+    for name, rows in (("source", source), ("target", target)):
+        if rows.min() < 0 or rows.max() >= n_rows:
+            raise ValueError(
+                f"couplings have {name} rows from {rows.min()} to {rows.max()}, the snapshots "
+                f"{n_rows} particles"
+            )
+    if not np.isfinite(weight).all() or (weight < 0).any():
+        raise ValueError("couplings need weights that are finite and not negative")
+
+
 def chosen_method(settings: CouplingSettings, size: int) -> str:
     """What `auto` means for blocks of `size` particles on the present device."""
     if settings.method != "auto":

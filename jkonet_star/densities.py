@@ -50,12 +50,17 @@ class GaussianMixtures:
     means: Float[Array, "t k d"]
     precision_factors: Float[Array, "t k d d"]  # lower triangular W, inverse covariance W^T W
 
-    @checked(d=lambda densities: densities.means.shape[-1])
+    @property
+    def dimension(self) -> int:
+        """Dimension d of the state space."""
+        return self.means.shape[-1]
+
+    @checked(d=lambda densities: densities.dimension)
     def log_density(self, snapshot: Int[Array, ""] | int, x: Float[Array, "d"]) -> Float[Array, ""]:
         """Equation (1) of one snapshot at one point; both may be traced and batched by vmap."""
         return jax.nn.logsumexp(self._terms(snapshot, x)[0])
 
-    @checked(d=lambda densities: densities.means.shape[-1])
+    @checked(d=lambda densities: densities.dimension)
     def score(self, snapshot: Int[Array, ""] | int, x: Float[Array, "d"]) -> Float[Array, "d"]:
         """Equation (2) of one snapshot at one point, in closed form."""
         terms, white = self._terms(snapshot, x)
@@ -80,14 +85,19 @@ class KernelDensities:
     log_weights: Float[Array, "t blocks block"]  # -inf marks padding
     precision_factor: Float[Array, "t d d"]  # lower triangular W, H^-1 = W^T W
 
-    @checked(d=lambda densities: densities.points.shape[-1])
+    @property
+    def dimension(self) -> int:
+        """Dimension d of the state space."""
+        return self.points.shape[-1]
+
+    @checked(d=lambda densities: densities.dimension)
     def log_density(self, snapshot: Int[Array, ""] | int, x: Float[Array, "d"]) -> Float[Array, ""]:
         """Equation (1) of one snapshot at one point; both may be traced and batched by vmap."""
         top, total, _ = self._sums(snapshot, x)
         normaliser = _log_determinant(self.precision_factor[snapshot])
         return top + jnp.log(total) + normaliser - 0.5 * x.shape[-1] * jnp.log(2 * jnp.pi)
 
-    @checked(d=lambda densities: densities.points.shape[-1])
+    @checked(d=lambda densities: densities.dimension)
     def score(self, snapshot: Int[Array, ""] | int, x: Float[Array, "d"]) -> Float[Array, "d"]:
         """Equation (2) of one snapshot at one point, in closed form."""
         _, total, white = self._sums(snapshot, x)

@@ -85,7 +85,7 @@ def snapshots_from_arrays(
     points: Sequence[ArrayLike] | ArrayLike,
     times: Sequence[float] | ArrayLike | None = None,
     *,
-    dt: float = 1.0,
+    dt: float | None = None,
     weights: Sequence[ArrayLike] | None = None,
 ) -> Snapshots:
     """Validates and packs snapshots.
@@ -93,7 +93,7 @@ def snapshots_from_arrays(
     Args:
         points: one (n_i, d) array per snapshot, or one (t, n, d) array.
         times: one time per snapshot, strictly increasing; `dt * (0, 1, 2, ...)` when absent.
-        dt: time between snapshots, used only where `times` is absent.
+        dt: time between snapshots, in place of `times`; 1 when both are absent.
         weights: one (n_i,) array of positive weights per snapshot; uniform when absent.
 
     Returns:
@@ -101,10 +101,13 @@ def snapshots_from_arrays(
 
     Raises:
         ValueError: fewer than two snapshots, an empty one, a wrong rank, mismatched dimensions,
-            NaN or infinite entries, times that do not increase, weights that are not positive, points
-            or times too large or too small for single precision.
+            NaN or infinite entries, times that do not increase, times beside dt, weights that are not
+            positive or not one array per snapshot, points or times too large or too small for single
+            precision.
     """
-    arrays = [np.asarray(p, dtype=np.float64) for p in points]  # type: ignore[union-attr]
+    if not isinstance(points, Sequence) and np.ndim(points) == 0:
+        raise ValueError("points must be a list of arrays (particles, dimension), or one array")
+    arrays = [_numbers(f"snapshot {i}", p) for i, p in enumerate(points)]  # type: ignore[arg-type]
     if len(arrays) < 2:
         raise ValueError(f"at least two snapshots are needed to learn a step, got {len(arrays)}")
     for i, p in enumerate(arrays):
@@ -121,7 +124,10 @@ def snapshots_from_arrays(
         bad = np.count_nonzero(~np.isfinite(p).all(axis=1))
         if bad:
             raise ValueError(f"snapshot {i} has {bad} of {len(p)} particles with NaN or inf")
+    if times is not None and dt is not None:
+        raise ValueError("times and dt both say when the snapshots are: give one of them")
     if times is None:
+        dt = 1.0 if dt is None else dt
         if not (np.isfinite(dt) and dt > 0):
             raise ValueError(f"dt must be positive and finite, got {dt}")
         times = dt * np.arange(len(arrays), dtype=np.float64)
@@ -132,6 +138,8 @@ def snapshots_from_arrays(
         raise ValueError(f"times must be finite and strictly increasing, got {host_times.tolist()}")
     if weights is None:
         weights = [np.full(len(p), 1.0 / len(p)) for p in arrays]
+    if len(weights) != len(arrays):
+        raise ValueError(f"{len(arrays)} snapshots need as many weights, got {len(weights)}")
     origin = _origin(np.concatenate(arrays), "points")
     start = _origin(host_times[:, None], "times")
     if origin is not None:
@@ -202,3 +210,11 @@ def in_order(snapshots: Snapshots) -> tuple[Snapshots, Int[np.ndarray, "t n"]]:
         weights=jnp.asarray(np.take_along_axis(weights, order, axis=1)),
     )
     return moved, rank
+
+
+def _numbers(name: str, values: ArrayLike) -> np.ndarray:
+    """An array of real numbers, whatever holds them."""
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be an array (particles, dimension) of numbers") from None

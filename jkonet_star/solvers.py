@@ -21,7 +21,7 @@ from diffusions.memory import check_memory
 from diffusions.training import TrainingState, initial_state, shuffled_batches, train_epochs
 from diffusions.typing import Array, Float, Key, Keys, PyTree
 from jkonet_star.closed_form import ClosedFormReport, fit_linear
-from jkonet_star.couplings import Couplings, couple, moved_couplings
+from jkonet_star.couplings import Couplings, check_couplings, couple, moved_couplings
 from jkonet_star.densities import GaussianMixtures, KernelDensities, fit_densities
 from jkonet_star.diagnostics import explanation, outlier_warning, outliers
 from jkonet_star.divergence import ABSURD, divergence_warning, first_unsound, sound_epochs
@@ -372,10 +372,18 @@ def prepare(
         density_settings: used where `densities` is absent.
 
     Raises:
-        ValueError: an unknown solver or scheme, or an internal energy without a density.
+        ValueError: an unknown solver or scheme, an internal energy without a density, couplings or
+            densities of other snapshots.
     """
     scheme = scheme_of(scheme, solver)
     kind = SOLVERS[solver]
+    if densities is not None and densities.dimension != snapshots.dimension:
+        raise ValueError(
+            f"the densities have dimension {densities.dimension}, the snapshots "
+            f"{snapshots.dimension}"
+        )
+    if couplings is not None:
+        check_couplings(couplings, snapshots)
     # Nothing that is drawn along the rows may depend on their order.
     snapshots, rank = in_order(snapshots)
     if couplings is not None:
@@ -503,6 +511,8 @@ def fit(
     """
     single = key.ndim == 0
     keys = key[None] if single else key
+    if not len(keys):
+        raise ValueError("fit needs at least one key")
     problem = prepare(
         snapshots,
         solver,
