@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusions.typing import Key
+from diffusions.typing import Array
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -82,19 +82,20 @@ def checked(
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
         lengths: dict[str, Any] = {}
-        if axes:
-            first = next(iter(bound.arguments.values()))
-            lengths = {name: length(first) for name, length in axes.items()}
-        for name, value in bound.arguments.items():
-            if name in rules and value is not None:
+        for i, (name, value) in enumerate(bound.arguments.items()):
+            if value is None:
+                continue
+            if name in rules:
                 bound.arguments[name] = _given(name, value, rules[name], lengths)
+            if i == 0:
+                lengths |= {axis: length(value) for axis, length in axes.items()}
         return function(*bound.args, **bound.kwargs)
 
     wrapper.checked_arguments = rules  # type: ignore[attr-defined]
     return wrapper  # type: ignore[return-value]
 
 
-def as_key(value: Any, name: str = "key") -> Key:
+def as_key(value: Any, name: str = "key") -> Array:
     """A typed key, of a typed key, a seed or the raw key (or keys) of `jax.random.PRNGKey`.
 
     Raises:

@@ -16,12 +16,12 @@ from scipy import sparse, spatial
 from scipy.interpolate import LinearNDInterpolator
 from scipy.sparse.linalg import splu
 
-from diffusions.typing import HostArray
+from diffusions.typing import ArrayLike, HostArray
 
 INTERPOLATIONS = ("nearest", "linear", "biharmonic")
 
 
-def interpolate(images: HostArray, told: HostArray, method: str) -> HostArray:
+def interpolate(images: ArrayLike, told: ArrayLike, method: str) -> HostArray:
     """Fills every image in from its told pixels.
 
     Args:
@@ -33,8 +33,14 @@ def interpolate(images: HostArray, told: HostArray, method: str) -> HostArray:
         Images of the same shape; told pixels keep their values. Zero where no pixel is told.
 
     Raises:
-        ValueError: unknown method.
+        ValueError: unknown method, or shapes that do not fit.
     """
+    images, told = np.asarray(images), np.asarray(told)
+    if images.ndim != 4 or told.shape != images.shape or told.dtype != bool:
+        raise ValueError(
+            "images and told must both have shape (n, height, width, channels), told true or false, "
+            f"got {images.dtype} of shape {images.shape} and {told.dtype} of shape {told.shape}"
+        )
     if method not in INTERPOLATIONS:
         raise ValueError(f"method must be one of {', '.join(INTERPOLATIONS)}, got {method!r}")
     fill = {"nearest": _nearest, "linear": _linear, "biharmonic": _biharmonic}[method]

@@ -14,6 +14,7 @@ and nothing in between depends on them: `arrays`, `time_values` and `FittedEnerg
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.struct
 import jax.numpy as jnp
@@ -82,11 +83,11 @@ class Snapshots:
 
 
 def snapshots_from_arrays(
-    points: Sequence[ArrayLike] | ArrayLike,
+    points: Sequence[Any] | ArrayLike,
     times: Sequence[float] | ArrayLike | None = None,
     *,
     dt: float | None = None,
-    weights: Sequence[ArrayLike] | None = None,
+    weights: Sequence[Any] | ArrayLike | None = None,
 ) -> Snapshots:
     """Validates and packs snapshots.
 
@@ -136,10 +137,11 @@ def snapshots_from_arrays(
         raise ValueError(f"{len(arrays)} snapshots need as many times, got {host_times.shape}")
     if not np.isfinite(host_times).all() or not (np.diff(host_times) > 0).all():
         raise ValueError(f"times must be finite and strictly increasing, got {host_times.tolist()}")
-    if weights is None:
-        weights = [np.full(len(p), 1.0 / len(p)) for p in arrays]
-    if len(weights) != len(arrays):
-        raise ValueError(f"{len(arrays)} snapshots need as many weights, got {len(weights)}")
+    masses: list[Any] = (
+        [np.full(len(p), 1.0 / len(p)) for p in arrays] if weights is None else list(weights)  # type: ignore[arg-type]
+    )
+    if len(masses) != len(arrays):
+        raise ValueError(f"{len(arrays)} snapshots need as many weights, got {len(masses)}")
     origin = _origin(np.concatenate(arrays), "points")
     start = _origin(host_times[:, None], "times")
     if origin is not None:
@@ -153,7 +155,7 @@ def snapshots_from_arrays(
     packed = np.stack([np.concatenate([p, np.repeat(p[:1], n - len(p), axis=0)]) for p in arrays])
     packed = packed.astype(np.float32)
     packed_weights = np.zeros((len(arrays), n), np.float32)
-    for i, (p, w) in enumerate(zip(arrays, weights, strict=True)):
+    for i, (p, w) in enumerate(zip(arrays, masses, strict=True)):
         w = np.asarray(w, dtype=np.float64)
         if w.shape != (len(p),) or not np.isfinite(w).all() or not (w > 0).all():
             raise ValueError(f"snapshot {i} needs {len(p)} positive finite weights")
@@ -212,7 +214,7 @@ def in_order(snapshots: Snapshots) -> tuple[Snapshots, Int[np.ndarray, "t n"]]:
     return moved, rank
 
 
-def _numbers(name: str, values: ArrayLike) -> np.ndarray:
+def _numbers(name: str, values: Any) -> np.ndarray:
     """An array of real numbers, whatever holds them."""
     try:
         return np.asarray(values, dtype=np.float64)

@@ -77,7 +77,7 @@ def test_one_pair_is_refused():
 
 
 def test_corrupted_points_have_the_law_of_the_step():
-    x = jnp.full((100_000, 2), 3.0)
+    x = jnp.full((40_000, 6), 3.0)
     z = np.asarray(MODEL.corrupt(jax.random.key(0), x))
     assert z.mean() == pytest.approx(3.0 * math.exp(-0.7), abs=0.005)
     variance = 0.8 * math.exp(-1.4) * (1 - math.exp(-1.4))

@@ -207,3 +207,63 @@ def test_a_stack_has_members_and_is_no_energy():
         one.member(0)
     together = jax.vmap(lambda energy: energy.drift(x))(stack)
     np.testing.assert_allclose(together[0], one.drift(x), rtol=1e-5)
+
+
+def test_lists_and_numpy_arrays_are_points():
+    fitted, x = energy(pull=0.7, speed=1.0), points(4)
+    weights = [0.1, 0.2, 0.3, 0.4]
+    for given in (x.tolist(), np.asarray(x), np.asarray(x, np.float64)):
+        np.testing.assert_allclose(fitted.potential(given), fitted.potential(x), rtol=1e-6)
+        np.testing.assert_allclose(fitted.interaction(given), fitted.interaction(x), rtol=1e-6)
+        for one, two in (
+            (fitted.drift(given, given, weights=weights), fitted.drift(x, weights=weights)),
+            (fitted.predict(given, 2, weights=weights), fitted.predict(x, 2, weights=weights)),
+            (fitted.trajectory(given, 1).points, fitted.trajectory(x, 1).points),
+        ):
+            np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+
+
+def test_integers_are_points():
+    np.testing.assert_allclose(energy().potential([[1, 2]]), [0.5 * (2.0 + 0.5 * 4)], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda e: e.potential(np.zeros((5, 3))), r"x must be .* with d = 2, got"),
+        (lambda e: e.interaction(np.zeros(3)), r"z must be .* with d = 2, got"),
+        (lambda e: e.potential(0.5), r"x must be of shape \[\*batch, d\] with d = 2"),
+        (lambda e: e.potential(np.zeros((5, 2)), [0.1, 0.2]), r"t must be of shape \[\]"),
+        (lambda e: e.drift(np.zeros((5, 3))), r"x must be of shape \[n, d\] with d = 2, got"),
+        (lambda e: e.drift(np.zeros(2)), r"x must be of shape \[n, d\] with d = 2, got"),
+        (lambda e: e.drift(np.zeros((5, 2)), np.zeros((5, 3))), "population must be of shape"),
+        (lambda e: e.drift(np.zeros((5, 2)), np.zeros((4, 2)), weights=np.ones(5)), "weights must"),
+        (lambda e: e.predict(np.zeros((5, 3))), r"points must be of shape \[n, d\] with d = 2"),
+        (lambda e: e.predict(np.zeros((1, 5, 2))), r"points must be of shape \[n, d\] with d = 2"),
+        (lambda e: e.predict(np.zeros((5, 2)), weights=np.ones(4)), r"weights must .* with n = 5"),
+        (lambda e: e.predict(np.zeros((5, 2)), key=[1, 2]), "key must be a key such as"),
+        (
+            lambda e: e.predict(np.zeros((5, 2)), -1),
+            "steps must be a number of steps from 0, got -1",
+        ),
+        (lambda e: e.predict(np.zeros((5, 2)), start=-1), "start must be the index of a snapshot"),
+        (lambda e: e.predict(np.zeros((5, 2)), dt=0.0), "dt must be positive and finite, got 0.0"),
+        (lambda e: e.trajectory(np.zeros((5, 3))), r"points must be of shape \[n, d\] with d = 2"),
+    ],
+)
+def test_what_an_energy_cannot_take_is_refused_by_name(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(energy())
+
+
+def test_seeds_and_raw_keys_draw_the_noise_of_the_typed_key():
+    fitted, x = energy(beta=0.3), points(5)
+    expected = fitted.predict(x, 2, key=KEY)
+    for key in (0, jax.random.PRNGKey(0)):
+        np.testing.assert_array_equal(fitted.predict(x, 2, key=key), expected)
+
+
+def test_a_key_where_there_is_no_noise_is_said():
+    silent = energy().replace(model=Known(internal="none"))
+    with pytest.warns(UserWarning, match="no noise: the key is without effect"):
+        silent.predict(points(5), key=0)

@@ -107,3 +107,33 @@ def test_points_far_from_zero_are_stored_relative_to_an_origin():
     assert close.origin is None
     assert close.start is None
     np.testing.assert_array_equal(close.arrays()[0], np.float32(near[0] + 20))
+
+
+def test_times_and_dt_together_are_refused():
+    with pytest.raises(ValueError, match="times and dt both say when the snapshots are"):
+        snapshots_from_arrays([[[0.0]], [[1.0]]], times=[0.0, 1.0], dt=1.0)
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (3.0, "points must be a list of arrays"),
+        (
+            np.zeros((4, 2)),
+            "snapshot 0 has shape \\(2,\\); each must be \\(particles, dimension\\)",
+        ),
+        ([[[1.0], [2.0, 3.0]], [[1.0]]], "snapshot 0 must be an array \\(particles, dimension\\)"),
+        ([[["a"]], [["b"]]], "snapshot 0 must be an array .* of numbers"),
+    ],
+)
+def test_points_that_are_no_points(points, message):
+    with pytest.raises(ValueError, match=message):
+        snapshots_from_arrays(points)
+
+
+def test_lists_are_snapshots_and_weights():
+    found = snapshots_from_arrays([[[0, 1], [2, 3]], [[4, 5]]], [0, 2], weights=[[1, 3], [1]])
+    np.testing.assert_array_equal(found.points[0], [[0, 1], [2, 3]])
+    np.testing.assert_array_equal(found.weights, [[0.25, 0.75], [1, 0]])
+    with pytest.raises(ValueError, match="2 snapshots need as many weights, got 1"):
+        snapshots_from_arrays([[[0.0]], [[1.0]]], weights=[[1.0]])

@@ -13,6 +13,7 @@ import pytest
 from data_generation.functionals import functional
 from data_generation.particles import simulate
 from jkonet_star.couplings import couple
+from jkonet_star.densities import fit_densities
 from jkonet_star.divergence import first_unsound
 from jkonet_star.exact_transport import exact_plan
 from jkonet_star.settings import (
@@ -351,3 +352,34 @@ def test_the_closed_form_on_the_published_snapshots(name, published):
         coupling_settings=CouplingSettings(method="exact"),
     )
     assert one_step_emd(energy, test) < published
+
+
+def test_couplings_and_densities_of_other_data_are_refused():
+    run = functools.partial(fit, solver="jkonet-star-linear-potential", key=0, features=FEATURES)
+    couplings, _ = couple(well(), key=KEY)
+    for snapshots, message in (
+        (well(sizes=(50, 50, 50)), "source rows from 0 to 59, the snapshots 50 particles"),
+        (well(sizes=(60, 60)), "couplings of 1 steps need pairs of each"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(snapshots, couplings=couplings)
+    line = snapshots_from_arrays([x[:, :1] for x in well().arrays()], dt=TAU)
+    densities = fit_densities(line, DENSITY, key=0)
+    with pytest.raises(ValueError, match="densities have dimension 1, the snapshots 2"):
+        run(well(), densities=densities)
+    with pytest.raises(ValueError, match="snapshots must be of Snapshots, got float32"):
+        run(np.asarray(well().points))
+    with pytest.raises(ValueError, match="key must be a key such as"):
+        fit(well(), key=0.5)
+
+
+def test_seeds_and_raw_keys_are_keys():
+    network = NetworkSettings(epochs=1, batch_size=120, hidden=(4,))
+    run = functools.partial(fit, well(), "jkonet-star-potential", network=network)
+    energies = [run(key=key) for key in (KEY, 0, jax.random.PRNGKey(0))]
+    raw = jnp.stack([jax.random.PRNGKey(0), jax.random.PRNGKey(1)])
+    stack = run(key=raw)
+    x = well().points[0]
+    for one in energies[1:]:
+        np.testing.assert_array_equal(one.drift(x), energies[0].drift(x))
+    assert stack.times.shape[0] == 2
