@@ -137,7 +137,10 @@ def read_file(
     try:
         raw = _read(path, time_key, representation, n_components)
         populations, projection = _reduced(raw, n_components)
-        packed = [snapshots_from_arrays(p.points, p.times, dt=dt) for p in populations]
+        packed = [
+            snapshots_from_arrays(p.points, p.times, dt=dt if p.times is None else None)
+            for p in populations
+        ]
     except ImportError:
         raise
     except (ValueError, OSError, MemoryError, csv.Error) as error:
