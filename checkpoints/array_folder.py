@@ -9,7 +9,6 @@ It is complete or absent, never overwritten, and opened only if it is what was s
 import hashlib
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import orbax.checkpoint as ocp
 
 from data_generation.bounded_reading import most_unpacked
 from data_generation.json_file import read_json
+from diffusions.files import kind_of, new_folder, write_text
 from diffusions.typing import PyTree
 
 _ARRAYS = "arrays"
@@ -55,21 +55,18 @@ def save_folder(
         ValueError: something is already there.
     """
     path = Path(path).absolute()
-    if path.exists():
+    if kind_of(path) is not None:
         raise ValueError(f"{path} already exists; a saved {name} is never overwritten")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(unfinished / _ARRAYS, jax.tree.map(np.asarray, arrays))
-    full = {
-        "schema_version": schema_version,
-        **description,
-        "checksums": _checksums(unfinished),
-    }
-    (unfinished / f"{name}.json").write_text(json.dumps(full, indent=1) + "\n")
-    unfinished.rename(path)
+    with new_folder(path) as unfinished:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(unfinished / _ARRAYS, jax.tree.map(np.asarray, arrays))
+        full = {
+            "schema_version": schema_version,
+            **description,
+            "checksums": _checksums(unfinished),
+        }
+        write_text(unfinished / f"{name}.json", json.dumps(full, indent=1) + "\n")
 
 
 def read_description(path: str | Path, name: str, schema_version: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from checkpoints.settings import ImportSettings
 from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from diffusions.files import kind_of
 
 FLAGS = define_flags(ImportSettings)
 
@@ -23,7 +24,7 @@ def main() -> None:
     """Reads, maps and saves the weights of the flags."""
     settings = settings_from_flags(ImportSettings, FLAGS)
     weights_file, out = Path(str(settings.weights)), Path(str(settings.out))
-    if out.exists():
+    if kind_of(out) is not None:
         raise ValueError(f"{out} already exists; an import never overwrites")
     from checkpoints.torch_format import read_state_dict
 

@@ -15,7 +15,6 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,11 +23,16 @@ from typing import Any
 import numpy as np
 
 from data_generation.array_files import read_npz
+from data_generation.dataset_checks import OPTIONAL, REQUIRED
 from data_generation.dataset_metadata import check_metadata
 from data_generation.json_file import read_json
+from diffusions.files import temporary_name
 
 SCHEMA_VERSION = 2
 METADATA = "metadata.json"
+PICTURE = "snapshots.png"
+
+_FILES = {METADATA, PICTURE, *(f"{name}.npz" for name in (*REQUIRED, *OPTIONAL))}
 
 Archives = dict[str, dict[str, np.ndarray]]
 
@@ -65,11 +69,12 @@ def write_folder(
         The completed metadata.
 
     Raises:
-        ValueError: `folder` cannot be written, or appeared in the meantime.
+        ValueError: `folder` cannot be written, appeared in the meantime, or is to be replaced and
+            holds what is no dataset's.
     """
     made = [p for p in (folder.parent, *folder.parent.parents) if not p.exists()]
-    token = secrets.token_hex(4)
-    new, old = (folder.parent / f".{folder.name}.{word}-{token}" for word in ("new", "old"))
+    new = temporary_name(folder)
+    old = folder.parent / new.name.replace(".new-", ".old-")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         new.mkdir()
@@ -89,6 +94,7 @@ def write_folder(
         text = json.dumps(metadata, indent=2, allow_nan=False) + "\n"
         (new / METADATA).write_text(text, encoding="utf-8")
         _move_into_place(new, old, folder, replace)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise ValueError(f"{folder} was made by another process in the meantime") from error
@@ -96,7 +102,6 @@ def write_folder(
     finally:
         # Nothing is left of a failure or an interrupt.
         shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
         for parent in made:
             with contextlib.suppress(OSError):
                 parent.rmdir()  # only succeeds while it is empty
@@ -118,12 +123,40 @@ def _move_into_place(new: Path, old: Path, folder: Path, replace: bool) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
         new.rename(folder)
         return
+    check_replaceable(folder)  # something may have come into it since the work began
     folder.rename(old)
     try:
         new.rename(folder)
     except BaseException:
         old.rename(folder)
         raise
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raises ValueError, naming what is foreign, unless a folder is a dataset and nothing else."""
+    if folder.is_symlink() or not (folder / METADATA).is_file():
+        raise ValueError(
+            f"{folder} exists and is not a dataset folder, so --overwrite leaves it alone"
+        )
+    try:
+        metadata = read_json(folder / METADATA)
+    except ValueError as error:
+        raise ValueError(f"{error}, so --overwrite leaves {folder} alone") from error
+    # Damaged, or of a newer release, it is still ours.
+    if not (
+        isinstance(metadata, dict)
+        and type(metadata.get("schema_version")) is int
+        and all(isinstance(metadata.get(name), dict) for name in ("arguments", "checksums"))
+    ):
+        raise ValueError(
+            f"{folder / METADATA} is not a dataset's metadata, so --overwrite leaves {folder} alone"
+        )
+    foreign = sorted(p.name for p in folder.iterdir() if p.name not in _FILES or not p.is_file())
+    if foreign:
+        raise ValueError(
+            f"{folder} also holds {', '.join(foreign[:5])}, which no dataset has, so --overwrite "
+            "leaves it alone; move that elsewhere"
+        )
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:

@@ -18,8 +18,10 @@ import numpy as np
 from data_generation.dataset_checks import check_archives_content
 from data_generation.dataset_folder import (
     METADATA,
+    PICTURE,
     Archives,
     check_archives,
+    check_replaceable,
     check_writable,
     read_archives,
     read_metadata,
@@ -135,7 +137,7 @@ def generate_dataset(settings: DataSettings) -> Dataset:
         archives,
         metadata,
         replace=settings.overwrite,
-        draw=lambda path: draw_snapshots(train, path / "snapshots.png", title=settings.name),
+        draw=lambda path: draw_snapshots(train, path / PICTURE, title=settings.name),
     )
     return Dataset(
         train=train,
@@ -153,23 +155,21 @@ def find_dataset(settings: DataSettings) -> Dataset | None:
 
     Raises:
         ValueError: the folder exists and is no dataset, is damaged, or holds another one. With
-            `overwrite`, only a folder that is no dataset is refused: nothing else is deleted.
+            `overwrite`, only a folder that is no dataset, or not that alone: nothing else is deleted.
     """
     folder = Path(settings.data_dir) / settings.name
     if not folder.exists() and not folder.is_symlink():
         return None
-    if not (folder / METADATA).is_file():
-        refusal = (
-            "so --overwrite leaves it alone" if settings.overwrite else "choose --dataset-name"
-        )
-        raise ValueError(f"{folder} exists and is not a dataset folder, {refusal}")
     if settings.overwrite:
+        check_replaceable(folder)
         return None
+    if not (folder / METADATA).is_file():
+        raise ValueError(f"{folder} exists and is not a dataset folder, choose --dataset-name")
     try:
         metadata = read_metadata(folder)
         check_archives(folder, metadata)
     except ValueError as error:
-        raise ValueError(f"{error}; --overwrite makes it anew") from error
+        raise ValueError(f"{error}; {_remedy(folder)}") from error
     recorded = metadata["arguments"]
     different = [k for k, v in settings.content.items() if recorded.get(k) != v]
     source = _source(settings)
@@ -187,6 +187,14 @@ def find_dataset(settings: DataSettings) -> Dataset | None:
             "give --overwrite or another --dataset-name"
         )
     return load_dataset(folder)
+
+
+def _remedy(folder: Path) -> str:
+    try:
+        check_replaceable(folder)
+    except ValueError:
+        return "choose another --dataset-name"
+    return "--overwrite makes it anew"
 
 
 def load_dataset(name_or_path: str | Path, data_dir: str | Path = "data") -> Dataset:

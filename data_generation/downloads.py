@@ -3,10 +3,7 @@
 Size and checksum are watched while a file comes.
 """
 
-import contextlib
 import hashlib
-import os
-import secrets
 import urllib.error
 import urllib.request
 from http.client import HTTPException
@@ -14,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from diffusions.files import new_file
 
 MOST_BYTES = 1 << 30
 """Of one file; the largest published one that is asked for here has 170 million."""
@@ -50,22 +49,20 @@ def download(url: str, file: Path, expected_md5: str, *, most_bytes: int = MOST_
     """
     _check_address(url)
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
     try:
-        with open_url(url) as source, unfinished.open("xb") as target:
-            announced = int(source.headers.get("Content-Length") or 0)
-            found = _copy(source, target, most_bytes, announced, file.name)
-        if found != expected_md5:
-            raise ValueError(f"{url} delivered another file: MD5 {found}, expected {expected_md5}")
-        os.replace(unfinished, file)
+        with new_file(file) as unfinished:
+            with open_url(url) as source, unfinished.open("wb") as target:
+                announced = int(source.headers.get("Content-Length") or 0)
+                found = _copy(source, target, most_bytes, announced, file.name)
+            if found != expected_md5:
+                raise ValueError(
+                    f"{url} delivered another file: MD5 {found}, expected {expected_md5}"
+                )
     except (urllib.error.URLError, HTTPException, OSError) as error:
         reason = " ".join(str(getattr(error, "reason", error)).split())
         raise ValueError(
             f"cannot download {url} ({reason}); fetch it elsewhere and give its folder"
         ) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            unfinished.unlink()
 
 
 def _copy(source: Any, target: Any, most_bytes: int, announced: int, name: str) -> str:

@@ -4,7 +4,6 @@ obs gets jkonet_potential, jkonet_energy and, where cells interact, jkonet_inter
 jkonet_drift, in the coordinates of the representation; uns["jkonet"] says how they were made.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ def annotate(settings: AnnotateSettings) -> None:
     from checkpoints import load_energy
     from data_generation.dataset_folder import check_writable
     from data_generation.datasets import Dataset
+    from diffusions.files import kind_of, new_file
     from experiments.annotate_cells import annotate_cells, leading_coordinates, share_outside
     from experiments.run_folder import RunFolder, versions
 
@@ -47,7 +47,7 @@ def annotate(settings: AnnotateSettings) -> None:
     config = run.config()["settings"]
     if not run.energy.is_dir():
         raise ValueError(f"{run.path} holds no energy: it is unfinished, or no run of a solver")
-    if out.exists():
+    if kind_of(out) is not None:
         raise ValueError(f"{out} already exists")
     check_writable(out.parent)
     energies = load_energy(run.energy)
@@ -85,12 +85,8 @@ def annotate(settings: AnnotateSettings) -> None:
         values = np.asarray(data.obs[name])
         say(f"  obs[{name!r}]: {values.min():.4g} to {values.max():.4g}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.stem}.new.h5ad")
-    try:
+    with new_file(out) as temporary:
         data.write_h5ad(temporary)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
     say(f"  {out}")
 
 

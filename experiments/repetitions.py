@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from experiments.run_folder import RunFolder, write_text
+from diffusions.files import write_text
+from experiments.run_folder import RunFolder
 
 Z95 = 1.959963984540054  # of a two-sided 95 % interval
 

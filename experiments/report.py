@@ -43,10 +43,11 @@ def write_report(folder: Path, file: Path) -> int:
         ValueError: there is no run, one of its files is damaged, or the page cannot be written.
     """
     from data_generation.dataset_folder import check_writable
+    from diffusions.files import write_text
     from experiments.report_html import page, text
     from experiments.report_run import run_sections
     from experiments.report_sweep import is_sweep, sweep_sections
-    from experiments.run_folder import RunFolder, versions, write_text
+    from experiments.run_folder import RunFolder, versions
 
     if (folder / "config.json").is_file():
         sections = run_sections(RunFolder(folder))

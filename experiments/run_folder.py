@@ -16,7 +16,6 @@ import dataclasses
 import difflib
 import json
 import math
-import os
 import platform
 import resource
 import shutil
@@ -27,20 +26,14 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.dataset_folder import check_writable
+from diffusions.files import is_temporary, new_folder, write_text
 from experiments.settings import FOLDER_FIELDS, FolderSettings
 
 SCHEMA_VERSION = 1
 
 
-def write_text(file: Path, content: str) -> None:
-    """Writes a text file to a temporary name and renames it: whoever reads finds it whole."""
-    temporary = file.with_name(f".{file.name}.new")
-    temporary.write_text(content, encoding="utf-8", newline="")
-    os.replace(temporary, file)
-
-
 def write_json(file: Path, content: Any) -> None:
-    """Writes JSON, as `write_text`."""
+    """Writes JSON, whole."""
     write_text(file, json.dumps(plain(content), indent=1) + "\n")
 
 
@@ -190,6 +183,9 @@ class RunFolder:
             self._events.close()
         write_json(self.path / "summary.json", {"schema_version": SCHEMA_VERSION, **summary})
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for left in self.path.glob(".*"):
+            if is_temporary(left.name):  # of a process that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def check_run(runs_dir: str, name: str | None, *, resume: bool, overwrite: bool) -> None:
@@ -258,14 +254,11 @@ def open_run(
     if path.exists():
         shutil.rmtree(path)
     # A folder without config.json is no run: the rename makes both appear at once.
-    unfinished = parent / f".{name}.{os.getpid()}"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    write_json(
-        unfinished / "config.json",
-        {"schema_version": SCHEMA_VERSION, "settings": config, "versions": versions()},
-    )
-    unfinished.rename(path)
+    with new_folder(path) as unfinished:
+        write_json(
+            unfinished / "config.json",
+            {"schema_version": SCHEMA_VERSION, "settings": config, "versions": versions()},
+        )
     return RunFolder(path)
 
 

@@ -167,6 +167,7 @@ def _train(
 ) -> Any:
     """The best network of the last stage, saved in the run's folder with its losses."""
     from checkpoints.message_passing import Denoiser, load_denoiser, save_denoiser
+    from diffusions.files import write_text
     from experiments.chunked_training import train_in_chunks
     from experiments.sparse_localization_training import Curriculum
 
@@ -183,7 +184,7 @@ def _train(
         )
         save_denoiser(path, Denoiser(training.model, state.best, problem.n))
     losses = [row["loss"] for row in run.rows()]
-    (run.path / "losses.txt").write_text("".join(f"{loss!r}\n" for loss in losses))
+    write_text(run.path / "losses.txt", "".join(f"{loss!r}\n" for loss in losses))
     if settings.plots:
         from experiments.sparse_localization_figures import plot_training
 
@@ -203,6 +204,7 @@ def _evaluate(
     import jax
     import numpy as np
 
+    from diffusions.files import write_text
     from experiments.sparse_localization_evaluation import (
         baseline_estimators,
         compare,
@@ -238,7 +240,7 @@ def _evaluate(
         result |= compare(found[first], problem.times, reference, REFERENCE_SAMPLES)
     for name, errors in found.items():
         lines = "".join(f"{value!r}\n" for value in errors.mean.tolist())
-        (path / f"numbers_{name}.txt").write_text(lines)
+        write_text(path / f"numbers_{name}.txt", lines)
     say("  mean squared error; in brackets relative to the share of non-zero matrices drawn")
     say("      t     t/n" + "".join(f"{name:>26}" for name in found))
     for i, t in enumerate(problem.times):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_generation.settings import DataSettings
-from experiments.run_folder import write_text
+from diffusions.files import write_text
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
 from jkonet_star.settings import SOLVERS

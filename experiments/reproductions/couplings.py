@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib import colormaps
 
 from data_generation.datasets import load_dataset
+from diffusions.files import write_text
 from experiments.figures import new_figure, save_figure
 from experiments.reproductions.baselines import relative_to_no_change
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
-from experiments.run_folder import write_text
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_plots import MARKERS
 from experiments.sweep_settings import Cell

@@ -13,10 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from data_generation.settings import DataSettings
+from diffusions.files import write_text
 from experiments.figures import save_figure
 from experiments.reproductions.baselines import relative_to_no_change
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
-from experiments.run_folder import write_text
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_plots import MARKERS
 from experiments.sweep_settings import Cell

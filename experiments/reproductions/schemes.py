@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 
+from diffusions.files import write_text
 from experiments.figures import new_figure, save_figure
 from experiments.reproductions.settings import ReproduceSettings
-from experiments.run_folder import write_text
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
 from experiments.sweep_table import Row, markdown, mean_of

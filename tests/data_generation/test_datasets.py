@@ -130,10 +130,8 @@ def test_the_same_seed_makes_the_same_bytes(made, tmp_path):
 def test_overwriting_replaces_a_damaged_dataset(copy):
     folder, same = copy
     (folder / "train.npz").write_bytes(b"damage")
-    (folder / "stray.txt").write_text("left over")
     generate_dataset(dataclasses.replace(same, overwrite=True))
     assert find_dataset(same) is not None
-    assert not (folder / "stray.txt").exists()
     assert sorted(p.name for p in folder.parent.iterdir()) == [folder.name]
 
 
@@ -145,6 +143,59 @@ def test_overwriting_leaves_a_foreign_folder_alone(tmp_path):
     with pytest.raises(ValueError, match="--overwrite leaves it alone"):
         generate_dataset(same)
     assert (folder / "thesis.txt").read_text() == "precious"
+
+
+def with_a_thesis(folder):
+    (folder / "thesis.txt").write_text("precious")
+
+
+def with_a_folder_for_an_archive(folder):
+    (folder / "densities.npz").unlink()
+    (folder / "densities.npz").mkdir()
+    with_a_thesis(folder / "densities.npz")
+
+
+def with_other_metadata(folder):
+    (folder / "metadata.json").write_text('{"schema_version": 1, "title": "my photographs"}')
+
+
+def with_damaged_metadata(folder):
+    (folder / "metadata.json").write_text('{"schema_ver')
+
+
+def behind_a_link(folder):
+    folder.rename(folder.with_name("elsewhere"))
+    folder.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (with_a_thesis, "also holds thesis.txt, which no dataset has"),
+        (with_a_folder_for_an_archive, "also holds densities.npz"),
+        (with_other_metadata, "is not a dataset's metadata"),
+        (with_damaged_metadata, "metadata.json is damaged"),
+        (behind_a_link, "is not a dataset folder"),
+    ],
+)
+def test_overwriting_replaces_nothing_but_a_dataset(change, reason, copy, monkeypatch):
+    folder, same = copy
+    change(folder)
+    before = {p: p.read_bytes() for p in folder.parent.rglob("*") if p.is_file()}
+    monkeypatch.setattr(datasets, "simulate", lambda *a, **k: pytest.fail("worked in vain"))
+    with pytest.raises(ValueError, match=f"{reason}.*--overwrite.*leaves"):
+        generate_dataset(dataclasses.replace(same, overwrite=True))
+    assert {p: p.read_bytes() for p in folder.parent.rglob("*") if p.is_file()} == before
+
+
+def test_what_came_while_a_dataset_was_made_stays(copy, monkeypatch):
+    folder, same = copy
+    monkeypatch.setattr(datasets, "draw_snapshots", lambda *a, **k: with_a_thesis(folder))
+    with pytest.raises(ValueError, match="also holds thesis.txt"):
+        generate_dataset(dataclasses.replace(same, overwrite=True))
+    assert (folder / "thesis.txt").read_text() == "precious"
+    assert load_dataset(folder) is not None
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
 @pytest.mark.parametrize("name", ["train.npz", "test.npz", "couplings.npz", "densities.npz"])
