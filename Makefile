@@ -12,7 +12,7 @@ SMOKE_ENV := .venv-smoke-$(VERSION)
 LOWEST_ENV := .venv-lowest
 IN_PARALLEL := -n auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: demo test test-lowest smoke lint docs wheel clean
+.PHONY: demo test test-lowest smoke attack lint docs wheel clean
 
 demo: $(DEMO_ENV)/installed
 	$(DEMO_ENV)/bin/data_generation --potential=styblinski_tang
@@ -24,6 +24,10 @@ test: $(TEST_ENV)/installed
 # The fast tests with every dependency at its declared lower bound.
 test-lowest: $(LOWEST_ENV)/installed
 	$(LOWEST_ENV)/bin/python -m pytest $(IN_PARALLEL) -m "not slow" $(PYTEST)
+
+# Kills, hostile flags, damaged files, poor environments: about 40 minutes of the processor (docs/reliability.md).
+attack: $(TEST_ENV)/installed
+	$(TEST_ENV)/bin/python tests/robustness $(ATTACK)
 
 lint: $(TEST_ENV)/installed
 	$(TEST_ENV)/bin/ruff check .

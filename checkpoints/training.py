@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from checkpoints.interrupts import interrupts_wait
 from diffusions.typing import PyTree
 
 # Orbax reports each save at INFO and its own internals at WARNING; neither concerns a user.
@@ -43,7 +44,7 @@ def save_state(folder: str | Path, step: int, state: PyTree) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(state)}
-    with ocp.StandardCheckpointer() as checkpointer:
+    with interrupts_wait(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder.absolute() / str(step), arrays, force=True)
     for old in _steps(folder):
         if old != step:

@@ -65,7 +65,7 @@ def complaint(outcome: Outcome, statuses: Sequence[int] = (0, 2)) -> str:
     errors = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
     others = [line for line in outcome.err.splitlines() if line.strip() and line not in errors]
     strange = [line for line in others if not line.startswith(("warning: ", "interrupted"))]
-    if len(errors) != (outcome.status == 2):
+    if len(errors) != (outcome.status in (2, 74)):
         return f"exit status {outcome.status} with {len(errors)} lines of error: {outcome.err!r}"
     if strange:
         return f"says on standard error {strange[0][:200]!r}"
@@ -139,7 +139,7 @@ class Child:
             traceback.print_exc()
         finally:
             with contextlib.suppress(BaseException):
-                signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
                 threading._shutdown()
                 atexit._run_exitfuncs()
             with contextlib.suppress(BaseException):
