@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _TOKEN_BYTES = 8
@@ -100,11 +100,12 @@ def write_text(file: Path, content: str) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path, *, move: Callable[[Path, Path], None] | None = None) -> Iterator[Path]:
     """A folder of a temporary name, renamed to `folder` at the end, or removed where that fails.
 
     Args:
-        folder: where it goes; its parent exists. Nothing may be there when the block ends.
+        folder: where it goes; its parent exists. Nothing may be there when the block ends, unless
+        move: is given, which is called with `folder` and the new one to put it there.
 
     Raises:
         FileExistsError: something is there.
@@ -113,6 +114,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        if move is not None:
+            move(folder, temporary)
+            return
         # `rename` would replace an empty folder, and a link to one, without a word.
         if os.path.lexists(folder):
             raise FileExistsError(f"{folder} already exists")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from data_generation.command_line import define_flags, run_script, say, settings_from_flags
 from experiments.information_theoretic_settings import InformationTheoreticSettings
+from experiments.replaced_run import keeps_replaced
 
 FLAGS = define_flags(InformationTheoreticSettings)
 
@@ -19,6 +20,7 @@ python -m experiments.information_theoretic --dataset=cifar10 --data-path=FOLDER
 """
 
 
+@keeps_replaced
 def main() -> None:
     """Runs the experiment of the flags."""
     begin = time.perf_counter()

@@ -12,6 +12,7 @@ from typing import Any
 
 from data_generation.command_line import define_flags, run_script, say, settings_from_flags
 from experiments.linear_denoiser_settings import LearnedDenoiserSettings
+from experiments.replaced_run import keeps_replaced
 
 FLAGS = define_flags(LearnedDenoiserSettings)
 
@@ -22,6 +23,7 @@ python -m experiments.learned_denoiser --quick --mean-list=0.3,0.7 --std-list=0.
 """
 
 
+@keeps_replaced
 def main() -> None:
     """Runs the experiment of the flags."""
     begin = time.perf_counter()

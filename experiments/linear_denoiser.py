@@ -11,6 +11,7 @@ from typing import Any
 
 from data_generation.command_line import define_flags, run_script, say, settings_from_flags
 from experiments.linear_denoiser_settings import LinearDenoiserSettings
+from experiments.replaced_run import keeps_replaced
 
 FLAGS = define_flags(LinearDenoiserSettings)
 
@@ -21,6 +22,7 @@ python -m experiments.linear_denoiser --noise-scale=0.01 --n-pixels=4 --n-train=
 """
 
 
+@keeps_replaced
 def main() -> None:
     """Runs the experiment of the flags."""
     begin = time.perf_counter()

@@ -71,7 +71,7 @@ def _no_run(folder: Path) -> str:
     if folder.is_file():
         return f"{folder} is a file, not the folder of a run"
     if folder.is_dir():
-        inside = [str(p.parent) for p in sorted(folder.glob("*/config.json"))]
+        inside = [str(p.parent) for p in sorted(folder.glob("[!.]*/config.json"))]
         hint = f"; it holds the runs {', '.join(inside[:5])}" if inside else ""
         return f"{folder} is not the folder of a run or of a sweep{hint}"
     names = [p.name for p in folder.parent.glob("*/") if not p.name.startswith(".")]

@@ -31,7 +31,7 @@ def sweep_sections(folder: Path) -> list[str]:
     Raises:
         ValueError: one of its files is damaged.
     """
-    runs = [RunFolder(p.parent) for p in sorted(folder.glob("runs/*/config.json"))]
+    runs = [RunFolder(p.parent) for p in sorted(folder.glob("runs/[!.]*/config.json"))]
     configs = [run.config() for run in runs]
     summaries = [read_json(run.path / "summary.json") if run.finished else {} for run in runs]
     status = _status(folder, runs)

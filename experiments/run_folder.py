@@ -27,6 +27,14 @@ from typing import Any
 
 from data_generation.dataset_folder import check_writable
 from diffusions.files import is_temporary, new_folder, write_text
+from experiments.replaced_run import (
+    check_own,
+    forget_replaced,
+    hint,
+    replace_run,
+    replaced_runs,
+    settle,
+)
 from experiments.settings import FOLDER_FIELDS, FolderSettings
 
 SCHEMA_VERSION = 1
@@ -101,7 +109,7 @@ class RunFolder:
         """
         run = cls(Path(path))
         if not (run.path / "config.json").is_file():
-            raise ValueError(f"{path} is not the folder of a run")
+            raise ValueError(f"{path} is not the folder of a run{hint(run.path)}")
         return run
 
     @property
@@ -186,6 +194,12 @@ class RunFolder:
         for left in self.path.glob(".*"):
             if is_temporary(left.name):  # of a process that was killed
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
+        forget_replaced(self.path)
+
+    def remove(self) -> None:
+        """Removes the whole folder, and what it has replaced."""
+        shutil.rmtree(self.path)
+        forget_replaced(self.path)
 
 
 def check_run(runs_dir: str, name: str | None, *, resume: bool, overwrite: bool) -> None:
@@ -199,22 +213,28 @@ def check_run(runs_dir: str, name: str | None, *, resume: bool, overwrite: bool)
     if name is None:
         return
     path = parent / name
+    settle(path)
     if resume:
         if not (path / "config.json").is_file():
-            runs = sorted(p.parent.name for p in parent.glob("*/config.json"))
+            runs = sorted(p.parent.name for p in parent.glob("[!.]*/config.json"))
             near = difflib.get_close_matches(name, runs, n=3, cutoff=0.5) or runs[:5]
-            hint = f"; {parent} holds {', '.join(near)}" if near else ""
-            raise ValueError(f"no run {path} to resume{hint}")
+            others = f"; {parent} holds {', '.join(near)}" if near else ""
+            raise ValueError(f"no run {path} to resume{others}")
         RunFolder(path).config()
     elif path.exists():
         if not overwrite:
-            raise ValueError(f"{path} already exists; give --resume, --overwrite or another name")
+            raise ValueError(
+                f"{path} already exists; give --resume, --overwrite or another name{hint(path)}"
+            )
         try:
+            if path.is_symlink():
+                raise ValueError
             RunFolder(path).config()
         except (ValueError, OSError):
             raise ValueError(
                 f"{path} is not the folder of a run, so --overwrite leaves it alone"
             ) from None
+        check_own(path)
 
 
 def open_run(
@@ -234,27 +254,27 @@ def open_run(
         default_name: used where `name` is absent.
         config: all settings of the run.
         resume: continue; the settings must be those of the run.
-        overwrite: replace a run of this name.
+        overwrite: replace a run of this name; it is kept aside until the new one is finished.
 
     Raises:
         ValueError: a run of this name exists (and neither flag is given), there is none to resume, or
-            it has other settings; the folder cannot be written.
+            it has other settings; what is to be replaced is not a run and nothing else; the folder
+            cannot be written.
     """
     parent = Path(runs_dir)
     check_run(runs_dir, name, resume=resume, overwrite=overwrite)
     if name is None:
         name, number = default_name, 1
-        while (parent / name).exists():
+        while (parent / name).exists() or replaced_runs(parent / name):
             number += 1
             name = f"{default_name}-{number}"
     path = parent / name
     if resume:
         return _resumed(path, config)
     parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        shutil.rmtree(path)
     # A folder without config.json is no run: the rename makes both appear at once.
-    with new_folder(path) as unfinished:
+    move = replace_run if path.exists() else None
+    with new_folder(path, move=move) as unfinished:
         write_json(
             unfinished / "config.json",
             {"schema_version": SCHEMA_VERSION, "settings": config, "versions": versions()},

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from experiments.replaced_run import keeps_replaced
 from experiments.sparse_localization_settings import (
     PUBLISHED_N,
     PUBLISHED_TIMES,
@@ -47,6 +48,7 @@ class Problem:
     horizon: float
 
 
+@keeps_replaced
 def main() -> None:
     """Runs the mode of the flags."""
     begin = time.perf_counter()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from experiments.replaced_run import keeps_replaced
 from experiments.sparse_pixels_settings import SamplingSettings, SparsePixelsSettings
 
 FLAGS = define_flags(SparsePixelsSettings)
@@ -35,6 +36,7 @@ def main() -> None:
         _reuse(given, begin)
 
 
+@keeps_replaced
 def _train(settings: SparsePixelsSettings, begin: float) -> None:
     # Only now: `--help` and a mistyped flag need none of it.
     from data_generation.device import device_name, precision

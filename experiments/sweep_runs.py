@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import io
 import itertools
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -232,7 +231,7 @@ def run_networks(cells: Sequence[Cell], folder: SweepFolder, library: Library) -
         if diverged[i] is not None:
             details["diverged"] = [diverged[i]]
         write_run(cell, folder, library, _one(energies, i), problems[i], own, details, share)
-    shutil.rmtree(batch.path)
+    batch.remove()
 
 
 def _one(energies: FittedEnergy, i: int) -> FittedEnergy:

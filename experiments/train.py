@@ -15,6 +15,7 @@ from experiments.learning_settings import (
     define_learning_flags,
     learning_from_flags,
 )
+from experiments.replaced_run import keeps_replaced
 from experiments.settings import TrainSettings
 from jkonet_star.settings import SOLVERS, FeatureSettings, InternalSettings
 
@@ -33,6 +34,7 @@ def main() -> None:
     train(settings_from_flags(TrainSettings, FLAGS), learning_from_flags(FLAGS))
 
 
+@keeps_replaced
 def train(settings: TrainSettings, learning: LearningSettings) -> None:
     """One run, from the dataset to the finished folder.
 

@@ -1,0 +1,148 @@
+"""What becomes of a run that `--overwrite` replaces: it stays whole until the new one is finished.
+
+    runs/demo                the new run
+    runs/.demo.replaced-1    the one it replaces, renamed; a higher number was set aside later
+
+A new run that fails and cannot be resumed goes, and the old one comes back. One that was killed, or
+that failed after it had kept something of its work, stays to be resumed or replaced in its turn; the
+old one goes when a run of this name is finished. Where a kill left no run of this name, the next
+command that names it puts the old one back.
+
+A folder is set aside only if it is a run and nothing else: what no run writes would be lost with it.
+"""
+
+import contextlib
+import functools
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from diffusions.files import is_temporary, temporary_name
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_FOLDERS = {
+    *("checkpoint", "denoiser", "energy", "evaluation", "network", "pilot", "plots"),
+    *("regression", "samples", "tensorboard"),
+}
+_FILES = {
+    *("config.json", "log_snr.json", "metrics.jsonl", "summary.json"),
+    *("comparison.csv", "methods.csv", "mse_curve.csv", "running_averages.csv", "table.csv"),
+    *("losses.txt", "report.html", "samples.npz"),
+}
+_FILE_PATTERN = re.compile(r"numbers_.*\.txt|evaluation.*\.json")
+_FOLDER_PATTERN = re.compile(r"evaluation.*_plots")
+
+# Runs that this process has put in the place of others and not finished.
+_REPLACING: list[Path] = []
+
+
+def check_own(path: Path) -> None:
+    """Raises ValueError, naming it, where the folder of a run holds what no run writes."""
+    foreign = sorted(p.name for p in path.iterdir() if not _is_own(p))
+    if foreign:
+        raise ValueError(
+            f"{path} also holds {', '.join(foreign[:5])}, which no run writes, so --overwrite leaves "
+            "it alone; move that elsewhere"
+        )
+
+
+def _is_own(entry: Path) -> bool:
+    if is_temporary(entry.name):
+        return True
+    if entry.is_dir():
+        return entry.name in _FOLDERS or _FOLDER_PATTERN.fullmatch(entry.name) is not None
+    return entry.name in _FILES or _FILE_PATTERN.fullmatch(entry.name) is not None
+
+
+def replaced_runs(path: Path) -> list[Path]:
+    """What was set aside for a run of this place, the last one last."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.replaced-([1-9]\d*)")
+    if not path.parent.is_dir():
+        return []
+    found = [(int(m[1]), p) for p in path.parent.iterdir() if (m := pattern.fullmatch(p.name))]
+    return [place for _, place in sorted(found)]
+
+
+def hint(path: Path) -> str:
+    """Where a replaced run lies, to be appended to a message; empty where there is none."""
+    places = replaced_runs(path)
+    return f"; the run that it was to replace is whole in {places[-1]}" if places else ""
+
+
+def settle(path: Path) -> None:
+    """Ends what a kill cut off: fills an empty place, or removes what a finished run replaced."""
+    if not path.exists() and not path.is_symlink():
+        _put_back(path)
+    elif (path / "summary.json").is_file():
+        forget_replaced(path)
+
+
+def replace_run(path: Path, new: Path) -> None:
+    """Sets a run aside and puts a new one in its place.
+
+    Args:
+        path: of the run.
+        new: a folder beside it, moved to `path`.
+    """
+    places = replaced_runs(path)
+    number = int(places[-1].name.rpartition("-")[2]) + 1 if places else 1
+    aside = path.with_name(f".{path.name}.replaced-{number}")
+    path.rename(aside)
+    try:
+        new.rename(path)
+    except BaseException:
+        aside.rename(path)
+        raise
+    _REPLACING.append(path)
+
+
+def forget_replaced(path: Path) -> None:
+    """Removes what a run has replaced: it is finished."""
+    for place in replaced_runs(path):
+        shutil.rmtree(place, ignore_errors=True)
+    with contextlib.suppress(ValueError):
+        _REPLACING.remove(path)
+
+
+def keeps_replaced(script: Callable[P, T]) -> Callable[P, T]:
+    """A script whose failure puts back the run that it was to replace, unless it can be resumed."""
+
+    @functools.wraps(script)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        before = len(_REPLACING)
+        try:
+            return script(*args, **kwargs)
+        except BaseException:
+            for path in _REPLACING[before:]:
+                with contextlib.suppress(OSError):  # what went wrong is to be heard of
+                    if not _can_be_resumed(path):
+                        _undo(path)
+            raise
+        finally:
+            del _REPLACING[before:]
+
+    return guarded
+
+
+def _can_be_resumed(path: Path) -> bool:
+    """Whether a run has kept something of its work; every script goes on from one of these."""
+    rows = path / "metrics.jsonl"
+    states = (p for p in path.glob("**/checkpoint/*") if p.name.isdigit())
+    return (rows.is_file() and rows.stat().st_size > 0) or any(states)
+
+
+def _undo(path: Path) -> None:
+    failed = temporary_name(path)
+    path.rename(failed)
+    _put_back(path)
+    shutil.rmtree(failed, ignore_errors=True)
+
+
+def _put_back(path: Path) -> None:
+    places = replaced_runs(path)
+    if places:
+        places[-1].rename(path)
