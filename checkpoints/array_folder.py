@@ -91,6 +91,8 @@ def read_description(path: str | Path, name: str, schema_version: int) -> dict[s
             f"{path} has schema version {version}; this release reads up to {schema_version}: "
             "upgrade jkonet-diffusions"
         )
+    if not isinstance(description.get("checksums"), dict):
+        raise ValueError(f"{file} is damaged: it has no checksums")
     return description
 
 

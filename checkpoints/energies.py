@@ -10,38 +10,72 @@ The JSON alone says how to rebuild the model, so that a file opens without the c
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from checkpoints.array_folder import read_arrays, read_description, save_folder
-from jkonet_star.energies import LinearEnergy, NetworkEnergy, Units
-from jkonet_star.features import Features
+from checkpoints.shapes import check_shapes
+from diffusions.checks import record
+from jkonet_star.energies import EnergyModel, LinearEnergy, NetworkEnergy, Units
 from jkonet_star.fitted import FittedEnergy
+from jkonet_star.settings import Scheme
 
 SCHEMA_VERSION = 2
 _NAME = "energy"
 _OPTIONAL = ("origin", "start")
 
 
-def _features_from_json(data: dict | None) -> Features | None:
-    if data is None:
-        return None
-    return Features(**{**data, "exponents": tuple(tuple(e) for e in data["exponents"])})
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Description:
+    """The entries of `energy.json` beside those of every folder."""
+
+    kind: Literal["network", "linear"]
+    model: dict[str, Any]
+    scheme: Scheme
 
 
-def _model_from_json(kind: str, data: dict[str, Any]) -> NetworkEnergy | LinearEnergy:
-    if kind == "network":
-        return NetworkEnergy(**{**data, "hidden": tuple(data["hidden"])})
-    if kind == "linear":
-        return LinearEnergy(
-            dimension=data["dimension"],
-            potential_features=_features_from_json(data["potential_features"]),
-            interaction_features=_features_from_json(data["interaction_features"]),
-            internal=data["internal"],
-        )
-    raise ValueError(f"unknown model {kind!r}")
+_MODELS: dict[str, type[EnergyModel]] = {"network": NetworkEnergy, "linear": LinearEnergy}
+
+
+def _check_arrays(model: EnergyModel, arrays: dict[str, Any]) -> None:
+    """Raises ValueError unless the arrays are those of the model."""
+    d = model.dimension
+    vector, scalar = jax.ShapeDtypeStruct((d,), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+    units = {f.name: vector if f.name == "center" else scalar for f in dataclasses.fields(Units)}
+    wanted: dict[str, Any] = {
+        "times": jax.ShapeDtypeStruct(arrays["times"].shape[-1:], jnp.float32),
+        "constants": units,
+    }
+    if isinstance(model, NetworkEnergy):
+        wanted["params"] = jax.eval_shape(model.init, jax.random.key(0))
+    else:
+        wanted["params"], wanted["constants"] = {}, {}
+        if "units" in arrays.get("constants", {}):
+            wanted["constants"]["units"] = units
+        for name in ("potential", "interaction"):
+            features = getattr(model, f"{name}_features")
+            if features is None:
+                continue
+            if features.dimension != d or any(len(e) != d for e in features.exponents):
+                raise ValueError(f"its {name} has features of another dimension than {d}")
+            wanted["params"][name] = jax.ShapeDtypeStruct((features.n_features,), jnp.float32)
+            if features.n_centers:
+                centers = jax.ShapeDtypeStruct((features.n_centers, d), jnp.float32)
+                wanted["constants"][name] = centers
+        if model.internal != "none":
+            wanted["params"]["internal"] = scalar
+    wanted |= {name: shape for name, shape in _optional(d).items() if name in arrays}
+    check_shapes(arrays, wanted, stack=arrays["times"].shape[:-1])
+
+
+def _optional(d: int) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+        "origin": jax.ShapeDtypeStruct((d,), jnp.float32),
+        "start": jax.ShapeDtypeStruct((), jnp.float32),
+    }
 
 
 def save_energy(path: str | Path, energy: FittedEnergy) -> None:
@@ -92,8 +126,10 @@ def load_energy(path: str | Path) -> FittedEnergy:
     """
     description = read_description(path, _NAME, SCHEMA_VERSION)
     try:
+        told = record(_Description, description, more=True)
+        model = record(_MODELS[told.kind], told.model, "its model")
         arrays = read_arrays(path, description)
-        model = _model_from_json(description["kind"], description["model"])
+        _check_arrays(model, arrays)
         constants = arrays.get("constants", {})
         if isinstance(model, NetworkEnergy):
             constants = Units(**constants)
@@ -107,7 +143,7 @@ def load_energy(path: str | Path) -> FittedEnergy:
                     constants[name] = jnp.zeros((*stack, 0, model.dimension))
         return FittedEnergy(
             model=model,
-            scheme=description["scheme"],
+            scheme=told.scheme,
             params=arrays["params"],
             constants=constants,
             times=arrays["times"],

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from checkpoints.networks import load_network, save_network
+from checkpoints.shapes import check_shapes, named
+from diffusions.checks import Count, conform
 from diffusions.networks.message_passing import MessagePassingDenoiser
 from diffusions.typing import Params
 
@@ -52,7 +54,10 @@ def load_denoiser(path: str | Path) -> Denoiser:
     if not isinstance(module, MessagePassingDenoiser):
         raise ValueError(f"{path} holds a {type(module).__name__}, no message-passing denoiser")
     try:
-        return Denoiser(module, _checked(module, params["params"]), int(about["n"]))
+        n = conform(about.get("n"), Count, "n")
+        if module.n_nonzero > n:
+            raise ValueError(f"k = {module.n_nonzero} exceeds n = {n}")
+        return Denoiser(module, _checked(module, params["params"]), n)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"the network in {path} is damaged: {error}") from error
 
@@ -134,22 +139,11 @@ def from_state_dict(weights: dict[str, np.ndarray], *, n: int, k: int) -> Denois
 
 def _checked(model: MessagePassingDenoiser, params: Any) -> Params:
     """The parameters on the device, if they are those of the model."""
-    one = jnp.zeros((1, model.n_nonzero, model.n_nonzero))
-    wanted = jax.eval_shape(model.init, jax.random.key(0), one, one[:, 0, 0], one[:, 0])
-    shapes = _named(wanted["params"])
-    found = _named(params)
-    for name in sorted(shapes.keys() | found.keys()):
-        if name not in shapes or name not in found:
-            raise ValueError(f"{name} is {'missing' if name in shapes else 'not a parameter'}")
-        if shapes[name].shape != found[name].shape:
-            raise ValueError(
-                f"{name} has shape {list(found[name].shape)}, not {list(shapes[name].shape)}"
-            )
-        if not np.isfinite(found[name]).all():
+    k = model.n_nonzero
+    inputs = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, k, k), (1,), (1, k)))
+    wanted = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    check_shapes(params, wanted["params"])
+    for name, array in named(params).items():
+        if not np.isfinite(array).all():
             raise ValueError(f"{name} is not finite")
     return {"params": jax.tree.map(jnp.asarray, params)}
-
-
-def _named(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from checkpoints.array_folder import read_arrays, read_description, save_folder
+from checkpoints.shapes import check_shapes
+from diffusions.checks import one_of, record
 from diffusions.networks.message_passing import MessagePassingDenoiser
 from diffusions.networks.mlp import DenoisingMLP
 from diffusions.networks.unet import UNet
@@ -43,13 +46,49 @@ def _fields(module: nn.Module) -> dict[str, Any]:
     }
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Description:
+    """The entries of `network.json` beside those of every folder."""
+
+    architecture: str
+    module: dict[str, Any]
+    about: dict[str, Any]
+
+
 def _module(architecture: str, fields: dict[str, Any]) -> nn.Module:
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"unknown architecture {architecture!r}")
-    made = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    one_of("architecture", architecture, tuple(ARCHITECTURES))
+    if {"parent", "name"} & fields.keys():
+        raise ValueError("its module has the fields parent and name, which are Flax's own")
+    made = dict(fields)
     if "dtype" in made:
         made["dtype"] = jnp.dtype(made["dtype"])
-    return ARCHITECTURES[architecture](**made)
+    return record(ARCHITECTURES[architecture], made, "its module")
+
+
+def _check_params(module: nn.Module, params: Any) -> None:
+    """Raises ValueError unless the parameters are those of the module."""
+    key, n_leaves = jax.random.key(0), len(jax.tree.leaves(params))
+    # Compared first: a network of a billion layers would be traced for as long.
+    match module:
+        case DenoisingMLP():
+            n_layers = module.n_layers
+        case UNet():
+            n_layers = len(module.multipliers) * (module.blocks_per_level + 1)
+        case _:
+            n_layers = 0
+    if not 0 <= n_layers <= n_leaves:
+        raise ValueError(f"a module of {n_layers} layers has no {n_leaves} parameters")
+    match module:
+        case DenoisingMLP():
+            dimension = params["params"][f"Dense_{module.n_layers + 1}"]["kernel"].shape[-1]
+            inputs: tuple[Any, ...] = (jnp.zeros((1, dimension)), jnp.zeros(1))
+        case UNet():
+            side = 2 ** (len(module.multipliers) - 1)
+            channels = params["params"]["conv_in"]["kernel"].shape[2]
+            inputs = (jnp.zeros((1, side, side, channels)), jnp.zeros(1))
+        case _:
+            return  # `message_passing` knows the inputs of its own
+    check_shapes(params, jax.eval_shape(module.init, key, *inputs))
 
 
 def save_network(
@@ -87,9 +126,11 @@ def load_network(path: str | Path) -> SavedNetwork:
     """
     description = read_description(path, _NAME, SCHEMA_VERSION)
     try:
-        module = _module(description["architecture"], description["module"])
+        told = record(_Description, description, more=True)
+        module = _module(told.architecture, told.module)
         arrays = read_arrays(path, description)
-        return SavedNetwork(module, arrays["params"], description["about"], arrays.get("extra", {}))
+        _check_params(module, arrays["params"])
+        return SavedNetwork(module, arrays["params"], told.about, arrays.get("extra", {}))
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"the network in {path} is damaged: {reason}") from error

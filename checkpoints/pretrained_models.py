@@ -10,11 +10,11 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from checkpoints.energies import load_energy
 from checkpoints.networks import SavedNetwork, load_network
-from data_generation.json_file import read_json
+from data_generation.json_file import read_record
+from diffusions.checks import Seed
 from jkonet_star.fitted import FittedEnergy
 
 FOLDER = Path(__file__).parent / "pretrained"
@@ -63,7 +63,7 @@ class ModelCard:
     architecture: str
     data: str
     command: str
-    seed: int
+    seed: Seed
     metrics: tuple[Metric, ...]
     use: str
     limits: str
@@ -135,15 +135,10 @@ def pretrained_card(name: str) -> ModelCard:
     Raises:
         ValueError: there is no model of this name, or its card is missing or damaged.
     """
-    file = pretrained_folder(name) / CARD
-    if not file.is_file():
-        raise ValueError(f"the model card {file} is missing")
     try:
-        content: dict[str, Any] = read_json(file)
-        metrics = tuple(Metric(**metric) for metric in content.pop("metrics"))
-        return ModelCard(metrics=metrics, **content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"the model card {file} is damaged: {error}") from error
+        return read_record(pretrained_folder(name) / CARD, ModelCard)
+    except ValueError as error:
+        raise ValueError(f"the model card {error}") from error
 
 
 def _description(folder: Path) -> str | None:

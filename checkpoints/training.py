@@ -5,6 +5,7 @@ a state is complete or absent whenever the run is killed; the one before is remo
 """
 
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ logging.getLogger("absl").setLevel(logging.ERROR)
 def _steps(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+    return sorted(int(p.name) for p in folder.iterdir() if re.fullmatch(r"[0-9]{1,9}", p.name))
 
 
 def latest_step(folder: str | Path) -> int | None:

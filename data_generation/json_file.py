@@ -116,6 +116,18 @@ def read_bytes(file: Path, most_bytes: int) -> bytes:
     return content
 
 
+def read_text(file: Path, most_bytes: int = MOST_BYTES) -> str:
+    """The text of a file of bounded size.
+
+    Raises:
+        ValueError: as `read_bytes`, or it is not UTF-8.
+    """
+    try:
+        return read_bytes(file, most_bytes).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+
+
 @contextlib.contextmanager
 def _opened(file: Path) -> Iterator[BinaryIO]:
     try:

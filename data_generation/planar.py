@@ -93,7 +93,7 @@ def _gaussian_kernels(x: np.ndarray, centers: np.ndarray, noise: float) -> np.nd
 
 def dino_points() -> Float[np.ndarray, "142 2"]:
     """The Datasaurus."""
-    text = (resources.files("data_generation") / "datasaurus_dino.csv").read_text()
+    text = (resources.files("data_generation") / "datasaurus_dino.csv").read_text("utf-8")
     return np.array([[float(v) for v in line.split(",")] for line in text.split()[1:]])
 
 

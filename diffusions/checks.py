@@ -44,12 +44,14 @@ class Bounds:
         high: the largest.
         above: a bound below all.
         below: a bound above all.
+        single: a float must be one of float32.
     """
 
     low: float | None = None
     high: float | None = None
     above: float | None = None
     below: float | None = None
+    single: bool = True
 
     def contain(self, value: float) -> bool:
         """Whether a number, NaN for one, lies inside."""
@@ -70,6 +72,8 @@ class Bounds:
             return f"lie in {left}{low:g}, {high:g}{right}"
         if self.high is not None and value > self.high:
             return f"be at most {self.high}"
+        if low is None and high is None:
+            return "be finite"
         if self.above is not None:
             return "be positive" if self.above == 0 else f"be above {self.above}"
         return f"be below {self.below}" if self.low is None else f"be at least {self.low}"
@@ -89,6 +93,8 @@ Layers = Annotated[int, Bounds(1, 1000)]
 Widths = Annotated[tuple[Count, ...], Bounds(1, 100)]
 """Of the hidden layers of a network."""
 Seed = Annotated[int, Bounds(0, 2**32 - 1)]
+Double = Annotated[float, Bounds(single=False)]
+"""Of double precision: what was computed or measured, not what a device is told."""
 Positive = Annotated[float, Bounds(above=0)]
 NotNegative = Annotated[float, Bounds(low=0)]
 Share = Annotated[float, Bounds(0, 1)]
@@ -179,7 +185,7 @@ def record(kind: type[RecordT], content: Any, name: str = "it", *, more: bool = 
         kind: the dataclass.
         content: what was read.
         name: of the content, for messages.
-        more: accept entries that are no fields, and leave them out.
+        more: accept entries that are no fields, and leave them out, as does a class with a true `MORE`.
 
     Raises:
         ValueError: the entry that is missing, unknown, or of another type or size than it should be.
@@ -189,7 +195,7 @@ def record(kind: type[RecordT], content: Any, name: str = "it", *, more: bool = 
     hints = _hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
     unknown = [key for key in content if key not in fields]
-    if unknown and not more:
+    if unknown and not (more or getattr(kind, "MORE", False)):
         raise ValueError(f"{name} has the unknown entry {shown(unknown[0])}")
     values = {}
     for key, field in fields.items():
@@ -254,7 +260,8 @@ def _float(value: Any, bounds: Bounds | None, name: str) -> float:
         number = math.inf
     if bounds is not None and not (bounds.contain(number) and math.isfinite(number)):
         raise ValueError(f"{name} must {bounds.wanted(number)}, got {shown(number)}")
-    if not (number == 0 or LEAST_FLOAT <= abs(number) <= MOST_FLOAT):
+    single = bounds is None or bounds.single
+    if single and not (number == 0 or LEAST_FLOAT <= abs(number) <= MOST_FLOAT):
         raise ValueError(
             f"{name} must be a number of float32, {LEAST_FLOAT:.2g} to {MOST_FLOAT:.2g} in size, got "
             f"{shown(number)}"

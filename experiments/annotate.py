@@ -44,7 +44,7 @@ def annotate(settings: AnnotateSettings) -> None:
     from experiments.run_folder import RunFolder, versions
 
     run = RunFolder.existing(str(settings.run))
-    config = run.config()["settings"]
+    trained = run.trained()
     if not run.energy.is_dir():
         raise ValueError(f"{run.path} holds no energy: it is unfinished, or no run of a solver")
     if kind_of(out) is not None:
@@ -52,8 +52,8 @@ def annotate(settings: AnnotateSettings) -> None:
     check_writable(out.parent)
     energies = load_energy(run.energy)
     energy = energies.member(settings.seed_index)
-    dataset: Dataset | None = _dataset(config, settings.data_dir)
-    representation, time_key = _names(settings, dataset, str(config.get("dataset")))
+    dataset: Dataset | None = _dataset(trained.dataset, settings.data_dir)
+    representation, time_key = _names(settings, dataset, trained.dataset)
     data = _read(source)
     try:
         annotate_cells(
@@ -67,9 +67,9 @@ def annotate(settings: AnnotateSettings) -> None:
         raise ValueError(f"{source}: {error}") from error
     said: dict[str, Any] = {
         "run": str(run.path),
-        "solver": str(config.get("solver", "")),
-        "dataset": Path(str(config.get("dataset", ""))).name,
-        "seed": int(config["seeds"][settings.seed_index]) if "seeds" in config else 0,
+        "solver": trained.solver,
+        "dataset": Path(trained.dataset).name,
+        "seed": trained.seeds[settings.seed_index],
         "versions": versions(),
     }
     say(f"{source}: {data.n_obs} cells, {representation}, {energy.dimension} coordinates")
@@ -90,13 +90,12 @@ def annotate(settings: AnnotateSettings) -> None:
     say(f"  {out}")
 
 
-def _dataset(config: dict[str, Any], data_dir: str) -> Any:
+def _dataset(recorded: str, data_dir: str) -> Any:
     """The run's dataset, or None where it is gone."""
     from data_generation.dataset_folder import METADATA
     from data_generation.datasets import load_dataset
 
-    recorded = Path(str(config.get("dataset")))
-    for folder in (recorded, Path(data_dir) / recorded.name):
+    for folder in (Path(recorded), Path(data_dir) / Path(recorded).name):
         if (folder / METADATA).is_file():
             return load_dataset(folder)
     return None

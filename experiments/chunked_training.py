@@ -31,7 +31,13 @@ Evaluate = Callable[[TrainingState, int], dict[str, Any]]
 
 
 def chunk_lengths(done: int, epochs: int, size: int) -> list[int]:
-    """Lengths of the chunks that are left; the same cuts, wherever a run was interrupted."""
+    """Lengths of the chunks that are left; the same cuts, wherever a run was interrupted.
+
+    Raises:
+        ValueError: more epochs are done than there are.
+    """
+    if done > epochs:
+        raise ValueError(f"the checkpoint is of epoch {done}, and the run has {epochs}")
     full = [size] * (epochs // size) + ([epochs % size] if epochs % size else [])
     return full[-(-done // size) :]
 

@@ -14,6 +14,7 @@ import optax
 
 from checkpoints import save_network
 from data_generation.command_line import say
+from data_generation.json_file import read_record
 from diffusions.error_curves import ErrorCurves, error_curves
 from diffusions.gaussian_reference import GaussianReference, preconditioned
 from diffusions.likelihood import Likelihood, bits_per_dimension, nll, nll_loss
@@ -27,7 +28,8 @@ from experiments.information_theoretic_settings import (
     log_snr_pair,
 )
 from experiments.repetitions import write_table
-from experiments.run_folder import RunFolder, read_json, write_json
+from experiments.run_folder import RunFolder, write_json
+from experiments.run_records import MeasuredLaw
 
 EVALUATION_SEED = 20
 """Of the noise of every evaluation: nothing is taken from the training stream."""
@@ -247,8 +249,8 @@ def _law(
         curves = _curves(task, state.ema, wide)
         measured = law_from_curve(curves.a, curves.epsilon, task.dimension, clip=settings.clip)
         write_json(file, {"loc": measured.loc, "scale": measured.scale})
-    kept = read_json(file)
-    return LogSNRLaw(loc=kept["loc"], scale=kept["scale"], clip=settings.clip)
+    kept = read_record(file, MeasuredLaw)
+    return LogSNRLaw(loc=kept.loc, scale=kept.scale, clip=settings.clip)
 
 
 def _curves(task: Task, params: Params, law: LogSNRLaw) -> ErrorCurves:

@@ -27,13 +27,11 @@ def main() -> None:
     from experiments.run_folder import SCHEMA_VERSION, RunFolder, write_json
 
     run = RunFolder.existing(str(settings.run))
-    config = run.config()["settings"]
-    if config.get("script") != "experiments.train":
-        raise ValueError(f"{run.path} is not a run of experiments.train")
+    trained = run.trained()
     if not run.energy.is_dir():
         raise ValueError(f"{run.path} is not finished; continue it with experiments.train --resume")
     energies = load_energy(run.energy)
-    dataset = load_dataset(settings.dataset or config["dataset"], settings.data_dir)
+    dataset = load_dataset(settings.dataset or trained.dataset, settings.data_dir)
     snapshots = population(dataset, settings.eval)
     if energies.dimension != snapshots.dimension:
         raise ValueError(
@@ -46,7 +44,7 @@ def main() -> None:
         raise ValueError(f"cannot write to {output}: it is a folder")
     truth = known_energy(dataset)
     result, predictions = assess(energies, snapshots, truth, settings.wasserstein_order)
-    say(f"{run.path} ({config['solver']}, {energies.scheme}) on {dataset.name}, {settings.eval}")
+    say(f"{run.path} ({trained.solver}, {energies.scheme}) on {dataset.name}, {settings.eval}")
     print_table(result, snapshots.time_values().tolist(), truth)
     if settings.plots:
         plots = output.with_name(f"{output.stem}_plots")
@@ -57,7 +55,7 @@ def main() -> None:
         {
             "schema_version": SCHEMA_VERSION,
             "run": str(run.path),
-            "solver": config["solver"],
+            "solver": trained.solver,
             "dataset": dataset.name,
             "eval": settings.eval,
             **result,

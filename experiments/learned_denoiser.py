@@ -68,7 +68,13 @@ def main() -> None:
         for n in settings.n_train
     ]
     start = time.perf_counter()
-    rows = run_chunks(run, chunks, compute, unit="training" if size == 1 else "chunk")
+    rows = run_chunks(
+        run,
+        chunks,
+        compute,
+        columns=("delta", "distance_train", "distance_original", "loss"),
+        unit="training" if size == 1 else "chunk",
+    )
     seconds = {"simulate": time.perf_counter() - start}
     table = summarise(rows, settings.n_train)
     _print_table(table)

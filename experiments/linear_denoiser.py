@@ -13,6 +13,19 @@ from data_generation.command_line import define_flags, run_script, say, settings
 from experiments.linear_denoiser_settings import LinearDenoiserSettings
 from experiments.replaced_run import keeps_replaced
 
+STATISTICS = (
+    "kl",
+    "log_affinity",
+    "mean_variance",
+    "train_log_pairs",
+    "train_log_cross",
+    "original_log_pairs",
+    "original_log_cross",
+    "delta_sign",
+    "delta_log",
+)
+"""Of every repetition and size."""
+
 FLAGS = define_flags(LinearDenoiserSettings)
 
 EXAMPLE = """
@@ -86,7 +99,7 @@ def _run(settings: LinearDenoiserSettings, begin: float) -> None:
         for first in range(0, settings.n_simulations, size)
     ]
     start = time.perf_counter()
-    rows = run_chunks(run, chunks, compute)
+    rows = run_chunks(run, chunks, compute, columns=STATISTICS, n_each=len(settings.n_train))
     seconds["simulate"] = time.perf_counter() - start
     table = summarise(rows, model, settings.n_train)
     _print_table(table, model)

@@ -88,8 +88,16 @@ def divergences(rows: list[dict[str, Any]], training: NetworkFit) -> list[int | 
     Args:
         rows: of the run's metrics.
         training: the program that made them.
+
+    Raises:
+        ValueError: they are of another number of seeds in every epoch, or of one that has no list.
     """
-    losses = [[float(loss) for loss in row["loss"]] for row in rows if "loss" in row]
+    found = [row["loss"] for row in rows if "loss" in row]
+    if not all(
+        isinstance(row, list) and not any(isinstance(x, list) for x in row) for row in found
+    ):
+        raise ValueError("the run's metrics.jsonl is damaged: a loss is no list of one per seed")
+    losses = [[float(loss) for loss in row] for row in found]
     return [first_unsound(own, absurd=training.absurd) for own in zip(*losses, strict=True)]
 
 

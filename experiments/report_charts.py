@@ -11,6 +11,8 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 8, 8, 30
 MOST_POINTS = 400
 MOST_LINES = 20
 COLOURS = ("#1f77b4", "#d95f02", "#1b9e77", "#e7298a", "#7570b3", "#a6761d", "#66a61e", "#999999")
+BEYOND = 1e100
+"""What is larger is no result, and would make everything else a flat line."""
 COUNTERS = ("epoch", "first", "count")
 """Columns that say where a row stands."""
 
@@ -23,15 +25,15 @@ def curves(rows: Sequence[dict[str, Any]]) -> dict[str, list[Line]]:
     for row in rows:
         for name, value in row.items():
             values = value if isinstance(value, list) else [value]
-            if name in COUNTERS or len(values) > MOST_LINES:
+            if name in COUNTERS or not 0 < len(values) <= MOST_LINES:
                 continue
             if not all(isinstance(v, int | float | str) for v in values):
                 continue
             lines = found.setdefault(name, [[] for _ in values])
             for line, v in zip(lines, values, strict=False):
                 # Text is what JSON has in place of a number that is not finite.
-                if isinstance(v, int | float) and not isinstance(v, bool):
-                    line.append((float(row["epoch"]), float(v)))
+                if isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < BEYOND:
+                    line.append((float(row["epoch"]), float(v) if abs(v) > 1 / BEYOND else 0.0))
     return {name: lines for name, lines in found.items() if max(map(len, lines)) > 1}
 
 

@@ -231,7 +231,7 @@ def picture(file: Path) -> str:
 def pictures(files: Iterable[Path]) -> str:
     """Figures; those of a numbered series but the last are folded."""
     series: dict[str, list[Path]] = {}
-    for file in sorted(files):
+    for file in sorted(file for file in files if file.is_file()):
         series.setdefault(re.sub(r"_\d+$", "_", file.stem), []).append(file)
     made = []
     for name, members in series.items():
@@ -247,6 +247,8 @@ def markdown(source: str) -> str:
     made: list[str] = []
     for block in re.split(r"\n\s*\n", source.strip()):
         lines = block.splitlines()
+        if not lines:
+            continue  # an empty file
         if lines[0].startswith("#"):
             made.append(f"<h3>{text(lines[0].lstrip('# '))}</h3>")
             lines = lines[1:]

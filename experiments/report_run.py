@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from data_generation.json_file import MOST_LINES_BYTES, read_text
 from experiments.report_charts import chart, curves
 from experiments.report_html import (
     cards,
@@ -29,7 +30,8 @@ from experiments.run_commands import (
     run_command,
     script_flags,
 )
-from experiments.run_folder import RunFolder, read_json
+from experiments.run_folder import RunFolder
+from experiments.run_records import Summary, read_entries
 
 ENVIRONMENT = ("schema_version", "seconds", "device", "peak_memory_bytes")
 _MOST_CARDS = 6
@@ -44,7 +46,7 @@ def run_sections(run: RunFolder) -> list[str]:
     """
     config = run.config()
     settings = config["settings"]
-    summary = read_json(run.path / "summary.json") if run.finished else {}
+    summary = run.summary()
     results = {name: value for name, value in summary.items() if name not in ENVIRONMENT}
     return [
         _head(run, settings),
@@ -108,21 +110,32 @@ def _evaluations(run: RunFolder) -> list[str]:
     """What `experiments.evaluate` has written into the folder."""
     made = []
     for file in sorted(run.path.glob("evaluation*.json")):
-        found = {k: v for k, v in read_json(file).items() if k not in ENVIRONMENT}
+        found = {k: v for k, v in read_entries(file, Summary).items() if k not in ENVIRONMENT}
         plots = file.with_name(f"{file.stem}_plots")
         made.append(section(file.stem.capitalize(), content(found), pictures(plots.glob("*.png"))))
     return made
 
 
 def _tables(run: RunFolder) -> list[str]:
-    made = [markdown(file.read_text()) for file in sorted(run.path.glob("*.md"))]
+    made = [markdown(read_text(file)) for file in sorted(run.path.glob("*.md"))]
     return made + [folded(file.name, csv_table(file)) for file in sorted(run.path.glob("*.csv"))]
+
+
+def csv_rows(file: Path) -> list[list[str]]:
+    """The rows of a CSV file.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return list(csv.reader(read_text(file, MOST_LINES_BYTES).splitlines()))
+    except csv.Error as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
 
 
 def csv_table(file: Path) -> str:
     """A CSV file with a header."""
-    with file.open(newline="") as stream:
-        rows = list(csv.reader(stream))
+    rows = csv_rows(file)
     return table(rows[0], [[parsed(v) for v in row] for row in rows[1:]]) if rows else ""
 
 
@@ -173,7 +186,8 @@ def environment(configs: Iterable[dict[str, Any]], summaries: Iterable[dict[str,
     for summary in finished:
         note("device", summary.get("device"))
     if len(finished) == 1:
-        for name, value in finished[0].get("seconds", {}).items():
+        seconds = finished[0].get("seconds")
+        for name, value in seconds.items() if isinstance(seconds, dict) else ():
             note(f"seconds, {name}", value)
     peak = max((summary.get("peak_memory_bytes", 0) for summary in finished), default=0)
     if peak:

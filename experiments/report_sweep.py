@@ -1,9 +1,9 @@
 """The sections of a sweep's report: its tables and figures, and every run with its command."""
 
-import csv
 from collections import Counter
 from pathlib import Path
 
+from data_generation.json_file import read_text
 from experiments.report_html import (
     cards,
     command,
@@ -15,9 +15,10 @@ from experiments.report_html import (
     table,
     text,
 )
-from experiments.report_run import csv_table, environment
+from experiments.report_run import csv_rows, csv_table, environment
 from experiments.run_commands import run_command
-from experiments.run_folder import RunFolder, read_json
+from experiments.run_folder import RunFolder
+from experiments.run_records import Failure, read_entries
 
 
 def is_sweep(folder: Path) -> bool:
@@ -33,10 +34,10 @@ def sweep_sections(folder: Path) -> list[str]:
     """
     runs = [RunFolder(p.parent) for p in sorted(folder.glob("runs/[!.]*/config.json"))]
     configs = [run.config() for run in runs]
-    summaries = [read_json(run.path / "summary.json") if run.finished else {} for run in runs]
+    summaries = [run.summary() for run in runs]
     status = _status(folder, runs)
     failures = [
-        [file.stem, read_json(file).get("reason", "")]
+        [file.stem, read_entries(file, Failure)["reason"]]
         for file in sorted(folder.glob("failures/*.json"))
     ]
     left = sum(count for name, count in status.items() if name != "finished")
@@ -51,7 +52,7 @@ def sweep_sections(folder: Path) -> list[str]:
         f'<p class="quiet">a sweep of {sum(status.values())} runs</p></header>',
         notice(f"{left} of {sum(status.values())} runs are not finished.") if left else "",
         cards(status),
-        section("Results", *(markdown(file.read_text()) for file in sorted(folder.glob("*.md")))),
+        section("Results", *(markdown(read_text(file)) for file in sorted(folder.glob("*.md")))),
         section("Figures", pictures(folder.glob("plots/*.png"))),
         section(
             "Every run",
@@ -72,9 +73,9 @@ def _status(folder: Path, runs: list[RunFolder]) -> dict[str, int]:
     """How many runs came how far; the table knows those that were never started."""
     file = folder / "table.csv"
     if file.is_file():
-        with file.open(newline="") as stream:
-            found = Counter(row.get("status", "") for row in csv.DictReader(stream))
-        return dict(found)
+        head, *rows = csv_rows(file) or [[]]
+        place = head.index("status") if "status" in head else len(head)
+        return dict(Counter(row[place] for row in rows if len(row) > place))
     finished = sum(run.finished for run in runs)
     counts = {"finished": finished, "unfinished": len(runs) - finished}
     return {name: count for name, count in counts.items() if count}

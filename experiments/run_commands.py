@@ -60,11 +60,11 @@ def run_command(settings: dict[str, Any]) -> str | None:
 def dataset_metadata(settings: dict[str, Any]) -> dict[str, Any] | None:
     """What the run's dataset says of itself, where its folder is still there."""
     folder = settings.get("dataset")
-    if not isinstance(folder, str) or not (Path(folder) / METADATA).is_file():
+    if not isinstance(folder, str):
         return None
     try:
-        return read_metadata(Path(folder))
-    except ValueError:
+        return read_metadata(Path(folder)) if (Path(folder) / METADATA).is_file() else None
+    except (ValueError, OSError):
         return None
 
 

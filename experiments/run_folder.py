@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.dataset_folder import check_writable
+from data_generation.json_file import read_json
 from diffusions.files import is_temporary, new_folder, write_text
 from experiments.replaced_run import (
     check_own,
@@ -35,9 +36,19 @@ from experiments.replaced_run import (
     replaced_runs,
     settle,
 )
+from experiments.run_records import (
+    Config,
+    Summary,
+    Trained,
+    check_entries,
+    read_entries,
+    read_rows,
+)
 from experiments.settings import FOLDER_FIELDS, FolderSettings
 
 SCHEMA_VERSION = 1
+TRAINING = "experiments.train"
+"""The script whose runs hold energies."""
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -54,20 +65,6 @@ def plain(content: Any) -> Any:
     if isinstance(content, float) and not math.isfinite(content):
         return str(content)
     return content
-
-
-def read_json(file: Path) -> Any:
-    """Reads JSON.
-
-    Raises:
-        ValueError: the file is missing or damaged.
-    """
-    try:
-        return json.loads(file.read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{file} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
 
 
 def versions() -> dict[str, str]:
@@ -148,18 +145,38 @@ class RunFolder:
                 f"{file} has schema version {version}; this release reads up to {SCHEMA_VERSION}: "
                 "upgrade jkonet-diffusions"
             )
+        check_entries(file, Config, config)
         return config
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The rows of `metrics.jsonl`; a row cut off by a kill is left out."""
-        file = self.path / "metrics.jsonl"
-        rows = []
-        for line in file.read_text().splitlines() if file.is_file() else ():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+    def trained(self) -> Trained:
+        """The settings of a run of `experiments.train` that others rely on.
+
+        Raises:
+            ValueError: the config is damaged, or of another script.
+        """
+        settings = self.config()["settings"]
+        if settings.get("script") != TRAINING:
+            raise ValueError(f"{self.path} is not a run of {TRAINING}")
+        return check_entries(self.path / "config.json", Trained, settings)
+
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` holds; nothing of a run that is not finished.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        return read_entries(self.path / "summary.json", Summary) if self.finished else {}
+
+    def rows(self, *needed: str) -> list[dict[str, Any]]:
+        """The rows of `metrics.jsonl`; a row cut off by a kill is left out.
+
+        Args:
+            *needed: entries that every row must have, beside its epoch.
+
+        Raises:
+            ValueError: a row is damaged.
+        """
+        return read_rows(self.path / "metrics.jsonl", needed)
 
     def keep_rows(self, last_epoch: int) -> None:
         """Drops the rows after an epoch."""
@@ -174,7 +191,7 @@ class RunFolder:
 
             self._events = SummaryWriter(str(self.path / "tensorboard"), write_to_disk=True)
         rows = list(rows)
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(plain(row)) + "\n" for row in rows))
         for row in rows:
             for name, value in row.items():

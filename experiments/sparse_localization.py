@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from data_generation.json_file import read_text
 from experiments.replaced_run import keeps_replaced
 from experiments.sparse_localization_settings import (
     PUBLISHED_N,
@@ -110,7 +111,7 @@ def _read_reference(settings: SparseSettings) -> dict[float, float]:
     if settings.reference is None:
         return {}
     try:
-        values = [float(word) for word in Path(settings.reference).read_text().split()]
+        values = [float(word) for word in read_text(Path(settings.reference)).split()]
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read the reference {settings.reference}: {error}") from error
     if len(values) != len(PUBLISHED_TIMES):
@@ -185,12 +186,12 @@ def _train(
             seconds=seconds,
         )
         save_denoiser(path, Denoiser(training.model, state.best, problem.n))
-    losses = [row["loss"] for row in run.rows()]
-    write_text(run.path / "losses.txt", "".join(f"{loss!r}\n" for loss in losses))
+    rows = run.rows("loss", "noise_free", "best_loss")
+    write_text(run.path / "losses.txt", "".join(f"{row['loss']!r}\n" for row in rows))
     if settings.plots:
         from experiments.sparse_localization_figures import plot_training
 
-        plot_training(run.plots / "training.png", run.rows())
+        plot_training(run.plots / "training.png", rows)
     return load_denoiser(path)
 
 

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.dataset_folder import METADATA, check_writable
-from experiments.run_folder import RunFolder, open_run, read_json, start_run, write_json
+from experiments.run_folder import TRAINING, RunFolder, open_run, start_run, write_json
+from experiments.run_records import Failure, Summary, TrainSummary, read_entries
 from experiments.settings import TrainSettings
 from experiments.sweep_settings import Cell, ExecutionSettings
-
-SCRIPT = "experiments.train"
 
 
 class SweepFolder:
@@ -63,7 +62,7 @@ class SweepFolder:
         replace = not resume and self.run(cell).path.exists()
         return start_run(
             self.train_settings(cell, resume=resume, overwrite=replace),
-            SCRIPT,
+            TRAINING,
             cell.name,
             *cell.learning.of(str(cell.solver)),
             dataset=str(cell.dataset_path),
@@ -87,7 +86,7 @@ class SweepFolder:
 
     def summary(self, cell: Cell) -> dict[str, Any]:
         """The results of a finished run."""
-        return read_json(self.run(cell).path / "summary.json")
+        return read_entries(self.run(cell).path / "summary.json", Summary, TrainSummary)
 
     def started(self) -> bool:
         """Whether a sweep was here before."""
@@ -107,7 +106,7 @@ class SweepFolder:
     def failure(self, cell: Cell) -> dict[str, Any] | None:
         """Attempts and reason of a run that failed."""
         file = self._failure(cell)
-        return read_json(file) if file.is_file() else None
+        return read_entries(file, Failure) if file.is_file() else None
 
     def forget_failure(self, cell: Cell) -> None:
         """A run that comes to its end after all has not failed."""

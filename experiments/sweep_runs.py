@@ -256,7 +256,7 @@ def run_alone(cell: Cell, folder: SweepFolder, library: Library) -> None:
     there = (folder.run(cell).path / "config.json").is_file()
     log = folder.path / "logs" / f"{cell.name}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as stream, contextlib.redirect_stdout(stream):
+    with log.open("a", encoding="utf-8") as stream, contextlib.redirect_stdout(stream):
         train(folder.train_settings(cell, resume=there), cell.learning)
 
 

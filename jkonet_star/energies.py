@@ -33,9 +33,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from diffusions.checks import Count, Widths
 from diffusions.typing import Array, Float, Key, Params, PyTree
 from jkonet_star.features import Features
 from jkonet_star.interactions import interaction_drift
+from jkonet_star.settings import Activation
 
 
 @jax.custom_jvp
@@ -113,9 +115,9 @@ class NetworkEnergy:
         time_varying: V takes the time.
     """
 
-    dimension: int
-    hidden: tuple[int, ...] = (64, 64)
-    activation: str = "softplus"
+    dimension: Count
+    hidden: Widths = (64, 64)
+    activation: Activation = "softplus"
     has_potential: bool = True
     has_interaction: bool = False
     internal: Internal = "none"
@@ -199,7 +201,7 @@ class LinearEnergy:
         internal: beta is zero (none), solved for (learned) or known beforehand (given).
     """
 
-    dimension: int
+    dimension: Count
     potential_features: Features | None
     interaction_features: Features | None
     internal: Internal = "none"

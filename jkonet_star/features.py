@@ -26,9 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial import cKDTree
 
+from diffusions.checks import Count, Natural, Positive
 from diffusions.typing import Array, Float
 from jkonet_star.interactions import interaction_drift, sum_over_blocks
-from jkonet_star.settings import FeatureSettings
+from jkonet_star.settings import Degree, FeatureSettings, RadialFunction
 
 POPULATION_PER_BLOCK = 64
 SEPARABLE_PAIRS_PER_BLOCK = 2**18
@@ -86,12 +87,12 @@ class Features:
         n_centers: radial functions.
     """
 
-    dimension: int
-    exponents: tuple[tuple[int, ...], ...]
+    dimension: Count
+    exponents: tuple[tuple[Degree, ...], ...]
     trigonometric: bool
-    radial: str
-    width: float
-    n_centers: int
+    radial: RadialFunction
+    width: Positive
+    n_centers: Natural
 
     @property
     def n_features(self) -> int:

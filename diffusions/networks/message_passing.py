@@ -29,6 +29,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusions.checks import Count, Layers
 from diffusions.networks.blocked_messages import NEGATIVE_SLOPE, aligned, mean_messages
 from diffusions.typing import Array, Float, Int, Key
 
@@ -105,11 +106,11 @@ class MessagePassingDenoiser(nn.Module):
         direct_readout: whether the readout has the term c v s; the deprecated variant has not.
     """
 
-    n_nonzero: int
-    n_layers: int = 10
-    hidden: int = 32
-    update_hidden: int = 16
-    readout_hidden: int = 4
+    n_nonzero: Count
+    n_layers: Layers = 10
+    hidden: Count = 32
+    update_hidden: Count = 16
+    readout_hidden: Count = 4
     direct_readout: bool = True
 
     @nn.compact

@@ -7,10 +7,13 @@ plain network would smooth over:
     h_{l+1} = h_l + act(W_l h_l + b_l),   eps_hat = W h_L + b.
 """
 
+from typing import Annotated
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusions.checks import Bounds, Count, Positive
 from diffusions.networks.embeddings import sinusoidal_embedding
 from diffusions.typing import Array, Float
 
@@ -29,11 +32,11 @@ class DenoisingMLP(nn.Module):
         activation: relu, gelu or silu.
     """
 
-    width: int = 128
-    n_layers: int = 3
-    embedding: int = 128
-    coordinate_scale: float = 100.0
-    log_snr_scale: float = 50.0
+    width: Count = 128
+    n_layers: Annotated[int, Bounds(0, 1000)] = 3
+    embedding: Count = 128
+    coordinate_scale: Positive = 100.0
+    log_snr_scale: Positive = 50.0
     activation: str = "relu"
 
     @nn.compact

@@ -26,12 +26,13 @@ trained at several sizes. Level 1 is the 16 x 16 of a 32 x 32 image.
 """
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusions.checks import Bounds, Count, Decay, Layers, Natural, Positive
 from diffusions.networks.convolutions import shifted_product
 from diffusions.networks.embeddings import sinusoidal_embedding, step_of_log_snr
 from diffusions.processes import LinearBetaDDPM
@@ -161,15 +162,15 @@ class UNet(nn.Module):
         dtype: of the arithmetic; parameters and the prediction stay float32. GPUs like bfloat16.
     """
 
-    out_channels: int = 3
-    width: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)
-    blocks_per_level: int = 2
-    attention_levels: tuple[int, ...] = (1,)
-    dropout: float = 0.0
-    groups: int = 32
-    n_classes: int = 0
-    time_scale: float = 1.0
+    out_channels: Count = 3
+    width: Count = 128
+    multipliers: Annotated[tuple[Count, ...], Bounds(1, 16)] = (1, 2, 2, 2)
+    blocks_per_level: Layers = 2
+    attention_levels: tuple[Natural, ...] = (1,)
+    dropout: Decay = 0.0
+    groups: Count = 32
+    n_classes: Natural = 0
+    time_scale: Positive = 1.0
     log_snr_as_step: bool = False
     dtype: Any = jnp.float32
 

@@ -6,12 +6,15 @@ sampling floor     W_p(sample of the target's training particles, the target's t
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from data_generation.datasets import load_dataset
+from data_generation.json_file import read_json
+from diffusions.checks import NotNegative, conform
 from experiments.datasets import population
-from experiments.run_folder import read_json, write_json
+from experiments.run_folder import write_json
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
 from experiments.sweep_table import Row
@@ -49,10 +52,19 @@ def relative_to_no_change(
     return scores
 
 
+def _read_scores(file: Path) -> dict[str, float]:
+    if not file.exists():
+        return {}
+    try:
+        return conform(read_json(file), dict[str, NotNegative], "it")
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+
+
 def no_change_scores(runs: Sequence[Cell], folder: SweepFolder) -> dict[str, float]:
     """Mean distance from one snapshot to the next of every dataset, computed once per sweep."""
     file = folder.path / "no_change.json"
-    scores: dict[str, float] = read_json(file) if file.is_file() else {}
+    scores: dict[str, float] = _read_scores(file)
     execution = folder.execution
     for cell in runs:
         if cell.dataset_name not in scores and folder.run(cell).finished:

@@ -13,12 +13,14 @@ import numpy as np
 from tqdm import tqdm
 
 from data_generation.datasets import load_dataset
+from data_generation.json_file import read_record
 from data_generation.reading import read_snapshots
 from diffusions.typing import Array
 from experiments.reproductions.baselines import no_change, sampling_floor
 from experiments.reproductions.embryoid_body import SOLVER, methods_of, network_of, seeds_of
 from experiments.reproductions.settings import ReproduceSettings
-from experiments.run_folder import read_json, write_json
+from experiments.run_folder import write_json
+from experiments.run_records import Number
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
 from experiments.sweep_table import Row
@@ -126,6 +128,20 @@ def _all_cells(settings: ReproduceSettings) -> list[np.ndarray]:
     return days
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Scores:
+    """What is kept of a protocol: lists with an entry per prediction."""
+
+    config: dict[str, Any]
+    scores: dict[str, list[list[Number]]]
+    no_change: list[float]
+    floor: list[float]
+
+
+def _read_scores(file: Path) -> dict[str, Any]:
+    return dataclasses.asdict(read_record(file, _Scores)) if file.is_file() else {}
+
+
 def _left_out(
     days: Sequence[np.ndarray],
     left_out: tuple[int, ...],
@@ -142,7 +158,7 @@ def _left_out(
     file = folder.path / f"leave_{'_'.join(map(str, left_out))}_out.json"
     seeds = seeds_of(settings)
     config = {"seeds": list(seeds), "epochs": network_of(settings, "").epochs}
-    found: dict[str, Any] = read_json(file) if file.is_file() else {}
+    found: dict[str, Any] = _read_scores(file)
     if found.get("config") != config:
         found = {"config": config, "scores": {}}
         asked = _questions(left_out)

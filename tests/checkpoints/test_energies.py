@@ -226,7 +226,7 @@ def binary(folder):
         (edited(schema_version="1"), "is damaged: its schema_version is '1'"),
         (edited(schema_version=3), "has schema version 3; .* upgrade jkonet-diffusions"),
         (edited(kind=None), "is damaged"),
-        (edited(kind="tabular"), "is damaged: unknown model 'tabular'"),
+        (edited(kind="tabular"), "is damaged: unknown kind 'tabular'"),
         (edited(model={"dimension": 2}), "is damaged"),
         (edited(model={"dimension": 2, "hidden": [4, 3], "depth": 1}), "is damaged"),
         (edited(checksums=None), "is damaged"),

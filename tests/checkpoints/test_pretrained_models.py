@@ -93,8 +93,10 @@ def test_damage_and_newer_releases_are_named(copy, kind):
     load_pretrained(kind)
     description = copy / kind / f"{kind}.json"
     text = description.read_text()
-    description.write_text(text.replace('"schema_version": 1', '"schema_version": 2'))
-    with pytest.raises(ValueError, match="schema version 2; this release reads up to 1: upgrade"):
+    description.write_text(text.replace('"schema_version": 1', '"schema_version": 9'))
+    with pytest.raises(
+        ValueError, match="schema version 9; this release reads up to [12]: upgrade"
+    ):
         load_pretrained(kind)
     description.write_text(text[:100])
     with pytest.raises(ValueError, match="damaged"):

@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 def test_chunks_continue_where_a_run_was_cut_off(tmp_path):
     run = folder(tmp_path)
-    chunks = [{"first": k} for k in range(4)]
+    chunks = [{"first": k, "count": 2} for k in range(4)]
 
     def compute(chunk):
         if chunk["first"] == 2 and not resumed:
@@ -48,12 +48,12 @@ def test_chunks_continue_where_a_run_was_cut_off(tmp_path):
 
     resumed, computed = False, []
     with pytest.raises(KeyboardInterrupt):
-        run_chunks(run, chunks, compute)
+        run_chunks(run, chunks, compute, columns=["value"])
     file = run.path / "metrics.jsonl"
     with file.open("a") as stream:
         stream.write('{"epoch": 3, "fir')  # a kill in the middle of a row
     resumed = True
-    rows = run_chunks(run, chunks, compute)
+    rows = run_chunks(run, chunks, compute, columns=["value"])
     assert computed == [0, 1, 2, 3]
     assert [row["first"] for row in rows] == [0, 1, 2, 3]
     written = [json.loads(line) for line in file.read_text().splitlines()]
@@ -61,6 +61,32 @@ def test_chunks_continue_where_a_run_was_cut_off(tmp_path):
     values = np.array([row["value"] for row in rows], np.float64)
     np.testing.assert_array_equal(values[:, 0], np.arange(4) / 3)
     assert np.isinf(values[:, 1]).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epoch": 3}, "row 2 of the run's metrics.jsonl is not of its repetitions"),
+        ({"first": 7}, "row 2 of the run's metrics.jsonl is not of its repetitions"),
+        ({"value": [1.0]}, "row 2 of the run's metrics.jsonl has other value"),
+        ({"value": [[1.0], [2.0]]}, "row 2 of the run's metrics.jsonl has other value"),
+        ({"value": {}}, "line 2: 'value' must be a number or a list of numbers"),
+    ],
+)
+def test_rows_of_other_repetitions_are_not_taken(change, message, tmp_path):
+    run = folder(tmp_path)
+    chunks = [{"first": k, "count": 2} for k in range(3)]
+    rows = [{"epoch": k + 1, "first": k, "count": 2, "value": [0.5, 1.5]} for k in range(2)]
+    run.log([rows[0], rows[1] | change])
+    with pytest.raises(ValueError, match=message):
+        run_chunks(run, chunks, lambda chunk: {}, columns=["value"])
+
+
+def test_more_rows_than_repetitions(tmp_path):
+    run = folder(tmp_path)
+    run.log([{"epoch": k + 1, "first": k, "count": 1, "value": [0.5]} for k in range(2)])
+    with pytest.raises(ValueError, match="row 2 .* is not of its repetitions"):
+        run_chunks(run, [{"first": 0, "count": 1}], lambda chunk: {}, columns=["value"])
 
 
 def test_a_table_is_written_with_every_column(tmp_path):
