@@ -37,7 +37,7 @@ def mirrored(key: Key, batch: Array) -> Array:
         key: of the choice.
         batch: (batch, height, width, channels), images or their masks.
     """
-    chosen = jax.random.bernoulli(key, 0.5, batch.shape[:1])
+    chosen = jax.random.bernoulli(key, jnp.float32(0.5), batch.shape[:1])
     return jnp.where(chosen[:, None, None, None], batch[:, :, ::-1], batch)
 
 

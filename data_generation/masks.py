@@ -90,7 +90,7 @@ def _rank(
 ) -> Int[Array, "height width"]:
     """Place of every pixel in the order of the pattern."""
     if settings.mask_pattern == "random":
-        return _rank_of(jax.random.uniform(key, (height, width)))
+        return _rank_of(jax.random.uniform(key, (height, width), jnp.float32))
     if settings.mask_pattern == "block":
         return _block_rank(key, height, width, settings.block_size)
     if settings.mask_pattern == "grid":
@@ -107,14 +107,14 @@ def _rank_of(score: Float[Array, "height width"]) -> Int[Array, "height width"]:
 
 def _block_rank(key: Key, height: int, width: int, side: int) -> Int[Array, "height width"]:
     shift_key, block_key, pixel_key = jax.random.split(key, 3)
-    shift = jax.random.randint(shift_key, (2,), 0, side)
+    shift = jax.random.randint(shift_key, (2,), 0, side, jnp.int32)
     # One more block than fits, for the shift cuts the first and the last.
     n_rows, n_columns = -(-height // side) + 1, -(-width // side) + 1
     priority = jax.random.permutation(block_key, n_rows * n_columns).reshape(n_rows, n_columns)
     rows = (jnp.arange(height) + shift[0]) // side
     columns = (jnp.arange(width) + shift[1]) // side
     # Within a block row by row from a random pixel on, so that a cut block is cut anywhere.
-    start = jax.random.randint(pixel_key, (), 0, side * side)
+    start = jax.random.randint(pixel_key, (), 0, side * side, jnp.int32)
     inside = ((jnp.arange(height) + shift[0]) % side)[:, None] * side + (
         jnp.arange(width) + shift[1]
     ) % side
@@ -123,7 +123,7 @@ def _block_rank(key: Key, height: int, width: int, side: int) -> Int[Array, "hei
 
 def _grid_rank(key: Key, height: int, width: int) -> Int[Array, "height width"]:
     side = 1 << (max(height, width) - 1).bit_length()
-    shift = jax.random.randint(key, (2,), 0, side)
+    shift = jax.random.randint(key, (2,), 0, side, jnp.int32)
     rows = (jnp.arange(height) + shift[0]) % side
     columns = (jnp.arange(width) + shift[1]) % side
     return _rank_of(jnp.asarray(_dither_matrix(side))[rows[:, None], columns])
@@ -143,7 +143,7 @@ def _walk_rank(
     n_pixels = height * width
     rows, columns = jnp.divmod(jnp.arange(n_pixels), width)
     # One number per pixel decides every choice between pixels, because each is visited once at most.
-    priority = jax.random.uniform(key, (n_pixels,))
+    priority = jax.random.uniform(key, (n_pixels,), jnp.float32)
 
     def step(carry: tuple[Array, Array], time: Array) -> tuple[tuple[Array, Array], None]:
         rank, here = carry

@@ -67,7 +67,11 @@ def _populations(
 
     def start(key):
         return jax.random.uniform(
-            named_key(key, "initial"), shape, minval=-INITIAL_HALF_WIDTH, maxval=INITIAL_HALF_WIDTH
+            named_key(key, "initial"),
+            shape,
+            jnp.float32,
+            minval=-INITIAL_HALF_WIDTH,
+            maxval=INITIAL_HALF_WIDTH,
         )
 
     def advance(key, x, first, last):
@@ -77,7 +81,7 @@ def _populations(
         def step(i, x):
             moved = x + h * drift(x, potential=potential, interaction=interaction)
             if noisy:
-                xi = jax.random.normal(jax.random.fold_in(noise_key, i), shape)
+                xi = jax.random.normal(jax.random.fold_in(noise_key, i), shape, x.dtype)
                 moved += jnp.sqrt(2 * beta * h) * xi
             return moved
 

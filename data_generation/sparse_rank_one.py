@@ -55,10 +55,10 @@ def sparse_vectors(
     def one(key: Key) -> Array:
         support_key, sign_key, zero_key = jax.random.split(key, 3)
         # The k largest of n independent uniform numbers stand at a uniform subset of places.
-        _, support = jax.lax.top_k(jax.random.uniform(support_key, (n,)), k)
+        _, support = jax.lax.top_k(jax.random.uniform(support_key, (n,), jnp.float32), k)
         signs = jax.random.rademacher(sign_key, (k,), jnp.float32) / np.sqrt(k).astype(np.float32)
-        present = ~jax.random.bernoulli(zero_key, zero_probability)
-        return jnp.zeros(n).at[support].set(jnp.where(present, signs, 0.0))
+        present = ~jax.random.bernoulli(zero_key, jnp.float32(zero_probability))
+        return jnp.zeros(n, jnp.float32).at[support].set(jnp.where(present, signs, 0.0))
 
     return jax.vmap(one)(keys)
 
@@ -73,7 +73,7 @@ def symmetric_noise(keys: Keys, n: int) -> Float[Array, "batch n n"]:
     pairs, scale = _pair_table(n)
 
     def one(key: Key) -> Array:
-        return jax.random.normal(key, ((n // 2 + 1) * n,))
+        return jax.random.normal(key, ((n // 2 + 1) * n,), jnp.float32)
 
     drawn = jax.vmap(one)(keys)
     return jnp.take(drawn, pairs.ravel(), axis=1).reshape(-1, n, n) * scale

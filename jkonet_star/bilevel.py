@@ -323,7 +323,7 @@ class BilevelFit(NetworkFit):
             some = every[:: -(-len(every) // IDENTITY_POINTS)]
             params = self.transport_map.init(jax.random.fold_in(key, 2))
             params = self.transport_map.fit_identity(
-                params, (some - units.center) / units.length, mean_ratio
+                params, (some - units.center[None]) / units.length, mean_ratio
             )
             n_maps = len(data.tau) if self.bilevel.warm_start else 1
             maps = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], n_maps, axis=0), params)
@@ -346,7 +346,7 @@ class BilevelFit(NetworkFit):
         key = jax.random.fold_in(key, 1)
         forced, warm = self.bilevel.teacher_forcing, self.bilevel.warm_start
         decay = self.settings.ema_decay
-        u = (data.points - units.center) / units.length
+        u = (data.points - units.center[None, None]) / units.length
         n_steps = len(data.tau)
 
         def loss(

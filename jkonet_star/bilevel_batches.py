@@ -98,7 +98,9 @@ def draw_batches(
 
     def shuffled(key: Key, weights: Array) -> Array:
         # Padding comes last and is never reached.
-        order = jnp.argsort(jnp.where(weights > 0, jax.random.uniform(key, (n,)), 2.0))
+        order = jnp.argsort(
+            jnp.where(weights > 0, jax.random.uniform(key, (n,), weights.dtype), 2.0)
+        )
         return order[jnp.arange(n_batches * batch_size) % jnp.count_nonzero(weights)]
 
     def follow(rows: Array, step: tuple) -> tuple[Array, Array]:
@@ -113,7 +115,9 @@ def draw_batches(
         start = shuffled(order_key, data.weights[0])
         names = ("target", "first", "last", "cumulated", "before", "mass")
         pairs = {name: getattr(data, name) for name in names}
-        chance = jax.random.uniform(pair_key, (n_snapshots - 1, n_batches * batch_size))
+        chance = jax.random.uniform(
+            pair_key, (n_snapshots - 1, n_batches * batch_size), data.weights.dtype
+        )
         _, later = jax.lax.scan(follow, start, (pairs, chance))
         rows = jnp.concatenate([start[None], later])
         weights = jnp.broadcast_to(data.weights[0, start], rows.shape)

@@ -15,14 +15,15 @@ pairs at a time, and solved in the eigenbasis of the scaled matrix
 whose condition number is reported; directions below rounding error are left out. Where reg is not
 given it is the one of `REGULARIZATIONS` with the least residual on data held out in turn, for which
 the sums of (1) are simply kept per fold: data without noise want next to none, noisy data much more
-than the published 0.01. A fold is a whole step (a random fifth of the pairs where there are only one
-or two): the pairs of a step share the chance of which particles happened to be seen, and would vouch
-for each other.
+than the published 0.01. Data are held out in two ways, whose residuals are added. Whole steps (a random
+fifth of the pairs where there are only one or two), because the pairs of a step share the chance of
+which particles happened to be seen, and would vouch for each other; and halves of the particles,
+followed from step to step, because a field that changes in time cannot be told from the other steps.
 
 With both V and U nu is such a chance as well: V and U * nu are nearly exchangeable, and large ones
-that cancel for the particles at hand do not for others. So the particles are also divided into halves,
-followed from step to step, each with a nu of its own; they choose the factor by which the ridge of
-phi_2 exceeds reg, out of `INTERACTION_FACTORS`, and the larger of both choices of reg counts.
+that cancel for the particles at hand do not for others. So the halves are also taken with a nu of their
+own each; they choose the factor by which the ridge of phi_2 exceeds reg, out of `INTERACTION_FACTORS`,
+and the larger of both choices of reg counts.
 """
 
 import dataclasses
@@ -144,6 +145,7 @@ def normal_equations(
     conditions: FirstOrderConditions,
     *,
     fold: Int[np.ndarray, "c"] | None = None,
+    n_folds: int | None = None,
     apart: bool = False,
 ) -> NormalEquations:
     """The sums of equation (1), kept apart for each fold of the pairs where folds are given.
@@ -153,6 +155,7 @@ def normal_equations(
         constants: radial centres.
         conditions: the data.
         fold: a label 0, 1, .. per pair.
+        n_folds: of the labels; up to the largest one where it is not given.
         apart: the particles of a fold meet only each other.
     """
     host = jax.tree.map(np.asarray, conditions)
@@ -167,7 +170,7 @@ def normal_equations(
     largest = max(len(population) for *_, population, _ in parts)
     block = min(PAIRS_PER_BLOCK, longest)
     n_rows = -(-longest // block) * block
-    sums: list[Any] = [0.0] * (labels.max() + 1)
+    sums: list[Any] = [None] * (n_folds or labels.max() + 1)
     with double_precision():
         fixed = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), constants)
         for _, j, own, population, population_weights in parts:
@@ -191,6 +194,8 @@ def normal_equations(
             sums[j] = jax.tree.map(np.add, sums[j], own_sums) if sums[j] else own_sums
     if fold is None:
         return sums[0]
+    nothing = jax.tree.map(np.zeros_like, next(part for part in sums if part))
+    sums = [part or nothing for part in sums]
     return NormalEquations(*(np.stack(p) for p in zip(*sums, strict=True)))
 
 
@@ -221,20 +226,23 @@ def halves(conditions: FirstOrderConditions) -> Int[np.ndarray, "c"]:
     return np.random.default_rng(0).permutation(len(numbers))[place] % 2
 
 
-def choose_regularization(sums: NormalEquations, factors: Sequence[Ridge]) -> tuple[float, int]:
+def choose_regularization(
+    partitions: Sequence[NormalEquations], factors: Sequence[Ridge]
+) -> tuple[float, int]:
     """The value of `REGULARIZATIONS`, and the number of the factor, with the least held-out residual.
 
     Args:
-        sums: kept per fold.
+        partitions: of the same data, each kept per fold; their residuals are added.
         factors: of the ridge, a number or one per unknown each.
     """
-    total = NormalEquations(*(s.sum(axis=0) for s in sums))
 
     def held_out(choice: tuple[float, int]) -> float:
         ridge, residual = choice[0] * factors[choice[1]], 0.0
-        for gram, moment, square in zip(*sums, strict=True):
-            theta = _trial_solution(total.gram - gram, total.moment - moment, ridge)
-            residual += theta @ gram @ theta + 2.0 * theta @ moment + square
+        for sums in partitions:
+            total = NormalEquations(*(s.sum(axis=0) for s in sums))
+            for gram, moment, square in zip(*sums, strict=True):
+                theta = _trial_solution(total.gram - gram, total.moment - moment, ridge)
+                residual += theta @ gram @ theta + 2.0 * theta @ moment + square
         return residual
 
     return min(itertools.product(REGULARIZATIONS, range(len(factors))), key=held_out)
@@ -320,17 +328,22 @@ def _fit_linear(
 ) -> tuple[Params, ClosedFormReport]:
     factor = 1.0
     if regularization is None:
-        per_fold = normal_equations(model, constants, conditions, fold=folds(conditions))
-        regularization, _ = choose_regularization(per_fold, [1.0])
-        both = model.has_potential and model.has_interaction
-        if both and len(np.unique(np.asarray(conditions.lineage))) > 1:
-            apart = normal_equations(
-                model, constants, conditions, fold=halves(conditions), apart=True
-            )
+        half = halves(conditions)
+        step = folds(conditions)
+        cells = normal_equations(
+            model, constants, conditions, fold=2 * step + half, n_folds=2 * (int(step.max()) + 1)
+        )
+        table = [s.reshape(-1, 2, *s.shape[1:]) for s in cells]
+        by_step = NormalEquations(*(s.sum(axis=1) for s in table))
+        by_half = NormalEquations(*(s.sum(axis=0) for s in table))
+        several = half.min() != half.max()
+        regularization, _ = choose_regularization([by_step, by_half][: 1 + several], [1.0])
+        if several and model.has_potential and model.has_interaction:
+            apart = normal_equations(model, constants, conditions, fold=half, apart=True)
             factors = [_per_feature(model, factor) for factor in INTERACTION_FACTORS]
-            choice, number = choose_regularization(apart, factors)
+            choice, number = choose_regularization([apart], factors)
             regularization, factor = max(regularization, choice), INTERACTION_FACTORS[number]
-        gram, moment, square = (s.sum(axis=0) for s in per_fold)
+        gram, moment, square = (s.sum(axis=0) for s in by_step)
     else:
         gram, moment, square = normal_equations(model, constants, conditions)
     ridge = regularization * _per_feature(model, factor)

@@ -72,7 +72,9 @@ class GaussianMixtures:
     def _terms(self, snapshot, x):
         """The terms of (1), (k,), and z_k, (k, d)."""
         factors = self.precision_factors[snapshot]
-        white = jnp.einsum("kij,kj->ki", factors, x - self.means[snapshot], precision="highest")
+        white = jnp.einsum(
+            "kij,kj->ki", factors, x[None] - self.means[snapshot], precision="highest"
+        )
         terms = self.log_weights[snapshot] + _log_determinant(factors) - 0.5 * (white**2).sum(-1)
         return terms - 0.5 * x.shape[-1] * jnp.log(2 * jnp.pi), white
 
@@ -110,7 +112,7 @@ class KernelDensities:
 
         def add_block(carry, block):
             top, total, weighted = carry
-            offset = x - self.points[snapshot, block]
+            offset = x[None] - self.points[snapshot, block]
             white = jnp.matmul(offset, factor.T, precision="highest")
             terms = self.log_weights[snapshot, block] - 0.5 * (white**2).sum(-1)
             # The result does not depend on the shift, so neither does its derivative.

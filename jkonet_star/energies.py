@@ -249,6 +249,7 @@ class LinearEnergy:
         if self.interaction_features is None:
             return jnp.zeros_like(x)
         center, length, speed = _scales(constants)
+        center = jnp.reshape(center, (1, -1))
         jacobian = self.interaction_features.mean_jacobian(
             constants["interaction"], (x - center) / length, (population - center) / length, weights
         )

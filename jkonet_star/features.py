@@ -133,7 +133,7 @@ class Features:
             if self.trigonometric:
                 parts += [jnp.sin(monomials), jnp.cos(monomials)]
         if self.n_centers:
-            r2 = jnp.sum((x - centers) ** 2, axis=-1)
+            r2 = jnp.sum((x[None] - centers) ** 2, axis=-1)
             factor, _ = _radial_factor(self.radial, r2)
             parts.append(factor * jnp.exp(-r2 / self.width))
         return jnp.concatenate(parts)
@@ -157,7 +157,7 @@ class Features:
                 monomials = jnp.prod(factors, axis=-1)[:, None]
                 parts += [jnp.cos(monomials) * gradients, -jnp.sin(monomials) * gradients]
         if self.n_centers:
-            difference = x - centers
+            difference = x[None] - centers
             r2 = jnp.sum(difference**2, axis=-1)
             factor, slope = _radial_factor(self.radial, r2)
             radial = (slope - 2.0 * factor / self.width) * jnp.exp(-r2 / self.width)
@@ -188,7 +188,7 @@ class Features:
 
     def _bump_tables(self, z: Array, axis_centers: Array) -> tuple[Array, Array]:
         """exp(-(z - c)^2 / w) and its derivative for every c, along a new last axis."""
-        difference = z[..., None] - axis_centers
+        difference = z[..., None] - jnp.expand_dims(axis_centers, range(z.ndim))
         bump = jnp.exp(-(difference**2) / self.width)
         return bump, -2.0 / self.width * difference * bump
 
@@ -213,7 +213,7 @@ class Features:
         parts = []
         for (first, first_slope), (second, second_slope) in tables:
             along = [
-                jnp.einsum("nma,nmb->nab", a * weights[:, None], b).reshape(len(x), -1)
+                jnp.einsum("nma,nmb->nab", a * weights[None, :, None], b).reshape(len(x), -1)
                 for a, b in ((first_slope, second), (first, second_slope))
             ]
             parts.append(jnp.stack(along, axis=-1))

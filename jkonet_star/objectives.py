@@ -205,7 +205,7 @@ def residuals(
             if key is None:
                 raise ValueError("interaction_samples needs a key")
             # Inverse-transform sampling: rows of the step's population in proportion to weight.
-            uniform = jax.random.uniform(key, (p.shape[0], interaction_samples))
+            uniform = jax.random.uniform(key, (p.shape[0], interaction_samples), p.dtype)
             cumulative = jnp.cumsum(conditions.population_weights, axis=1)
 
             def draw(k: Array, u: Array) -> Array:

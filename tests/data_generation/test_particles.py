@@ -1,14 +1,19 @@
 """Simulated populations against closed forms and moments."""
 
 from pathlib import Path
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_generation.image_batches import mirrored
+from data_generation.mask_settings import MaskPattern, MaskSettings
+from data_generation.masks import sparse_masks
 from data_generation.particles import drift, named_key, simulate
 from data_generation.settings import FUNCTIONAL_NAMES
+from data_generation.sparse_rank_one import sample_keys, sparse_vectors, symmetric_noise
 
 KEY = jax.random.key(0)
 SMALL = {"n_particles": 40, "dimension": 2, "n_timesteps": 3, "dt": 0.01}
@@ -175,3 +180,33 @@ def test_the_drift_is_that_of_the_published_snapshots(name):
         moved = dt * np.asarray(drift(jnp.asarray(before), potential=name, interaction="none"))
         scale = np.abs(before).max() + np.abs(moved).max()
         np.testing.assert_allclose(before + moved, after, atol=1e-5 * scale)
+
+
+def drawn():
+    """Of every generator that draws by JAX."""
+    key = jax.random.key(4)
+    some = {"beta": 0.1, "n_particles": 20, "n_timesteps": 2}
+    populations = [
+        simulate(key, potential="flowers", interaction="sphere", **some),
+        simulate(key, potential="none", unpaired=True, **some),
+    ]
+    masks = [
+        sparse_masks(
+            key, 1, jnp.arange(2), shape=(8, 8, 1), settings=MaskSettings(mask_pattern=pattern)
+        )
+        for pattern in get_args(MaskPattern)
+    ]
+    vectors = sparse_vectors(sample_keys(key, 0, 8), 12, 3)
+    flips = mirrored(key, jnp.arange(32.0, dtype=jnp.float32).reshape(8, 1, 4, 1))
+    noise = symmetric_noise(sample_keys(key, 0, 2), 5)
+    return jax.tree.map(np.asarray, (populations, masks, vectors, flips, noise))
+
+
+@pytest.fixture
+def drawn_in_single_precision():
+    return drawn()
+
+
+def test_double_precision_draws_the_same_data(drawn_in_single_precision, double_precision):
+    """A dataset's folder is named by its arguments, whatever mode JAX is in."""
+    jax.tree.map(np.testing.assert_array_equal, drawn(), drawn_in_single_precision)

@@ -1,5 +1,7 @@
 """The least-squares solution against NumPy, a descent of the loss, and known energies."""
 
+import dataclasses
+
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -12,6 +14,9 @@ from jkonet_star.closed_form import REGULARIZATIONS, design_matrix, fit_linear, 
 from jkonet_star.energies import LinearEnergy
 from jkonet_star.features import Features, monomial_exponents
 from jkonet_star.objectives import FirstOrderConditions, jko_loss
+from jkonet_star.settings import DensitySettings, FeatureSettings
+from jkonet_star.snapshots import snapshots_from_arrays
+from jkonet_star.solvers import fit, prepare, solve_linear
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -356,3 +361,34 @@ def test_a_feature_that_never_moves_keeps_coefficient_zero():
     theta, rank, _ = solve_ridge(gram, np.array([1.0, 0.0, -3.0]), 0.0)
     np.testing.assert_allclose(theta, [-0.5, 0.0, 3.0])
     assert rank == 2
+
+
+def test_a_field_that_changes_in_time_still_has_its_mean_drift():
+    """Left-out steps alone would have it that there is no drift: each contradicts the others."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(150, 2)) * [2.0, 1.0]
+    states = [x]
+    for sign in (1.0, -1.0, 1.0, -1.0):
+        x = x - 0.3 * (x - [6.0 * sign, 0.0]) + 0.3 * generator.normal(size=x.shape)
+        states.append(generator.permutation(x))
+    snapshots = snapshots_from_arrays(states)
+    problem = prepare(snapshots, "jkonet-star-linear-potential", key=jax.random.key(0))
+    settings = FeatureSettings(radial_centers=5)
+    _, report = solve_linear(problem, settings)
+    _, least = solve_linear(problem, dataclasses.replace(settings, regularization=0.0))
+    assert report.relative_residual < 1.1 * least.relative_residual
+    assert least.relative_residual < 0.5
+
+
+def test_nothing_of_the_closed_form_promotes_ranks():
+    generator = np.random.default_rng(0)
+    snapshots = snapshots_from_arrays(generator.normal(size=(3, 30, 2)))
+    with jax.numpy_rank_promotion("raise"):
+        energy = fit(
+            snapshots,
+            "jkonet-star-linear",
+            key=jax.random.key(0),
+            features=FeatureSettings(radial_centers=3),
+            density_settings=DensitySettings(n_components=2),
+        )
+        assert np.isfinite(energy.drift(snapshots.points[0])).all()
