@@ -56,7 +56,8 @@ def sparse_vectors(
         support_key, sign_key, zero_key = jax.random.split(key, 3)
         # The k largest of n independent uniform numbers stand at a uniform subset of places.
         _, support = jax.lax.top_k(jax.random.uniform(support_key, (n,), jnp.float32), k)
-        signs = jax.random.rademacher(sign_key, (k,), jnp.float32) / np.sqrt(k).astype(np.float32)
+        plus = jax.random.bernoulli(sign_key, jnp.float32(0.5), (k,))
+        signs = jnp.where(plus, 1.0, -1.0).astype(jnp.float32) / np.sqrt(k).astype(np.float32)
         present = ~jax.random.bernoulli(zero_key, jnp.float32(zero_probability))
         return jnp.zeros(n, jnp.float32).at[support].set(jnp.where(present, signs, 0.0))
 
