@@ -45,7 +45,6 @@ from jkonet_star.objectives import FirstOrderConditions
 
 PAIRS_PER_BLOCK = 256
 FOLDS = 5
-TIE = 1e-6
 REGULARIZATIONS = tuple(10.0**power for power in range(-10, 5, 2))
 INTERACTION_FACTORS = (1.0, 1e3, 1e6, 1e9)
 
@@ -246,11 +245,7 @@ def choose_regularization(
                 residual += theta @ gram @ theta + 2.0 * theta @ moment + square
         return residual
 
-    choices = list(itertools.product(REGULARIZATIONS, range(len(factors))))
-    errors = [held_out(choice) for choice in choices]
-    # Where V and U are exchangeable, small ridges differ by rounding, which shall not choose.
-    best = min(errors)
-    return next(c for c, e in zip(choices, errors, strict=True) if e <= best + TIE * abs(best))
+    return min(itertools.product(REGULARIZATIONS, range(len(factors))), key=held_out)
 
 
 def _scaled(gram: np.ndarray, ridge: Ridge) -> tuple[np.ndarray, np.ndarray]:
@@ -342,8 +337,11 @@ def _fit_linear(
         by_step = NormalEquations(*(s.sum(axis=1) for s in table))
         by_half = NormalEquations(*(s.sum(axis=0) for s in table))
         several = half.min() != half.max()
-        regularization, _ = choose_regularization([by_step, by_half][: 1 + several], [1.0])
-        if several and model.has_potential and model.has_interaction:
+        both = model.has_potential and model.has_interaction
+        # Halves that share nu cannot tell V from U * nu: there they are taken apart, below.
+        partitions = [by_step, by_half] if several and not both else [by_step]
+        regularization, _ = choose_regularization(partitions, [1.0])
+        if several and both:
             apart = normal_equations(model, constants, conditions, fold=half, apart=True)
             factors = [_per_feature(model, factor) for factor in INTERACTION_FACTORS]
             choice, number = choose_regularization([apart], factors)
