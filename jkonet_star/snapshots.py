@@ -24,8 +24,8 @@ from diffusions.typing import Array, ArrayLike, Float, Int
 
 FAR = 32.0
 """Distance from zero, in units of the spread, from which an origin is needed."""
-LARGEST, SMALLEST = 1e15, 1e-15
-"""Spread of points and of times: beyond, products of lengths and times leave single precision."""
+LARGEST, SMALLEST = 1e18, 1e-18
+"""Spread of points and of times: beyond, their squares leave single precision."""
 
 
 @flax.struct.dataclass
