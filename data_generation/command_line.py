@@ -359,6 +359,14 @@ def _kind(hint: Any) -> tuple[Any, tuple[str, ...]]:
 
 
 def _parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        # Python spells bytes that it cannot decode as surrogates, which no file can hold as text.
+        if any("\ud800" <= c <= "\udfff" for c in argument):
+            encoding = sys.getfilesystemencoding()
+            raise UsageError(
+                f"{argument!r} is no text in {encoding}; names that are not ASCII need a locale of "
+                "UTF-8, or PYTHONUTF8=1"
+            )
     rest = values(["", *_underscored(values, arguments)])[1:]
     if rest:
         raise UsageError(f"unexpected argument {rest[0]!r}; every option is a flag, --name=value")

@@ -109,6 +109,10 @@ def test_flags_become_settings(arguments, changes):
         (["stray"], "unexpected argument 'stray'"),
         (["--is-quick", "true"], "unexpected argument 'true'"),
         (["--rate=-1"], "rate must be at least 0, got -1.0"),
+        (
+            ["--word=gr\udcc3\udcb6n"],
+            r"'--word=gr\udcc3\udcb6n' is no text in utf-8; names that are",
+        ),
         (["--flagfile=/dev/zero"], "--flagfile=/dev/zero is not a file"),
         (["--flagfile=/nonexistent"], "Unable to open flagfile"),
     ],

@@ -264,3 +264,23 @@ def test_a_second_run_compiles_nothing(tmp_path):
     hits, _, errors = run()
     assert hits == 0
     assert "Traceback" not in errors
+
+
+def test_a_user_without_a_home(tmp_path):
+    """A container may run as a user whom nobody knows: everything works, without a cache."""
+    program = (
+        "import pathlib, sys\n"
+        "def home(): raise RuntimeError('Could not determine home directory.')\n"
+        "pathlib.Path.home = staticmethod(home)\n"
+        "from experiments import report\n"
+        "sys.exit(report.run(['--run=x']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (2, "error: no run x\n")
