@@ -104,7 +104,7 @@ import os, signal, shutil, sys
 from pathlib import Path
 from experiments.run_folder import open_run
 
-def die(*_):
+def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 place, folder = sys.argv[1:]
