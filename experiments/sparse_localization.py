@@ -119,6 +119,11 @@ def _read_reference(settings: SparseSettings) -> dict[float, float]:
             f"{settings.reference} holds {len(values)} numbers; one is needed for each of the times "
             f"{PUBLISHED_TIMES[0]:g}, {PUBLISHED_TIMES[1]:g}, ..., {PUBLISHED_TIMES[-1]:g}"
         )
+    if not all(0.0 <= value < float("inf") for value in values) or not 0.0 < values[0] < 1.0:
+        raise ValueError(
+            f"{settings.reference} must hold mean squared errors, the first of them the share of "
+            f"non-zero matrices, got {values[0]:g} to begin with and {min(values):g} to {max(values):g}"
+        )
     return dict(zip(PUBLISHED_TIMES, values, strict=True))
 
 

@@ -259,6 +259,10 @@ def compare(
 ) -> dict[str, dict[str, Any]]:
     """z-scores against published means.
 
+    An error is a miss or none, so that a mean of errors is a proportion p of a known count, of variance
+    p (1 - p) over the count, with p that of both sides together. A sample's own spread says nothing
+    where misses are rare: without a single one among ours it is nearly zero.
+
     Args:
         errors: of the network.
         times: of `errors`.
@@ -270,16 +274,35 @@ def compare(
         samples, which is the published value at the earliest time, where every estimate is zero.
     """
     share = reference[min(reference)]
-    plain, plain_error = errors.mean, errors.standard_error
-    shared, shared_error = errors.at_share(share)
-    more = np.sqrt(1 + errors.errors.shape[1] / n_samples)  # both sides are random
+    plain, (shared, _) = errors.mean, errors.at_share(share)
+    count = errors.errors.shape[1]
     result: dict[str, dict[str, Any]] = {"reference": {}, "z": {}, "z_at_share": {}}
     for i, t in enumerate(times):
         if t in reference:
-            name = f"{t:g}"
-            result["reference"][name] = reference[t]
-            result["z"][name] = float((plain[i] - reference[t]) / (plain_error[i] * more))
-            result["z_at_share"][name] = float(
-                (shared[i] - reference[t]) / (shared_error[i] * more)
+            published, name = reference[t], f"{t:g}"
+            together, together_at_share = (
+                (count * ours[i] + n_samples * published) / (count + n_samples)
+                for ours in (plain, shared)
             )
+            # Never zero: where both sides agree to the last bit, the score is zero and not 0 / 0.
+            spread, spread_at_share = (
+                np.sqrt(max(variance * (1 / count + 1 / n_samples), np.finfo(float).tiny))
+                for variance in (_variance(together), _variance_at_share(together_at_share, share))
+            )
+            result["reference"][name] = published
+            result["z"][name] = float((plain[i] - published) / spread)
+            result["z_at_share"][name] = float((shared[i] - published) / spread_at_share)
     return result
+
+
+def _variance(p: float) -> float:
+    """Of a miss with probability p."""
+    p = min(max(p, 0.0), 1.0)
+    return p * (1 - p)
+
+
+def _variance_at_share(p: float, share: float) -> float:
+    """Likewise at a fixed share of non-zero samples, which are missed before a zero one is."""
+    missed = min(p / share, 1.0)
+    alarms = max(p - share, 0.0) / (1 - share)
+    return share * _variance(missed) + (1 - share) * _variance(alarms)

@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 
 from diffusions.networks import blocked_messages
+from experiments import sparse_localization
 from experiments import sparse_localization_evaluation as evaluation
 from experiments.sparse_localization_evaluation import (
     SquaredErrors,
@@ -238,19 +239,80 @@ def test_means_and_standard_errors():
     np.testing.assert_allclose(error, np.hypot(0.075, 0.25 * high_error[0]))
 
 
-def test_z_scores_are_standard_normal_under_the_same_law():
+SHARE, PUBLISHED_COUNT, OWN_COUNT = 0.494, 15_000, 400
+
+
+def simulated(rng, rate, repetitions, size, share=0.5):
+    """Errors of 0 and 1, the latter with this probability, and only where x is not zero."""
+    nonzero = rng.random((repetitions, size)) < share
+    missed = nonzero & (rng.random((repetitions, size)) < rate / share)
+    return SquaredErrors(missed.astype(float), nonzero)
+
+
+@pytest.mark.parametrize("rate", [0.494, 0.3, 0.03, 0.0015])
+def test_z_scores_are_standard_normal_under_the_same_law(rate):
+    """From early times, where all is missed, to late ones, where most samples have not one miss."""
     rng = np.random.default_rng(0)
-    times = tuple(range(1, 401))
-    count = 400
+    repetitions = 2000
+    times = tuple(range(1, repetitions + 1))
+    published = rng.binomial(PUBLISHED_COUNT, rate, repetitions) / PUBLISHED_COUNT
+    reference = {0: SHARE, **dict(zip(times, published.tolist(), strict=True))}
+    ours = simulated(rng, rate, repetitions, OWN_COUNT)
+    found = compare(ours, times, reference, PUBLISHED_COUNT)
+    z = np.array(list(found["z"].values()))
+    assert z.shape == (repetitions,)
+    assert abs(z.mean()) < 4 / np.sqrt(repetitions)
+    assert z.std() == pytest.approx(1.0, abs=0.06)
+    # A proportion of few misses is a Poisson number: its tail is that of half a miss.
+    rare = rate * OWN_COUNT < 5
+    assert (np.abs(z) < 1.96).mean() == pytest.approx(0.95, abs=0.035 if rare else 0.015)
+    assert np.abs(z).max() < (7 if rare else 4.5)
+    if rare:
+        assert (ours.mean == 0).mean() > 0.5  # where our own standard error is zero
+    else:
+        assert stats.kstest(z + rng.normal(0, 0.02, repetitions), "norm").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.03, 0.0015])
+def test_z_scores_at_the_published_share_are_standard_normal(rate):
+    """The published samples have this very share of non-zero ones, ours another."""
+    rng = np.random.default_rng(1)
+    repetitions = 2000
+    times = tuple(range(1, repetitions + 1))
+    nonzero = round(SHARE * PUBLISHED_COUNT)
+    missed = rng.binomial(nonzero, rate / SHARE, repetitions)
+    reference = {0: SHARE, **dict(zip(times, (missed / PUBLISHED_COUNT).tolist(), strict=True))}
+    ours = simulated(rng, rate * 0.5 / SHARE, repetitions, OWN_COUNT)
+    z = np.array(list(compare(ours, times, reference, PUBLISHED_COUNT)["z_at_share"].values()))
+    assert z.std() == pytest.approx(1.0, abs=0.06)
+    assert abs(z.mean()) < 4 / np.sqrt(repetitions)
+    # Where every estimate is zero the share is all there is, and it agrees.
+    blind = SquaredErrors(ours.nonzero[:2].astype(float), ours.nonzero[:2])
+    exact = compare(blind, (1, 2), {1: SHARE, 2: SHARE + 0.0006}, PUBLISHED_COUNT)["z_at_share"]
+    assert exact["1"] == pytest.approx(0.0, abs=1e-6)
+    assert abs(exact["2"]) < 1
+
+
+def test_z_scores_of_errors_that_are_neither_are_not_too_large():
+    """Errors between 0 and 1 spread less than misses of the same mean."""
+    rng = np.random.default_rng(2)
+    times = tuple(range(1, 501))
 
     def drawn(size):
-        nonzero = rng.random((400, size)) < 0.5
-        return SquaredErrors(rng.exponential(size=(400, size)) + 3 * nonzero, nonzero)
+        return SquaredErrors(rng.beta(0.3, 1.2, (500, size)), np.ones((500, size), bool))
 
-    reference = dict(zip(times, drawn(2 * count).mean.tolist(), strict=True))
-    reference[0] = 0.5  # the share, where an estimate of zero is measured
-    z = np.array(list(compare(drawn(count), times, reference, 2 * count)["z"].values()))
-    assert stats.kstest(z, "norm").pvalue > 1e-3
+    reference = {0: SHARE, **dict(zip(times, drawn(1000).mean.tolist(), strict=True))}
+    z = np.array(list(compare(drawn(400), times, reference, 1000)["z"].values()))
+    assert 0.5 < z.std() < 1.0
+
+
+def test_references_are_mean_squared_errors(tmp_path, capsys):
+    file = tmp_path / "numbers.txt"
+    for values in (["nan"] + ["0.1"] * 69, ["0"] * 70, ["0.5", "-0.1"] + ["0.1"] * 68):
+        file.write_text("\n".join(values))
+        arguments = ["--mode=evaluate", f"--reference={file}", f"--runs-dir={tmp_path}"]
+        assert sparse_localization.run(arguments) == 2
+        assert "mean squared errors" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
