@@ -25,7 +25,9 @@ matrices", 2007)
     1/d log det B B^T -> <log(q D + b^2)> - q,   <D / (q D + b^2)> = 1, or q = 0 if <D> < b^2.      (8)
 
 The mean error mu - m is Gaussian given B, with covariance (s^2 I + e^{-2T} eta B B^T) / n. The curves
-are the expectation of KL, with (3) exact and (8) leading, and the typical H^2, of the expected log.
+are the expectation of KL, with (3) exact and (8) of leading order, and the typical H^2, of the expected
+log. They are no exact expectations at finite n: KL is too small, at the defaults by 4 % at d = 25 and
+n = 40, and by 1 to 2 % at d = 100.
 """
 
 from typing import NamedTuple
@@ -40,8 +42,8 @@ NODES = 20_000
 MOST_ITERATIONS = 20_000
 
 
-class TheoryCurve(NamedTuple):
-    """Predictions for each number of training points."""
+class LeadingOrder(NamedTuple):
+    """Predictions for each number of training points, as n and d grow together."""
 
     kl: HostArray
     hellinger_squared: HostArray
@@ -49,21 +51,21 @@ class TheoryCurve(NamedTuple):
     mean_variance: HostArray
 
 
-def theory_curve(model: OneStepModel, n_train: HostArray) -> TheoryCurve:
+def leading_order(model: OneStepModel, n_train: HostArray) -> LeadingOrder:
     """The predictions of this module.
 
     Args:
         model: the data and the step.
         n_train: numbers of training points, each at least 2.
     """
-    rows = np.array([_theory(model, int(n)) for n in n_train]).reshape(-1, 3)
+    rows = np.array([_leading_order(model, int(n)) for n in n_train]).reshape(-1, 3)
     kl, affinity, variance = rows.T
-    return TheoryCurve(
+    return LeadingOrder(
         kl=kl, hellinger_squared=-np.expm1(affinity), log_affinity=affinity, mean_variance=variance
     )
 
 
-def _theory(model: OneStepModel, n: int) -> tuple[float, float, float]:
+def _leading_order(model: OneStepModel, n: int) -> tuple[float, float, float]:
     """Expected KL, expected log affinity, expected mean variance."""
     d, s2, eta = model.dimension, model.std**2, model.noise_variance
     shrinkage = model.shrinkage

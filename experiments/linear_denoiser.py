@@ -175,7 +175,7 @@ def _program(model: Any, settings: LinearDenoiserSettings, size: int) -> Any:
 
 
 def summarise(rows: list[dict[str, Any]], model: Any, sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Means, standard errors and intervals over all repetitions, and the theory; one row per size.
+    """Means, standard errors, intervals, and the leading order of the theory; one row per size.
 
     Args:
         rows: of the metrics: lists (repetitions, sizes).
@@ -184,7 +184,7 @@ def summarise(rows: list[dict[str, Any]], model: Any, sizes: Sequence[int]) -> l
     """
     import numpy as np
 
-    from diffusions.linear_denoiser_theory import theory_curve
+    from diffusions.linear_denoiser_theory import leading_order
     from experiments.repetitions import mean_and_error, positive_share
 
     def joined(name: str) -> Any:
@@ -205,7 +205,7 @@ def summarise(rows: list[dict[str, Any]], model: Any, sizes: Sequence[int]) -> l
         "distance_original": distances["original"],
         "delta": signs * np.exp(joined("delta_log")),
     }
-    theory = theory_curve(model, np.asarray(sizes))
+    theory = leading_order(model, np.asarray(sizes))
     table = []
     for k, n in enumerate(sizes):
         row: dict[str, Any] = {"n": n}
@@ -213,7 +213,7 @@ def summarise(rows: list[dict[str, Any]], model: Any, sizes: Sequence[int]) -> l
             row[name], row[f"{name}_standard_error"] = mean_and_error(values[:, k])
         row |= positive_share(signs[:, k])
         for name, values in theory._asdict().items():
-            row[f"{name}_theory"] = float(values[k])
+            row[f"{name}_leading_order"] = float(values[k])
         table.append(row)
     return table
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from data_generation.gaussians import IsotropicMixture
 from diffusions.linear_denoiser import OneStepModel
-from diffusions.linear_denoiser_theory import theory_curve
+from diffusions.linear_denoiser_theory import leading_order
 from experiments.figures import new_figure, save_figure
 
 MEASURED = "#c2410c"
@@ -33,7 +33,7 @@ def _band(axes: Axes, table: list[dict[str, Any]], name: str, *, label: str, col
 
 
 def plot_linear(file: Path, table: list[dict[str, Any]], model: OneStepModel) -> None:
-    """H^2, KL, P(Delta > 0) and the generated variance against n, with theory and error bands.
+    """H^2, KL, P(Delta > 0) and variance against n, with error bands and the leading order.
 
     Args:
         file: where to.
@@ -45,7 +45,7 @@ def plot_linear(file: Path, table: list[dict[str, Any]], model: OneStepModel) ->
     n, d = _column(table, "n"), model.dimension
     # The curves begin below the smallest size and end above the largest one.
     fine = np.unique(np.geomspace(max(2, n.min() * 0.8), n.max() * 1.25, 240).astype(int))
-    theory = theory_curve(model, fine)._asdict()
+    theory = leading_order(model, fine)._asdict()
     limits = {
         "hellinger_squared": model.limiting_hellinger_squared,
         "log_affinity": -np.log1p(-model.limiting_hellinger_squared),
@@ -64,7 +64,7 @@ def plot_linear(file: Path, table: list[dict[str, Any]], model: OneStepModel) ->
         _band(axes, table, name, label="measured, $\\pm$ 2 standard errors", color=MEASURED)
         # An infinite value is a gap in the curve.
         curve = np.where(np.isfinite(theory[name]), theory[name], np.nan)
-        axes.plot(fine, curve, color=THEORY, linewidth=1.2, label="theory", zorder=3)
+        axes.plot(fine, curve, color=THEORY, linewidth=1.2, label="theory, leading order", zorder=3)
         axes.axhline(limits[name], color=LIMIT, linestyle=":", linewidth=1, label=r"$n \to \infty$")
         if name != "hellinger_squared":
             axes.set_yscale("log")
