@@ -3,17 +3,18 @@
 grid      40 x 40 log densities with 200 log SNRs each: one compiled call, against a loop that calls the
           network for one point and one log SNR at a time, as a loop over data does, and against a loop
           over points that batches the log SNRs. Loops are timed on a part of the points.
-steps     training steps per second of the planar network.
+steps     training steps per processor second of the planar network.
 images    seconds for the likelihood of 1000 images (one draw each) and FLOPs per second.
 control   validation nll of the same planar network trained plainly: independent log SNRs, one noise,
           constant Adam 1e-3, ReLU, no preconditioning; beside the defaults of the script.
+
+Seconds are processor time over all threads; on an accelerator, by the clock.
 """
 
 import argparse
 import functools
 import json
 import sys
-import time
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 import optax
 from measurement import (
     arguments_of,
+    clock,
     describe_machine,
     measure_apart,
     median_seconds,
@@ -88,9 +90,9 @@ def measure_grid(request: dict[str, Any]) -> dict[str, Any]:
     seconds = {}
     for name, loop, n in (("points", loop_over_points, 40), ("both", loop_over_both, 3)):
         loop(1)
-        start = time.perf_counter()
+        start = clock()
         loop(n)
-        seconds[name] = (time.perf_counter() - start) * len(points) / n
+        seconds[name] = (clock() - start) * len(points) / n
     return {
         "compiled": compiled,
         "loop_over_points": seconds["points"],

@@ -28,15 +28,48 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def clock() -> float:
+    """Processor seconds of all threads of this process; by the clock where an accelerator computes.
+
+    Other work on the machine lengthens processor time a little, time by the clock without bounds.
+    """
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.default_backend() != "cpu":
+        return time.perf_counter()
+    return time.process_time()
+
+
+def children_seconds() -> float:
+    """Processor seconds of all processes that this one has started and waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def median_seconds(call: Callable[[], Any], repetitions: int) -> float:
-    """Median time of a call, after one that compiles; the call waits for what it computes."""
+    """Median `clock` time of a call, after one that compiles; the call waits for what it computes."""
     call()
     found = []
     for _ in range(repetitions):
-        start = time.perf_counter()
+        start = clock()
         call()
-        found.append(time.perf_counter() - start)
+        found.append(clock() - start)
     return statistics.median(found)
+
+
+ONE_THREAD = {
+    "NPROC": "1",  # of JAX
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+}
+"""Variables with which the libraries that are measured use one thread."""
+
+
+def one_processor() -> None:
+    """Keeps this process on one processor, where the system can; to be called before JAX starts."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -45,12 +78,14 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, **more}
 
 
-def measure_apart(script: str, request: dict[str, Any], timeout: float) -> dict[str, Any]:
-    """The measurement of one request, or `{"failed": why}`."""
+def measure_apart(
+    script: str, request: dict[str, Any], timeout: float, **more: str
+) -> dict[str, Any]:
+    """The measurement of one request, or `{"failed": why}`; `more` goes to its environment."""
     command = [sys.executable, script, f"--measure={json.dumps(request)}"]
     try:
         finished = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, env=environment()
+            command, capture_output=True, text=True, timeout=timeout, env=environment(**more)
         )
     except subprocess.TimeoutExpired:
         return {"failed": f"stopped after {timeout:.0f} s"}

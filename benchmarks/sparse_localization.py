@@ -1,11 +1,13 @@
-r"""Message-passing denoiser: time and memory per sample beside a module that stores every hidden unit.
+r"""Message-passing denoiser: CPU time and memory beside a module that stores every hidden unit.
 
     python benchmarks/sparse_localization.py
     python benchmarks/sparse_localization.py --sizes=350,128 --hidden=32,64,128
 
 The naive module is the architecture written down directly in PyTorch: its message layer holds
 [batch, n, n, hidden]. It needs the extra `torch`; without it its row says so. Both get the same
-parameters and the same observations; `difference` is the largest |u - u'| between the two.
+parameters and the same observations; `difference` is the largest |u - u'| between the two. Milliseconds
+are processor time on one thread, per sample, for both in one run: what a busy machine does to the clock
+is no part of them.
 
 Operations per second count, per pair of nodes, hidden unit and layer, the four of a forward pass that
 `blocked_messages` names (a multiply-add counts two: five). The peak of the fused network is XLA's own
@@ -21,12 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from measurement import (
+    ONE_THREAD,
     Table,
     arguments_of,
     describe_machine,
     measure_apart,
     median_seconds,
     numbers,
+    one_processor,
     peak_memory,
     write_output,
 )
@@ -145,6 +149,7 @@ def measure_naive(request: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
     import torch
 
+    torch.set_num_threads(1)
     n, batch, hidden, k = (request[name] for name in ("n", "batch", "hidden", "k"))
     data = {name: torch.from_numpy(x) for name, x in inputs(n, batch, k).items()}
     module = naive_module(hidden, k)
@@ -200,6 +205,7 @@ def main() -> None:
     """Prints the table."""
     arguments = arguments_of(__doc__, define)
     if arguments.measure:
+        one_processor()
         kinds = {"fused": measure_fused, "naive": measure_naive}
         print(json.dumps(kinds[arguments.measure["kind"]](arguments.measure)))
         return
@@ -210,8 +216,8 @@ def main() -> None:
             ("n", "n", 4, "d"),
             ("hidden", "hidden", 6, "d"),
             ("batch", "batch", 5, "d"),
-            ("forward_ms", "forward ms", 10, ".2f"),
-            ("gradient_ms", "gradient ms", 11, ".2f"),
+            ("forward_ms", "forward CPU ms", 14, ".2f"),
+            ("gradient_ms", "gradient CPU ms", 15, ".2f"),
             ("forward_floats", "peak/n^2", 8, ".2f"),
             ("gradient_floats", "with grad", 9, ".2f"),
             ("rate", "Gop/s", 6, ".1f"),
@@ -240,7 +246,7 @@ def main() -> None:
 
 
 def _measured(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
-    row = request | measure_apart(__file__, request, arguments.timeout)
+    row = request | measure_apart(__file__, request, arguments.timeout, **ONE_THREAD)
     if "failed" not in row:
         row |= {f"{name}_ms": 1e3 * row[name] for name in ("forward", "gradient")}
     return row
