@@ -1,18 +1,23 @@
 """Denoising errors as curves over the log SNR: what they say of densities.
 
 For data on a grid of step Delta, -log P(x) is half the integral of mmse_x over the SNR (Kong,
-Brekelmans and Ver Steeg, Information-theoretic diffusion, ICLR 2023), and any estimate of x bounds it:
+Brekelmans and Ver Steeg, Information-theoretic diffusion, ICLR 2023), and the mean over data of any
+estimate of x bounds that of -log P(x):
 
-    -log P(x) <= 1/2 sum_i log(1 + l_i e^{a_L}) + 1/2 int_{a_L}^{a_R} e^a mse_x(a) da
+    -log P(x) <= G(x, a_L) + 1/2 int_{a_L}^{a_R} e^a E_eps |x - x_hat|^2 da
                  + 4 d sum_{j >= 1} exp(-(j - 1/2)^2 Delta^2 e^{a_R} / 2),                          (1)
 
-the first term being the error of a Gaussian below a_L, the last that of rounding z above a_R: the error
-j Delta needs noise beyond (j - 1/2) Delta, and int 1/2 sum_j Delta^2 (2 j - 1) exp(-(j - 1/2)^2 Delta^2
-snr / 2) d snr = sum_j 2 / (j - 1/2) exp(...) <= 4 sum_j exp(...).
+the first term being the error of a Gaussian's estimate below a_L, `diffusions.gaussian_reference`
+equation (4), the last that of rounding z above a_R: the error j Delta needs noise beyond
+(j - 1/2) Delta, and int 1/2 sum_j Delta^2 (2 j - 1) exp(-(j - 1/2)^2 Delta^2 snr / 2) d snr
+= sum_j 2 / (j - 1/2) exp(...) <= 4 sum_j exp(...).
 
-In the middle the estimate is clamped to the range of the data and rounded where that helps.
+In the middle the estimate is clamped to the range of the data and rounded where that helps. Which
+rounding, and which model of an ensemble, is fixed at every log SNR before (1) is estimated, because the
+smallest of several noisy errors is too small.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -21,11 +26,11 @@ import numpy as np
 
 from diffusions.arguments import checked
 from diffusions.gaussian_reference import GaussianReference
-from diffusions.likelihood import square_norm
+from diffusions.likelihood import Likelihood, averaged_terms, mean_of, square_norm
 from diffusions.log_snr import CHANNEL, LogSNRLaw
 from diffusions.objectives import Denoiser
-from diffusions.processes import corrupt
-from diffusions.typing import Array, Float, Key
+from diffusions.processes import beside, corrupt
+from diffusions.typing import Array, Float, Int, Key
 
 SOFT_REACH = 3
 """Grid steps on either side that soft rounding averages over."""
@@ -38,6 +43,17 @@ class ErrorCurves(NamedTuple):
     weight: Float[Array, "n"]
     epsilon: Float[Array, "n"]  # E |eps - eps_hat|^2
     clean: Float[Array, "n roundings"]  # e^a E |x - x_hat|^2: unrounded, and rounded hard and soft
+
+
+class Choice(NamedTuple):
+    """What is best at log SNRs in increasing order: the number of a rounding, or of a model."""
+
+    a: Float[Array, "n"]
+    best: Int[Array, "n"]
+
+    def at(self, a: Float[Array, "batch"]) -> Int[Array, "batch"]:
+        """The choice at the nearest log SNR."""
+        return self.best[jnp.searchsorted(0.5 * (self.a[1:] + self.a[:-1]), a)]
 
 
 @checked
@@ -79,24 +95,36 @@ def error_curves(
         own = x
         if examples is not None and examples < x.shape[0]:
             own = x[jax.random.choice(choice_key, x.shape[0], (examples,), replace=False)]
-        snr = jnp.exp(a)
         levels = jnp.full(own.shape[0], a)
         z, eps = corrupt(CHANNEL, noise_key, own, levels)
         found = denoiser(z, levels)
-        clean = (z - CHANNEL.sigma(a) * found) / CHANNEL.alpha(a)
-        if bound is not None:
-            clean = jnp.clip(clean, -bound, bound)
-        options = [clean]
-        if delta is not None and bound is not None:
-            options += [
-                hard_rounding(clean, delta, bound),
-                soft_rounding(clean, snr, delta, bound),
-            ]
-        errors = [snr * square_norm(own - option).mean() for option in options]
-        return square_norm(eps - found).mean(), jnp.stack(errors)
+        clean = _clean_errors(z, found, own, levels, delta, bound)
+        return square_norm(eps - found).mean(), clean.mean(axis=0)
 
     epsilon, clean = jax.lax.map(one, (a, jax.random.split(key, n_log_snr)))
     return ErrorCurves(a, weight, epsilon, clean)
+
+
+def _clean_errors(
+    z: Float[Array, "batch ..."],
+    epsilon: Float[Array, "batch ..."],
+    x: Float[Array, "batch ..."],
+    a: Float[Array, "batch"],
+    delta: float | None,
+    bound: float | None,
+) -> Float[Array, "batch roundings"]:
+    """e^a |x - x_hat|^2 of a prediction of eps: unrounded, and with a grid rounded hard and soft."""
+    clean = (z - beside(CHANNEL.sigma(a), z) * epsilon) / beside(CHANNEL.alpha(a), z)
+    if bound is not None:
+        clean = jnp.clip(clean, -bound, bound)
+    snr = jnp.exp(a)
+    options = [clean]
+    if delta is not None and bound is not None:
+        options += [
+            hard_rounding(clean, delta, bound),
+            soft_rounding(clean, beside(snr, clean), delta, bound),
+        ]
+    return jnp.stack([snr * square_norm(x - option) for option in options], axis=-1)
 
 
 @checked
@@ -107,56 +135,109 @@ def hard_rounding(x: Float[Array, "..."], delta: float, bound: float) -> Array:
 
 @checked
 def soft_rounding(
-    x: Float[Array, "..."], snr: Float[Array, ""], delta: float, bound: float
+    x: Float[Array, "..."], snr: Float[Array, "..."], delta: float, bound: float
 ) -> Array:
-    """Mean of the grid points near x, weighed by exp(-snr (x - point)^2 / 2)."""
+    """Mean of the grid points near x, weighed by exp(-snr (x - point)^2 / 2).
+
+    Args:
+        x: of any shape.
+        snr: to be broadcast against x.
+        delta: step of the grid.
+        bound: where it ends, on either side.
+    """
     nearest = hard_rounding(x, delta, bound)
     points = nearest[..., None] + delta * jnp.arange(-SOFT_REACH, SOFT_REACH + 1)
-    logits = -0.5 * snr * (x[..., None] - points) ** 2
+    logits = -0.5 * snr[..., None] * (x[..., None] - points) ** 2
     inside = jnp.abs(points) <= bound + 0.5 * delta
     return (jax.nn.softmax(jnp.where(inside, logits, -jnp.inf), axis=-1) * points).sum(axis=-1)
 
 
-def ensemble(curves: list[ErrorCurves]) -> ErrorCurves:
-    """The smallest error of several models at each log SNR, which still gives a bound.
+def best_rounding(curves: ErrorCurves) -> Choice:
+    """The rounding of smallest clean error at each log SNR, for `discrete_nll` on other draws."""
+    return Choice(curves.a, curves.clean.argmin(axis=1))
+
+
+def ensemble(denoisers: Sequence[Denoiser], pilots: Sequence[ErrorCurves]) -> Denoiser:
+    """One denoiser out of several models: at each log SNR the one of smallest error in its pilot.
+
+    It is fixed before it is evaluated, on other draws than the pilots', so every bound by it is one.
+
+    Args:
+        denoisers: predict eps at log SNR a.
+        pilots: of each, at the same log SNRs.
 
     Raises:
-        ValueError: no curves, or at different log SNRs.
+        ValueError: no model, not one curve each, or curves at different log SNRs.
     """
-    if not curves:
-        raise ValueError("an ensemble needs at least one model")
-    if any(not np.array_equal(c.a, curves[0].a) for c in curves):
+    if not denoisers or len(denoisers) != len(pilots):
+        raise ValueError(
+            "an ensemble needs at least one model and a curve of each, "
+            f"got {len(denoisers)} and {len(pilots)}"
+        )
+    if any(not np.array_equal(pilot.a, pilots[0].a) for pilot in pilots):
         raise ValueError("the curves of an ensemble must have the same log SNRs")
-    return curves[0]._replace(
-        epsilon=jnp.min(jnp.stack([c.epsilon for c in curves]), axis=0),
-        clean=jnp.min(jnp.stack([c.clean for c in curves]), axis=0),
-    )
+    errors = jnp.stack([pilot.epsilon for pilot in pilots])
+    choice = Choice(pilots[0].a, errors.argmin(axis=0))
+
+    def chosen(z: Array, a: Array) -> Array:
+        number = beside(choice.at(a).astype(z.dtype), z)
+        conditions = [number == k for k in range(len(denoisers))]
+        return jnp.select(conditions, [denoiser(z, a) for denoiser in denoisers])
+
+    return chosen
 
 
 def nll_from_curves(curves: ErrorCurves, reference: GaussianReference) -> Float[Array, ""]:
-    """The mean of -log p(x), `diffusions.likelihood` equation (1), in nats."""
+    """The mean of -log p(x), `diffusions.likelihood` equation (1), in nats.
+
+    Whatever the Gaussian: h_G and mmse_G together are a constant.
+    """
     difference = curves.epsilon - reference.mmse(curves.a)
     return reference.entropy() + 0.5 * (curves.weight * difference).mean()
 
 
 @checked
-def discrete_bound(
-    curves: ErrorCurves, law: LogSNRLaw, eigenvalues: Float[Array, "d"], delta: float
-) -> Float[Array, ""]:
-    """Equation (1), with the best of all roundings at each log SNR.
+def discrete_nll(
+    denoiser: Denoiser,
+    key: Key,
+    x: Float[Array, "batch ..."],
+    law: LogSNRLaw,
+    reference: GaussianReference,
+    rounding: Choice,
+    *,
+    delta: float,
+    bound: float,
+    n_samples: int = 8,
+    chunk: int | None = None,
+) -> Likelihood:
+    """Equation (1) averaged over data, in nats.
 
     Args:
-        curves: measured with `delta` on the grid of `law`.
-        law: its ends are a_L and a_R.
-        eigenvalues: of the data's covariance.
-        delta: step of the data's grid.
+        denoiser: predicts eps at log SNR a.
+        key: of log SNRs and noises, not the one that `rounding` was chosen with.
+        x: the data, on the grid.
+        law: of the log SNRs; its ends are a_L and a_R.
+        reference: estimates x below a_L.
+        rounding: which one where, from `best_rounding`.
+        delta: step of the grid.
+        bound: data lie in [-bound, bound].
+        n_samples: draws per example.
+        chunk: examples computed at a time, which bounds memory; absent, all.
 
     Returns:
-        Nats per example.
+        The mean over these examples, and its standard error as an estimate of the mean over the law
+        that they are a sample of.
     """
+
+    def terms(eps: Array, x: Array, a: Array, weight: Array) -> Array:
+        z = beside(CHANNEL.alpha(a), x) * x + beside(CHANNEL.sigma(a), x) * eps
+        errors = _clean_errors(z, denoiser(z, a), x, a, delta, bound)
+        chosen = jnp.take_along_axis(errors, rounding.at(a)[:, None], axis=1)[:, 0]
+        return 0.5 * weight * chosen
+
     low, high = law.ends
-    left = 0.5 * jnp.log1p(eigenvalues * np.exp(low)).sum()
-    middle = 0.5 * (curves.weight * curves.clean.min(axis=1)).mean()
+    middle = averaged_terms(terms, key, x, law, n_samples=n_samples, chunk=chunk)
     j = np.arange(1, 1000) - 0.5
-    right = 4.0 * len(eigenvalues) * np.exp(-0.5 * j**2 * delta**2 * np.exp(high)).sum()
-    return left + middle + right
+    d = int(np.prod(x.shape[1:]))
+    right = 4.0 * d * np.exp(-0.5 * j**2 * delta**2 * np.exp(high)).sum()
+    return mean_of(reference.clean_error_below(x, low) + middle + right)

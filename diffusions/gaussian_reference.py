@@ -5,6 +5,14 @@ With mean m, covariance C of eigenvalues l_i, s = sigmoid(a) and q = sigmoid(-a)
     h = d/2 log(2 pi e) + 1/2 sum_i log l_i                                                         (1)
     mmse(a) = sum_i sigmoid(a + log l_i)                                                            (2)
     eps(z, a) = sqrt(q) (s C + q I)^{-1} (z - sqrt(s) m)                                            (3)
+
+and, for a single x with the coordinates u_i of x - m along the eigenvectors, half the integral of the
+error of its clean estimate over the SNR g up to e^a
+
+    1/2 int_0^{e^a} E |x - x_G|^2 dg
+        = 1/2 sum_i [log(1 + e^a l_i) + e^a (u_i^2 - l_i) / (1 + e^a l_i)]                          (4)
+
+whose mean over the Gaussian's own law has the logarithms only.
 """
 
 from typing import Literal
@@ -48,6 +56,16 @@ class GaussianReference:
         d = self.mean.shape[0]
         log_norm = d * np.log(2 * np.pi) + jnp.log(self.eigenvalues).sum()
         return -0.5 * ((along**2 / self.eigenvalues).sum(axis=-1) + log_norm)
+
+    @checked
+    def clean_error_below(
+        self, x: Float[Array, "batch ..."], a: Float[Array, ""]
+    ) -> Float[Array, "batch"]:
+        """Equation (4)."""
+        along = self._along(self._flat(x) - self.mean)
+        told = jnp.exp(a) * self.eigenvalues
+        more = jnp.exp(a) * (along**2 - self.eigenvalues) / (1.0 + told)
+        return 0.5 * (jnp.log1p(told) + more).sum(axis=-1)
 
     @checked
     def epsilon(

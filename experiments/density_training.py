@@ -17,7 +17,7 @@ from data_generation.command_line import say
 from data_generation.json_file import read_record
 from diffusions.error_curves import ErrorCurves, error_curves
 from diffusions.gaussian_reference import GaussianReference, preconditioned
-from diffusions.likelihood import Likelihood, bits_per_dimension, nll, nll_loss
+from diffusions.likelihood import Likelihood, bits_per_dimension, mean_of, nll, nll_loss
 from diffusions.log_snr import LogSNRLaw, law_from_curve, law_from_spectrum
 from diffusions.objectives import Denoiser
 from diffusions.training import TrainingState, initial_state, shuffled_batches, train_epochs
@@ -35,8 +35,27 @@ EVALUATION_SEED = 20
 """Of the noise of every evaluation: nothing is taken from the training stream."""
 NLL_SAMPLES = {True: 50, False: 1}
 """Draws per validation example, in the plane and for images."""
+CURVE_IMAGES = 64
+"""Validation images drawn for each log SNR of an error curve."""
 IMAGE_CHUNK = 100
 """Images whose likelihood is computed at a time."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What validation data say of the network and of the Gaussian reference.
+
+    Attributes:
+        nll: of the network, in nats, continuous.
+        gaussian_nll: likewise, exactly.
+        curves: denoising errors of the network.
+        gaussian_curves: those of the Gaussian, on the same examples and noises.
+    """
+
+    nll: Likelihood
+    gaussian_nll: Likelihood
+    curves: ErrorCurves
+    gaussian_curves: ErrorCurves
 
 
 class Task(abc.ABC):
@@ -81,9 +100,13 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def concluded(
-        self, run: RunFolder, params: Params, law: LogSNRLaw, curves: ErrorCurves
+        self, run: RunFolder, params: Params, law: LogSNRLaw, measured: Measured
     ) -> dict[str, Any]:
         """Pictures at the end, and more for the summary."""
+
+    def discrete(self, params: Params, law: LogSNRLaw) -> dict[str, Likelihood]:
+        """Bounds by name of -log P of data on a grid; none of other data."""
+        return {}
 
     def denoiser(self, params: Params, *, dropout: Key | None = None) -> Denoiser:
         """The denoiser of some parameters, with dropout where there is a key for it."""
@@ -123,7 +146,6 @@ def learn_density(
             law,
             task.reference,
             n_samples=NLL_SAMPLES[settings.is_planar],
-            reference_term="law",
             chunk=None if settings.is_planar else IMAGE_CHUNK,
         )
 
@@ -141,34 +163,38 @@ def learn_density(
     )
     start = time.perf_counter()
     params = state.ema
-    value, standard_error = (float(number) for number in likelihood(params))
-    # Of these very examples: what G loses on them takes the place of what it loses on its law.
-    gaussian = float(task.reference.entropy())
-    on_points = value - gaussian - float(task.reference.log_density(x).mean())
-    curves = _curves(task, params, law)
-    _write_curves(run, task, curves)
+    measured = Measured(
+        nll=likelihood(params),
+        gaussian_nll=mean_of(-task.reference.log_density(x)),
+        curves=_curves(task, params, law),
+        gaussian_curves=_curves(task, None, law),
+    )
+    _write_curves(run, measured)
     network = run.path / "network"
     if not network.exists():
         save_network(
             network, task.module, params, _about(settings, law, task.shown), _reference_arrays(task)
         )
-    more = task.concluded(run, params, law, curves)
-    bits = {"continuous": bits_per_dimension(value, task.dimension)}
-    if "nll_discrete" in more:
-        bits["discrete"] = bits_per_dimension(more["nll_discrete"], task.dimension)
+    more = task.concluded(run, params, law, measured)
+    found = {"nll": measured.nll, "nll_gaussian": measured.gaussian_nll}
+    found |= task.discrete(params, law)
     seconds["evaluate"] += time.perf_counter() - start
-    summary = {
-        "nll": value,
-        "nll_standard_error": standard_error,
-        "nll_on_validation_points": on_points,
-        "nll_gaussian": gaussian,
+    for name, (value, error) in found.items():
+        bits, of_error = (bits_per_dimension(float(v), task.dimension) for v in (value, error))
+        say(
+            f"  {name} on validation data {value:.4f} +- {error:.4f} nats, "
+            f"{bits:.4f} +- {of_error:.4f} bits per dimension"
+        )
+    numbers = {name: float(value) for name, (value, _) in found.items()}
+    errors = {name: float(error) for name, (_, error) in found.items()}
+    return {
+        **numbers,
+        "standard_error": errors,
+        "bits_per_dim": {k: bits_per_dimension(v, task.dimension) for k, v in numbers.items()},
         "log_snr": dataclasses.asdict(law),
         "epochs": settings.epochs,
-        "bits_per_dim": bits,
         **more,
     }
-    say(f"  validation nll {value:.4f} +- {standard_error:.4f} nats (a Gaussian: {gaussian:.4f})")
-    return summary
 
 
 def _training(
@@ -253,33 +279,29 @@ def _law(
     return LogSNRLaw(loc=kept.loc, scale=kept.scale, clip=settings.clip)
 
 
-def _curves(task: Task, params: Params, law: LogSNRLaw) -> ErrorCurves:
+def _curves(task: Task, params: Params | None, law: LogSNRLaw) -> ErrorCurves:
+    """Of the network, or without parameters of the Gaussian, on the same examples and noises."""
     n_log_snr = task.settings.n_log_snr
     assert n_log_snr is not None
     x = task.validation_examples()
-    options: dict[str, Any] = {}
-    if not task.settings.is_planar:
-        from data_generation.image_batches import GRID_STEP
-
-        options = {"delta": GRID_STEP, "bound": 1.0, "examples": min(len(x), 64)}
     measure = jax.jit(
-        lambda params, x: error_curves(
-            task.denoiser(params),
+        lambda params, reference, x: error_curves(
+            reference.epsilon if params is None else task.denoiser(params),
             jax.random.fold_in(jax.random.key(EVALUATION_SEED), 1),
             x,
             law,
             n_log_snr=n_log_snr,
-            **options,
+            examples=None if task.settings.is_planar else min(len(x), CURVE_IMAGES),
         )
     )
-    return measure(params, x)
+    return measure(params, task.reference, x)
 
 
-def _write_curves(run: RunFolder, task: Task, curves: ErrorCurves) -> None:
+def _write_curves(run: RunFolder, measured: Measured) -> None:
     columns = {
-        "log_snr": curves.a,
-        "mse": curves.epsilon,
-        "mse_gaussian": task.reference.mmse(curves.a),
+        "log_snr": measured.curves.a,
+        "mse": measured.curves.epsilon,
+        "mse_gaussian": measured.gaussian_curves.epsilon,
     }
     rows = np.stack(list(columns.values()), axis=1).tolist()
     write_table(run.path / "mse_curve.csv", [dict(zip(columns, row, strict=True)) for row in rows])

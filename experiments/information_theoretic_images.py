@@ -9,20 +9,25 @@ import numpy as np
 from checkpoints import load_network
 from data_generation.image_batches import GRID_STEP, as_bytes, image_batch, normalised
 from data_generation.images import ImageData, load_images, padded, subset
-from diffusions.error_curves import ErrorCurves, discrete_bound
-from diffusions.gaussian_reference import fitted_reference
+from diffusions.error_curves import best_rounding, discrete_nll, error_curves
+from diffusions.gaussian_reference import GaussianReference, fitted_reference
+from diffusions.likelihood import Likelihood
 from diffusions.log_snr import CHANNEL, LogSNRLaw
 from diffusions.networks.presets import UNET_PRESETS
 from diffusions.networks.unet import UNet
 from diffusions.samplers import Model, ode, prior, sde, uniform_times
 from diffusions.typing import Array, Key, Params
-from experiments.density_training import Task
+from experiments.density_training import EVALUATION_SEED, IMAGE_CHUNK, Measured, Task
 from experiments.information_theoretic_plots import plot_error_curve, plot_images, plot_loss
 from experiments.information_theoretic_settings import InformationTheoreticSettings
 from experiments.run_folder import RunFolder
 
 SAMPLE_SEED = 22
 LOG_SNR_SCALE = 50.0
+DISCRETE_SAMPLES = 8
+"""Draws per validation image; without a reference to subtract one would tell little."""
+ROUNDING_IMAGES = 16
+"""Training images by which the rounding of each log SNR is chosen."""
 
 
 class ImageTask(Task):
@@ -93,23 +98,59 @@ class ImageTask(Task):
         """Nothing: a panel of samples costs more than an epoch of a small network."""
 
     def concluded(
-        self, run: RunFolder, params: Params, law: LogSNRLaw, curves: ErrorCurves
+        self, run: RunFolder, params: Params, law: LogSNRLaw, measured: Measured
     ) -> dict[str, Any]:
-        """Bits per dimension of the grid's probabilities, samples, and pictures."""
+        """Samples and pictures."""
         samples = as_bytes(self._samples(params, law))
         np.savez_compressed(run.path / "samples.npz", samples=np.asarray(samples))
         if self.settings.plots:
             plot_images(run.plots / "samples.png", np.asarray(samples))
             plot_images(run.plots / "data.png", np.asarray(self.train[: len(samples)]))
-            plot_error_curve(run.plots / "mse_curve.png", curves, self.reference)
+            plot_error_curve(run.plots / "mse_curve.png", measured.curves, measured.gaussian_curves)
             plot_loss(
                 run.plots / "training.png",
                 run.rows(),
                 truth=None,
-                gaussian=float(self.reference.entropy()),
+                gaussian=float(measured.gaussian_nll.value),
             )
-        discrete = discrete_bound(curves, law, self.reference.eigenvalues, GRID_STEP)
-        return {"nll_discrete": float(discrete)}
+        return {}
+
+    def discrete(self, params: Params, law: LogSNRLaw) -> dict[str, Likelihood]:
+        """Of the network and of the Gaussian, with the best rounding of each."""
+        return {
+            "nll_discrete": self._discrete(params, law),
+            "nll_discrete_gaussian": self._discrete(None, law),
+        }
+
+    def _discrete(self, params: Params | None, law: LogSNRLaw) -> Likelihood:
+        n_log_snr = self.settings.n_log_snr
+        assert n_log_snr is not None
+        grid: dict[str, float] = {"delta": GRID_STEP, "bound": 1.0}
+        key = jax.random.key(EVALUATION_SEED)
+        choice_key, noise_key = jax.random.fold_in(key, 2), jax.random.fold_in(key, 3)
+
+        @jax.jit
+        def measure(
+            params: Params | None, reference: GaussianReference, shown: Array, x: Array
+        ) -> Likelihood:
+            denoiser = reference.epsilon if params is None else self.denoiser(params)
+            rounding = best_rounding(
+                error_curves(denoiser, choice_key, shown, law, n_log_snr=n_log_snr, **grid)
+            )
+            return discrete_nll(
+                denoiser,
+                noise_key,
+                x,
+                law,
+                reference,
+                rounding,
+                n_samples=DISCRETE_SAMPLES,
+                chunk=IMAGE_CHUNK,
+                **grid,
+            )
+
+        shown = normalised(self.train[:ROUNDING_IMAGES])
+        return measure(params, self.reference, shown, self.validation_examples())
 
     def _samples(self, params: Params, law: LogSNRLaw) -> Array:
         settings = self.settings

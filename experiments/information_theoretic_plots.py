@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from diffusions.error_curves import ErrorCurves
-from diffusions.gaussian_reference import GaussianReference
 from experiments.figures import new_figure, save_figure
 
 LEVELS = 24
@@ -18,14 +17,14 @@ DATA, MODEL = "#9aa0a6", "#c2410c"
 def plot_error_curve(
     file: Path,
     curves: ErrorCurves,
-    reference: GaussianReference,
+    gaussian_curves: ErrorCurves,
     *,
     exact: np.ndarray | None = None,
 ) -> None:
-    """The denoising error over the log SNR, and that of the ideal denoiser of a Gaussian."""
+    """Denoising errors over the log SNR: learned, and of a Gaussian's ideal denoiser."""
     figure, ((axes, gap),) = new_figure(2, size=3.8)
-    gaussian = np.asarray(reference.mmse(curves.a))
-    axes.plot(curves.a, gaussian, color=DATA, label="Gaussian of the same covariance")
+    gaussian = np.asarray(gaussian_curves.epsilon)
+    axes.plot(curves.a, gaussian, color=DATA, label="Gaussian of the training covariance")
     axes.plot(curves.a, curves.epsilon, color=MODEL, label="learned")
     gap.fill_between(curves.a, gaussian - np.asarray(curves.epsilon), color=MODEL, alpha=0.3)
     if exact is not None:
@@ -99,7 +98,7 @@ def plot_loss(file: Path, rows: list[dict], *, truth: float | None, gaussian: fl
     axes.plot(*validation.T, color=MODEL, marker="o", markersize=3, label="validation nll")
     axes.axhline(gaussian, color="black", linestyle="--", linewidth=0.7, label="Gaussian")
     if truth is not None:
-        axes.axhline(truth, color="black", linestyle=":", label="entropy")
+        axes.axhline(truth, color="black", linestyle=":", label="exact")
     low = min(validation[:, 1].min(), np.quantile(loss[:, 1], 0.02), truth if truth else np.inf)
     high = max(gaussian, float(np.quantile(loss[:, 1], 0.98)))
     margin = 0.05 * (high - low) + 1e-6

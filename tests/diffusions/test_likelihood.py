@@ -1,10 +1,14 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diffusions.error_curves import (
-    discrete_bound,
+    ErrorCurves,
+    best_rounding,
+    discrete_nll,
     ensemble,
     error_curves,
     hard_rounding,
@@ -18,7 +22,14 @@ from diffusions.gaussian_reference import (
     preconditioned,
     standard_reference,
 )
-from diffusions.likelihood import bits_per_dimension, log_density, nll, nll_loss, score
+from diffusions.likelihood import (
+    averaged_terms,
+    bits_per_dimension,
+    log_density,
+    nll,
+    nll_loss,
+    score,
+)
 from diffusions.log_snr import CHANNEL, LogSNRLaw, law_from_curve, law_from_spectrum
 
 WIDE = LogSNRLaw(loc=0.0, scale=3.0)
@@ -130,8 +141,55 @@ def test_preconditioning_a_zero_network_gives_the_gaussian():
     silent = preconditioned(lambda z, a: jnp.zeros_like(z), reference)
     found = nll(silent, jax.random.key(1), x, WIDE, reference)
     assert float(found.value) == pytest.approx(float(-reference.log_density(x).mean()), abs=1e-4)
-    of_the_law = nll(silent, jax.random.key(1), x, WIDE, reference, reference_term="law")
-    assert float(of_the_law.value) == pytest.approx(float(reference.entropy()), abs=1e-4)
+
+
+def test_held_out_examples_of_another_covariance():
+    """Where G is fitted to N(0, diag(1, 2)) and judged by N(0, diag(3, 1/2)), all is known."""
+    fitted, judged, d = jnp.asarray([1.0, 2.0]), jnp.asarray([3.0, 0.5]), 2
+    reference = GaussianReference(jnp.zeros(d), fitted, None)
+    n = 20_000
+    x = jnp.sqrt(judged) * jax.random.normal(jax.random.key(0), (n, d))
+    cross = 0.5 * float(jnp.log(2 * np.pi * fitted).sum() + (judged / fitted).sum())
+    deviation = float(jnp.sqrt(0.5 * ((judged / fitted) ** 2).sum() / n))
+    assert cross - float(reference.entropy()) > 40 * deviation  # h_G is no bound here
+    silent = preconditioned(lambda z, a: jnp.zeros_like(z), reference)
+    found = nll(silent, jax.random.key(1), x, WIDE, reference)
+    assert abs(float(found.value) - cross) < 4 * deviation
+    assert float(found.standard_error) == pytest.approx(deviation, rel=0.05)
+    curves = error_curves(silent, jax.random.key(2), x, WIDE)
+    assert float(nll_from_curves(curves, reference)) == pytest.approx(cross, abs=0.05)
+    # With the denoiser of the law that is judged, its entropy.
+    ideal = gaussian(jnp.zeros(d), jnp.diag(judged))
+    found = nll(ideal.denoiser(CHANNEL), jax.random.key(1), x, WIDE, reference, n_samples=8)
+    assert abs(float(found.value - ideal.entropy())) < 4 * float(found.standard_error)
+    assert float(found.standard_error) < 0.02
+
+
+def test_the_clean_error_of_a_gaussian_below_a_log_snr():
+    """Equation (4) of the reference against the integral of the error itself, at one x."""
+    variances, mean, a = np.array([0.5, 3.0]), np.array([1.0, -2.0]), 0.7
+    x = np.array([2.5, -1.0])
+    snr = np.linspace(0.0, np.exp(a), 20_001)[:, None]
+    shrunk = ((x - mean) ** 2 + snr * variances**2) / (1 + snr * variances) ** 2
+    expected = 0.5 * np.trapezoid(shrunk.sum(axis=1), snr[:, 0])
+    reference = GaussianReference(jnp.asarray(mean), jnp.asarray(variances), None)
+    found = reference.clean_error_below(jnp.asarray(x)[None], a)
+    assert float(found[0]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_draws_of_an_example_are_stratified():
+    """Each example alone has a smooth integral to high accuracy, whatever its place in the batch."""
+    x = jnp.zeros((64, 1))
+
+    def values(stratified):
+        return averaged_terms(
+            lambda eps, x, a, weight: weight * jax.nn.sigmoid(a) * jax.nn.sigmoid(-a),
+            jax.random.key(0), x, WIDE, n_samples=32, stratified=stratified,
+        )  # fmt: skip
+
+    apart, together = (values(choice) for choice in (False, True))
+    assert float(together.mean()) == pytest.approx(1.0, abs=1e-3)
+    assert float(apart.std()) > 8 * float(together.std())
 
 
 def test_a_network_may_see_what_the_gaussian_predicts():
@@ -234,34 +292,84 @@ def test_log_snr_from_a_curve():
         law_from_curve(a[:100], jax.nn.sigmoid(a[:100]), 5)
 
 
-def binary_law(d):
-    """Independent entries of -1 or 1, the probability of 1 being 0.3, and the ideal denoiser."""
+def binary_denoiser(z, a):
+    """The ideal one of independent entries of -1 or 1, the probability of 1 being 0.3."""
+    alpha, sigma = CHANNEL.alpha(a)[:, None], CHANNEL.sigma(a)[:, None]
+    clean = jnp.tanh(alpha * z / sigma**2 + 0.5 * jnp.log(0.3 / 0.7))
+    return (z - alpha * clean) / sigma
+
+
+def binary_data(key, n, share=0.3):
+    return jnp.where(jax.random.bernoulli(key, share, (n, 3)), 1.0, -1.0)
+
+
+BINARY = {"delta": 2.0, "bound": 1.0}
+BINARY_LAW = LogSNRLaw(loc=0.0, scale=1.5)
+BINARY_ENTROPY = -3 * (0.3 * np.log(0.3) + 0.7 * np.log(0.7))
+BINARY_REFERENCE = GaussianReference(jnp.full(3, -0.4), jnp.full(3, 0.84), None)
+
+
+@functools.partial(jax.jit, static_argnames=("factor", "law", "roundings"))
+def binary_bound(x, key=0, *, factor=1.0, law=BINARY_LAW, roundings=3):
+    """The discrete bound by the ideal denoiser, or a multiple of it."""
+    choice_key, key = jax.random.split(jax.random.key(key))
+    pilot_data = binary_data(jax.random.fold_in(choice_key, 1), 500)
 
     def denoiser(z, a):
-        alpha, sigma = CHANNEL.alpha(a)[:, None], CHANNEL.sigma(a)[:, None]
-        clean = jnp.tanh(alpha * z / sigma**2 + 0.5 * jnp.log(0.3 / 0.7))
-        return (z - alpha * clean) / sigma
+        return factor * binary_denoiser(z, a)
 
-    x = jnp.where(jax.random.bernoulli(jax.random.key(0), 0.3, (20_000, d)), 1.0, -1.0)
-    return x, denoiser, -d * (0.3 * np.log(0.3) + 0.7 * np.log(0.7))
+    pilot = error_curves(denoiser, choice_key, pilot_data, law, n_log_snr=40, **BINARY)
+    choice = best_rounding(pilot._replace(clean=pilot.clean[:, :roundings]))
+    return discrete_nll(denoiser, key, x, law, BINARY_REFERENCE, choice, n_samples=4, **BINARY)
 
 
 def test_the_discrete_bound_is_the_entropy_of_a_known_law():
-    x, denoiser, entropy = binary_law(3)
-    law = LogSNRLaw(loc=0.0, scale=1.5)
-    eigenvalues = jnp.var(x, axis=0)
-    curves = error_curves(denoiser, jax.random.key(1), x, law, n_log_snr=200, delta=2.0, bound=1.0)
+    x = binary_data(jax.random.key(0), 20_000)
     # With the ideal denoiser the clean estimate needs no rounding, and the bound is tight.
-    assert float(discrete_bound(curves, law, eigenvalues, 2.0)) == pytest.approx(entropy, rel=0.01)
+    tight = binary_bound(x)
+    assert abs(float(tight.value) - BINARY_ENTROPY) < 4 * float(tight.standard_error)
+    assert float(tight.standard_error) < 0.02
+    worse = binary_bound(x, factor=0.8)
+    assert float(worse.value) > BINARY_ENTROPY + 4 * float(worse.standard_error)
+    assert float(binary_bound(x, factor=0.8, roundings=1).value) > float(worse.value)
 
-    def poor(z, a):
-        return 0.8 * denoiser(z, a)
 
-    worse = error_curves(poor, jax.random.key(1), x, law, n_log_snr=200, delta=2.0, bound=1.0)
-    bound = float(discrete_bound(worse, law, eigenvalues, 2.0))
-    assert bound > entropy
-    without = worse._replace(clean=worse.clean[:, :1])
-    assert float(discrete_bound(without, law, eigenvalues, 2.0)) > bound
+def test_the_discrete_bound_is_that_of_the_examples_evaluated():
+    """Of entries that are 1 with probability 0.6, by the denoiser of 0.3; also what lies below a_L."""
+    x = binary_data(jax.random.key(0), 20_000, share=0.6)
+    expected = -3 * (0.6 * np.log(0.3) + 0.4 * np.log(0.7))
+    for scale in (1.5, 0.75):
+        found = binary_bound(x, law=LogSNRLaw(loc=0.0, scale=scale))
+        assert abs(float(found.value) - expected) < 4 * float(found.standard_error)
+        assert float(found.standard_error) < 0.025
+    low = LogSNRLaw(loc=0.0, scale=0.75).ends[0]
+    of_the_examples = float(BINARY_REFERENCE.clean_error_below(x, low).mean())
+    of_the_law = 1.5 * np.log1p(0.84 * np.exp(low))
+    assert of_the_examples - of_the_law > 0.03  # what the training law's error would lack
+
+
+def test_standard_errors_cover():
+    """Of the discrete and of the continuous bound, over fresh examples and noises."""
+    mixture = some_mixture(2)
+    denoiser = mixture.denoiser(CHANNEL)
+    reference = standard_reference(2)
+    exact = float(-mixture.log_density(mixture.sample(jax.random.key(9), 100_000)).mean())
+
+    def continuous(key):
+        draw_key, key = jax.random.split(jax.random.key(key))
+        x = mixture.sample(draw_key, 200)
+        return nll(denoiser, key, x, WIDE, reference, n_samples=4)
+
+    def discrete(key):
+        # Rare errors at high SNR weigh much: the mean of few examples would not be normal.
+        return binary_bound(binary_data(jax.random.key(1000 + key), 2000), key)
+
+    for estimate, truth in ((discrete, BINARY_ENTROPY), (continuous, exact)):
+        found = jax.lax.map(estimate, jnp.arange(100))
+        z = np.asarray((found.value - truth) / found.standard_error)
+        assert 0.85 < z.std() < 1.15
+        assert abs(z.mean()) < 0.35
+        assert 0.88 <= (np.abs(z) < 1.96).mean() <= 1.0
 
 
 def test_the_right_tail_bounds_the_error_of_rounding():
@@ -309,17 +417,48 @@ def test_curves_give_the_nll_and_ensembles_are_bounds():
     # One model fails at low SNR, the other at high: together they are as good as the exact one.
     early = curves(lambda a: jnp.where(a < 0, 0.5, 1.0))
     late = curves(lambda a: jnp.where(a < 0, 1.0, 0.5))
-    together = ensemble([early, late])
     assert float(nll_from_curves(early, reference)) > entropy + 0.05
-    np.testing.assert_allclose(together.epsilon, best.epsilon, rtol=1e-5)
+    models = [
+        lambda z, a: jnp.where(a < 0, 0.5, 1.0)[:, None] * exact(z, a),
+        lambda z, a: jnp.where(a < 0, 1.0, 0.5)[:, None] * exact(z, a),
+    ]
+    together = ensemble(models, [early, late])
+    z, a = x[:100], jnp.linspace(-11.0, 11.0, 100)
+    np.testing.assert_allclose(together(z, a), exact(z, a), rtol=1e-5)
     with pytest.raises(ValueError, match="at least one"):
-        ensemble([])
+        ensemble([], [])
+    with pytest.raises(ValueError, match="a curve of each, got 2 and 1"):
+        ensemble(models, [early])
     with pytest.raises(ValueError, match="same log SNRs"):
-        ensemble([best, best._replace(a=best.a + 1)])
+        ensemble(models, [early, late._replace(a=late.a + 1)])
+
+
+def test_an_ensemble_of_equals_is_no_better_than_each():
+    """The smaller of two noisy errors at each log SNR would be below the entropy."""
+    law = some_mixture(2)
+    exact = law.denoiser(CHANNEL)
+    x = law.sample(jax.random.key(0), 50)
+    pilots = [
+        ErrorCurves(*leaves)
+        for leaves in zip(
+            *jax.lax.map(
+                lambda key: error_curves(exact, key, x, WIDE),
+                jax.random.split(jax.random.key(2), 8),
+            ),
+            strict=True,
+        )
+    ]
+    smallest = jnp.min(jnp.stack([pilot.epsilon for pilot in pilots]), axis=0)
+    reference = fitted_reference(law.sample(jax.random.key(1), 5000))
+    entropy = float(-law.log_density(x).mean())
+    assert float(nll_from_curves(pilots[0]._replace(epsilon=smallest), reference)) < entropy - 0.5
+    found = nll(ensemble([exact] * 8, pilots), jax.random.key(9), x, WIDE, reference, n_samples=64)
+    alone = nll(exact, jax.random.key(9), x, WIDE, reference, n_samples=64)
+    assert float(found.value) == pytest.approx(float(alone.value), abs=1e-4)
 
 
 def test_curves_of_a_part_of_the_data():
-    x, denoiser, _ = binary_law(2)
+    x, denoiser = binary_data(jax.random.key(0), 20_000), binary_denoiser
     key = jax.random.key(1)
     part = error_curves(denoiser, key, x, WIDE, n_log_snr=20, examples=4000)
     whole = error_curves(denoiser, key, x, WIDE, n_log_snr=20)

@@ -6,14 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import experiments.chunked_training
 from checkpoints import load_network
 from data_generation.planar import planar_data
-from diffusions.gaussian_reference import GaussianReference, preconditioned
+from diffusions.error_curves import error_curves
+from diffusions.gaussian_reference import (
+    GaussianReference,
+    fitted_reference,
+    preconditioned,
+)
 from diffusions.likelihood import nll
 from diffusions.log_snr import LogSNRLaw
-from experiments import information_theoretic
+from experiments import density_training, information_theoretic
 
 PLANE = (
     "--n-points=400",
@@ -59,8 +65,8 @@ def scg(place):
 def test_what_a_run_leaves(scg):
     found = summary(scg)
     assert found["nll"] == pytest.approx(found["nll_true"], abs=0.8)
-    assert found["nll_true"] == pytest.approx(1.22, abs=0.2)
-    assert found["bits_per_dim"]["continuous"] == pytest.approx(found["nll"] / 2 / np.log(2))
+    assert found["entropy"] == pytest.approx(1.22, abs=0.2)
+    assert found["bits_per_dim"]["nll"] == pytest.approx(found["nll"] / 2 / np.log(2))
     assert {"data", "compile", "train", "evaluate", "total"} <= set(found["seconds"])
     plots = {p.name for p in (scg / "plots").iterdir()}
     assert {"density.png", "mse_curve.png", "samples.png", "training.png"} <= plots
@@ -71,6 +77,30 @@ def test_what_a_run_leaves(scg):
     assert np.load(scg / "samples.npz")["sde"].shape == (50, 2)
     epochs = [row["epoch"] for row in map(json.loads, (scg / "metrics.jsonl").open())]
     assert epochs == [1, 2, 2, 3, 4, 4, 5, 5]
+
+
+def test_everything_is_said_of_the_held_out_points(scg):
+    """The Gaussian's nll and the true one are means over the same points as the network's."""
+    found = summary(scg)
+    data = planar_data("scg", 0, n_points=400)
+    mean, covariance = data.train.mean(axis=0), np.cov(data.train.T)
+    of_gaussian = -stats.multivariate_normal(mean, covariance).logpdf(data.validation)
+    assert found["nll_gaussian"] == pytest.approx(of_gaussian.mean(), abs=1e-4)
+    error = of_gaussian.std(ddof=1) / np.sqrt(len(of_gaussian))
+    assert found["standard_error"]["nll_gaussian"] == pytest.approx(error, rel=1e-3)
+    assert found["nll_true"] == pytest.approx(-data.log_density(data.validation).mean())
+    entropy = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * covariance)[1]
+    assert abs(of_gaussian.mean() - entropy) > 1e-3  # which would not pass
+    _, _, of_gaussian_curve = np.loadtxt(scg / "mse_curve.csv", delimiter=",", skiprows=1).T
+    reference = fitted_reference(jnp.asarray(data.train))
+    noisy = error_curves(
+        reference.epsilon,
+        jax.random.key(3),
+        jnp.asarray(data.validation),
+        LogSNRLaw(**found["log_snr"]),
+        n_log_snr=16,
+    )
+    np.testing.assert_allclose(of_gaussian_curve, noisy.epsilon, atol=1.2)
 
 
 def test_the_saved_network_has_the_reported_nll(scg):
@@ -85,9 +115,15 @@ def test_the_saved_network_has_the_reported_nll(scg):
 
     law = LogSNRLaw(**network.about["log_snr"])
     again = nll(
-        preconditioned(denoiser, reference), jax.random.key(5), x, law, reference, n_samples=50
+        preconditioned(denoiser, reference),
+        jax.random.key(density_training.EVALUATION_SEED),
+        x,
+        law,
+        reference,
+        n_samples=density_training.NLL_SAMPLES[True],
     )
-    assert float(again.value) == pytest.approx(found["nll_on_validation_points"], abs=0.2)
+    assert float(again.value) == pytest.approx(found["nll"], rel=1e-4)
+    assert float(again.standard_error) == pytest.approx(found["standard_error"]["nll"], rel=1e-3)
 
 
 def result(run):
@@ -149,8 +185,15 @@ def test_log_snr_of_any_kind(place, log_snr):
 def test_images(place):
     run = start(place, "images", *PICTURES)
     found = summary(run)
-    assert set(found["bits_per_dim"]) == {"continuous", "discrete"}
-    assert found["bits_per_dim"]["discrete"] > 0
+    names = {"nll", "nll_gaussian", "nll_discrete", "nll_discrete_gaussian"}
+    assert set(found["bits_per_dim"]) == set(found["standard_error"]) == names
+    for name in names:
+        assert found["bits_per_dim"][name] == pytest.approx(found[name] / 1200 / np.log(2))
+        assert found["standard_error"][name] > 0
+    # Two evaluations of nearly the same: the network has hardly been trained.
+    for kind in ("nll", "nll_discrete"):
+        assert abs(found[kind] / found[f"{kind}_gaussian"] - 1) < 0.5
+    assert found["nll_discrete"] > 0
     assert (run / "plots" / "samples.png").stat().st_size > 1000
     assert load_network(run / "network").about["condition"] == "log_snr"
 
