@@ -240,4 +240,4 @@ def discrete_nll(
     j = np.arange(1, 1000) - 0.5
     d = int(np.prod(x.shape[1:]))
     right = 4.0 * d * np.exp(-0.5 * j**2 * delta**2 * np.exp(high)).sum()
-    return mean_of(reference.clean_error_below(x, low) + middle + right)
+    return mean_of(reference.clean_error_below(x, jnp.asarray(low)) + middle + right)

@@ -125,7 +125,7 @@ class ImageTask(Task):
     def _discrete(self, params: Params | None, law: LogSNRLaw) -> Likelihood:
         n_log_snr = self.settings.n_log_snr
         assert n_log_snr is not None
-        grid: dict[str, float] = {"delta": GRID_STEP, "bound": 1.0}
+        grid: dict[str, Any] = {"delta": GRID_STEP, "bound": 1.0}
         key = jax.random.key(EVALUATION_SEED)
         choice_key, noise_key = jax.random.fold_in(key, 2), jax.random.fold_in(key, 3)
 
