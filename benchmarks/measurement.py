@@ -106,7 +106,19 @@ def arguments_of(
     parser.add_argument("--timeout", type=float, default=timeout, help="seconds per measurement")
     parser.add_argument("--output", type=Path, help="also write the rows to this .json file")
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    found = parser.parse_args()
+    if found.output is not None and found.output.exists() and not _is_output(found.output):
+        parser.error(f"--output={found.output} exists and is not a benchmark's; name another file")
+    return found
+
+
+def _is_output(file: Path) -> bool:
+    """Whether `write_output` wrote a file, which it may replace."""
+    try:
+        content = json.loads(file.read_text()) if file.is_file() else None
+    except ValueError:
+        return False
+    return isinstance(content, dict) and content.keys() >= {"script", "machine"}
 
 
 def words(text: str) -> list[str]:

@@ -23,6 +23,7 @@ def main() -> None:
     from data_generation.dataset_folder import check_writable
     from data_generation.datasets import load_dataset
     from experiments.datasets import known_energy, population
+    from experiments.outputs import check_figures, check_output, is_evaluation
     from experiments.reporting import assess, draw, print_table
     from experiments.run_folder import SCHEMA_VERSION, RunFolder, write_json
 
@@ -40,15 +41,14 @@ def main() -> None:
         )
     output = Path(settings.output) if settings.output else run.path / "evaluation.json"
     check_writable(output.parent)
-    if output.is_dir():
-        raise ValueError(f"cannot write to {output}: it is a folder")
+    check_output(output, is_evaluation, "a result of experiments.evaluate")
+    plots = output.with_name(f"{output.stem}_plots")
+    if settings.plots:
+        check_figures(plots, output)
     truth = known_energy(dataset)
     result, predictions = assess(energies, snapshots, truth, settings.wasserstein_order)
     say(f"{run.path} ({trained.solver}, {energies.scheme}) on {dataset.name}, {settings.eval}")
     print_table(result, snapshots.time_values().tolist(), truth)
-    if settings.plots:
-        plots = output.with_name(f"{output.stem}_plots")
-        draw(plots, energies, truth, snapshots, predictions)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_json(
         output,
@@ -62,6 +62,8 @@ def main() -> None:
             "seconds": time.perf_counter() - start,
         },
     )
+    if settings.plots:  # after the result, by which the figures are known as ours
+        draw(plots, energies, truth, snapshots, predictions)
     say(f"  {output}")
 
 

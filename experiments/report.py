@@ -34,7 +34,7 @@ def write_report(folder: Path, file: Path) -> int:
 
     Args:
         folder: of the run or the sweep.
-        file: of the page; an older one is replaced.
+        file: of the page; an older page is replaced, and nothing else is.
 
     Returns:
         Size of the page in bytes.
@@ -44,6 +44,7 @@ def write_report(folder: Path, file: Path) -> int:
     """
     from data_generation.dataset_folder import check_writable
     from diffusions.files import write_text
+    from experiments.outputs import check_output, is_report
     from experiments.report_html import page, text
     from experiments.report_run import run_sections
     from experiments.report_sweep import is_sweep, sweep_sections
@@ -55,8 +56,7 @@ def write_report(folder: Path, file: Path) -> int:
         sections = sweep_sections(folder)
     else:
         raise ValueError(_no_run(folder))
-    if file.is_dir():
-        raise ValueError(f"cannot write to {file}: it is a folder")
+    check_output(file, is_report, "a page of experiments.report")
     check_writable(file.parent)
     now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
     release = versions()["jkonet-diffusions"]

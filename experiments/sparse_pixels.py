@@ -74,6 +74,7 @@ def _train(settings: SparsePixelsSettings, begin: float) -> None:
 
 
 def _reuse(given: SparsePixelsSettings, begin: float) -> None:
+    from experiments.outputs import check_results
     from experiments.run_folder import RunFolder
 
     run = RunFolder(Path(given.run or ""))
@@ -83,6 +84,8 @@ def _reuse(given: SparsePixelsSettings, begin: float) -> None:
     folder = Path(given.output or run.path / _OUTPUT[given.mode])
     if folder.exists() and not given.overwrite:
         raise ValueError(f"{folder} already exists; give --overwrite or another --output")
+    if folder.exists():
+        check_results(folder, "experiments.sparse_pixels")
     from data_generation.dataset_folder import check_writable
 
     check_writable(folder.parent)

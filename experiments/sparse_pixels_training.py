@@ -1,8 +1,6 @@
 """Training from sparse pixels in a run folder, and what is done with the networks it leaves."""
 
 import functools
-import os
-import secrets
 import shutil
 import time
 from pathlib import Path
@@ -15,9 +13,11 @@ import numpy as np
 from checkpoints import load_network, save_network
 from data_generation.command_line import say
 from data_generation.image_batches import as_bytes
+from diffusions.files import new_folder, temporary_name
 from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Key, Params
 from experiments.chunked_training import train_in_chunks
+from experiments.outputs import ABOUT, about, check_results
 from experiments.run_folder import RunFolder, write_json
 from experiments.sparse_pixels_evaluation import (
     draw,
@@ -32,6 +32,7 @@ from experiments.sparse_pixels_settings import Mode, SparsePixelsSettings
 from experiments.sparse_pixels_task import SparseTask
 
 NETWORK, REGRESSION = "network", "regression"
+_SCRIPT = "experiments.sparse_pixels"
 DRAWS_SHOWN = 4
 
 
@@ -181,7 +182,7 @@ def reuse(mode: Mode, run: RunFolder, folder: Path, settings: SparsePixelsSettin
     Args:
         mode: sample or evaluate.
         run: the finished run.
-        folder: of the results; replaced where it exists.
+        folder: of the results; replaced where it exists and holds such results alone.
         settings: those of the run, with others for sampling.
     """
     task = SparseTask(settings)
@@ -189,10 +190,9 @@ def reuse(mode: Mode, run: RunFolder, folder: Path, settings: SparsePixelsSettin
     regression = None
     if (run.path / REGRESSION / NETWORK).is_dir():
         regression = load_network(run.path / REGRESSION / NETWORK).params
-    unfinished = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    unfinished.mkdir(parents=True)
-    results = RunFolder(unfinished)
-    try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with new_folder(folder, move=_replace if folder.exists() else None) as unfinished:
+        results = RunFolder(unfinished)
         reconstruction = Reconstruction(task)
         if mode == "sample":
             _sample(results, task, reconstruction, params)
@@ -201,11 +201,19 @@ def reuse(mode: Mode, run: RunFolder, folder: Path, settings: SparsePixelsSettin
                 results, task, reconstruction, params, regression, settings, plots=settings.plots
             )
             write_json(unfinished / "evaluation.json", found)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        write_json(unfinished / ABOUT, about(unfinished, _SCRIPT))
+
+
+def _replace(folder: Path, new: Path) -> None:
+    check_results(folder, _SCRIPT)  # something may have come into it since the work began
+    old = temporary_name(folder)
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old)
 
 
 def _sample(

@@ -71,11 +71,13 @@ def run_sweep(cells: Sequence[Cell], name: str, execution: ExecutionSettings) ->
         if isinstance(cell.data, DataSettings):
             check_memory(cell.data.memory_needs)
 
+    from experiments.outputs import check_sweep_folder
     from experiments.sweep_folder import SweepFolder
     from experiments.sweep_progress import Progress
 
     _check_extras(cells, execution)
     folder = SweepFolder(Path(execution.runs_dir) / name, execution)
+    check_sweep_folder(folder.path)
     progress = Progress(cells, folder, title=name)
     left = progress.unfinished
     say(f"{name}: {len(cells)} runs, {len(cells) - len(left)} finished; results in {folder.path}")
