@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from checkpoints.interrupts import interrupts_wait
+from checkpoints.orbax_arrays import write_arrays
 from data_generation.bounded_reading import most_unpacked
 from data_generation.json_file import read_json
 from diffusions.files import kind_of, new_folder, write_text
@@ -60,8 +60,7 @@ def save_folder(
         raise ValueError(f"{path} already exists; a saved {name} is never overwritten")
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(path) as unfinished:
-        with interrupts_wait(), ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(unfinished / _ARRAYS, jax.tree.map(np.asarray, arrays))
+        write_arrays(unfinished / _ARRAYS, jax.tree.map(np.asarray, arrays))
         full = {
             "schema_version": schema_version,
             **description,

@@ -4,7 +4,6 @@ A run keeps its newest state in `checkpoint/<step>/`. Orbax writes to a temporar
 a state is complete or absent whenever the run is killed; the one before is removed only after that.
 """
 
-import logging
 import re
 import shutil
 from pathlib import Path
@@ -15,11 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from checkpoints.interrupts import interrupts_wait
+from checkpoints.orbax_arrays import write_arrays
 from diffusions.typing import PyTree
-
-# Orbax reports each save at INFO and its own internals at WARNING; neither concerns a user.
-logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def _steps(folder: Path) -> list[int]:
@@ -41,12 +37,14 @@ def save_state(folder: str | Path, step: int, state: PyTree) -> None:
         folder: of the run's checkpoints; it is made where absent.
         step: names the state.
         state: any pytree of arrays.
+
+    Raises:
+        OSError: there is no room for it; the older ones stay.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(state)}
-    with interrupts_wait(), ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute() / str(step), arrays, force=True)
+    write_arrays(folder / str(step), arrays)
     for old in _steps(folder):
         if old != step:
             _remove(folder / str(old))

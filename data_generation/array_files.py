@@ -1,4 +1,4 @@
-"""NumPy's files, read without unpickling and without trusting what their headers announce.
+"""NumPy's files, written whole, read without unpickling and without trusting their headers.
 
     .npy    a header of type and shape, then exactly as many bytes as these make
     .npz    a zip archive of them
@@ -11,7 +11,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from data_generation.bounded_reading import MOST_FILE_BYTES, most_unpacked
 from diffusions.checks import shown
+from diffusions.files import naming, new_file
 
 _MAGIC = b"\x93NUMPY"
 _MOST_AXES = 32
@@ -28,6 +29,26 @@ _HEADERS: dict[tuple[int, int], Any] = {
 }
 # What zip archives raise of damage, of encryption, and of other compression than NumPy's.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)
+
+
+def write_npz(file: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> None:
+    """Writes what `numpy.savez` does, without pickles; an older file is replaced by a whole one.
+
+    Raises:
+        ValueError: an array holds Python objects.
+        OSError: there is no room, or no permission.
+    """
+    # Not by NumPy: on a full disk its archive tries again, and complains, when it is collected; and the
+    # argument that refuses pickles is younger than NumPy 2.0.
+    method = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    with (
+        new_file(file) as temporary,
+        naming(file),
+        zipfile.ZipFile(temporary, "w", method) as archive,
+    ):
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def read_npy(file: Path) -> np.ndarray:

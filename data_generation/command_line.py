@@ -18,6 +18,7 @@ once. Each script has a FlagValues of its own: two of them can live in one proce
 import contextlib
 import dataclasses
 import difflib
+import errno
 import inspect
 import os
 import re
@@ -226,6 +227,11 @@ def _outcome(error: Exception) -> tuple[int, str]:
     # JAX's class of errors has several names, and JAX may not have been imported.
     if isinstance(error, MemoryError) or message.startswith("RESOURCE_EXHAUSTED"):
         return EXIT_BAD_INPUT, f"not enough memory for what these settings ask for ({message})"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EXIT_BAD_INPUT, (
+            f"{message}; what was written before is whole, and --resume continues a run once there "
+            "is room"
+        )
     if isinstance(error, ValueError | OSError | ImportError | flags.Error):
         return EXIT_BAD_INPUT, message
     return EXIT_BUG, (

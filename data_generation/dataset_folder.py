@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from data_generation.array_files import read_npz
+from data_generation.array_files import read_npz, write_npz
 from data_generation.dataset_checks import OPTIONAL, REQUIRED
 from data_generation.dataset_metadata import check_metadata
 from data_generation.json_file import read_json
-from diffusions.files import temporary_name
+from diffusions.files import temporary_name, write_text
 
 SCHEMA_VERSION = 2
 METADATA = "metadata.json"
@@ -79,7 +79,7 @@ def write_folder(
         folder.parent.mkdir(parents=True, exist_ok=True)
         new.mkdir()
         for name, arrays in archives.items():
-            _write_archive(new / f"{name}.npz", arrays)
+            write_npz(new / f"{name}.npz", arrays)
         metadata = {
             "schema_version": SCHEMA_VERSION,
             **metadata,
@@ -92,7 +92,7 @@ def write_folder(
         if draw is not None:
             draw(new)
         text = json.dumps(metadata, indent=2, allow_nan=False) + "\n"
-        (new / METADATA).write_text(text, encoding="utf-8")
+        write_text(new / METADATA, text)
         _move_into_place(new, old, folder, replace)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
@@ -106,14 +106,6 @@ def write_folder(
             with contextlib.suppress(OSError):
                 parent.rmdir()  # only succeeds while it is empty
     return metadata
-
-
-def _write_archive(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Pickles nothing; the argument of `np.savez` that says so is younger than NumPy 2.0."""
-    for key, array in arrays.items():
-        if np.asarray(array).dtype.hasobject:
-            raise TypeError(f"{file.name}: {key} holds objects, not numbers")
-    np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _move_into_place(new: Path, old: Path, folder: Path, replace: bool) -> None:

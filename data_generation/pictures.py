@@ -1,9 +1,11 @@
 """The picture of a dataset."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 
+from diffusions.files import write_bytes
 from jkonet_star.snapshots import Snapshots
 
 _MAX_POINTS = 2000  # per snapshot: more only hide one another
@@ -39,4 +41,6 @@ def draw_snapshots(snapshots: Snapshots, file: Path, *, title: str = "") -> None
     axes.set_ylabel("$x_1$" if flat else "$x_2$")
     axes.set_title(title, fontsize=8, wrap=True)
     axes.legend(fontsize=7, markerscale=2, loc="upper right", framealpha=0.8)
-    figure.savefig(file, format="png", metadata={"Software": None})
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    write_bytes(file, stream.getvalue())

@@ -90,13 +90,38 @@ def write_bytes(file: Path, content: bytes) -> None:
     Raises:
         ValueError: as `check_destination`.
     """
-    with new_file(file) as temporary:
+    with new_file(file) as temporary, naming(file):
         temporary.write_bytes(content)
 
 
 def write_text(file: Path, content: str) -> None:
     """Writes a text file in UTF-8, lines as they are; otherwise as `write_bytes`."""
     write_bytes(file, content.encode("utf-8"))
+
+
+def append_bytes(file: Path, content: bytes) -> None:
+    """Adds to the end of a file, made where absent: all of it, or nothing where there is no room."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (_NEW & ~os.O_EXCL)
+    with naming(file), os.fdopen(os.open(file, flags, 0o666), "ab", buffering=0) as stream:
+        before = os.fstat(stream.fileno()).st_size
+        view = memoryview(content)
+        try:
+            while view:
+                view = view[stream.write(view) :]
+        except OSError:
+            os.ftruncate(stream.fileno(), before)
+            raise
+
+
+@contextlib.contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Errors of the operating system name a file, and no temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(file)) from error
 
 
 @contextlib.contextmanager

@@ -1,10 +1,13 @@
 """Figures without global state: Matplotlib's pyplot keeps every figure it ever made."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from diffusions.files import write_bytes
 
 TITLE = 0.3
 """Inches that equal axes leave no room for by themselves."""
@@ -20,4 +23,6 @@ def new_figure(columns: int, rows: int = 1, *, size: float = 3.4) -> tuple[Figur
 def save_figure(figure: Figure, file: Path) -> None:
     """Writes a PNG that is the same for the same content."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, format="png", metadata={"Software": None})
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    write_bytes(file, stream.getvalue())

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from checkpoints import load_network
+from data_generation.array_files import write_npz
 from data_generation.image_batches import GRID_STEP, as_bytes, image_batch, normalised
 from data_generation.images import ImageData, load_images, padded, subset
 from diffusions.error_curves import best_rounding, discrete_nll, error_curves
@@ -102,7 +103,7 @@ class ImageTask(Task):
     ) -> dict[str, Any]:
         """Samples and pictures."""
         samples = as_bytes(self._samples(params, law))
-        np.savez_compressed(run.path / "samples.npz", samples=np.asarray(samples))
+        write_npz(run.path / "samples.npz", {"samples": np.asarray(samples)}, compressed=True)
         if self.settings.plots:
             plot_images(run.plots / "samples.png", np.asarray(samples))
             plot_images(run.plots / "data.png", np.asarray(self.train[: len(samples)]))

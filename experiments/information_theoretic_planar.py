@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_generation.array_files import write_npz
 from data_generation.planar import planar_data
 from diffusions.gaussian_reference import fitted_reference
 from diffusions.likelihood import log_density
@@ -98,7 +99,7 @@ class PlanarTask(Task):
     ) -> dict[str, Any]:
         """Samples, the truth, and the last pictures."""
         samples = {name: np.asarray(s) for name, s in self._samples(params, law).items()}
-        np.savez(run.path / "samples.npz", **samples)  # type: ignore[arg-type]
+        write_npz(run.path / "samples.npz", samples)
         # Of the very points that the network is judged by: their mean is not the entropy.
         truth = -float(np.mean(self.data.log_density(self.data.validation)))
         if self.settings.plots:

@@ -27,7 +27,7 @@ from typing import Any
 
 from data_generation.dataset_folder import check_writable
 from data_generation.json_file import read_json
-from diffusions.files import is_temporary, new_folder, write_text
+from diffusions.files import append_bytes, is_temporary, new_folder, write_text
 from experiments.replaced_run import (
     check_own,
     forget_replaced,
@@ -185,14 +185,19 @@ class RunFolder:
         write_text(self.path / "metrics.jsonl", lines)
 
     def log(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Appends rows, each with an `epoch`, and sends their numbers to TensorBoard."""
-        if self._events is None:
-            from tensorboardX import SummaryWriter
+        """Appends rows, each with an `epoch`, and their numbers for TensorBoard.
 
-            self._events = SummaryWriter(str(self.path / "tensorboard"), write_to_disk=True)
+        Raises:
+            OSError: there is no room for them; what was there stays whole.
+        """
+        from experiments.event_file import EventFile, Scalar
+
+        if self._events is None:
+            self._events = EventFile(self.path / "tensorboard")
         rows = list(rows)
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(plain(row)) + "\n" for row in rows))
+        lines = "".join(json.dumps(plain(row)) + "\n" for row in rows)
+        append_bytes(self.path / "metrics.jsonl", lines.encode())
+        scalars = []
         for row in rows:
             for name, value in row.items():
                 values = value if isinstance(value, list) else [value]
@@ -200,12 +205,11 @@ class RunFolder:
                     continue
                 mean = sum(values) / len(values)
                 if math.isfinite(mean):
-                    self._events.add_scalar(name, mean, row["epoch"])
+                    scalars.append(Scalar(name, row["epoch"], mean))
+        self._events.add(scalars)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes the results and removes the training state, which nothing needs any more."""
-        if self._events is not None:
-            self._events.close()
         write_json(self.path / "summary.json", {"schema_version": SCHEMA_VERSION, **summary})
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         for left in self.path.glob(".*"):

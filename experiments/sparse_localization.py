@@ -291,6 +291,7 @@ def _generate(
     import jax
     import numpy as np
 
+    from data_generation.array_files import write_npz
     from diffusions.stochastic_localization import uniform_times
     from experiments.sparse_localization_evaluation import generate, norm_distance
 
@@ -305,7 +306,7 @@ def _generate(
         batch_size=settings.batch_size,
     )
     norms = np.sum(u.astype(np.float64) ** 2, axis=1)  # |u u^T|_F = |u|^2
-    np.savez(path / "samples.npz", u=u, norms=norms)
+    write_npz(path / "samples.npz", {"u": u, "norms": norms})
     distance = norm_distance(norms, settings.zero_probability)
     quantiles = {
         f"{q:g}": float(np.quantile(norms, q)) for q in (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)

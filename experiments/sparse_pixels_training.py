@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from checkpoints import load_network, save_network
+from data_generation.array_files import write_npz
 from data_generation.command_line import say
 from data_generation.image_batches import as_bytes
 from diffusions.files import new_folder, temporary_name
@@ -237,7 +238,7 @@ def _sample(
         "told": held.told,
         "truth": np.asarray(as_bytes(jnp.asarray(held.images))),
     }
-    np.savez_compressed(results.path / "samples.npz", **arrays)  # type: ignore[arg-type]
+    write_npz(results.path / "samples.npz", arrays, compressed=True)
     if settings.plots:
         plot_diversity(
             results.plots / "samples.png", draws.images[:DRAWS_SHOWN], held, n=settings.n_panel

@@ -1,0 +1,71 @@
+"""Arrays written by Orbax, with its errors raised where they happen and told once.
+
+Orbax writes in threads that print what goes wrong, each in its own way and at length, and raises it as
+well. Here they are silent, and a disk without room is the `OSError` that it is.
+"""
+
+import errno
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from checkpoints.interrupts import interrupts_wait
+from diffusions.typing import PyTree
+
+# Orbax reports each save at INFO, its own internals at WARNING, and at ERROR what it raises as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+_NO_ROOM = {os.strerror(code): code for code in (errno.ENOSPC, errno.EDQUOT)}
+
+
+def write_arrays(path: Path, arrays: PyTree) -> None:
+    """Writes a pytree of arrays into a new folder, which is complete or absent.
+
+    Raises:
+        OSError: there is no room, or no permission; nothing is left of it.
+        ValueError: Orbax cannot write the arrays for another reason.
+    """
+    path = path.absolute()
+    _silence_late_callbacks()
+    try:
+        with interrupts_wait(), ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(path, arrays, force=True)
+    except Exception as error:
+        for left in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(left, ignore_errors=True)
+        raise _plain(error, path) from error
+
+
+def _plain(error: BaseException, path: Path) -> Exception:
+    """What went wrong, however deep it is wrapped."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return OSError(cause.errno, os.strerror(cause.errno), str(path))
+        for words, code in _NO_ROOM.items():
+            if words in str(cause):
+                return OSError(code, words, str(path))
+        cause = cause.__cause__ or cause.__context__
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ValueError(f"cannot write {path}: {reason}")
+
+
+def _silence_late_callbacks() -> None:
+    """Callbacks of TensorStore may find their event loop closed, and say so, even after the error."""
+    told = sys.unraisablehook
+    if getattr(told, "__name__", "") == "_without_closed_loops":
+        return
+
+    def _without_closed_loops(unraisable: Any) -> None:
+        if not (
+            isinstance(unraisable.exc_value, RuntimeError)
+            and str(unraisable.exc_value) == "Event loop is closed"
+        ):
+            told(unraisable)
+
+    sys.unraisablehook = _without_closed_loops

@@ -1,0 +1,67 @@
+"""A disk without room: one line, nothing of what was written is lost, and the run goes on."""
+
+import contextlib
+import json
+import os
+import subprocess
+
+import jax
+import numpy as np
+import pytest
+
+from checkpoints import latest_step, load_energy
+from experiments import train
+
+TRAINING = ("--dataset=plain", "--hidden=8")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function that makes a file system of a size, in bytes, and changes it when called again."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def resize(size):
+        change = "remount," if os.path.ismount(disk) else ""
+        command = ["mount", "-t", "tmpfs", "-o", f"{change}size={size}", "tmpfs", str(disk)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no file systems can be mounted here: {error}")
+        return disk
+
+    yield resize
+    with contextlib.suppress(OSError):
+        subprocess.run(["umount", str(disk)], capture_output=True)
+
+
+def result(run):
+    leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(load_energy(run / "energy"))]
+    return leaves, (run / "metrics.jsonl").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    return result(place.train("on-a-large-disk", *TRAINING))
+
+
+# A state takes about 50 kB, more or less with how Orbax's threads meet, and there are two for a moment.
+@pytest.mark.parametrize(("size", "steps"), [(20_000, {None}), (90_000, {2, 4})])
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk_is_one_line_and_the_run_goes_on(size, steps, small_disk, place, whole, capfd):
+    disk = small_disk(size)
+    arguments = [*place.training("full", *TRAINING), f"--runs-dir={disk}"]
+    capfd.readouterr()
+    assert train.run(arguments) == 2
+    said = capfd.readouterr().err.replace("\r", "\n")
+    lines = [line for line in said.split("\n") if line.strip() and not line.startswith("training")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert "No space left on device" in lines[0]
+    assert latest_step(disk / "full" / "checkpoint") in steps
+    assert not list((disk / "full").rglob("*tmp*"))
+    for line in (disk / "full" / "metrics.jsonl").read_text().splitlines():
+        json.loads(line)
+    small_disk(10_000_000)
+    assert train.run([*arguments, "--resume"]) == 0
+    assert result(disk / "full") == whole
