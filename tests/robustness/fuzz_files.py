@@ -6,6 +6,7 @@ a right file; a file with a recorded checksum is never accepted when a byte of i
 """
 
 import dataclasses
+import hashlib
 import functools
 import io
 import json
