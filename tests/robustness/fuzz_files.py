@@ -7,7 +7,6 @@ a right file; a file with a recorded checksum is never accepted when a byte of i
 
 import dataclasses
 import hashlib
-import functools
 import io
 import json
 import os
@@ -644,9 +643,3 @@ def _said_of(target: Target, place: Path, content: bytes, whole: bytes) -> str:
     if target.checked and content != whole:
         return "FAULT accepted although its checksum is another"
     return "read"
-
-
-@functools.cache
-def mutation_names() -> tuple[str, ...]:
-    """Of all mutations."""
-    return tuple(sorted({m.__name__ for m in (*JSON, *ARRAYS)}))

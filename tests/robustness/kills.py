@@ -37,6 +37,7 @@ class Case:
         results: what the command makes.
         again: flag that continues what is there; without one the same command is given again.
         weight: share of the kills.
+        replaces: a finished run that `--overwrite` replaces, whole until the new one is.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Case:
     results: tuple[str, ...]
     again: str = "--resume"
     weight: int = 1
+    replaces: str = ""
 
 
 def _train(name: str, solver: str, data: str, *flags: str, weight: int = 1) -> Case:
@@ -103,6 +105,17 @@ CASES = (
         *("--noplots", "--ema-decay=0.5"),
     ),
     _train("train, all energies", "jkonet-star", "full", *EPOCHS, "--noplots", "--seeds=0,3"),
+    Case(
+        name="train, overwriting",
+        script="experiments.train",
+        arguments=(
+            *("--dataset=plain", "--run-name=network", "--overwrite", "--noplots"),
+            *(*desk.LEARNING, "--epochs=12", "--eval-every=3"),
+        ),
+        needs=("data/plain", "runs/network"),
+        results=("runs/network",),
+        replaces="runs/network",
+    ),
     _train("train, closed form", "jkonet-star-linear-potential", "plain"),
     _train("train, jkonet", "jkonet", "plain", *BILEVEL, "--seeds=0,1"),
     _train("train, jkonet-vanilla", "jkonet-vanilla", "plain", *BILEVEL),
@@ -221,7 +234,7 @@ CASES = (
     ),
 )
 
-FEW = ("train", "train, closed form", "linear_denoiser", "data_generation", "evaluate")
+FEW = ("train", "train, overwriting", "linear_denoiser", "data_generation", "evaluate")
 
 
 class Watch:
@@ -331,7 +344,7 @@ def _kill(case: Case, table: Path, folder: Path, report: Report, kills: int, see
     for number in range(kills):
         rng = random.Random(f"{seed} {case.name} {number}")
         place = _place(case, table, folder / str(number))
-        before = desk.bytes_of(place, (*case.needs, _NEIGHBOUR))
+        before = desk.bytes_of(place, _bystanders(case))
         said = []
         # A third of the runs is killed twice.
         for turn in range(2 if number % 3 == 2 else 1):
@@ -341,6 +354,8 @@ def _kill(case: Case, table: Path, folder: Path, report: Report, kills: int, see
             process = child.Child(child.script(case.script, arguments), place)
             killed = process.wait(now=when.due(Watch(place), kind), pause=0.001)
             wrong = "" if _is_there(case, killed) else _death(killed, kind)
+            if not wrong and case.replaces and not _old_or_new(case, table, place):
+                wrong = "neither the old run nor the new one is whole"
             said.append(f"{signal.Signals(kind).name} {when.what}")
             if killed.stopped != "moment":
                 said.append("(it had finished)")
@@ -361,7 +376,26 @@ def _place(case: Case, table: Path, place: Path) -> Path:
     return place
 
 
+def _bystanders(case: Case) -> tuple[str, ...]:
+    """What the command must not change."""
+    return (*(part for part in case.needs if part not in case.results), _NEIGHBOUR)
+
+
+def _old_or_new(case: Case, table: Path, place: Path) -> bool:
+    """Whether the run that is replaced is whole, here or set aside, or the new one is finished."""
+    run = place / case.replaces
+    old = list(desk.bytes_of(table / case.replaces, (".",)).items())
+    there = [run, *run.parent.glob(f".{run.name}.replaced-*")]
+    whole = any(list(desk.bytes_of(one, (".",)).items()) == old for one in there)
+    return whole or (run / "summary.json").exists()
+
+
 def _again(case: Case, place: Path) -> tuple[str, ...]:
+    if case.replaces:
+        run = place / case.replaces
+        begun = run.exists() and any(run.parent.glob(f".{run.name}.replaced-*"))
+        given = [a for a in case.arguments if a != "--overwrite"]
+        return (*given, "--resume") if begun else case.arguments
     there = case.again and (place / case.results[0] / "config.json").exists()
     return (*case.arguments, case.again) if there else case.arguments
 
@@ -387,7 +421,7 @@ def _continue(case: Case, place: Path, expected: str, before: dict, entries: set
         return f"does not continue: {wrong}"
     if strange := _visible(place) - entries:
         return f"left {', '.join(sorted(strange))}"
-    after = desk.bytes_of(place, (*case.needs, _NEIGHBOUR))
+    after = desk.bytes_of(place, _bystanders(case))
     if harmed := [name for name in before if after.get(name) != before[name]]:
         return f"harmed {', '.join(harmed)}"
     found = _results(case, place)

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-LEAST = {"kills": {"kills": 6, "runs killed and continued": 8}}
+LEAST = {
+    "kills": {"kills": 6, "runs killed and continued": 8},
+    "flags": {"flags, at the door": 2000, "flags, in full": 4},
+    "files": {"files, forged": 20, "files": 250, "files, by scripts": 6},
+    "environments": {},
+}
 
 pytestmark = pytest.mark.slow
 
