@@ -24,7 +24,7 @@ import numpy as np
 
 from diffusions.typing import Array
 
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 PACKAGES = ("diffusions", "jkonet_star", "checkpoints", "data_generation")
 _VARIADIC = "..."
@@ -49,16 +49,16 @@ class _Rule:
 
 
 @typing.overload
-def checked(function: FunctionT) -> FunctionT: ...
+def checked(function: Function) -> Function: ...
 
 
 @typing.overload
-def checked(**axes: Callable[[Any], int]) -> Callable[[FunctionT], FunctionT]: ...
+def checked(**axes: Callable[[Any], int]) -> Callable[[Function], Function]: ...
 
 
 def checked(
-    function: FunctionT | None = None, **axes: Callable[[Any], int]
-) -> FunctionT | Callable[[FunctionT], FunctionT]:
+    function: Function | None = None, **axes: Callable[[Any], int]
+) -> Function | Callable[[Function], Function]:
     """Checks and converts the arguments of a function by its annotations; see the module header.
 
     Args:

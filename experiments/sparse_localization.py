@@ -39,7 +39,7 @@ DENOISER = "denoiser"
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class DenoisingProblem:
     """What the flags leave open is filled in from the denoiser, or by the published problem."""
 
     n: int
@@ -147,7 +147,7 @@ def _open_checkpoints(settings: SparseSettings) -> dict[str, Any]:
     return denoisers
 
 
-def _problem(settings: SparseSettings, denoisers: dict[str, Any]) -> Problem:
+def _problem(settings: SparseSettings, denoisers: dict[str, Any]) -> DenoisingProblem:
     found = next(iter(denoisers.values()), None)
     n = settings.n or (found.n if found else PUBLISHED_N)
     k = settings.k or (found.model.n_nonzero if found else DEFAULT_K)
@@ -156,7 +156,7 @@ def _problem(settings: SparseSettings, denoisers: dict[str, Any]) -> Problem:
     horizon = settings.horizon or 4.0 * n
     if settings.step > horizon:
         raise ValueError(f"step {settings.step:g} exceeds the horizon {horizon:g}")
-    return Problem(
+    return DenoisingProblem(
         n=n,
         k=k,
         times=settings.times or tuple(t * n / PUBLISHED_N for t in PUBLISHED_TIMES),
@@ -169,7 +169,7 @@ def _train(
     run: Any,
     settings: SparseSettings,
     curriculum: CurriculumSettings,
-    problem: Problem,
+    problem: DenoisingProblem,
     key: Any,
     seconds: dict[str, float],
 ) -> Any:
@@ -203,7 +203,7 @@ def _train(
 def _evaluate(
     path: Path,
     settings: SparseSettings,
-    problem: Problem,
+    problem: DenoisingProblem,
     denoisers: dict[str, Any],
     reference: dict[float, float],
     key: Any,
@@ -285,7 +285,11 @@ def _estimators(denoisers: dict[str, Any], k: int) -> dict[str, Any]:
 
 
 def _generate(
-    path: Path, settings: SparseSettings, problem: Problem, denoisers: dict[str, Any], key: Any
+    path: Path,
+    settings: SparseSettings,
+    problem: DenoisingProblem,
+    denoisers: dict[str, Any],
+    key: Any,
 ) -> dict[str, Any]:
     """Samples of the first denoiser, their norms, and the distance to the true law."""
     import jax
