@@ -1,6 +1,7 @@
 """Labelled images of any dataset behind one interface; on the host, as bytes."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -76,6 +77,16 @@ def load_images(
         images, labels = idx.read_fashion_mnist(path, split, verify=verify)
         classes = idx.CLASSES
     return ImageData(images=images, labels=labels, classes=classes)
+
+
+def checksums(**splits: ImageData) -> dict[str, str]:
+    """Of the images and labels of splits, by name: what a run learned from."""
+    found = {}
+    for name, data in splits.items():
+        digest = hashlib.sha256(np.ascontiguousarray(data.images).data)
+        digest.update(np.ascontiguousarray(data.labels).data)
+        found[f"{name} images"] = digest.hexdigest()
+    return found
 
 
 def subset(

@@ -52,7 +52,7 @@ def annotate(settings: AnnotateSettings) -> None:
     check_writable(out.parent)
     energies = load_energy(run.energy)
     energy = energies.member(settings.seed_index)
-    dataset: Dataset | None = _dataset(trained.dataset, settings.data_dir)
+    dataset: Dataset | None = _dataset(run, trained.dataset, settings.data_dir)
     representation, time_key = _names(settings, dataset, trained.dataset)
     data = _read(source)
     try:
@@ -90,14 +90,20 @@ def annotate(settings: AnnotateSettings) -> None:
     say(f"  {out}")
 
 
-def _dataset(recorded: str, data_dir: str) -> Any:
-    """The run's dataset, or None where it is gone."""
+def _dataset(run: Any, recorded: str, data_dir: str) -> Any:
+    """The run's dataset, or None where it is gone.
+
+    Raises:
+        ValueError: it is not the one that was learned from.
+    """
     from data_generation.dataset_folder import METADATA
     from data_generation.datasets import load_dataset
 
     for folder in (Path(recorded), Path(data_dir) / Path(recorded).name):
         if (folder / METADATA).is_file():
-            return load_dataset(folder)
+            dataset = load_dataset(folder)
+            run.check_data(dataset.metadata["checksums"])
+            return dataset
     return None
 
 

@@ -69,6 +69,7 @@ class Task(abc.ABC):
         validation: likewise.
         reference: Gaussian of the training data's moments.
         dimension: of one example.
+        checksums: of data that come from files; None where a seed makes them.
         shown: whether a preconditioned network sees what the Gaussian predicts.
     """
 
@@ -79,6 +80,7 @@ class Task(abc.ABC):
     validation: Array
     reference: GaussianReference
     dimension: int
+    checksums: dict[str, str] | None = None
     shown: bool = False
 
     @property

@@ -33,6 +33,13 @@ def main() -> None:
         raise ValueError(f"{run.path} is not finished; continue it with experiments.train --resume")
     energies = load_energy(run.energy)
     dataset = load_dataset(settings.dataset or trained.dataset, settings.data_dir)
+    if settings.dataset is None:
+        try:
+            run.check_data(dataset.metadata["checksums"])
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; --dataset={dataset.path} takes them as another dataset"
+            ) from None
     snapshots = population(dataset, settings.eval)
     if energies.dimension != snapshots.dimension:
         raise ValueError(

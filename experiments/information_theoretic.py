@@ -42,7 +42,10 @@ def main() -> None:
             f"batch_size {settings.batch_size} exceeds the {len(task.train)} training examples"
         )
     run = start_run(
-        settings, "experiments.information_theoretic", f"information-theoretic__{settings.dataset}"
+        settings,
+        "experiments.information_theoretic",
+        f"information-theoretic__{settings.dataset}",
+        data=task.checksums,
     )
     if run.finished:
         say(f"{run.path} is already finished")

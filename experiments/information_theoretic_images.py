@@ -9,7 +9,7 @@ import numpy as np
 from checkpoints import load_network
 from data_generation.array_files import write_npz
 from data_generation.image_batches import GRID_STEP, as_bytes, image_batch, normalised
-from data_generation.images import ImageData, load_images, padded, subset
+from data_generation.images import ImageData, checksums, load_images, padded, subset
 from diffusions.error_curves import best_rounding, discrete_nll, error_curves
 from diffusions.gaussian_reference import GaussianReference, fitted_reference
 from diffusions.likelihood import Likelihood
@@ -41,6 +41,7 @@ class ImageTask(Task):
         if settings.n_points is not None and settings.n_points < len(everything):
             chosen = subset(everything, settings.n_points, seed=settings.data_seed)
         held_out = self._read("test")
+        self.checksums = checksums(train=everything, test=held_out)
         assert settings.n_test is not None
         if settings.n_test < len(held_out):
             held_out = subset(held_out, settings.n_test, seed=settings.data_seed)

@@ -1,6 +1,6 @@
 """The folder of a run.
 
-    config.json      all settings, and the versions that ran them
+    config.json      all settings, the versions that ran them, and checksums of the data
     metrics.jsonl    one row per epoch or evaluation, in order
     summary.json     the results; its presence says that the run is finished
     tensorboard/     the same scalars as events
@@ -20,7 +20,7 @@ import platform
 import resource
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,25 @@ class RunFolder:
         check_entries(file, Config, config)
         return config
 
+    def check_data(self, data: Mapping[str, str]) -> None:
+        """Refuses data other than those of the run, where it recorded them.
+
+        Args:
+            data: checksums by name.
+
+        Raises:
+            ValueError: it names what differs.
+        """
+        recorded = self.config().get("data")
+        if recorded is None:
+            return
+        changed = [name for name in {**recorded, **data} if recorded.get(name) != data.get(name)]
+        if changed:
+            raise ValueError(
+                f"{self.path} learned from other data: {', '.join(changed[:5])} changed since, by "
+                "checksum"
+            )
+
     def trained(self) -> Trained:
         """The settings of a run of `experiments.train` that others rely on.
 
@@ -266,6 +285,7 @@ def open_run(
     *,
     resume: bool,
     overwrite: bool,
+    data: Mapping[str, str] | None = None,
 ) -> RunFolder:
     """Makes the folder of a new run, or finds the one to continue.
 
@@ -274,13 +294,14 @@ def open_run(
         name: of the run; absent, the default one, numbered where it is taken.
         default_name: used where `name` is absent.
         config: all settings of the run.
-        resume: continue; the settings must be those of the run.
+        resume: continue; the settings and the data must be those of the run.
         overwrite: replace a run of this name; it is kept aside until the new one is finished.
+        data: checksums of what the run learns from, by name; none where a seed makes it.
 
     Raises:
         ValueError: a run of this name exists (and neither flag is given), there is none to resume, or
-            it has other settings; what is to be replaced is not a run and nothing else; the folder
-            cannot be written.
+            it has other settings or data; what is to be replaced is not a run and nothing else; the
+            folder cannot be written.
     """
     parent = Path(runs_dir)
     check_run(runs_dir, name, resume=resume, overwrite=overwrite)
@@ -291,20 +312,25 @@ def open_run(
             name = f"{default_name}-{number}"
     path = parent / name
     if resume:
-        return _resumed(path, config)
+        return _resumed(path, config, data)
     parent.mkdir(parents=True, exist_ok=True)
     # A folder without config.json is no run: the rename makes both appear at once.
     move = replace_run if path.exists() else None
     with new_folder(path, move=move) as unfinished:
+        content = {"schema_version": SCHEMA_VERSION, "settings": config, "versions": versions()}
         write_json(
-            unfinished / "config.json",
-            {"schema_version": SCHEMA_VERSION, "settings": config, "versions": versions()},
+            unfinished / "config.json", content if data is None else {**content, "data": data}
         )
     return RunFolder(path)
 
 
 def start_run(
-    settings: FolderSettings, script: str, default_name: str, *parts: Any, **more: Any
+    settings: FolderSettings,
+    script: str,
+    default_name: str,
+    *parts: Any,
+    data: Mapping[str, str] | None = None,
+    **more: Any,
 ) -> RunFolder:
     """Opens the folder of a script's run, with all its settings as the config.
 
@@ -313,6 +339,7 @@ def start_run(
         script: as it is started, such as `experiments.train`.
         default_name: as in `open_run`.
         *parts: further settings dataclasses.
+        data: as in `open_run`.
         **more: single entries; they go before the settings.
 
     Returns:
@@ -332,10 +359,11 @@ def start_run(
         config,
         resume=settings.resume,
         overwrite=settings.overwrite,
+        data=data,
     )
 
 
-def _resumed(path: Path, config: dict[str, Any]) -> RunFolder:
+def _resumed(path: Path, config: dict[str, Any], data: Mapping[str, str] | None) -> RunFolder:
     run = RunFolder(path)
     recorded = run.config()["settings"]
     wanted = json.loads(json.dumps(plain(config)))
@@ -345,4 +373,6 @@ def _resumed(path: Path, config: dict[str, Any]) -> RunFolder:
                 f"{path} was started with --{name.replace('_', '-')}={recorded.get(name)}, "
                 f"not {wanted[name]}; a resumed run keeps its settings"
             )
+    if data is not None:
+        run.check_data(data)
     return run

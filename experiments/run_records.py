@@ -24,11 +24,15 @@ _Bytes = Annotated[int, Bounds(0, 2**62)]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """`config.json`: all settings of a run, and the versions that ran them."""
+    """`config.json`: all settings of a run, the versions that ran them, checksums of its data.
+
+    Older releases recorded none of the data.
+    """
 
     schema_version: Count
     settings: dict[str, Any]
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    data: dict[str, str] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,7 @@ def _train(settings: SparsePixelsSettings, begin: float) -> None:
         settings,
         "experiments.sparse_pixels",
         f"sparse-pixels__{settings.dataset}__{settings.model}__{settings.supervision}",
+        data=task.checksums,
     )
     if run.finished:
         say(f"{run.path} is already finished")

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from data_generation.image_batches import mirrored, normalised
-from data_generation.images import ImageData, load_images, padded, subset
+from data_generation.images import ImageData, checksums, load_images, padded, subset
 from data_generation.mask_settings import MaskSettings
 from data_generation.masks import Masks, sparse_masks
 from diffusions.kriging import Kriging
@@ -40,6 +40,7 @@ class SparseTask:
         classes: names.
         train: training images on the device, bytes.
         test: held-out ones on the host, bytes.
+        checksums: of both splits, whole.
     """
 
     def __init__(self, settings: SparsePixelsSettings):
@@ -49,6 +50,7 @@ class SparseTask:
         self.settings = settings
         self.masks = MaskSettings(**{name: getattr(settings, name) for name in MASK_FIELDS})
         train, test = (self._read(split) for split in ("train", "test"))
+        self.checksums = checksums(train=train, test=test)
         if settings.n_train is not None and settings.n_train < len(train):
             train = subset(train, settings.n_train, seed=settings.data_seed)
         if settings.n_test < len(test):

@@ -187,6 +187,7 @@ def reuse(mode: Mode, run: RunFolder, folder: Path, settings: SparsePixelsSettin
         settings: those of the run, with others for sampling.
     """
     task = SparseTask(settings)
+    run.check_data(task.checksums)
     params = load_network(run.path / NETWORK).params
     regression = None
     if (run.path / REGRESSION / NETWORK).is_dir():

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_generation.dataset_folder import METADATA, check_writable
+from data_generation.dataset_folder import METADATA, check_writable, read_metadata
 from experiments.run_folder import TRAINING, RunFolder, open_run, start_run, write_json
 from experiments.run_records import Failure, Summary, TrainSummary, read_entries
 from experiments.settings import TrainSettings
@@ -65,14 +65,22 @@ class SweepFolder:
             TRAINING,
             cell.name,
             *cell.learning.of(str(cell.solver)),
+            data=self._data(cell),
             dataset=str(cell.dataset_path),
         )
+
+    def _data(self, cell: Cell) -> dict[str, str] | None:
+        """Checksums of a run's data, while they are there."""
+        try:
+            return read_metadata(cell.dataset_path)["checksums"]
+        except ValueError:  # what is wrong with them is said when they are used
+            return None
 
     def finished(self, cell: Cell) -> bool:
         """Whether there is nothing left to do.
 
         Raises:
-            ValueError: a run of this name is there with other settings.
+            ValueError: a run of this name is there with other settings or data.
         """
         if cell.solver is None:
             return (cell.dataset_path / METADATA).is_file()
@@ -120,9 +128,16 @@ class SweepFolder:
         for part in cells[0].learning.of(str(cells[0].solver)):
             config |= dataclasses.asdict(part)
         batches = self.path / "batches"
+        data = {
+            f"{cell.dataset_name}/{file}": checksum
+            for cell in cells
+            for file, checksum in (self._data(cell) or {}).items()
+        }
         there = (batches / name / "config.json").is_file()
         try:
-            return open_run(str(batches), name, "", config, resume=there, overwrite=False)
+            return open_run(
+                str(batches), name, "", config, resume=there, overwrite=False, data=data
+            )
         except ValueError:
-            # Of other settings: nothing of it can be used.
-            return open_run(str(batches), name, "", config, resume=False, overwrite=True)
+            # Of other settings or data: nothing of it can be used.
+            return open_run(str(batches), name, "", config, resume=False, overwrite=True, data=data)

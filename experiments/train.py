@@ -71,6 +71,7 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
         "experiments.train",
         f"{settings.solver}__{dataset.name}",
         *learning.of(settings.solver),
+        data=dataset.metadata["checksums"],
         dataset=str(dataset.path),
     )
     if run.finished:

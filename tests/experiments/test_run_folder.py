@@ -11,8 +11,12 @@ from experiments.run_folder import RunFolder, check_run, open_run, plain, read_j
 CONFIG = {"script": "experiments.train", "seeds": (0, 1), "learning_rate": 0.1, "plots": True}
 
 
-def opened(folder, name="demo", config=CONFIG, *, resume=False, overwrite=False, default="auto"):
-    return open_run(str(folder), name, default, config, resume=resume, overwrite=overwrite)
+def opened(
+    folder, name="demo", config=CONFIG, *, resume=False, overwrite=False, default="auto", data=None
+):
+    return open_run(
+        str(folder), name, default, config, resume=resume, overwrite=overwrite, data=data
+    )
 
 
 def contents(folder):
@@ -262,3 +266,20 @@ def test_finishing_writes_the_summary_and_removes_the_training_state(tmp_path):
     assert run.finished
     assert not run.checkpoints.exists()
     assert read_json(run.path / "summary.json") == {"schema_version": 1, "emd": "nan"}
+
+
+def test_a_resumed_run_keeps_its_data(tmp_path):
+    data = {"train.npz": "12", "test.npz": "34"}
+    opened(tmp_path, data=data)
+    opened(tmp_path, resume=True, data=data)
+    for other, named in (
+        ({**data, "test.npz": "35"}, "test.npz"),
+        ({"train.npz": "12"}, "test.npz"),
+        ({**data, "more.npz": "56"}, "more.npz"),
+    ):
+        with pytest.raises(ValueError, match=rf"learned from other data: {named} changed"):
+            opened(tmp_path, resume=True, data=other)
+    # Data that are gone, and runs of a release that recorded none, cannot be compared.
+    opened(tmp_path, resume=True)
+    opened(tmp_path, "older")
+    opened(tmp_path, "older", resume=True, data=data)
