@@ -10,28 +10,33 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+
 
 @contextlib.contextmanager
 def interrupts_wait() -> Iterator[None]:
-    """Ctrl-C is answered at the end of the block; given again, at once."""
+    """Ctrl-C and SIGTERM are answered at the end of the block; given again, at once."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread is interrupted, and only it may say how
         return
-    before = signal.getsignal(signal.SIGINT)
-    if not callable(before):
-        yield  # ignored, or nobody's in Python
-        return
-    waiting: list[Any] = []
+    found = {number: signal.getsignal(number) for number in _INTERRUPTS}
+    # Others are ignored, or nobody's in Python.
+    answers: dict[int, Any] = {
+        number: answer for number, answer in found.items() if callable(answer)
+    }
+    waiting: list[int] = []
 
     def later(number: int, frame: Any) -> None:
         waiting.append(number)
         if len(waiting) > 1:
-            before(number, frame)
+            answers[number](number, frame)
 
-    signal.signal(signal.SIGINT, later)
+    for number in answers:
+        signal.signal(number, later)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, answer in answers.items():
+            signal.signal(number, answer)
     if waiting:
-        before(waiting[0], None)
+        answers[waiting[0]](waiting[0], None)

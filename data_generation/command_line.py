@@ -43,6 +43,7 @@ from data_generation.standard_streams import (
     open_closed_streams,
     write_output,
 )
+from data_generation.termination import EXIT_TERMINATED, Terminated, termination_raised
 from diffusions.memory import check_memory
 
 SettingsT = TypeVar("SettingsT")
@@ -158,10 +159,10 @@ def run_script(
     Returns:
         The exit status: 0; 2 for bad input, and for what does not fit into memory or onto the disk;
         70 for a bug; 74 where standard output cannot be written; 130 for an interrupt; 141 where
-        whoever read standard output went away.
+        whoever read standard output went away; 143 for SIGTERM.
     """
     open_closed_streams()
-    with lenient_errors(), _warnings_of_one_line():
+    with lenient_errors(), _warnings_of_one_line(), termination_raised():
         return _run_script(
             main,
             values,
@@ -205,6 +206,9 @@ def _run_script(
         _parse(values, arguments)
         with compilation_cache(str(values["compilation_cache"].value)):
             main()
+    except Terminated:
+        sys.stderr.write("terminated\n")
+        return EXIT_TERMINATED
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return EXIT_INTERRUPTED

@@ -49,6 +49,27 @@ def test_a_folder_is_absent_or_whole(tmp_path):
     np.testing.assert_array_equal(found["a"], ARRAYS["a"])
 
 
+def test_termination_waits_as_well():
+    done = []
+
+    def end(number, frame):
+        raise KeyboardInterrupt
+
+    def terminated():
+        with interrupts_wait():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("written")
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            terminated()
+        assert signal.getsignal(signal.SIGTERM) is end
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done == ["written"]
+
+
 def test_the_second_interrupt_does_not_wait():
     done = []
 

@@ -5,6 +5,7 @@ The training has three chunks, of 3, 3 and 1 epochs, each followed by rows and a
 
 import itertools
 import json
+import os
 import shutil
 import signal
 import time
@@ -153,6 +154,26 @@ def test_a_run_may_be_interrupted_again_and_again(place, uninterrupted):
         place.train("often", *TRAINING, "--resume", status=130)
     assert latest_step(run / "checkpoint") == 3
     place.train("often", *TRAINING, "--resume")
+    assert result(run) == uninterrupted
+
+
+def test_a_terminated_run_says_so_and_resumes(place, uninterrupted, monkeypatch, capfd):
+    """SIGTERM, as a batch system sends it before it kills, while a state is written."""
+    calls = itertools.count(1)
+
+    def save(folder, step, state):
+        if next(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        save_state(folder, step, state)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(*SAVE, save)
+        run = place.train("terminated", *TRAINING, status=143)
+    err = capfd.readouterr().err.replace("\r", "\n").splitlines()
+    assert [line for line in err if line.strip() and "epoch" not in line] == ["terminated"]
+    assert signal.getsignal(signal.SIGTERM) is before
+    place.train("terminated", *TRAINING, "--resume")
     assert result(run) == uninterrupted
 
 
