@@ -48,6 +48,8 @@ highlight_language = "text"
 
 # Every reference must resolve, but for what other packages define.
 nitpicky = True
+# A type variable of an overloaded signature, which Sphinx looks for as a class.
+nitpick_ignore = [("py:class", "diffusions.arguments.Function")]
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!(diffusions|jkonet_star|data_generation|checkpoints|experiments)\.).*"),
 ]
