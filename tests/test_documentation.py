@@ -387,6 +387,6 @@ def test_annotations_read_as_they_are_written(site):
     page = (site / "reference" / "modules" / "jkonet_star.fitted.html").read_text()
     text = html.unescape(re.sub(r"<[^>]+>", "", page))
     assert "points: Float[Array, 't n d'], converged: Bool[Array, 'steps n']" in text
-    assert "population: Float[Array, 'm d'] | None = None" in text
+    assert "population: Float[Array, 'm d'] | HostArray | None = None" in text
     assert "jaxlib" not in text
     assert "J(mu) = int V dmu" in text
