@@ -12,7 +12,6 @@ bytes.
 
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from data_generation.downloads import check_md5, download
 from data_generation.json_file import read_bytes
 from data_generation.pickle_reading import read_pickle
 from diffusions.checks import shown
+from diffusions.files import new_folder
 
 Split = Literal["train", "test"]
 
@@ -244,11 +244,9 @@ def download_cifar10(
     if folder.exists():
         return folder
     parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".cifar-10-", dir=parent) as temporary:
-        archive = Path(temporary) / Path(url).name
+    with new_folder(folder) as unfinished:
+        archive = unfinished / Path(url).name
         download(url, archive, archive_md5)
-        unfinished = Path(temporary) / folder.name
-        unfinished.mkdir()
         with tarfile.open(archive) as members:
             for stem in (*_STEMS["train"], *_STEMS["test"]):
                 # Read by name: no path of the archive decides where a file goes.
@@ -264,5 +262,5 @@ def download_cifar10(
                     )
                 with (unfinished / f"{stem}.bin").open("wb") as target:
                     shutil.copyfileobj(source, target)
-        unfinished.rename(folder)
+        archive.unlink()
     return folder

@@ -15,7 +15,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from data_generation.array_files import read_npz, write_npz
 from data_generation.dataset_checks import OPTIONAL, REQUIRED
 from data_generation.dataset_metadata import check_metadata
 from data_generation.json_file import read_json
-from diffusions.files import temporary_name, write_text
+from diffusions.files import new_folder, replace_folder, write_text
 
 SCHEMA_VERSION = 2
 METADATA = "metadata.json"
@@ -73,55 +72,39 @@ def write_folder(
             holds what is no dataset's.
     """
     made = [p for p in (folder.parent, *folder.parent.parents) if not p.exists()]
-    new = temporary_name(folder)
-    old = folder.parent / new.name.replace(".new-", ".old-")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        new.mkdir()
-        for name, arrays in archives.items():
-            write_npz(new / f"{name}.npz", arrays)
-        metadata = {
-            "schema_version": SCHEMA_VERSION,
-            **metadata,
-            "shapes": {
-                name: {key: list(np.shape(array)) for key, array in arrays.items()}
-                for name, arrays in archives.items()
-            },
-            "checksums": {f"{name}.npz": sha256(new / f"{name}.npz") for name in archives},
-        }
-        if draw is not None:
-            draw(new)
-        text = json.dumps(metadata, indent=2, allow_nan=False) + "\n"
-        write_text(new / METADATA, text)
-        _move_into_place(new, old, folder, replace)
-        shutil.rmtree(old, ignore_errors=True)
+        with new_folder(folder, move=_replace if replace and folder.exists() else None) as new:
+            for name, arrays in archives.items():
+                write_npz(new / f"{name}.npz", arrays)
+            metadata = {
+                "schema_version": SCHEMA_VERSION,
+                **metadata,
+                "shapes": {
+                    name: {key: list(np.shape(array)) for key, array in arrays.items()}
+                    for name, arrays in archives.items()
+                },
+                "checksums": {f"{name}.npz": sha256(new / f"{name}.npz") for name in archives},
+            }
+            if draw is not None:
+                draw(new)
+            text = json.dumps(metadata, indent=2, allow_nan=False) + "\n"
+            write_text(new / METADATA, text)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise ValueError(f"{folder} was made by another process in the meantime") from error
         raise ValueError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:
         # Nothing is left of a failure or an interrupt.
-        shutil.rmtree(new, ignore_errors=True)
         for parent in made:
             with contextlib.suppress(OSError):
                 parent.rmdir()  # only succeeds while it is empty
     return metadata
 
 
-def _move_into_place(new: Path, old: Path, folder: Path, replace: bool) -> None:
-    if not (replace and folder.exists()):
-        # An empty folder would be replaced silently by `rename`; whatever is there stays.
-        if folder.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
-        new.rename(folder)
-        return
+def _replace(folder: Path, new: Path) -> None:
     check_replaceable(folder)  # something may have come into it since the work began
-    folder.rename(old)
-    try:
-        new.rename(folder)
-    except BaseException:
-        old.rename(folder)
-        raise
+    replace_folder(folder, new)
 
 
 def check_replaceable(folder: Path) -> None:

@@ -35,6 +35,7 @@ from data_generation.reading import read_file
 from data_generation.settings import DEFAULT_TEST_RATIO, DataSettings
 from data_generation.splitting import leave_one_out, split_particles, split_population
 from diffusions.checks import shown
+from diffusions.files import recover
 from diffusions.typing import Key
 from jkonet_star.couplings import Couplings, couple
 from jkonet_star.densities import (
@@ -158,6 +159,7 @@ def find_dataset(settings: DataSettings) -> Dataset | None:
             `overwrite`, only a folder that is no dataset, or not that alone: nothing else is deleted.
     """
     folder = Path(settings.data_dir) / settings.name
+    recover(folder)
     if not folder.exists() and not folder.is_symlink():
         return None
     if settings.overwrite:
@@ -263,6 +265,8 @@ def _check_counts(metadata: dict[str, Any], archives: Archives) -> None:
 
 def _locate(name_or_path: str | Path, data_dir: Path) -> Path:
     candidates = (Path(name_or_path), data_dir / name_or_path)
+    for candidate in candidates:
+        recover(candidate)
     # A folder of that name elsewhere shall not hide the dataset.
     for accept in (lambda p: (p / METADATA).is_file(), Path.is_dir):
         for candidate in candidates:

@@ -75,6 +75,7 @@ def _train(settings: SparsePixelsSettings, begin: float) -> None:
 
 
 def _reuse(given: SparsePixelsSettings, begin: float) -> None:
+    from diffusions.files import recover
     from experiments.outputs import check_results
     from experiments.run_folder import RunFolder
 
@@ -83,6 +84,7 @@ def _reuse(given: SparsePixelsSettings, begin: float) -> None:
         raise ValueError(f"{run.path} is not the folder of a finished run")
     settings = _of_run(given, run.config()["settings"])
     folder = Path(given.output or run.path / _OUTPUT[given.mode])
+    recover(folder)
     if folder.exists() and not given.overwrite:
         raise ValueError(f"{folder} already exists; give --overwrite or another --output")
     if folder.exists():

@@ -1,7 +1,6 @@
 """Training from sparse pixels in a run folder, and what is done with the networks it leaves."""
 
 import functools
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from checkpoints import load_network, save_network
 from data_generation.array_files import write_npz
 from data_generation.command_line import say
 from data_generation.image_batches import as_bytes
-from diffusions.files import new_folder, temporary_name
+from diffusions.files import new_folder, replace_folder
 from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Key, Params
 from experiments.chunked_training import train_in_chunks
@@ -208,14 +207,7 @@ def reuse(mode: Mode, run: RunFolder, folder: Path, settings: SparsePixelsSettin
 
 def _replace(folder: Path, new: Path) -> None:
     check_results(folder, _SCRIPT)  # something may have come into it since the work began
-    old = temporary_name(folder)
-    folder.rename(old)
-    try:
-        new.rename(folder)
-    except BaseException:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old)
+    replace_folder(folder, new)
 
 
 def _sample(

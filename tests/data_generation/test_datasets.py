@@ -442,6 +442,28 @@ def test_a_failing_rename_puts_the_old_dataset_back(copy, monkeypatch):
     assert entries(folder.parent) == before
 
 
+def test_a_dataset_that_a_kill_left_aside_comes_back(copy):
+    folder, same = copy
+    before = entries(folder.parent)
+    aside = folder.with_name(f".{folder.name}.old-0123456789abcdef")
+    folder.rename(aside)
+    assert load_dataset(folder).name == folder.name
+    assert entries(folder.parent) == before
+    folder.rename(aside)
+    assert find_dataset(same) is not None
+    assert entries(folder.parent) == before
+
+
+def test_what_a_killed_generation_left_is_swept_by_the_next(tmp_path):
+    left = tmp_path / ".killed.new-0123456789abcdef"
+    left.mkdir()
+    (left / "train.npz").write_bytes(b"half")
+    for path in (left / "train.npz", left):
+        os.utime(path, (0, 0))
+    generate_dataset(settings(tmp_path, n_gmm_components=0, dataset_name="next"))
+    assert [p.name for p in tmp_path.iterdir()] == ["next"]
+
+
 def test_an_unwritable_place_is_refused_before_any_work(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setattr(datasets, "simulate", lambda *a, **k: pytest.fail("worked in vain"))

@@ -2,11 +2,21 @@
 
 import os
 import secrets
+import time
 
 import pytest
 
 from diffusions import files
-from diffusions.files import is_temporary, new_file, new_folder, write_bytes, write_text
+from diffusions.files import (
+    is_temporary,
+    new_file,
+    new_folder,
+    recover,
+    replace_folder,
+    sweep,
+    write_bytes,
+    write_text,
+)
 
 
 def names(folder):
@@ -112,3 +122,92 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
             (temporary / "y").write_text("y")
     assert names(tmp_path) == ["empty", "link", "made"]
     assert names(tmp_path / "made") == ["x"]
+
+
+TOKEN = "0123456789abcdef"
+
+
+def left(folder, name, *, hours):
+    """What a kill left so long ago: a file, or a folder with one in it."""
+    place = folder / name
+    if place.suffix == ".txt":
+        place.write_text("half")
+        inside = []
+    else:
+        place.mkdir()
+        (place / "x").write_text("half")
+        inside = [place / "x"]
+    then = time.time() - 3600 * hours
+    for path in (*inside, place):
+        os.utime(path, (then, then))
+    return place
+
+
+def test_what_a_kill_left_goes_with_the_next_write_after_an_hour(tmp_path):
+    old = [f".data.new-{TOKEN}", f".x.txt.new-{TOKEN}.txt", f".there.old-{TOKEN}"]
+    for name in old:
+        left(tmp_path, name, hours=1.1)
+    kept = [
+        left(tmp_path, f".young.new-{TOKEN}", hours=0.9),
+        left(tmp_path, f".gone.old-{TOKEN}", hours=100),  # nothing else is left of it
+        left(tmp_path, ".mine.new-1", hours=100),
+        left(tmp_path, "notes.new-" + TOKEN, hours=100),
+    ]
+    # A folder is as young as the youngest file in it.
+    growing = left(tmp_path, f".growing.new-{TOKEN}", hours=5)
+    os.utime(growing / "x")
+    (tmp_path / "there").mkdir()
+    write_text(tmp_path / "new.txt", "x")
+    assert names(tmp_path) == sorted([p.name for p in (*kept, growing)] + ["there", "new.txt"])
+
+
+def test_a_folder_in_use_is_not_abandoned(tmp_path):
+    with new_folder(tmp_path / "slow") as temporary:
+        long_ago = time.time() - 5 * files.ABANDONED_AFTER
+        os.utime(temporary, (long_ago, long_ago))
+        files._swept.clear()
+        sweep(tmp_path)
+        assert temporary.is_dir()
+    assert names(tmp_path) == ["slow"]
+
+
+def test_links_are_removed_and_not_followed(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "x").write_text("precious")
+    trap = tmp_path / f".data.new-{TOKEN}"
+    trap.symlink_to(tmp_path / "precious")
+    long_ago = time.time() - 5 * files.ABANDONED_AFTER
+    os.utime(trap, (long_ago, long_ago), follow_symlinks=False)
+    sweep(tmp_path)
+    assert names(tmp_path) == ["precious"]
+    assert (tmp_path / "precious" / "x").read_text() == "precious"
+
+
+class KilledError(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_kill_while_a_folder_is_replaced_loses_nothing(at, tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+    for place in (folder, tmp_path / "new"):
+        place.mkdir()
+        (place / "x").write_text(place.name)
+    # Nothing runs after a kill, no handler either.
+    rename, left_to_do = os.rename, iter(range(1, 3))
+
+    def killed(*arguments, **more):
+        if next(left_to_do, at) >= at:
+            raise KilledError
+        rename(*arguments, **more)
+
+    monkeypatch.setattr(os, "rename", killed)
+    with pytest.raises(KilledError):
+        replace_folder(folder, tmp_path / "new")
+    monkeypatch.undo()
+    assert folder.exists() == (at == 1)
+    recover(folder)
+    assert (folder / "x").read_text() == "data"
+    replace_folder(folder, tmp_path / "new")
+    assert (folder / "x").read_text() == "new"
+    assert names(tmp_path) == ["data"]
