@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from diffusions.files import is_temporary, temporary_name
+from experiments.run_lock import LOCK, held, moved, release, release_all_but
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,7 +32,7 @@ _FOLDERS = {
 _FILES = {
     *("config.json", "log_snr.json", "metrics.jsonl", "summary.json"),
     *("comparison.csv", "methods.csv", "mse_curve.csv", "running_averages.csv", "table.csv"),
-    *("losses.txt", "report.html", "samples.npz"),
+    *("losses.txt", "report.html", "samples.npz", LOCK),
 }
 _FILE_PATTERN = re.compile(r"numbers_.*\.txt|evaluation.*\.json")
 _FOLDER_PATTERN = re.compile(r"evaluation.*_plots")
@@ -85,18 +86,21 @@ def replace_run(path: Path, new: Path) -> None:
     """Sets a run aside and puts a new one in its place.
 
     Args:
-        path: of the run.
+        path: of the run; its lock is let go of where that succeeds.
         new: a folder beside it, moved to `path`.
     """
     places = replaced_runs(path)
     number = int(places[-1].name.rpartition("-")[2]) + 1 if places else 1
     aside = path.with_name(f".{path.name}.replaced-{number}")
     path.rename(aside)
+    moved(path, aside)
     try:
         new.rename(path)
     except BaseException:
         aside.rename(path)
+        moved(aside, path)
         raise
+    release(aside)
     _REPLACING.append(path)
 
 
@@ -109,11 +113,14 @@ def forget_replaced(path: Path) -> None:
 
 
 def keeps_replaced(script: Callable[P, T]) -> Callable[P, T]:
-    """A script whose failure puts back the run that it was to replace, unless it can be resumed."""
+    """A script whose failure puts back the run that it was to replace, unless it can be resumed.
+
+    However it ends, it lets go of the run that it wrote.
+    """
 
     @functools.wraps(script)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-        before = len(_REPLACING)
+        before, locked = len(_REPLACING), held()
         try:
             return script(*args, **kwargs)
         except BaseException:
@@ -124,6 +131,7 @@ def keeps_replaced(script: Callable[P, T]) -> Callable[P, T]:
             raise
         finally:
             del _REPLACING[before:]
+            release_all_but(locked)
 
     return guarded
 

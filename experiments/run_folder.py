@@ -7,6 +7,7 @@
     plots/           figures
     checkpoint/      the newest training state, while the run is unfinished
     energy/          the learned energies
+    .lock            held by the process that writes the run, while it does
 
 A run that is killed at any moment continues from its newest checkpoint: rows of `metrics.jsonl` after
 it are dropped and made again.
@@ -36,6 +37,7 @@ from experiments.replaced_run import (
     replaced_runs,
     settle,
 )
+from experiments.run_lock import check_free, held, hold, moved, release, release_all_but
 from experiments.run_records import (
     Config,
     Summary,
@@ -235,11 +237,13 @@ class RunFolder:
             if is_temporary(left.name):  # of a process that was killed
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         forget_replaced(self.path)
+        release(self.path)
 
     def remove(self) -> None:
         """Removes the whole folder, and what it has replaced."""
         shutil.rmtree(self.path)
         forget_replaced(self.path)
+        release(self.path)
 
 
 def check_run(runs_dir: str, name: str | None, *, resume: bool, overwrite: bool) -> None:
@@ -253,6 +257,7 @@ def check_run(runs_dir: str, name: str | None, *, resume: bool, overwrite: bool)
     if name is None:
         return
     path = parent / name
+    check_free(path)
     settle(path)
     if resume:
         if not (path / "config.json").is_file():
@@ -287,7 +292,7 @@ def open_run(
     overwrite: bool,
     data: Mapping[str, str] | None = None,
 ) -> RunFolder:
-    """Makes the folder of a new run, or finds the one to continue.
+    """Makes the folder of a new run, or finds the one to continue; locked until it is finished.
 
     Args:
         runs_dir: parent of all runs.
@@ -300,8 +305,8 @@ def open_run(
 
     Raises:
         ValueError: a run of this name exists (and neither flag is given), there is none to resume, or
-            it has other settings or data; what is to be replaced is not a run and nothing else; the
-            folder cannot be written.
+            it has other settings or data; another process writes it; what is to be replaced is not a
+            run and nothing else; the folder cannot be written.
     """
     parent = Path(runs_dir)
     check_run(runs_dir, name, resume=resume, overwrite=overwrite)
@@ -315,12 +320,21 @@ def open_run(
         return _resumed(path, config, data)
     parent.mkdir(parents=True, exist_ok=True)
     # A folder without config.json is no run: the rename makes both appear at once.
-    move = replace_run if path.exists() else None
-    with new_folder(path, move=move) as unfinished:
-        content = {"schema_version": SCHEMA_VERSION, "settings": config, "versions": versions()}
-        write_json(
-            unfinished / "config.json", content if data is None else {**content, "data": data}
-        )
+    content = {"schema_version": SCHEMA_VERSION, "settings": config, "versions": versions()}
+    replaces = path.exists()
+    before = held()
+    try:
+        if replaces:
+            hold(path)
+        with new_folder(path, move=replace_run if replaces else None) as unfinished:
+            write_json(
+                unfinished / "config.json", content if data is None else {**content, "data": data}
+            )
+            hold(unfinished)
+        moved(unfinished, path)
+    except BaseException:
+        release_all_but(before)
+        raise
     return RunFolder(path)
 
 
@@ -375,4 +389,6 @@ def _resumed(path: Path, config: dict[str, Any], data: Mapping[str, str] | None)
             )
     if data is not None:
         run.check_data(data)
+    if not run.finished:
+        hold(path)
     return run

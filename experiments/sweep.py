@@ -4,7 +4,10 @@ Networks on data of one shape are trained side by side in one program. Runs that
 skipped, so that a sweep that was killed continues; runs that fail are tried once more.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from data_generation.command_line import define_flags, run_script, say, settings_from_flags
 from data_generation.settings import DataSettings
@@ -21,6 +24,9 @@ from experiments.sweep_settings import (
     cells_of,
     grids_from_flags,
 )
+
+if TYPE_CHECKING:
+    from experiments.sweep_folder import SweepFolder
 
 FLAGS = define_flags(SweepSettings)
 define_flags(Grid, into=FLAGS)
@@ -53,6 +59,8 @@ def main() -> None:
 def run_sweep(cells: Sequence[Cell], name: str, execution: ExecutionSettings) -> list[dict]:
     """Carries out what is not finished of some runs, and writes the table and the figure.
 
+    The folder is locked meanwhile.
+
     Args:
         cells: the runs.
         name: of the sweep's folder.
@@ -63,7 +71,8 @@ def run_sweep(cells: Sequence[Cell], name: str, execution: ExecutionSettings) ->
 
     Raises:
         ImportError: an extra is needed and not installed.
-        ValueError: what a run's data need does not fit into memory, or the folder cannot be written.
+        ValueError: what a run's data need does not fit into memory, the folder cannot be written, or
+            another process carries out a sweep in it.
     """
     from pathlib import Path
 
@@ -72,15 +81,30 @@ def run_sweep(cells: Sequence[Cell], name: str, execution: ExecutionSettings) ->
             check_memory(cell.data.memory_needs)
 
     from experiments.outputs import check_sweep_folder
+    from experiments.run_lock import held, hold, release_all_but
     from experiments.sweep_folder import SweepFolder
-    from experiments.sweep_progress import Progress
 
     _check_extras(cells, execution)
     folder = SweepFolder(Path(execution.runs_dir) / name, execution)
     check_sweep_folder(folder.path)
-    progress = Progress(cells, folder, title=name)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    # The jobs of a sweep share its folder; two sweeps would train the same runs.
+    before = held()
+    hold(folder.path)
+    try:
+        return _carry_out(cells, folder, title=name)
+    finally:
+        release_all_but(before)
+
+
+def _carry_out(cells: Sequence[Cell], folder: SweepFolder, *, title: str) -> list[dict]:
+    """`run_sweep` in a folder that is locked."""
+    from experiments.sweep_progress import Progress
+
+    execution = folder.execution
+    progress = Progress(cells, folder, title=title)
     left = progress.unfinished
-    say(f"{name}: {len(cells)} runs, {len(cells) - len(left)} finished; results in {folder.path}")
+    say(f"{title}: {len(cells)} runs, {len(cells) - len(left)} finished; results in {folder.path}")
     with progress:
         if execution.executor == "local":
             from experiments.sweep_runs import carry_out

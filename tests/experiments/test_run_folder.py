@@ -145,7 +145,7 @@ def test_an_existing_run_is_refused_without_overwrite(tmp_path):
 def test_overwrite_starts_from_nothing(tmp_path):
     opened(tmp_path).log([{"epoch": 1, "loss": [1.0]}])
     run = opened(tmp_path, config={**CONFIG, "seeds": (5,)}, overwrite=True)
-    assert [p.name for p in run.path.iterdir()] == ["config.json"]
+    assert {p.name for p in run.path.iterdir()} == {".lock", "config.json"}
     assert run.config()["settings"]["seeds"] == [5]
     assert opened(tmp_path, "other", overwrite=True).path.is_dir()
 
