@@ -54,6 +54,7 @@ def warm_up() -> None:
     )
     for module in modules:
         importlib.import_module(module)
+    "".encode("cp437")  # of zip archives: another user may not read where Python is
     for module in ("anndata", "h5py", "ott.neural.methods.monge_gap"):
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
