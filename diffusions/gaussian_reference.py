@@ -125,7 +125,8 @@ def fitted_reference(
         values, basis = np.linalg.eigh(scatter / (len(flat) - 1))
         vectors = jnp.asarray(basis, jnp.float32)
     else:
-        values = sum((block**2).sum(axis=0) for block in blocks) / (len(flat) - 1)
+        squares = np.stack([(block**2).sum(axis=0) for block in blocks])
+        values = squares.sum(axis=0) / (len(flat) - 1)
     # A direction without spread has no density; a little of it keeps the reference one.
     values = np.maximum(values, 1e-6 * max(float(values.mean()), 1e-30))
     return GaussianReference(

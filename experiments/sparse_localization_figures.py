@@ -126,7 +126,7 @@ def plot_training(file: Path, rows: list[dict[str, Any]]) -> None:
     rows = [row for row in rows if "loss" in row]
     epochs = np.asarray([row["epoch"] for row in rows])
     losses = np.asarray([row["loss"] for row in rows], np.float64)
-    noise_free = np.asarray([bool(row["noise_free"]) for row in rows])
+    noise_free = np.asarray([row["noise_free"] for row in rows], bool)
     axes.plot(epochs[~noise_free], losses[~noise_free], linewidth=0.8, color=NETWORK, label="loss")
     if noise_free.any():
         axes.plot(

@@ -317,13 +317,13 @@ def at_unit_scale(conditions: FirstOrderConditions, constants: PyTree) -> FirstO
         return conditions
     center, length = np.asarray(units.center), np.asarray(units.length)
     # r / (s tau): a displacement over the speed is a time, as tau is.
-    return dataclasses.replace(
-        conditions,
-        point=(np.asarray(conditions.point) - center) / length,
-        displacement=np.asarray(conditions.displacement) / np.asarray(units.speed),
-        score=np.asarray(conditions.score) * length,
-        population=(np.asarray(conditions.population) - center) / length,
-    )
+    scaled: dict[str, Any] = {
+        "point": (np.asarray(conditions.point) - center) / length,
+        "displacement": np.asarray(conditions.displacement) / np.asarray(units.speed),
+        "score": np.asarray(conditions.score) * length,
+        "population": (np.asarray(conditions.population) - center) / length,
+    }
+    return dataclasses.replace(conditions, **scaled)
 
 
 def _fit_linear(

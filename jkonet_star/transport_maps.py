@@ -16,6 +16,7 @@ positive by construction, W = softplus(K) / width, or they are free, W = K / wid
 """
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -32,7 +33,7 @@ _SLOPES = 2.0  # of the first layer: bends of about half the population's deviat
 
 
 def _uniform(bound: float) -> nn.initializers.Initializer:
-    def init(key: Key, shape: tuple, dtype: type = jnp.float32) -> Array:
+    def init(key: Key, shape: tuple, dtype: Any = jnp.float32) -> Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
