@@ -51,6 +51,7 @@ class Choice(NamedTuple):
     a: Float[Array, "n"]
     best: Int[Array, "n"]
 
+    @checked
     def at(self, a: Float[Array, "batch"]) -> Int[Array, "batch"]:
         """The choice at the nearest log SNR."""
         return self.best[jnp.searchsorted(0.5 * (self.a[1:] + self.a[:-1]), a)]

@@ -12,7 +12,7 @@ import pytest
 
 from experiments import run_lock
 from experiments.run_folder import RunFolder, check_run, open_run
-from experiments.run_lock import LOCK, check_free, held, hold, release
+from experiments.run_lock import LOCK, check_free, held, hold, release, release_all_but
 
 HOLDER = """
 import sys, time
@@ -28,6 +28,12 @@ else:
 print("held", flush=True)
 time.sleep(600)
 """
+
+
+@pytest.fixture(autouse=True)
+def no_locks_of_other_tests():
+    """A run that an earlier test of this process left unfinished is locked until the process ends."""
+    release_all_but([])
 
 
 @pytest.fixture
