@@ -19,6 +19,7 @@ MOST_BYTES = 1 << 30
 
 _CHUNK = 1 << 20
 _TIMEOUT_S = 60
+_SHA256_DIGITS = 64
 
 
 def md5(file: Path) -> str:
@@ -34,13 +35,13 @@ def check_md5(file: Path, expected: str) -> None:
         raise ValueError(f"{file} is damaged or another release: MD5 {found}, published {expected}")
 
 
-def download(url: str, file: Path, expected_md5: str, *, most_bytes: int = MOST_BYTES) -> None:
+def download(url: str, file: Path, expected: str, *, most_bytes: int = MOST_BYTES) -> None:
     """Fetches a file to a temporary name, checks it as it comes, and renames it.
 
     Args:
         url: where it is published; https, and so are all places that it refers to.
         file: where it goes; replaced where it exists.
-        expected_md5: published checksum.
+        expected: published checksum in hexadecimal: MD5, or SHA-256, told by its length.
         most_bytes: after which the download is broken off.
 
     Raises:
@@ -48,15 +49,16 @@ def download(url: str, file: Path, expected_md5: str, *, most_bytes: int = MOST_
             else or more.
     """
     _check_address(url)
+    checksum = "SHA-256" if len(expected) == _SHA256_DIGITS else "MD5"
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with new_file(file) as unfinished:
             with open_url(url) as source, unfinished.open("wb") as target:
                 announced = int(source.headers.get("Content-Length") or 0)
-                found = _copy(source, target, most_bytes, announced, file.name)
-            if found != expected_md5:
+                found = _copy(source, target, checksum, most_bytes, announced, file.name)
+            if found != expected:
                 raise ValueError(
-                    f"{url} delivered another file: MD5 {found}, expected {expected_md5}"
+                    f"{url} delivered another file: {checksum} {found}, expected {expected}"
                 )
     except (urllib.error.URLError, HTTPException, OSError) as error:
         reason = " ".join(str(getattr(error, "reason", error)).split())
@@ -65,21 +67,23 @@ def download(url: str, file: Path, expected_md5: str, *, most_bytes: int = MOST_
         ) from error
 
 
-def _copy(source: Any, target: Any, most_bytes: int, announced: int, name: str) -> str:
-    """Copies a stream and returns its MD5 sum."""
-    checksum = hashlib.md5(usedforsecurity=False)
+def _copy(
+    source: Any, target: Any, checksum: str, most_bytes: int, announced: int, name: str
+) -> str:
+    """Copies a stream and returns its checksum."""
+    digest = hashlib.sha256() if checksum == "SHA-256" else hashlib.md5(usedforsecurity=False)
     so_far = 0
     with tqdm(total=announced or None, unit="B", unit_scale=True, desc=name) as progress:
         while chunk := source.read(_CHUNK):
             so_far += len(chunk)
             if max(so_far, announced) > most_bytes:
                 raise OSError(f"it has more than {most_bytes} bytes")
-            checksum.update(chunk)
+            digest.update(chunk)
             target.write(chunk)
             progress.update(len(chunk))
     if so_far < announced:
         raise OSError(f"it broke off after {so_far} of {announced} bytes")
-    return checksum.hexdigest()
+    return digest.hexdigest()
 
 
 def _check_address(url: str) -> None:

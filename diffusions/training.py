@@ -97,6 +97,15 @@ def train_epochs(
     return jax.lax.scan(epoch, state, None, length=n_epochs)
 
 
+def cut_batch(batch_size: int, n_examples: int, what: str) -> str | None:
+    """One line, where a batch would hold more than there is."""
+    if batch_size <= n_examples:
+        return None
+    return (
+        f"batch_size {batch_size} exceeds the {n_examples} {what}: a batch holds all {n_examples}"
+    )
+
+
 @checked
 def shuffled_batches(key: Key, n_examples: int, batch_size: int) -> Int[Array, "batches batch"]:
     """Example indices of one epoch in random order; -1 fills the last batch.
@@ -106,13 +115,10 @@ def shuffled_batches(key: Key, n_examples: int, batch_size: int) -> Int[Array, "
     Args:
         key: of the epoch.
         n_examples: static.
-        batch_size: static, at most n_examples.
-
-    Raises:
-        ValueError: `batch_size` exceeds `n_examples`.
+        batch_size: static; where there are fewer examples, the one batch holds all (`cut_batch` says
+            so to a user).
     """
-    if batch_size > n_examples:
-        raise ValueError(f"batch_size {batch_size} exceeds the {n_examples} training examples")
+    batch_size = min(batch_size, n_examples)
     n_batches = -(-n_examples // batch_size)
     order = jax.random.permutation(key, n_examples)
     filler = jnp.full(n_batches * batch_size - n_examples, -1, order.dtype)

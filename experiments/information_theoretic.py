@@ -27,6 +27,7 @@ def main() -> None:
     given = settings_from_flags(InformationTheoreticSettings, FLAGS)
     # Only now: `--help` and a mistyped flag need none of it.
     from data_generation.device import device_name, precision
+    from diffusions.training import cut_batch
     from experiments.run_folder import start_run
     from experiments.tracking import check_settings, conclude
 
@@ -37,10 +38,6 @@ def main() -> None:
     else:
         from experiments.information_theoretic_images import ImageTask as Task  # type: ignore[assignment]
     task = Task(settings)
-    if settings.batch_size > len(task.train):  # type: ignore[operator]
-        raise ValueError(
-            f"batch_size {settings.batch_size} exceeds the {len(task.train)} training examples"
-        )
     run = start_run(
         settings,
         "experiments.information_theoretic",
@@ -56,6 +53,9 @@ def main() -> None:
     )
     numbers = "bfloat16" if settings.bfloat16 else "float32"
     say(f"  {device_name()}, {precision(numbers)}, seed {settings.seed}; results in {run.path}")
+    cut = cut_batch(settings.batch_size, len(task.train), "training examples")  # type: ignore[arg-type]
+    if cut is not None:
+        say(f"  {cut}")
     seconds = {"data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
     from experiments.density_training import learn_density
 

@@ -40,6 +40,7 @@ def main() -> None:
 def _train(settings: SparsePixelsSettings, begin: float) -> None:
     # Only now: `--help` and a mistyped flag need none of it.
     from data_generation.device import device_name, precision
+    from diffusions.training import cut_batch
     from experiments.run_folder import start_run
     from experiments.sparse_pixels_task import SparseTask
     from experiments.sparse_pixels_training import learn
@@ -47,10 +48,6 @@ def _train(settings: SparsePixelsSettings, begin: float) -> None:
 
     check_settings(settings)
     task = SparseTask(settings)
-    if settings.batch_size > len(task.train):  # type: ignore[operator]
-        raise ValueError(
-            f"batch_size {settings.batch_size} exceeds the {len(task.train)} training images"
-        )
     run = start_run(
         settings,
         "experiments.sparse_pixels",
@@ -67,6 +64,9 @@ def _train(settings: SparsePixelsSettings, begin: float) -> None:
     )
     numbers = "bfloat16" if settings.bfloat16 else "float32"
     say(f"  {device_name()}, {precision(numbers)}, seed {settings.seed}; results in {run.path}")
+    cut = cut_batch(settings.batch_size, len(task.train), "training images")  # type: ignore[arg-type]
+    if cut is not None:
+        say(f"  {cut}")
     seconds = {"data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
     results = learn(run, task, seconds)
     seconds["total"] = time.perf_counter() - begin

@@ -18,7 +18,13 @@ from threadpoolctl import threadpool_limits
 
 from diffusions.arguments import checked
 from diffusions.memory import check_memory
-from diffusions.training import TrainingState, initial_state, shuffled_batches, train_epochs
+from diffusions.training import (
+    TrainingState,
+    cut_batch,
+    initial_state,
+    shuffled_batches,
+    train_epochs,
+)
 from diffusions.typing import Array, Float, Key, Keys, PyTree
 from jkonet_star.closed_form import ClosedFormReport, fit_linear
 from jkonet_star.couplings import Couplings, check_couplings, couple, moved_couplings
@@ -227,14 +233,8 @@ def n_examples(problem: "Problem") -> int:
 
 def batch_warning(problem: "Problem", settings: NetworkSettings) -> str | None:
     """One line, where a batch would hold more than there is."""
-    available = n_examples(problem)
-    if settings.batch_size <= available:
-        return None
     what = "particles" if problem.kind.parametrisation == "bilevel" else "couplings"
-    return (
-        f"batch_size {settings.batch_size} exceeds the {available} {what} of the data: "
-        f"a batch holds all {available}"
-    )
+    return cut_batch(settings.batch_size, n_examples(problem), f"{what} of the data")
 
 
 def network_fit(

@@ -12,6 +12,7 @@ from data_generation.downloads import download
 
 CONTENT = bytes(range(256)) * 5000
 CHECKSUM = hashlib.md5(CONTENT).hexdigest()
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -54,8 +55,9 @@ def server(monkeypatch):
     running.server_close()
 
 
-def test_a_file_arrives(server, tmp_path):
-    download(f"{server}/file", tmp_path / "new" / "file", CHECKSUM)
+@pytest.mark.parametrize("checksum", [CHECKSUM, SHA256])
+def test_a_file_arrives(checksum, server, tmp_path):
+    download(f"{server}/file", tmp_path / "new" / "file", checksum)
     assert (tmp_path / "new" / "file").read_bytes() == CONTENT
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["file"]
 
@@ -63,7 +65,8 @@ def test_a_file_arrives(server, tmp_path):
 @pytest.mark.parametrize(
     ("path", "options", "reason"),
     [
-        ("file", {"expected_md5": "0" * 32}, f"another file: MD5 {CHECKSUM}"),
+        ("file", {"expected": "0" * 32}, f"another file: MD5 {CHECKSUM}"),
+        ("file", {"expected": "0" * 64}, f"another file: SHA-256 {SHA256}, expected 0+$"),
         ("file", {"most_bytes": len(CONTENT) - 1}, "it has more than 1279999 bytes"),
         ("endless", {"most_bytes": 3 << 20}, "it has more than 3145728 bytes"),
         ("cut", {}, "it broke off after 1280000 of 1281000 bytes"),
@@ -73,7 +76,7 @@ def test_a_file_arrives(server, tmp_path):
 def test_anything_else_leaves_nothing(server, tmp_path, path, options, reason):
     (tmp_path / "file").write_text("what was there")
     with pytest.raises(ValueError, match=reason) as error:
-        download(f"{server}/{path}", tmp_path / "file", **{"expected_md5": CHECKSUM, **options})
+        download(f"{server}/{path}", tmp_path / "file", **{"expected": CHECKSUM, **options})
     assert "\n" not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "what was there"

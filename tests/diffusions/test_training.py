@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from diffusions.training import initial_state, shuffled_batches, train_epochs
+from diffusions.training import cut_batch, initial_state, shuffled_batches, train_epochs
 
 KEY = jax.random.key(3)
 RATE = 0.1
@@ -162,6 +162,7 @@ def test_epochs_are_shuffled_differently_and_evenly():
     assert np.abs(counts - 800).max() < 5 * np.sqrt(4000 * 0.2 * 0.8)
 
 
-def test_more_batch_than_data_is_refused():
-    with pytest.raises(ValueError, match="batch_size 6 exceeds the 5 training examples"):
-        shuffled_batches(KEY, 5, 6)
+def test_a_batch_holds_all_where_there_is_no_more():
+    np.testing.assert_array_equal(shuffled_batches(KEY, 5, 6), shuffled_batches(KEY, 5, 5))
+    assert cut_batch(5, 5, "examples") is None
+    assert cut_batch(6, 5, "examples") == "batch_size 6 exceeds the 5 examples: a batch holds all 5"

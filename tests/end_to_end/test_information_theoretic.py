@@ -205,7 +205,6 @@ def test_images(place):
         (["--dataset=cifar10"], "--data-path is required"),
         (["--dataset=cifar10", "--data-path=nowhere"], "nowhere"),
         (["--dataset=scg", "--log-snr=1;2"], "spectrum, curve or LOC,SCALE"),
-        (["--dataset=scg", "--batch-size=500", "--n-points=100"], "exceeds the 90"),
         (["--dataset=scg", "--validation-ratio=1"], "validation_ratio"),
         (["--dataset=scg", "--n-points=5"], "n_points"),
         (["--dataset=scg", "--epochs=0"], "epochs"),
