@@ -1,1 +1,5 @@
 """Gaussian-noise diffusion models: arrays in, arrays out."""
+
+from diffusions.late_imports import names_on_first_use
+
+__getattr__, __dir__, __all__ = names_on_first_use("diffusions")

@@ -1,7 +1,9 @@
 """Imports that wait until something is used: a package's own names, and packages of optional extras."""
 
 import importlib
-from collections.abc import Callable, Mapping
+import pkgutil
+import sys
+from collections.abc import Callable
 from typing import Any
 
 EXTRA_OF = {
@@ -41,28 +43,48 @@ def import_extra(module: str, what: str) -> Any:
         ) from error
 
 
-def names_on_first_use(package: str, home: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package whose names are loaded when they are first asked for.
+def public_names(package: str) -> dict[str, str]:
+    """Public name -> module that defines it, out of the package's stub.
+
+    The stub `__init__.pyi` is their only list, which type checkers and editors read as well. Its lines
+    are `from package.module import name as name`.
+    """
+    stub = pkgutil.get_data(package, "__init__.pyi")
+    assert stub is not None
+    home = {}
+    for line in stub.decode().splitlines():
+        match line.split():
+            case ["from", module, "import", name, "as", _]:
+                home[name] = module
+    return home
+
+
+def names_on_first_use(
+    package: str,
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of a package whose public names are loaded on first use.
 
     Args:
         package: its name.
-        home: public name -> submodule that defines it.
 
     Returns:
-        The function. It raises AttributeError for a name that is not in `home` only: Python takes
-        one for "no such name" and drops what it says, so that a submodule's own AttributeError
+        The three. `__getattr__` raises AttributeError for a name that is not public only: Python
+        takes one for "no such name" and drops what it says, so that a submodule's own AttributeError
         becomes the cause of an ImportError.
     """
+    home = public_names(package)
 
     def get(name: str) -> Any:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         try:
-            return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+            return getattr(importlib.import_module(home[name]), name)
         except AttributeError as error:
             raise ImportError(
-                f"{package}.{home[name]} cannot be loaded: {type(error).__name__}: {error}",
-                name=f"{package}.{home[name]}",
+                f"{home[name]} cannot be loaded: {type(error).__name__}: {error}", name=home[name]
             ) from error
 
-    return get
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *home} - {names_on_first_use.__name__})
+
+    return get, names, list(home)

@@ -14,6 +14,8 @@ from hatchling.builders.wheel import WheelBuilder
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("checkpoints", "data_generation", "diffusions", "experiments", "jkonet_star")
 DATA = ("data_generation/*.csv", "checkpoints/pretrained/**/*", "experiments/grids/*.yaml")
+LATE = ("checkpoints", "data_generation", "diffusions", "jkonet_star")  # names on first use
+TYPES = [f"{name}/py.typed" for name in PACKAGES] + [f"{name}/__init__.pyi" for name in LATE]
 
 
 def build(kind, folder):
@@ -43,7 +45,8 @@ def test_the_wheel_holds_the_packages_their_data_and_nothing_else(tmp_path):
     found = {name for name in build("standard", tmp_path) if ".dist-info/" not in name}
     code = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
     data = [file for pattern in DATA for file in ROOT.glob(pattern) if file.is_file()]
-    assert found == {file.relative_to(ROOT).as_posix() for file in (*code, *data)}
+    untyped = {file.relative_to(ROOT).as_posix() for file in (*code, *data)}
+    assert found == untyped | set(TYPES)
     assert len(data) > 40
     assert listing() == before  # no build/, no egg-info
 

@@ -1,0 +1,10 @@
+from checkpoints.energies import load_energy as load_energy
+from checkpoints.energies import save_energy as save_energy
+from checkpoints.networks import load_network as load_network
+from checkpoints.networks import save_network as save_network
+from checkpoints.pretrained_models import load_pretrained as load_pretrained
+from checkpoints.pretrained_models import pretrained_card as pretrained_card
+from checkpoints.pretrained_models import pretrained_names as pretrained_names
+from checkpoints.training import latest_step as latest_step
+from checkpoints.training import restore_state as restore_state
+from checkpoints.training import save_state as save_state
