@@ -20,6 +20,7 @@ from checkpoints.networks import load_network, save_network
 from checkpoints.shapes import check_shapes, named
 from diffusions.checks import Count, conform
 from diffusions.networks.message_passing import MessagePassingDenoiser
+from diffusions.short_repr import short_repr
 from diffusions.typing import Params
 
 SHIPPED = Path(__file__).parent / "pretrained" / "sparse_n64_k6"
@@ -33,6 +34,8 @@ class Denoiser:
     model: MessagePassingDenoiser
     params: Params
     n: int
+
+    __repr__ = short_repr
 
 
 def save_denoiser(path: str | Path, denoiser: Denoiser) -> None:

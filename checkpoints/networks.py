@@ -18,6 +18,7 @@ from diffusions.checks import one_of, record
 from diffusions.networks.message_passing import MessagePassingDenoiser
 from diffusions.networks.mlp import DenoisingMLP
 from diffusions.networks.unet import UNet
+from diffusions.short_repr import short_repr
 from diffusions.typing import Params, PyTree
 
 SCHEMA_VERSION = 1
@@ -36,6 +37,9 @@ class SavedNetwork(NamedTuple):
     params: Params
     about: dict[str, Any]  # JSON
     extra: PyTree  # arrays, such as the moments of the training data
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def _fields(module: nn.Module) -> dict[str, Any]:

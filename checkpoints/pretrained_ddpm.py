@@ -24,6 +24,7 @@ import numpy as np
 
 from checkpoints.networks import save_network
 from diffusions.networks.unet import UNet
+from diffusions.short_repr import short_repr
 from diffusions.typing import Params
 
 
@@ -32,6 +33,9 @@ class PretrainedUNet(NamedTuple):
 
     module: UNet
     params: Params
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def import_ddpm_unet(

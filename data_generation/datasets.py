@@ -36,6 +36,7 @@ from data_generation.settings import DEFAULT_TEST_RATIO, DataSettings
 from data_generation.splitting import leave_one_out, split_particles, split_population
 from diffusions.checks import shown
 from diffusions.files import recover
+from diffusions.short_repr import short_repr
 from diffusions.typing import Key
 from jkonet_star.couplings import Couplings, couple
 from jkonet_star.densities import (
@@ -69,6 +70,8 @@ class Dataset:
     metadata: dict[str, Any]
     path: Path
     projection: Projection | None = None
+
+    __repr__ = short_repr
 
     @property
     def name(self) -> str:

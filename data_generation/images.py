@@ -9,6 +9,7 @@ import numpy as np
 
 from data_generation import cifar10, idx
 from data_generation.cifar10 import Split
+from diffusions.short_repr import short_repr
 
 ImageDataset = Literal["cifar10", "fashion-mnist", "synthetic"]
 
@@ -29,6 +30,8 @@ class ImageData:
     images: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         return len(self.images)

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_generation.mask_settings import MaskSettings
+from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Bool, Float, Int, Key
 
 
@@ -39,6 +40,9 @@ class Masks(NamedTuple):
 
     conditioning: Bool[Array, "batch height width channels"]
     target: Bool[Array, "batch height width channels"]
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def sparse_masks(

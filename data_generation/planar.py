@@ -19,6 +19,7 @@ from importlib import resources
 import numpy as np
 from scipy.special import logsumexp
 
+from diffusions.short_repr import short_repr
 from diffusions.typing import Float
 
 DINO_NOISE = 0.15
@@ -67,6 +68,8 @@ class PlanarData:
     mean: Float[np.ndarray, "2"]
     deviation: Float[np.ndarray, "2"]
     law: PlanarLaw
+
+    __repr__ = short_repr
 
     def log_density(self, x: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n"]:
         """Exact log density at standardised points, in nats."""

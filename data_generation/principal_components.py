@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.decomposition import PCA
 
+from diffusions.short_repr import short_repr
 from diffusions.typing import Float, HostArray
 
 _COMPONENT = re.compile(r"(?:x_?)?(?:pca?|pcs?|comp(?:onent)?|lsi|svd|dm|dc)[ _.-]?([0-9]+)", re.I)
@@ -33,6 +34,8 @@ class Projection:
     mean: Float[HostArray, "p"]
     loadings: Float[HostArray, "p k"]
     explained: Float[HostArray, "k"]
+
+    __repr__ = short_repr
 
     def __call__(self, points: Float[HostArray, "*batch p"]) -> Float[HostArray, "*batch k"]:
         """Equation (1) of each particle, in double precision."""

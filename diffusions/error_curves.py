@@ -30,6 +30,7 @@ from diffusions.likelihood import Likelihood, averaged_terms, mean_of, square_no
 from diffusions.log_snr import CHANNEL, LogSNRLaw
 from diffusions.objectives import Denoiser
 from diffusions.processes import beside, corrupt
+from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float, Int, Key
 
 SOFT_REACH = 3
@@ -44,12 +45,18 @@ class ErrorCurves(NamedTuple):
     epsilon: Float[Array, "n"]  # E |eps - eps_hat|^2
     clean: Float[Array, "n roundings"]  # e^a E |x - x_hat|^2: unrounded, and rounded hard and soft
 
+    def __repr__(self) -> str:
+        return short_repr(self)
+
 
 class Choice(NamedTuple):
     """What is best at log SNRs in increasing order: the number of a rounding, or of a model."""
 
     a: Float[Array, "n"]
     best: Int[Array, "n"]
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     @checked
     def at(self, a: Float[Array, "batch"]) -> Int[Array, "batch"]:

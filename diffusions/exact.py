@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from diffusions.arguments import checked
 from diffusions.processes import Process
+from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float, Key
 
 
@@ -25,6 +26,8 @@ class GaussianMixture:
     means: Float[Array, "k d"]
     eigenvalues: Float[Array, "k d"]
     eigenvectors: Float[Array, "k d d"]  # columns
+
+    __repr__ = short_repr
 
     @checked
     def sample(self, key: Key, n: int) -> Float[Array, "n d"]:

@@ -25,6 +25,7 @@ import numpy as np
 from diffusions.arguments import checked
 from diffusions.log_snr import CHANNEL
 from diffusions.objectives import Denoiser
+from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float
 
 BLOCK = 2000
@@ -38,6 +39,8 @@ class GaussianReference:
     mean: Float[Array, "d"]
     eigenvalues: Float[Array, "d"]
     eigenvectors: Float[Array, "d d"] | None  # columns; None for the coordinate axes
+
+    __repr__ = short_repr
 
     def entropy(self) -> Float[Array, ""]:
         """Equation (1), in nats."""

@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusions.arguments import checked
+from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float, Key, Params
 
 
@@ -97,6 +98,8 @@ class GaussianLaw:
     mean: Float[Array, "d"]
     directions: Float[Array, "d r"]  # orthonormal columns
     std: Float[Array, "r"]
+
+    __repr__ = short_repr
 
     @property
     def variance(self) -> Float[Array, ""]:

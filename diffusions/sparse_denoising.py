@@ -34,6 +34,7 @@ from diffusions.kriging import Kriging
 from diffusions.objectives import Denoiser, weighted_mean_square
 from diffusions.predictions import Prediction, express
 from diffusions.processes import Process, corrupt
+from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Bool, Float, Key
 
 Visible = Literal["full", "hidden", "mean", "simulated"]
@@ -48,6 +49,9 @@ class Condition(NamedTuple):
     sparse: Float[Array, "batch height width channels"]  # told pixels, zero elsewhere
     told: Float[Array, "batch height width channels"]  # 1_C
     base: Float[Array, "batch height width channels"] | None  # m, where there is one
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def channels(self, z: Array) -> Float[Array, "batch height width all_channels"]:
         """What a network sees, z being what it sees of that."""

@@ -34,6 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.arguments import checked
+from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float
 
 SPECTRAL_THRESHOLD = 0.8
@@ -163,6 +164,8 @@ class AtomicPrior:
 
     atoms: Float[Array, "a n"]  # u_a; zero is an atom like others
     log_weights: Float[Array, " a"]
+
+    __repr__ = short_repr
 
 
 def sparse_prior(n: int, k: int, zero_probability: float = 0.5) -> AtomicPrior:

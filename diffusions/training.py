@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from diffusions.arguments import checked
+from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float, Int, Key, Params, PyTree
 
 Batches = Callable[[Key], PyTree]
@@ -34,6 +35,8 @@ class TrainingState:
     optimizer_state: PyTree
     ema: Params  # equal to params where no average is asked for
     epoch: Int[Array, ""]  # epochs finished
+
+    __repr__ = short_repr
 
 
 def initial_state(params: Params, optimizer: optax.GradientTransformation) -> TrainingState:

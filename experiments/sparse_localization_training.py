@@ -20,6 +20,7 @@ import optax
 
 from data_generation.sparse_rank_one import observations, sample_keys, sparse_vectors
 from diffusions.networks.message_passing import MessagePassingDenoiser, start_vectors
+from diffusions.short_repr import short_repr
 from diffusions.sparse_estimators import squared_distance
 from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Array, Float, Int, Key, Params, PyTree
@@ -32,6 +33,8 @@ class CurriculumState(TrainingState):
 
     best: Params
     best_loss: Float[Array, ""]  # infinite before the first candidate
+
+    __repr__ = short_repr
 
 
 class Curriculum:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float, Int, Key
 from jkonet_star.couplings import Couplings
 from jkonet_star.snapshots import Snapshots
@@ -33,6 +34,8 @@ class BilevelData:
     cumulated: Float[Array, "steps p"]  # weight of the pairs up to and with this one
     before: Float[Array, "steps n"]  # weight of the pairs before a source's
     mass: Float[Array, "steps n"]  # of a source's pairs
+
+    __repr__ = short_repr
 
 
 def bilevel_data(snapshots: Snapshots, couplings: Couplings | None) -> BilevelData:

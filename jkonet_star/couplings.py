@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.arguments import checked
+from diffusions.short_repr import count, known, short_repr
 from diffusions.typing import Array, Float, HostArray, Int, Key
 from jkonet_star.entropic_transport import SparsePlan, sinkhorn_plan
 from jkonet_star.exact_transport import exact_plan
@@ -48,6 +49,12 @@ class Couplings:
     source: Int[Array, "c"]  # row in snapshots.points[k]
     target: Int[Array, "c"]  # row in snapshots.points[k + 1]
     weight: Float[Array, "c"]  # sums to 1 over each step
+
+    def __repr__(self) -> str:
+        if not known(self.step) or self.step.ndim != 1:
+            return short_repr(self)
+        steps = len(np.unique(self.step))
+        return f"Couplings({count(len(self.step), 'pair')} of {count(steps, 'step')})"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

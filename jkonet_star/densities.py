@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.arguments import checked
+from diffusions.short_repr import count, known, short_repr
 from diffusions.typing import Array, Float, HostArray, Int, Key
 from jkonet_star.gaussian_mixture import (
     MixtureFit,
@@ -49,6 +50,15 @@ class GaussianMixtures:
     log_weights: Float[Array, "t k"]
     means: Float[Array, "t k d"]
     precision_factors: Float[Array, "t k d d"]  # lower triangular W, inverse covariance W^T W
+
+    def __repr__(self) -> str:
+        if not known(self.means) or self.means.ndim != 3:
+            return short_repr(self)
+        snapshots, components, d = self.means.shape
+        return (
+            f"GaussianMixtures({count(snapshots, 'snapshot')}, {count(components, 'component')} each, "
+            f"dimension {d})"
+        )
 
     @property
     def dimension(self) -> int:
@@ -86,6 +96,16 @@ class KernelDensities:
     points: Float[Array, "t blocks block d"]
     log_weights: Float[Array, "t blocks block"]  # -inf marks padding
     precision_factor: Float[Array, "t d d"]  # lower triangular W, H^-1 = W^T W
+
+    def __repr__(self) -> str:
+        if not known(self.log_weights) or self.log_weights.ndim != 3:
+            return short_repr(self)
+        most = int(np.isfinite(np.asarray(self.log_weights)).sum(axis=(1, 2)).max())
+        snapshots = count(len(self.log_weights), "snapshot")
+        return (
+            f"KernelDensities({snapshots} of up to {count(most, 'particle')}, "
+            f"dimension {self.dimension})"
+        )
 
     @property
     def dimension(self) -> int:

@@ -34,6 +34,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusions.checks import Count, Widths
+from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float, Key, Params, PyTree
 from jkonet_star.features import Features
 from jkonet_star.interactions import interaction_drift
@@ -99,6 +100,8 @@ class Units:
     time_step: Float[Array, ""]  # mean tau
     noise: Float[Array, ""]  # the beta of equation (2) at softplus(b) = 1
     beta: Float[Array, ""]  # where it is given, else zero
+
+    __repr__ = short_repr
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.arguments import checked
+from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Bool, Float, Key
 from jkonet_star.dynamics import Step, scheme_time
 from jkonet_star.exact_transport import wasserstein
@@ -43,6 +44,9 @@ class Predictions(NamedTuple):
     one_step: Float[Array, "s t n d"]
     cumulative: Float[Array, "s t n d"]
     converged: Bool[Array, "s"]  # all particles of all steps solved
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 class KnownEnergy(NamedTuple):

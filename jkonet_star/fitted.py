@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.arguments import checked
+from diffusions.short_repr import count, known, short_repr
 from diffusions.typing import Array, Bool, Float, HostArray, Key, Params, PyTree
 from jkonet_star.dynamics import STEPS, Pull, Step, energy_gradient, scheme_time
 from jkonet_star.energies import EnergyModel
@@ -21,6 +22,9 @@ class Trajectory(NamedTuple):
 
     points: Float[Array, "t n d"]  # the given one first
     converged: Bool[Array, "steps n"]  # whether each particle's step was solved
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 @flax.struct.dataclass
@@ -49,6 +53,35 @@ class FittedEnergy:
     diverged: int | tuple[int | None, ...] | None = flax.struct.field(
         pytree_node=False, default=None
     )  # the epoch in which `fit`'s training did, one per member of its stack
+
+    def __repr__(self) -> str:
+        leaves = jax.tree.leaves(self)
+        if not known(*leaves) or self.times.ndim > 2:
+            return short_repr(self)
+        stack = 1 if self.times.ndim == 1 else len(self.times)
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.params)) // stack
+        times, digits = np.atleast_2d(self.time_values())[0], 7 if self.start is None else 12
+        lines = [
+            f"{' + '.join(self._terms())} in dimension {self.dimension}, {self.scheme} scheme",
+            f"{type(self.model).__name__} of {count(size, 'parameter')}"
+            + ("" if self.times.ndim == 1 else f", a stack of {stack}"),
+            f"{len(times)} snapshots at times {times[0]:.{digits}g} to {times[-1]:.{digits}g}",
+        ]
+        return "FittedEnergy(" + ",\n  ".join(lines) + ")"
+
+    def _terms(self) -> list[str]:
+        """What the energy consists of; V, where the model does not say that it has none."""
+        model = self.model
+        varying = "V(x, t)" if getattr(model, "time_varying", False) else "V"
+        beta = "beta"
+        if self.times.ndim == 1:
+            beta = f"{float(self.beta):.4g}"
+        terms = {
+            varying: getattr(model, "has_potential", True),
+            "U": model.has_interaction,
+            f"{beta} log rho": model.internal != "none",
+        }
+        return [term for term, there in terms.items() if there] or ["nothing"]
 
     @property
     def dimension(self) -> int:

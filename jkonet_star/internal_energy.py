@@ -27,6 +27,7 @@ from typing import Literal
 import numpy as np
 
 from diffusions.checks import one_of
+from diffusions.short_repr import short_repr
 from diffusions.typing import PyTree
 from jkonet_star.displacement_regression import (
     SHRINKAGES,
@@ -101,6 +102,8 @@ class InternalEstimate:
     drift_coefficients: np.ndarray
     iterations: int
     converged: bool
+
+    __repr__ = short_repr
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,6 +38,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float, Int, Key, Params, PyTree
 from jkonet_star.couplings import Couplings
 from jkonet_star.densities import GaussianMixtures, KernelDensities
@@ -61,6 +62,8 @@ class FirstOrderConditions:
     lineage: Int[Array, "c"]  # which particle x descends from, along the heaviest pairs
     population: Float[Array, "steps p d"]  # support of nu, one per step
     population_weights: Float[Array, "steps p"]
+
+    __repr__ = short_repr
 
 
 def _midpoint_population(

@@ -20,6 +20,7 @@ import flax.struct
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.short_repr import count, known, short_repr
 from diffusions.typing import Array, ArrayLike, Float, Int
 
 FAR = 32.0
@@ -40,6 +41,20 @@ class Snapshots:
     times: Float[Array, "t"]  # strictly increasing, relative to the start, where there is one
     origin: Float[Array, "d"] | None = None  # x_0 of equation (1); None for zero
     start: Float[Array, ""] | None = None  # t_0 of equation (1); None for zero
+
+    def __repr__(self) -> str:
+        start = () if self.start is None else (self.start,)
+        if not known(self.points, self.weights, self.times, *start) or self.points.ndim != 3:
+            return short_repr(self)
+        counts = np.count_nonzero(np.asarray(self.weights), axis=1)
+        fewest, most = counts.min(), counts.max()
+        times, digits = self.time_values(), 7 if self.start is None else 12
+        return (
+            f"Snapshots({self.n_snapshots} of "
+            + (f"{fewest:,} to " if fewest < most else "")
+            + f"{count(int(most), 'particle')} in dimension {self.dimension}, "
+            + f"times {times[0]:.{digits}g} to {times[-1]:.{digits}g})"
+        )
 
     @property
     def n_snapshots(self) -> int:

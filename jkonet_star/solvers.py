@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from diffusions.arguments import checked
 from diffusions.memory import check_memory
+from diffusions.short_repr import short_repr
 from diffusions.training import (
     TrainingState,
     cut_batch,
@@ -336,6 +337,8 @@ class Problem:
     conditions: FirstOrderConditions
     couplings: Couplings
     internal: "InternalEstimate | None" = None
+
+    __repr__ = short_repr
 
     @property
     def beta_source(self) -> Internal:

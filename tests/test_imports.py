@@ -21,6 +21,7 @@ MAY_IMPORT = {
         "diffusions.late_imports",
         "diffusions.memory",
         "diffusions.precision",
+        "diffusions.short_repr",
         "diffusions.training",
         "diffusions.typing",
     ),

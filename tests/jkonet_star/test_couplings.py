@@ -359,3 +359,11 @@ def test_low_rank_is_near_the_optimum():
     assert reports[0].marginal_error < 0.05
     assert reports[0].cost == pytest.approx(exact_plan(x, y)[3], rel=0.2)
     assert reports[0].converged
+
+
+def test_what_couplings_say_of_themselves():
+    x, y = clouds(6, 6)
+    couplings, _ = couple(snapshots_from_arrays([x, y, x]), key=KEY)
+    assert repr(couplings) == "Couplings(12 pairs of 2 steps)"
+    stack = jax.tree.map(lambda leaf: leaf[None], couplings)
+    assert repr(stack).startswith("Couplings(step=int32[1,12], ")

@@ -283,3 +283,14 @@ def test_no_component_is_dropped():
     # Five eighths of the mass is the broad cloud; the collapsed cluster holds the rest.
     near = np.linalg.norm(np.asarray(density.means[0]) - 5.0, axis=1) < 0.5
     assert np.exp(density.log_weights[0])[near].sum() == pytest.approx(30 / 80, abs=0.05)
+
+
+def test_what_densities_say_of_themselves():
+    mixtures, kernels = fitted(n_components=3), fitted("kde")
+    assert repr(mixtures) == "GaussianMixtures(3 snapshots, 3 components each, dimension 2)"
+    assert repr(kernels) == "KernelDensities(3 snapshots of up to 200 particles, dimension 2)"
+    for density in (mixtures, kernels):
+        seen = []
+        jax.jit(lambda d, seen=seen: seen.append(repr(d)))(density)
+        assert f"{type(density).__name__}(" in seen[0]
+        assert "=float32[3," in seen[0]

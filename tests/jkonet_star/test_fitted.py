@@ -267,3 +267,20 @@ def test_a_key_where_there_is_no_noise_is_said():
     silent = energy().replace(model=Known(internal="none"))
     with pytest.warns(UserWarning, match="no noise: the key is without effect"):
         silent.predict(points(5), key=0)
+
+
+def test_what_an_energy_says_of_itself():
+    one = energy("midpoint", beta=0.25, pull=0.7)
+    assert repr(one) == (
+        "FittedEnergy(V + U + 0.25 log rho in dimension 2, midpoint scheme,\n"
+        "  Known of 5 parameters,\n"
+        "  4 snapshots at times 0 to 0.6)"
+    )
+    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), one)
+    assert "V + U + beta log rho" in repr(stack)
+    assert "Known of 5 parameters, a stack of 2,\n" in repr(stack)
+    seen = []
+    jax.vmap(lambda e: seen.append(repr(e)))(stack)
+    assert seen[0].startswith("FittedEnergy(model=Known(")
+    assert "times=float32[4]" in seen[0]
+    assert repr(jax.tree.map(lambda leaf: object(), one)).startswith("FittedEnergy(model=Known(")

@@ -1,5 +1,6 @@
 """Packing of populations, and the words for input that cannot be packed."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -137,3 +138,20 @@ def test_lists_are_snapshots_and_weights():
     np.testing.assert_array_equal(found.weights, [[0.25, 0.75], [1, 0]])
     with pytest.raises(ValueError, match="2 snapshots need as many weights, got 1"):
         snapshots_from_arrays([[[0.0]], [[1.0]]], weights=[[1.0]])
+
+
+def test_what_snapshots_say_of_themselves():
+    snapshots = snapshots_from_arrays(clouds(1005, 3, 4), times=[0.0, 0.5, 0.7])
+    assert repr(snapshots) == "Snapshots(3 of 3 to 1,005 particles in dimension 2, times 0 to 0.7)"
+    far = snapshots_from_arrays(
+        [p + 1e6 for p in clouds(1, 1)], times=[1_700_000_000, 1_700_000_060]
+    )
+    assert repr(far) == (
+        "Snapshots(2 of 1 particle in dimension 2, times 1700000000 to 1700000060)"
+    )
+    seen = []
+    jax.jit(lambda s: seen.append(repr(s)))(far)
+    jax.vmap(lambda s: seen.append(repr(s)))(jax.tree.map(lambda leaf: leaf[None], far))
+    assert all(text.startswith("Snapshots(points=float32[2,1,2], ") for text in seen)
+    assert len(seen) == 2
+    assert repr(jax.tree.map(lambda leaf: None, far)).startswith("Snapshots(points=None, ")
