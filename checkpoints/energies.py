@@ -1,6 +1,6 @@
 """Fitted energies on disk: arrays by Orbax, the description of the model as JSON.
 
-    energy.json     schema version, model, scheme, checksums of the arrays' files
+    energy.json     schema version, model, scheme, how it was fitted, checksums of the arrays' files
     arrays/         params, constants, times; origin and start, where the data have them
 
 Schema 2 has the units of linear energies and the origin; folders of schema 1 are read.
@@ -20,6 +20,7 @@ from checkpoints.array_folder import read_arrays, read_description, save_folder
 from checkpoints.shapes import check_shapes
 from diffusions.checks import record
 from jkonet_star.energies import EnergyModel, LinearEnergy, NetworkEnergy, Units
+from jkonet_star.fit_report import FitReport
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import Scheme
 
@@ -35,6 +36,7 @@ class _Description:
     kind: Literal["network", "linear"]
     model: dict[str, Any]
     scheme: Scheme
+    report: FitReport | None = None
 
 
 _MODELS: dict[str, type[EnergyModel]] = {"network": NetworkEnergy, "linear": LinearEnergy}
@@ -96,6 +98,8 @@ def save_energy(path: str | Path, energy: FittedEnergy) -> None:
         "model": dataclasses.asdict(energy.model),
         "scheme": energy.scheme,
     }
+    if energy.report is not None:
+        description["report"] = dataclasses.asdict(energy.report)
     constants = energy.constants
     if isinstance(constants, Units):
         constants = _fields(constants)
@@ -148,7 +152,7 @@ def load_energy(path: str | Path) -> FittedEnergy:
             constants=constants,
             times=arrays["times"],
             **{name: arrays[name] for name in _OPTIONAL if name in arrays},
-        )
+        ).with_report(told.report)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"the energy in {path} is damaged: {reason}") from error

@@ -1,6 +1,7 @@
 """What the JKOnet* scripts say of a learned energy: numbers, a table, figures."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 from data_generation.command_line import say
 from diffusions.typing import Key
 from experiments.plots import plot_interaction, plot_potential, plot_predictions
-from jkonet_star.diagnostics import explanation, outlier_warning, outliers
+from jkonet_star.diagnostics import Explanation, explanation, outlier_warning, outliers
+from jkonet_star.divergence import divergence_warning
 from jkonet_star.evaluation import (
     KnownEnergy,
     Predictions,
@@ -18,6 +20,7 @@ from jkonet_star.evaluation import (
     field_errors,
     predict_snapshots,
 )
+from jkonet_star.fit_report import ClosedFormReport, fit_report
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers import Problem
@@ -85,13 +88,52 @@ def judge(problem: Problem, energies: FittedEnergy) -> dict[str, Any]:
         energies: every leaf with a leading seed axis.
     """
     found, explained = outliers(problem.snapshots), explanation(problem, energies)
-    for line in (outlier_warning(found), explained.warning()):
-        if line is not None:
-            say(f"  warning: {line}")
+    lines = [line for line in (outlier_warning(found), explained.warning()) if line is not None]
+    for line in lines:
+        say(f"  warning: {line}")
     return {
         "explanation": dataclasses.asdict(explained),
         "outliers": [o._asdict() for o in found],
+        "warnings": lines,
     }
+
+
+def reported(
+    problem: Problem,
+    energies: FittedEnergy,
+    solver: str,
+    rows: Sequence[dict[str, Any]],
+    details: dict[str, Any],
+) -> FittedEnergy:
+    """The energies with what is known of the fit as their report; the summary gains it, too.
+
+    Args:
+        problem: of the fit.
+        energies: every leaf with a leading seed axis.
+        solver: its name.
+        rows: of the run's metrics.
+        details: of the summary, with those of `judge`; `couplings` and `density` are added, and a
+            warning of seeds that diverged.
+    """
+    losses = [row["loss"] for row in rows if "loss" in row]
+    diverged = details.get("diverged") or [None] * len(energies.times)
+    line = divergence_warning(diverged)
+    if line is not None:
+        details["warnings"] = [line, *details["warnings"]]
+    solved = details.get("closed_form")
+    report = fit_report(
+        problem,
+        solver,
+        diverged=diverged,
+        losses=np.asarray(losses, np.float64).T if losses else None,
+        batch_size=details.get("batch_size"),
+        closed_form=None if solved is None else ClosedFormReport(**solved),
+        explained=Explanation(**details["explanation"]),
+        warnings=details["warnings"],
+    )
+    details["couplings"] = [dataclasses.asdict(step) for step in report.couplings]
+    details["density"] = None if report.density is None else dataclasses.asdict(report.density)
+    return energies.with_report(report)
 
 
 def draw(

@@ -24,7 +24,7 @@ from checkpoints import save_energy
 from data_generation.settings import DataSettings
 from experiments.datasets import population
 from experiments.network_training import divergences, train_side_by_side
-from experiments.reporting import assess, evaluation_key, judge
+from experiments.reporting import assess, evaluation_key, judge, reported
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_library import Library
 from experiments.sweep_settings import Cell
@@ -279,6 +279,12 @@ def write_run(
     run = folder.open(cell)
     if rows:
         run.log(rows)
+    # What these say is for one run; a sweep has too many.
+    with contextlib.redirect_stdout(io.StringIO()):
+        details = details | judge(problem, energies)
+        if problem.internal is not None:
+            details["beta_estimate"] = beta_details(problem.internal)
+    energies = reported(problem, energies, str(cell.solver), rows, details)
     save_energy(run.energy, energies)
     results = {
         "solver": cell.solver,
@@ -289,11 +295,7 @@ def write_run(
         **result,
         **details,
     }
-    # What these say is for one run; a sweep has too many.
     with contextlib.redirect_stdout(io.StringIO()):
-        results |= judge(problem, energies)
-        if problem.internal is not None:
-            results["beta_estimate"] = beta_details(problem.internal)
         conclude(
             run, folder.train_settings(cell), results, {**seconds, "total": sum(seconds.values())}
         )

@@ -50,7 +50,7 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
     # Only now: `--help` and a mistyped flag need none of it.
     from data_generation.device import device_name, precision
     from experiments.datasets import known_energy, open_dataset, population
-    from experiments.reporting import assess, draw, judge, print_table
+    from experiments.reporting import assess, draw, judge, print_table, reported
     from experiments.run_folder import start_run
     from experiments.tracking import check_settings, conclude
 
@@ -87,6 +87,7 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
     )
     truth = known_energy(dataset)
     snapshots = population(dataset, settings.eval)
+    cut = None
     if trained:
         from experiments.network_training import train_network
         from jkonet_star.solvers import batch_warning
@@ -102,6 +103,9 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
     if problem.internal is not None:
         details["beta_estimate"] = beta_details(problem.internal)
     details |= judge(problem, energies)
+    if cut is not None:
+        details["warnings"].insert(0, cut)
+    energies = reported(problem, energies, settings.solver, run.rows(), details)
     start = time.perf_counter()
     result, predictions = assess(energies, snapshots, truth, settings.wasserstein_order)
     seconds["evaluate"] += time.perf_counter() - start
@@ -140,6 +144,8 @@ def prepare_problem(
     """
     import jax
 
+    from diffusions.checks import record
+    from jkonet_star.couplings import CouplingReport
     from jkonet_star.solvers import prepare
 
     if SOLVERS[solver].internal and dataset.densities is None:
@@ -155,6 +161,7 @@ def prepare_problem(
         couplings=dataset.couplings,
         densities=dataset.densities,
         internal=internal,
+        coupling_reports=[record(CouplingReport, row) for row in dataset.metadata["couplings"]],
     )
 
 

@@ -41,6 +41,7 @@ from threadpoolctl import threadpool_limits
 from diffusions.precision import double_precision
 from diffusions.typing import Array, Float, Int, Params, PyTree
 from jkonet_star.energies import LinearEnergy
+from jkonet_star.fit_report import ClosedFormReport
 from jkonet_star.objectives import FirstOrderConditions
 
 PAIRS_PER_BLOCK = 256
@@ -53,27 +54,6 @@ INTERACTION_FACTORS = (1.0, 1e3, 1e6, 1e9)
 
 Ridge = float | Float[np.ndarray, "f"]
 """One for all unknowns, or one for each."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ClosedFormReport:
-    """How well posed the least-squares problem was.
-
-    Attributes:
-        n_features: unknowns.
-        rank: directions kept of (2).
-        condition_number: largest over smallest eigenvalue of (2).
-        regularization: reg, as given or as chosen.
-        interaction_factor: of the ridge of phi_2, over reg.
-        relative_residual: remaining over initial mean square of the residual.
-    """
-
-    n_features: int
-    rank: int
-    condition_number: float
-    regularization: float
-    interaction_factor: float
-    relative_residual: float
 
 
 def design_matrix(

@@ -18,6 +18,7 @@ a simulation knows its particles, decides nothing.
 import dataclasses
 import logging
 import time
+from collections.abc import Sequence
 
 import flax.struct
 import jax
@@ -29,6 +30,7 @@ from diffusions.short_repr import count, known, short_repr
 from diffusions.typing import Array, Float, HostArray, Int, Key
 from jkonet_star.entropic_transport import SparsePlan, sinkhorn_plan
 from jkonet_star.exact_transport import exact_plan
+from jkonet_star.fit_report import CoupledStep
 from jkonet_star.low_rank_transport import low_rank_plan
 from jkonet_star.settings import CouplingSettings
 from jkonet_star.snapshots import Snapshots, sorted_rows
@@ -189,6 +191,36 @@ def check_couplings(couplings: Couplings, snapshots: Snapshots) -> None:
             )
     if not np.isfinite(weight).all() or (weight < 0).any():
         raise ValueError("couplings need weights that are finite and not negative")
+
+
+def coupled_steps(
+    couplings: Couplings, snapshots: Snapshots, reports: Sequence[CouplingReport] = ()
+) -> tuple[CoupledStep, ...]:
+    """What a fit shall know of its couplings.
+
+    Args:
+        couplings: of the snapshots.
+        snapshots: the populations.
+        reports: of `couple`, where it made them.
+    """
+    step, weight = np.asarray(couplings.step), np.asarray(couplings.weight, np.float64)
+    weights = np.asarray(snapshots.weights, np.float64)
+    found = []
+    for k in range(snapshots.n_steps):
+        own, error = step == k, 0.0
+        for rows, mass in ((couplings.source, weights[k]), (couplings.target, weights[k + 1])):
+            reached = np.bincount(np.asarray(rows)[own], weight[own], len(mass))
+            error += float(np.abs(reached / weight[own].sum() - mass / mass.sum()).sum())
+        known = CoupledStep(method="given", pairs=int(own.sum()), marginal_error=error)
+        if reports:
+            known = dataclasses.replace(
+                known,
+                method=reports[k].method,
+                converged=reports[k].converged,
+                mass_kept=1.0 - reports[k].dropped_mass,
+            )
+        found.append(known)
+    return tuple(found)
 
 
 def chosen_method(settings: CouplingSettings, size: int) -> str:

@@ -27,6 +27,7 @@ import numpy as np
 from diffusions.arguments import checked
 from diffusions.short_repr import count, known, short_repr
 from diffusions.typing import Array, Float, HostArray, Int, Key
+from jkonet_star.fit_report import DensityReport
 from jkonet_star.gaussian_mixture import (
     MixtureFit,
     covariance,
@@ -206,6 +207,14 @@ def fit_densities(
         )
         fits.append(fit_mixture(p, w, min(settings.n_components, n_distinct), floor, generator))
     return _stacked(fits, dtype)
+
+
+def density_report(densities: Densities) -> DensityReport:
+    """What a fit shall know of its densities."""
+    if isinstance(densities, GaussianMixtures):
+        return DensityReport(kind="gaussian-mixtures", components=densities.means.shape[1])
+    particles = np.isfinite(np.asarray(densities.log_weights)).sum(axis=(1, 2))
+    return DensityReport(kind="kernel-densities", components=int(particles.max()))
 
 
 def to_arrays(densities: Densities) -> dict[str, HostArray]:

@@ -14,6 +14,7 @@ from diffusions.short_repr import count, known, short_repr
 from diffusions.typing import Array, Bool, Float, HostArray, Key, Params, PyTree
 from jkonet_star.dynamics import STEPS, Pull, Step, energy_gradient, scheme_time
 from jkonet_star.energies import EnergyModel
+from jkonet_star.fit_report import FitReport
 from jkonet_star.snapshots import Snapshots
 
 
@@ -40,7 +41,8 @@ class FittedEnergy:
     numbers; `predict` then answers in double precision, too.
 
     It is a pytree: `jax.vmap` over a stack of them evaluates many seeds at once, and `member` takes
-    one out of it.
+    one out of it. Its `report` is no part of the tree, so that energies that differ in it share their
+    compiled programs; what a transformation or `replace` returns has none.
     """
 
     model: EnergyModel = flax.struct.field(pytree_node=False)
@@ -50,9 +52,6 @@ class FittedEnergy:
     times: Float[Array, "t"]  # of the training snapshots, relative to the start
     origin: Float[Array, "d"] | None = None  # of the training snapshots; None for zero
     start: Float[Array, ""] | None = None  # likewise, of their times
-    diverged: int | tuple[int | None, ...] | None = flax.struct.field(
-        pytree_node=False, default=None
-    )  # the epoch in which `fit`'s training did, one per member of its stack
 
     def __repr__(self) -> str:
         leaves = jax.tree.leaves(self)
@@ -67,6 +66,8 @@ class FittedEnergy:
             + ("" if self.times.ndim == 1 else f", a stack of {stack}"),
             f"{len(times)} snapshots at times {times[0]:.{digits}g} to {times[-1]:.{digits}g}",
         ]
+        if self.report is not None:
+            lines += self.report.lines()
         return "FittedEnergy(" + ",\n  ".join(lines) + ")"
 
     def _terms(self) -> list[str]:
@@ -99,7 +100,36 @@ class FittedEnergy:
         if not -len(self.times) <= i < len(self.times):
             raise ValueError(f"no member {i} in a stack of {len(self.times)}")
         one = jax.tree.map(lambda leaf: leaf[i], self)
-        return one.replace(diverged=self.diverged[i]) if isinstance(self.diverged, tuple) else one
+        return one if self.report is None else one.with_report(self.report.member(i))
+
+    @property
+    def report(self) -> FitReport | None:
+        """How it was made; None where that is not known."""
+        return vars(self).get("_report")
+
+    @property
+    def diverged(self) -> int | tuple[int | None, ...] | None:
+        """The epoch in which the training did, one per member of a stack; None where it did not."""
+        if self.report is None:
+            return None
+        return self.report.diverged[0] if self.times.ndim == 1 else self.report.diverged
+
+    def with_report(self, report: FitReport | None) -> "FittedEnergy":
+        """The same energy and how it was made.
+
+        Raises:
+            ValueError: the report has another number of members.
+        """
+        energy = self.replace()  # type: ignore[attr-defined]
+        if report is not None:
+            n = len(report.members)
+            if self.times.ndim > 2 or n != (1 if self.times.ndim == 1 else len(self.times)):
+                raise ValueError(
+                    f"a report of {n} energies does not fit times of shape {self.times.shape}"
+                )
+        # No field: a field would be a leaf, or part of what compiled programs are looked up by.
+        object.__setattr__(energy, "_report", report)
+        return energy
 
     @property
     def beta(self) -> Float[Array, ""]:
@@ -113,10 +143,11 @@ class FittedEnergy:
 
     def seen_from(self, snapshots: Snapshots) -> "FittedEnergy":
         """The same energy, of points and times as these snapshots store them, less their origin."""
-        return self.replace(  # type: ignore[attr-defined]
+        seen = self.replace(  # type: ignore[attr-defined]
             origin=_difference(self.origin, snapshots.origin),
             start=_difference(self.start, snapshots.start),
         )
+        return seen.with_report(self.report)
 
     @checked(d=lambda energy: energy.dimension)
     def potential(

@@ -28,12 +28,25 @@ from diffusions.training import (
 )
 from diffusions.typing import Array, Float, Key, Keys, PyTree
 from jkonet_star.closed_form import ClosedFormReport, fit_linear
-from jkonet_star.couplings import Couplings, check_couplings, couple, moved_couplings
-from jkonet_star.densities import GaussianMixtures, KernelDensities, fit_densities
+from jkonet_star.couplings import (
+    CouplingReport,
+    Couplings,
+    check_couplings,
+    couple,
+    coupled_steps,
+    moved_couplings,
+)
+from jkonet_star.densities import (
+    GaussianMixtures,
+    KernelDensities,
+    density_report,
+    fit_densities,
+)
 from jkonet_star.diagnostics import explanation, outlier_warning, outliers
 from jkonet_star.divergence import ABSURD, divergence_warning, first_unsound, sound_epochs
 from jkonet_star.energies import Internal, LinearEnergy, NetworkEnergy, Units
 from jkonet_star.features import Features, make_features
+from jkonet_star.fit_report import CoupledStep, DensityReport, fit_report
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.objectives import (
     FirstOrderConditions,
@@ -329,6 +342,8 @@ class Problem:
         couplings: of the snapshots; the bilevel solvers draw batches along them.
         internal: the estimate of beta; None where there is none, or it is learned by first-order
             conditions.
+        coupled: how each step was coupled.
+        density: which densities the internal energy uses.
     """
 
     kind: SolverKind
@@ -337,6 +352,8 @@ class Problem:
     conditions: FirstOrderConditions
     couplings: Couplings
     internal: "InternalEstimate | None" = None
+    coupled: tuple[CoupledStep, ...] = ()
+    density: DensityReport | None = None
 
     __repr__ = short_repr
 
@@ -360,6 +377,7 @@ def prepare(
     internal: InternalSettings = InternalSettings(),  # noqa: B008 (frozen)
     coupling_settings: CouplingSettings = CouplingSettings(),  # noqa: B008 (frozen)
     density_settings: DensitySettings = DensitySettings(),  # noqa: B008 (frozen)
+    coupling_reports: Sequence[CouplingReport] = (),
 ) -> Problem:
     """Couples the snapshots, fits their densities and finds beta, as far as the solver needs it.
 
@@ -373,6 +391,7 @@ def prepare(
         internal: how beta is found.
         coupling_settings: used where `couplings` is absent.
         density_settings: used where `densities` is absent.
+        coupling_reports: of `couple`, for `couplings` that it made.
 
     Raises:
         ValueError: an unknown solver or scheme, an internal energy without a density, couplings or
@@ -389,19 +408,21 @@ def prepare(
         check_couplings(couplings, snapshots)
     # Nothing that is drawn along the rows may depend on their order.
     snapshots, rank = in_order(snapshots)
+    reports: Sequence[CouplingReport] = coupling_reports
     if couplings is not None:
         couplings = moved_couplings(couplings, rank)
     else:
-        couplings, _ = couple(snapshots, coupling_settings, key=jax.random.fold_in(key, 2))
+        couplings, reports = couple(snapshots, coupling_settings, key=jax.random.fold_in(key, 2))
+    problem = functools.partial(
+        Problem,
+        kind=kind,
+        scheme=scheme,
+        snapshots=snapshots,
+        couplings=couplings,
+        coupled=coupled_steps(couplings, snapshots, reports),
+    )
     if not kind.internal:
-        conditions = first_order_conditions(snapshots, couplings, None, scheme)
-        return Problem(
-            kind=kind,
-            scheme=scheme,
-            snapshots=snapshots,
-            conditions=conditions,
-            couplings=couplings,
-        )
+        return problem(conditions=first_order_conditions(snapshots, couplings, None, scheme))
     if densities is None:
         densities = fit_densities(snapshots, density_settings, key=jax.random.fold_in(key, 3))
         if densities is None:
@@ -409,30 +430,21 @@ def prepare(
                 f"solver {solver!r} learns an internal energy and needs densities, "
                 "but n_gmm_components is 0"
             )
+    problem = functools.partial(problem, density=density_report(densities))
     conditions = first_order_conditions(snapshots, couplings, densities, scheme)
     if internal.beta_estimator == "first-order":
-        return Problem(
-            kind=kind,
-            scheme=scheme,
-            snapshots=snapshots,
-            conditions=conditions,
-            couplings=couplings,
-        )
+        return problem(conditions=conditions)
     from jkonet_star.internal_energy import estimate_internal  # SciPy's trees, needed here only
 
     model, constants = linear_model(kind, snapshots, FeatureSettings())
     # A few hundred unknowns: more threads than one would only wait for each other.
     with threadpool_limits(1, user_api="blas"):
         estimate = estimate_internal(model, constants, snapshots, regime=internal.beta_estimator)
-    return Problem(
-        kind=kind,
-        scheme=scheme,
-        snapshots=snapshots,
+    return problem(
         conditions=with_known_beta(
             conditions, estimate.beta, paired=estimate.paired, scheme=scheme
         ),
         internal=estimate,
-        couplings=couplings,
     )
 
 
@@ -527,26 +539,44 @@ def fit(
         coupling_settings=coupling_settings,
         density_settings=density_settings,
     )
-    _warn(outlier_warning(outliers(snapshots)))
+    said: list[str] = []
+    _warn(outlier_warning(outliers(snapshots)), said)
     diverged: tuple[int | None, ...] = (None,) * len(keys)
+    losses = batch_size = closed_form = explained = None
     if problem.kind.parametrisation == "linear":
         if not single:
-            _warn(f"solver {solver!r} has no randomness: the {len(keys)} keys give the same energy")
-        energies = stack_copies(solve_linear(problem, features)[0], len(keys))
+            line = f"solver {solver!r} has no randomness: the {len(keys)} keys give the same energy"
+            _warn(line, said)
+        energy, closed_form = solve_linear(problem, features)
+        energies = stack_copies(energy, len(keys))
     else:
-        _warn(batch_warning(problem, network))
-        energies, diverged = _train(network_fit(problem, network, bilevel), keys, on_progress)
-        _warn(divergence_warning(diverged))
+        _warn(batch_warning(problem, network), said)
+        training = network_fit(problem, network, bilevel)
+        energies, losses = _train(training, keys, on_progress)
+        diverged = tuple(first_unsound(own, absurd=training.absurd) for own in losses)
+        batch_size = training.settings.batch_size
+        _warn(divergence_warning(diverged), said)
     if not any(diverged):
-        _warn(explanation(problem, energies).warning())
-    energies = energies.replace(diverged=diverged)
+        explained = explanation(problem, energies)
+        _warn(explained.warning(), said)
+    report = fit_report(
+        problem,
+        solver,
+        diverged=diverged,
+        losses=losses,
+        batch_size=batch_size,
+        closed_form=closed_form,
+        explained=explained,
+        warnings=said,
+    )
+    energies = energies.with_report(report)
     return energies.member(0) if single else energies
 
 
 def _train(
     training: NetworkFit, keys: Keys, on_progress: Progress | None
-) -> tuple[FittedEnergy, tuple[int | None, ...]]:
-    """The energies, and the epoch in which each diverged."""
+) -> tuple[FittedEnergy, Float[np.ndarray, "s epochs"]]:
+    """The energies, and the losses."""
     epochs = training.settings.epochs
     state = training.initial(keys)
     chunk = -(-epochs // PROGRESS_CALLS)
@@ -557,12 +587,11 @@ def _train(
         losses.append(np.asarray(scalars["loss"]))
         if on_progress is not None:
             on_progress(stop, jax.tree.map(jnp.mean, scalars))
-    every = np.concatenate(losses, axis=1)
-    return training.energies(state), tuple(
-        first_unsound(own, absurd=training.absurd) for own in every
-    )
+    return training.energies(state), np.concatenate(losses, axis=1)
 
 
-def _warn(line: str | None) -> None:
+def _warn(line: str | None, said: list[str]) -> None:
+    """Says a line, where there is one, and adds it to what was said."""
     if line is not None:
         warnings.warn(line, stacklevel=3)
+        said.append(line)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,11 @@ import pytest
 from checkpoints import load_energy, save_energy
 from jkonet_star.energies import LinearEnergy, NetworkEnergy, Units
 from jkonet_star.features import make_features
+from jkonet_star.fit_report import CoupledStep, FitReport, MemberReport
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import FeatureSettings
 
+DATA = Path(__file__).parent / "data"
 TIMES = np.array([0.0, 0.1, 0.3], np.float32)
 NETWORKS = {
     "potential": {},
@@ -273,3 +276,50 @@ def test_a_missing_folder_and_a_file_in_its_place(tmp_path):
     for name in ("missing", "file", ""):
         with pytest.raises(ValueError, match=r"holds no saved energy \(energy.json is missing\)"):
             load_energy(tmp_path / name)
+
+
+def report(members):
+    step = CoupledStep(method="sinkhorn", pairs=3, marginal_error=1e-60, converged=False)
+    own = [MemberReport(losses=[1.0, None], diverged=i or None) for i in range(members)]
+    return FitReport(
+        solver="jkonet-star-potential",
+        scheme="implicit",
+        couplings=[step],
+        epochs=2,
+        loss_epochs=[1, 2],
+        members=own,
+        warnings=["diverged"],
+    )
+
+
+def test_how_it_was_fitted_comes_back(tmp_path):
+    single = network()
+    for name, energy, n in (("one", single, 1), ("two", stack(single, single), 2)):
+        save_energy(tmp_path / name, energy.with_report(report(n)))
+        loaded = load_energy(tmp_path / name)
+        assert loaded.report == report(n)
+        assert_same(loaded, energy)
+    assert loaded.diverged == (None, 1)
+    assert load_energy(tmp_path / "one").diverged is None
+    save_energy(tmp_path / "none", single)
+    assert load_energy(tmp_path / "none").report is None
+    for folder in (DATA / "energy_linear_schema_1", DATA / "energy_network_schema_1"):
+        assert load_energy(folder).report is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"solver": 3}, "solver must be text, got 3"),
+        ({"members": []}, "a report of 0 energies does not fit"),
+        ({"couplings": [{"pairs": 1}]}, "has no method"),
+    ],
+)
+def test_a_damaged_report_is_one_clear_error(change, message, tmp_path):
+    save_energy(tmp_path / "energy", network().with_report(report(1)))
+    file = tmp_path / "energy" / "energy.json"
+    content = json.loads(file.read_text())
+    content["report"] |= change
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"the energy in .* is damaged: .*{message}"):
+        load_energy(tmp_path / "energy")

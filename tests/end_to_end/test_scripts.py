@@ -1,5 +1,6 @@
 """Data generation, training and evaluation: the shipped scripts, at a small size."""
 
+import dataclasses
 import json
 import sys
 import types
@@ -268,6 +269,8 @@ def test_a_batch_that_exceeds_the_data_is_cut_and_said(place, capfd):
     said = capfd.readouterr().out
     assert "batch_size 241 exceeds the 240 couplings of the data: a batch holds all 240" in said
     assert summary_of(run)["batch_size"] == 240
+    (warning, *_) = load_energy(run / "energy").report.warnings
+    assert "a batch holds all 240" in warning
 
 
 def test_seeds_of_a_closed_form_are_said_to_be_no_use(place, capfd):
@@ -276,10 +279,22 @@ def test_seeds_of_a_closed_form_are_said_to_be_no_use(place, capfd):
 
 
 def test_what_the_data_say_of_the_fit_is_in_the_summary(place):
-    summary = summary_of(place.train("judged", "--dataset=plain"))
+    run = place.train("judged", "--dataset=plain")
+    summary = summary_of(run)
     assert summary["outliers"] == []
     assert set(summary["explanation"]) == {"no_motion", "predicted", "chance"}
     assert len(summary["explanation"]["predicted"]) == 1
+    # And beside the energy.
+    report = load_energy(run / "energy").report
+    assert (report.solver, report.epochs) == (summary["solver"], summary["epochs"])
+    assert report.batch_size == summary["batch_size"]
+    assert [member.motion_left for member in report.members] == summary["explanation"]["predicted"]
+    assert summary["couplings"] == [dataclasses.asdict(step) for step in report.couplings]
+    assert {step.method for step in report.couplings} == {"exact"}  # of the data set
+    assert report.warnings == summary["warnings"]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"][0] for row in rows if "loss" in row]
+    assert report.members[0].losses == losses
 
 
 class Tracked:

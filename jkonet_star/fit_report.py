@@ -1,0 +1,273 @@
+"""How an energy was made: what decides how far to trust it.
+
+Numbers, words and lists that JSON can hold, kept beside the energy in memory (`FittedEnergy.report`)
+and on disk (`checkpoints.save_energy`), so that nothing that went wrong is only a line of a log. A
+number that is not finite is None; an infinite condition number is the largest number there is. This
+module imports no JAX.
+"""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from diffusions.checks import Count, Double, Natural
+
+if TYPE_CHECKING:
+    from jkonet_star.diagnostics import Explanation
+    from jkonet_star.solvers import Problem
+
+MOST_LOSSES = 200
+"""Epochs whose loss is kept, evenly spaced, the first and the last among them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CoupledStep:
+    """How two consecutive snapshots were coupled.
+
+    Attributes:
+        method: the one that was used; `given` where the couplings were made elsewhere.
+        pairs: that were kept.
+        marginal_error: of the pairs kept, sum_i |sum_j P_ij - a_i| + sum_j |sum_i P_ij - b_j|.
+        converged: whether the solver did; None where that is not known.
+        mass_kept: share of the plan's mass in the pairs kept; None where that is not known.
+    """
+
+    method: str
+    pairs: Count
+    marginal_error: Double
+    converged: bool | None = None
+    mass_kept: Double | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DensityReport:
+    """Which densities the internal energy used.
+
+    Attributes:
+        kind: gaussian-mixtures or kernel-densities.
+        components: of each mixture, or the particles of the largest snapshot.
+    """
+
+    kind: str
+    components: Count
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BetaReport:
+    """The estimate of beta (`internal_energy`).
+
+    Attributes:
+        value: of beta.
+        paired: whether the snapshots were taken to show the same particles.
+        gain: log likelihood per particle that speaks for it.
+        converged: whether the estimator met its tolerance, and the data do not contradict it.
+    """
+
+    value: Double
+    paired: bool
+    gain: Double | None
+    converged: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClosedFormReport:
+    """How well posed the least-squares problem was.
+
+    Attributes:
+        n_features: unknowns.
+        rank: directions kept of `closed_form`, equation (2).
+        condition_number: largest over smallest eigenvalue of it.
+        regularization: reg, as given or as chosen.
+        interaction_factor: of the ridge of phi_2, over reg.
+        relative_residual: remaining over initial mean square of the residual.
+    """
+
+    n_features: int
+    rank: int
+    condition_number: Double
+    regularization: Double
+    interaction_factor: Double
+    relative_residual: Double
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MemberReport:
+    """What one energy of a stack has of its own.
+
+    Attributes:
+        losses: mean over each of the epochs `FitReport.loss_epochs`; none where it was solved.
+        diverged: the epoch since which training was not sound; None where it ended well.
+        motion_left: D_1 of `diagnostics`, equation (2); None where it is not known.
+    """
+
+    losses: list[Double | None]
+    diverged: Count | None = None
+    motion_left: Double | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitReport:
+    """How an energy, or a stack of them, was made.
+
+    Attributes:
+        solver: its name.
+        scheme: explicit, implicit or midpoint.
+        couplings: of each step.
+        density: of the snapshots, where the solver uses one.
+        beta: its estimate, where there is one.
+        closed_form: of the linear solvers.
+        epochs: of training; 0 where it was solved.
+        batch_size: of training.
+        loss_epochs: the epochs whose losses are kept.
+        motion: D_0 of `diagnostics`, equation (2); None where it is not known.
+        chance: what D_0 and D_1 must exceed to mean anything.
+        members: one per energy of the stack, one in all for a single energy.
+        warnings: that were said.
+    """
+
+    MORE: ClassVar[bool] = True  # a later release may know more
+
+    solver: str
+    scheme: str
+    couplings: list[CoupledStep]
+    density: DensityReport | None = None
+    beta: BetaReport | None = None
+    closed_form: ClosedFormReport | None = None
+    epochs: Natural = 0
+    batch_size: Count | None = None
+    loss_epochs: list[Count] = dataclasses.field(default_factory=list)
+    motion: Double | None = None
+    chance: Double | None = None
+    members: list[MemberReport]
+    warnings: list[str] = dataclasses.field(default_factory=list)
+
+    def member(self, i: int) -> "FitReport":
+        """Of one energy of the stack."""
+        return dataclasses.replace(self, members=[self.members[i]])
+
+    @property
+    def diverged(self) -> tuple[int | None, ...]:
+        """The epoch in which each member's training did."""
+        return tuple(member.diverged for member in self.members)
+
+    def explained(self) -> list[float | None]:
+        """1 - D_1 / D_0 of each member; None where there is no motion beyond chance."""
+        if self.motion is None or self.chance is None or self.motion <= self.chance:
+            return [None] * len(self.members)
+        left = [member.motion_left for member in self.members]
+        return [None if value is None else 1.0 - value / self.motion for value in left]
+
+    def lines(self) -> list[str]:
+        """What matters most, for people."""
+        found = [f"{self.solver}, " + (self._training() if self.epochs else "solved")]
+        if self.closed_form is not None:
+            solved = self.closed_form
+            found.append(
+                f"{solved.n_features} features, ridge {solved.regularization:g}, condition number "
+                f"{solved.condition_number:.1e}, remaining residual {solved.relative_residual:.2e}"
+            )
+        found.append(self._couplings())
+        if self.beta is not None:
+            regime = "the same particles" if self.beta.paired else "different particles"
+            failed = "" if self.beta.converged else ", NOT converged"
+            found.append(f"beta {self.beta.value:.4g} of snapshots of {regime}{failed}")
+        shares = [share for share in self.explained() if share is not None]
+        if shares:
+            found.append(f"explains {_range(shares, '{:.0%}')} of the motion")
+        if self.warnings:
+            found.append(f"{len(self.warnings)} in report.warnings")
+        return found
+
+    def _training(self) -> str:
+        last = [m.losses[-1] for m in self.members if m.losses and m.losses[-1] is not None]
+        text = f"{self.epochs} epochs" + (f", loss {_range(last, '{:.3g}')}" if last else "")
+        if any(self.diverged):
+            text += ", DIVERGED in epoch " + ", ".join(str(e or "never") for e in self.diverged)
+        return text
+
+    def _couplings(self) -> str:
+        methods = ", ".join(sorted({step.method for step in self.couplings}))
+        text = f"couplings {methods}, marginal error at most "
+        text += f"{max(step.marginal_error for step in self.couplings):.1e}"
+        kept = [step.mass_kept for step in self.couplings if step.mass_kept is not None]
+        if kept and min(kept) < 1:
+            text += f", mass kept at least {min(kept):.3g}"
+        failed = sum(step.converged is False for step in self.couplings)
+        return text + (f", {failed} NOT converged" if failed else "")
+
+    def __repr__(self) -> str:
+        return "FitReport(" + ",\n  ".join(self.lines()) + ")"
+
+
+def fit_report(
+    problem: "Problem",
+    solver: str,
+    *,
+    diverged: Sequence[int | None],
+    losses: np.ndarray | None = None,
+    batch_size: int | None = None,
+    closed_form: ClosedFormReport | None = None,
+    explained: "Explanation | None" = None,
+    warnings: Sequence[str] = (),
+) -> FitReport:
+    """Puts together what a fit knows.
+
+    Args:
+        problem: what was solved.
+        solver: by which.
+        diverged: the epoch in which each member did.
+        losses: (members, epochs); None where nothing was trained.
+        batch_size: of the training.
+        closed_form: of a linear solver.
+        explained: how much of the motion the energies explain.
+        warnings: that were said.
+    """
+    epochs = 0 if losses is None else losses.shape[1]
+    kept = np.unique(np.linspace(0, epochs - 1, min(epochs, MOST_LOSSES)).round().astype(int))
+    members = [
+        MemberReport(
+            losses=[] if losses is None else [_number(x) for x in losses[i, kept].tolist()],
+            diverged=epoch,
+            motion_left=None if explained is None else _number(explained.predicted[i]),
+        )
+        for i, epoch in enumerate(diverged)
+    ]
+    estimate = problem.internal
+    if closed_form is not None:
+        condition = min(closed_form.condition_number, sys.float_info.max)
+        closed_form = dataclasses.replace(closed_form, condition_number=condition)
+    return FitReport(
+        solver=solver,
+        scheme=problem.scheme,
+        couplings=list(problem.coupled),
+        density=problem.density,
+        beta=None
+        if estimate is None
+        else BetaReport(
+            value=estimate.beta,
+            paired=estimate.paired,
+            gain=_number(estimate.gain),
+            converged=estimate.converged,
+        ),
+        closed_form=closed_form,
+        epochs=epochs,
+        batch_size=batch_size,
+        loss_epochs=(kept + 1).tolist(),
+        motion=None if explained is None else _number(explained.no_motion),
+        chance=None if explained is None else _number(explained.chance),
+        members=members,
+        warnings=list(warnings),
+    )
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low} to {high}"
