@@ -171,6 +171,7 @@ def beta_details(estimate: Any) -> dict[str, Any]:
     say(f"  beta {estimate.beta:.4g}, estimated for snapshots of {regime}")
     return {
         "beta": estimate.beta,
+        "standard_error": estimate.standard_error,
         "paired": estimate.paired,
         "gain": estimate.gain,
         "converged": estimate.converged,

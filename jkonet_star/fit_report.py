@@ -62,12 +62,14 @@ class BetaReport:
 
     Attributes:
         value: of beta.
+        standard_error: of it, for a model that holds; None where the data do not tell.
         paired: whether the snapshots were taken to show the same particles.
         gain: log likelihood per particle that speaks for it.
         converged: whether the estimator met its tolerance, and the data do not contradict it.
     """
 
     value: Double
+    standard_error: Double | None
     paired: bool
     gain: Double | None
     converged: bool
@@ -174,7 +176,9 @@ class FitReport:
         if self.beta is not None:
             regime = "the same particles" if self.beta.paired else "different particles"
             failed = "" if self.beta.converged else ", NOT converged"
-            found.append(f"beta {self.beta.value:.4g} of snapshots of {regime}{failed}")
+            error = self.beta.standard_error
+            known = "" if error is None else f" (standard error {error:.2g})"
+            found.append(f"beta {self.beta.value:.4g}{known} of snapshots of {regime}{failed}")
         shares = [share for share in self.explained() if share is not None]
         if shares:
             found.append(f"explains {_range(shares, '{:.0%}')} of the motion")
@@ -249,6 +253,7 @@ def fit_report(
         if estimate is None
         else BetaReport(
             value=estimate.beta,
+            standard_error=_number(estimate.standard_error),
             paired=estimate.paired,
             gain=_number(estimate.gain),
             converged=estimate.converged,

@@ -47,6 +47,7 @@ from jkonet_star.paired_likelihood import (
     mean_log_likelihood,
     needed_neighbours,
     self_log_likelihood,
+    standard_error,
 )
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.units import population_units
@@ -87,6 +88,8 @@ class InternalEstimate:
 
     Attributes:
         beta: diffusion coefficient of equation (1), not negative.
+        standard_error: of beta, for a model that holds: of the likelihood's maximum by its curvature,
+            of the weak form by its equation (6); 0 at a beta of 0, infinite where the data do not tell.
         paired: whether the snapshots were taken to show the same particles.
         gain: log likelihood per particle that speaks for it, see (2); zero where the regime was
             given or follows from unequal counts.
@@ -97,6 +100,7 @@ class InternalEstimate:
     """
 
     beta: float
+    standard_error: float
     paired: bool
     gain: float
     drift_coefficients: np.ndarray
@@ -231,8 +235,11 @@ def estimate_internal(
     one_of("regime", regime, ("auto", "paired", "unpaired"))
     units: Units = constants.get("units") or population_units(snapshots)
     estimate = _at_unit_scale(model, constants, snapshots, units, seed, regime)
-    beta = estimate.beta * float(units.length) * float(units.length) / float(units.time_step)
-    return dataclasses.replace(estimate, beta=beta)
+    unit = float(units.length), float(units.length), float(units.time_step)
+    beta, error = (
+        x * unit[0] * unit[1] / unit[2] for x in (estimate.beta, estimate.standard_error)
+    )
+    return dataclasses.replace(estimate, beta=beta, standard_error=error)
 
 
 def _at_unit_scale(
@@ -253,6 +260,7 @@ def _at_unit_scale(
     if whole.still():
         return InternalEstimate(
             beta=0.0,
+            standard_error=0.0,
             paired=whole.even and regime != "unpaired",
             gain=0.0,
             drift_coefficients=np.zeros(f),
@@ -269,10 +277,11 @@ def _at_unit_scale(
         if affordable:
             part = whole.first(affordable)
             problem = _problem(part, whole, model, constants, rng)
-            fit, gain = _paired(problem, decided=few or regime == "paired")
+            fit, gain, error = _paired(problem, decided=few or regime == "paired")
             if fit is not None:
                 return InternalEstimate(
                     beta=fit.beta,
+                    standard_error=error,
                     paired=True,
                     gain=gain,
                     drift_coefficients=fit.theta,
@@ -287,6 +296,7 @@ def _at_unit_scale(
     solution, theta = _unpaired(problem, model, constants)
     return InternalEstimate(
         beta=solution.beta,
+        standard_error=solution.standard_error,
         paired=False,
         gain=gain,
         drift_coefficients=theta,
@@ -295,8 +305,11 @@ def _at_unit_scale(
     )
 
 
-def _paired(problem: _Problem, *, decided: bool) -> tuple[PairedFit | None, float]:
-    """The likelihood's maximum and the gain (2); none where that is too small and not `decided`."""
+def _paired(problem: _Problem, *, decided: bool) -> tuple[PairedFit | None, float, float]:
+    """The likelihood's maximum, the gain (2), and beta's standard error.
+
+    There is no maximum where the gain is too small and it is not `decided`.
+    """
     steps = problem.steps
     spread = float(np.concatenate(steps.targets).var(axis=0).mean())
     lowest = LOWEST_RELATIVE_BETA * max(spread, np.finfo(np.float64).tiny) / float(steps.tau.max())
@@ -310,23 +323,24 @@ def _paired(problem: _Problem, *, decided: bool) -> tuple[PairedFit | None, floa
     if not decided:
         z = steps.transported(first.theta)
         if needed_neighbours(steps, z, max(first.beta, lowest)) > MOST_COMPETITORS:
-            return None, gain
+            return None, gain, 0.0
         n_targets = sum(len(y) for y in steps.targets)
         fitted, neighbours = mean_log_likelihood(steps, first.theta, max(first.beta, lowest))
         gain = fitted - self_log_likelihood(steps.targets, neighbours)
         if gain <= PAIRED_GAIN + GAIN_PER_COEFFICIENT * steps.n_features / n_targets:
-            return None, gain
+            return None, gain, 0.0
     fit = first
     if not first.converged:
         fit = fit_paired(
             steps, first.theta, first.beta, precision, rounds=MOST_ROUNDS, lowest_beta=lowest
         )
     if fit.beta <= lowest:
-        return fit._replace(beta=0.0), gain
+        return fit._replace(beta=0.0), gain, 0.0
     used = effective_parameters(steps, fit.beta, precision)
     corrected = fit.beta * steps.n_residuals / max(steps.n_residuals - used, 1.0)
     iterations = fit.iterations + (first.iterations if fit is not first else 0)
-    return fit._replace(beta=corrected, iterations=iterations), gain
+    error = standard_error(steps, fit.theta, fit.beta) * corrected / fit.beta
+    return fit._replace(beta=corrected, iterations=iterations), gain, error
 
 
 def _unpaired(

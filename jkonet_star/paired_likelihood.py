@@ -52,6 +52,8 @@ SELF_BANDWIDTHS = 24
 GAIN_SAMPLE = 2000
 ROUND_ITERATIONS = 15
 RELATIVE_TOLERANCE = 1e-3
+LOG_DIFFERENCE = 0.05
+"""Of beta, over which its likelihood's slope is differenced."""
 MOVE_TOLERANCE = 0.02
 """Of the noise's standard deviation: successive rounds that differ less have converged."""
 
@@ -276,6 +278,28 @@ def fit_paired(
             converged = True
             break
     return PairedFit(theta, beta, iterations, converged)
+
+
+def standard_error(steps: Steps, theta: Float[np.ndarray, "f"], beta: float) -> float:
+    """Of beta, by the observed information in log beta: (4) differenced, with theta as it is.
+
+    Infinite where the likelihood has no maximum at beta.
+    """
+    z = steps.transported(theta)
+    neighbours = kept_neighbours(steps, z, beta)
+    own, share = _thinned(steps, neighbours)
+    rows = candidates(z, own.targets, neighbours)
+
+    def slope(value: float) -> float:
+        total = 0.0
+        for k, (y, tau) in enumerate(zip(own.targets, own.tau, strict=True)):
+            r = expectation(z[k], y, rows[k], 2.0 * value * tau)
+            total += float((r.weights * r.squares).sum()) / (4.0 * value * tau) - y.size / 2.0
+        return total / share
+
+    low, high = beta * np.exp(-LOG_DIFFERENCE), beta * np.exp(LOG_DIFFERENCE)
+    information = (slope(low) - slope(high)) / (2.0 * LOG_DIFFERENCE)
+    return beta / float(np.sqrt(information)) if information > 0 else float("inf")
 
 
 def effective_parameters(steps: Steps, beta: float, precision: Float[np.ndarray, "f"]) -> float:

@@ -189,6 +189,8 @@ def test_densities_and_beta_are_reported():
     report = energy.report
     assert dataclasses.asdict(report.density) == {"kind": "gaussian-mixtures", "components": 2}
     assert report.beta.value == pytest.approx(float(energy.beta), rel=1e-6)
+    assert 0 < report.beta.standard_error < 1
+    assert f"beta {report.beta.value:.4g} (standard error " in repr(energy)
     assert not report.beta.paired
     kernels = fit_densities(snapshots, DensitySettings(method="kde"), key=KEY)
     assert dataclasses.asdict(density_report(kernels)) == {

@@ -85,6 +85,36 @@ def steps_with_features(n=40, f=3, seed=0):
     return Steps(sources, targets, features, tau), theta, beta
 
 
+class TestStandardError:
+    def test_of_particles_far_apart_it_is_that_of_a_sample_variance(self):
+        """beta sqrt(2 / residuals): who became whom is then no question."""
+        found = estimate(population(n=200))
+        assert found.paired
+        assert found.standard_error == pytest.approx(0.2 * np.sqrt(2 / (200 * 2 * 5)), rel=0.15)
+
+    @pytest.mark.parametrize(("unpaired", "n"), [(False, 200), (True, 100)])
+    def test_it_is_the_spread_over_samples(self, unpaired, n):
+        regime = "unpaired" if unpaired else "paired"
+        found = [
+            estimate(population(seed, n=n, tau=(0.2,) * 3, unpaired=unpaired), regime=regime)
+            for seed in range(8)
+        ]
+        spread = np.std([one.beta for one in found], ddof=1)
+        claimed = np.sqrt(np.mean([one.standard_error**2 for one in found]))
+        assert 0.5 < claimed / spread < 2
+        assert all(one.paired != unpaired for one in found)
+
+    def test_it_has_the_units_of_beta(self):
+        one = population(n=100)
+        two = snapshots_from_arrays([10 * p for p in one.arrays()], times=4 * one.time_values())
+        first, second = estimate(one), estimate(two)
+        assert second.standard_error == pytest.approx(25 * first.standard_error, rel=1e-3)
+
+    def test_what_stands_still_has_none(self):
+        still = snapshots_from_arrays([population(n=30).arrays()[0]] * 3)
+        assert (estimate(still).beta, estimate(still).standard_error) == (0.0, 0.0)
+
+
 class TestRecovery:
     @pytest.mark.parametrize("settings", [None, QUADRATIC, FeatureSettings()])
     def test_paired(self, settings):
