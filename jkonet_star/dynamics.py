@@ -14,6 +14,17 @@ population y' (each pass costs one round of all pairs, however many Newton steps
 
 and passes are made until (2) holds for all. (3) is (2) with tau/2 followed by y = 2 m - x.
 Noise, where beta > 0, is added after the step: sqrt(2 beta tau) xi.
+
+Derivatives. No search is differentiated. (2) says that y and nu are a root, F(y, nu) = 0, and the
+implicit function theorem how the root moves with all that F depends on: x, tau, t, the weights and
+what V and U close over (as a rule of automatic differentiation: Blondel et al., arXiv 2105.15183,
+equations (2) to (5)),
+
+    (D + C) dy = -dF,   D = I + tau [hess V(y) + (hess U * nu)(y)],   C dy = (dF / dnu) dy.         (5)
+
+D has a d x d block per particle. Without U it is all there is; with it GMRES solves
+(I + D^-1 C) dy = -D^-1 dF, which is near the identity where few passes are enough. Reverse mode
+solves the transposed system, (D + C)^T lambda = y', and pulls -lambda back through F at the root.
 """
 
 from collections.abc import Callable
@@ -30,10 +41,15 @@ Potential = Callable[[Float[Array, "d"], Float[Array, ""]], Float[Array, ""]]
 Pull = Callable[[Float[Array, "n d"], Float[Array, "m d"], Float[Array, "m"]], Array]
 """(x, population, weights) -> (grad U * nu)(x), one row per row of x; None where there is no U."""
 
+_Pair = tuple[Float[Array, "n d"], Float[Array, "n d"]]
+
 NEWTON_STEPS = 30
 MOST_DAMPING = 1e4
 POPULATION_PASSES = 20
 TOLERANCE = 1e-4
+# GMRES on (5): vectors of one basis, and how often it may begin again.
+KRYLOV_DIMENSION = 20
+KRYLOV_RESTARTS = 5
 
 
 class Step(NamedTuple):
@@ -114,6 +130,55 @@ def _proximal_point(
     return jax.lax.while_loop(unfinished, improve, start_state)[0]
 
 
+def _row_blocks(
+    linear: Callable[[Float[Array, "n d"]], Float[Array, "n d"]], like: Float[Array, "n d"]
+) -> Float[Array, "n d d"]:
+    """The matrix of each row, of a linear map that mixes no rows: one product per coordinate."""
+    basis = jnp.eye(like.shape[1], dtype=like.dtype)
+    return jnp.stack([linear(jnp.broadcast_to(e, like.shape)) for e in basis], axis=-1)
+
+
+def _solve_rows(linear: Callable[[Array], Array], b: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """Equation (5) without U."""
+    return jnp.linalg.solve(_row_blocks(linear, b), b[..., None])[..., 0]
+
+
+def _solve_population(linear: Callable[[_Pair], _Pair], b: _Pair) -> _Pair:
+    """Equation (5), for the particles y and their law nu, of which b[1] is the error of nu = y."""
+    zero = jnp.zeros_like(b[0])
+    blocks = _row_blocks(lambda v: linear((v, zero))[0], zero)
+
+    def by_blocks(v: Array) -> Array:
+        return jnp.linalg.solve(blocks, v[..., None])[..., 0]
+
+    def through_law(v: Array) -> Array:
+        return linear((zero, v))[0]
+
+    y = jax.lax.custom_linear_solve(
+        lambda v: v + by_blocks(through_law(v)),
+        by_blocks(b[0] - through_law(b[1])),
+        _krylov,
+        _krylov,
+    )
+    return y, y + b[1]
+
+
+def _krylov(linear: Callable[[Array], Array], b: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """The root of linear(v) = b by GMRES."""
+    # JAX takes a right-hand side below its rounding unit for zero, as small gradients may be.
+    size = jnp.linalg.norm(b)
+    size = jnp.where(size > 0, size, 1.0)
+    v, _ = jax.scipy.sparse.linalg.gmres(
+        linear,
+        b / size,
+        tol=64.0 * jnp.finfo(b.dtype).eps,
+        restart=KRYLOV_DIMENSION,
+        maxiter=KRYLOV_RESTARTS,
+        solve_method="incremental",
+    )
+    return size * v
+
+
 def implicit_step(
     potential: Potential,
     pull: Pull | None,
@@ -125,13 +190,20 @@ def implicit_step(
     """Equation (2); `converged` is false where its residual stays above the tolerance.
 
     The tolerance is relative to the population's spread plus the displacement.
+
+    Differentiable in both modes, and again, by equation (5). It is the derivative of the exact root,
+    taken at the points that were found: means nothing where `converged` is false, and with U is as
+    accurate as the points are. Reverse mode stores the points and none of the Newton steps or
+    passes. A derivative costs d + 1 gradients of V per particle. With U it costs d + 2 rounds of
+    all pairs more, one more per vector of GMRES (a few where the pull is weak, 100 at most), and
+    the memory of KRYLOV_DIMENSION populations.
     """
 
-    def residual(y: Array) -> Array:
-        return y - x + tau * energy_gradient(potential, pull, y, t, y, weights)
+    def residual(y: Array, population: Array) -> Array:
+        return y - x + tau * energy_gradient(potential, pull, y, t, population, weights)
 
     def solved(y: Array) -> Array:
-        norm = jnp.linalg.norm(residual(y), axis=-1)
+        norm = jnp.linalg.norm(residual(y, y), axis=-1)
         mean = weights @ x / jnp.sum(weights)
         size = jnp.sqrt(jnp.sum(weights[:, None] * (x - mean) ** 2) / jnp.sum(weights))
         scale = size + jnp.linalg.norm(y - x, axis=-1)
@@ -139,16 +211,15 @@ def implicit_step(
         return norm <= TOLERANCE * scale
 
     if pull is None:
-        y = jax.vmap(lambda a: _proximal_point(lambda p: potential(p, t), a, a, tau))(x)
+
+        def minimise(_: Any, start: Array) -> Array:
+            return jax.vmap(lambda a: _proximal_point(lambda p: potential(p, t), a, a, tau))(start)
+
+        y = jax.lax.custom_root(lambda y: residual(y, y), x, minimise, _solve_rows)
         return Step(points=y, converged=solved(y))
 
-    # Row i of the pull depends on row i of its first argument alone: one product per coordinate
-    # gives every particle's Hessian. Where the step starts is near enough for all passes.
-    columns = [
-        jax.jvp(lambda p: pull(p, x, weights), (x,), (jnp.broadcast_to(e, x.shape),))[1]
-        for e in jnp.eye(x.shape[1], dtype=x.dtype)
-    ]
-    stiffness = jnp.stack(columns, axis=-1)
+    # Row i of the pull depends on row i of its first argument alone.
+    stiffness = _row_blocks(lambda v: jax.jvp(lambda p: pull(p, x, weights), (x,), (v,))[1], x)
     stiffness = 0.5 * (stiffness + jnp.swapaxes(stiffness, 1, 2))
 
     def renew(y: Array) -> Array:
@@ -168,9 +239,21 @@ def implicit_step(
         y = renew(carry[0])
         return y, solved(y), carry[2] + 1
 
-    start = (x, jnp.zeros(x.shape[0], bool), jnp.zeros((), jnp.int32))
-    y, done, _ = jax.lax.while_loop(unfinished, one_pass, start)
-    return Step(points=y, converged=done)
+    def make_passes(_: Any, start: _Pair) -> tuple[_Pair, Array]:
+        first = (start[0], jnp.zeros(x.shape[0], bool), jnp.zeros((), jnp.int32))
+        y, done, _ = jax.lax.while_loop(unfinished, one_pass, first)
+        # JAX's rule for a root has no tangent for truth values.
+        return (y, y), done.astype(x.dtype)
+
+    # Particles and their law are separate unknowns, so that (5) can tell D from C.
+    (y, _), done = jax.lax.custom_root(
+        lambda pair: (residual(*pair), pair[1] - pair[0]),
+        (x, x),
+        make_passes,
+        _solve_population,
+        has_aux=True,
+    )
+    return Step(points=y, converged=done > 0)
 
 
 def midpoint_step(
