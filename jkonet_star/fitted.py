@@ -223,9 +223,12 @@ class FittedEnergy:
         key: Key | None = None,
         weights: Float[Array, "n"] | HostArray | None = None,
         start: int = 0,
-        dt: float | None = None,
+        dt: float | Array | None = None,
     ) -> Float[Array, "t n d"] | HostArray:
         """The population after 0, 1, ..., `steps` steps, in the scheme of the fit.
+
+        Differentiable, in either mode, by the energy's parameters, `points`, `weights` and `dt`;
+        `jkonet_star.dynamics` says what that costs where steps are implicit.
 
         Args:
             points: the population now.
@@ -339,7 +342,11 @@ class FittedEnergy:
         if key is None:
             return step
         noise = jax.random.normal(key, points.shape, points.dtype)
-        return step._replace(points=step.points + jnp.sqrt(2.0 * self.beta * tau) * noise)
+        variance = 2.0 * self.beta * tau
+        # The root's slope at zero is infinite; zero is its mean over the noise.
+        still = variance == 0
+        deviation = jnp.where(still, 0.0, jnp.sqrt(jnp.where(still, 1.0, variance)))
+        return step._replace(points=step.points + deviation * noise)
 
     def check_single(self) -> None:
         """Raises ValueError where this is a stack."""
@@ -379,10 +386,10 @@ def _relative(values: Any, origin: Array | None) -> Any:
 
 
 def _absolute(values: Array, origin: Array | None, like: Any) -> Any:
-    """The inverse: in double precision, on the host, where `like` was there."""
+    """The inverse: in double precision, on the host, where `like` was there and none is traced."""
     if origin is None:
         return values
-    if isinstance(like, jax.Array) or isinstance(origin, jax.core.Tracer):
+    if isinstance(like, jax.Array) or any(isinstance(x, jax.core.Tracer) for x in (values, origin)):
         return values + origin
     return np.asarray(values, np.float64) + np.asarray(origin, np.float64)
 

@@ -16,6 +16,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import jax
 import pytest
 
 from data_generation.command_line import run_script, settings_from_flags
@@ -290,6 +291,17 @@ def check_pretrained(scope):
     assert str(scope["card"]).startswith("# ")
 
 
+def check_jkonet_star(scope):
+    assert scope["emd"] < 1e-4
+    assert scope["path"].shape == (6, 200, 2)
+    # Forward along the slope that reverse mode found, the misfit rises by its squared length.
+    slope = scope["slope"]
+    _, rise = jax.jvp(scope["misfit"], (scope["energy"].params,), (slope,))
+    square = sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(slope))
+    assert square > 0
+    assert float(rise) == pytest.approx(square, rel=1e-3)
+
+
 def check_rank_one(scope):
     assert scope["network_error"] < 0.7 * scope["spectral_error"]
 
@@ -308,7 +320,7 @@ CHECKS = {
     "pretrained.md": check_pretrained,
     "quick_start.md": check_quick_start,
     "systems/information_theoretic.md": lambda s: abs(s["error"]).max() < 0.1,
-    "systems/jkonet_star.md": lambda s: s["emd"] < 1e-4 and s["path"].shape == (6, 200, 2),
+    "systems/jkonet_star.md": check_jkonet_star,
     "systems/linear_denoiser.md": lambda s: (
         0 < s["kl"] - s["model"].limiting_kl < 0.15 * s["model"].limiting_kl
     ),

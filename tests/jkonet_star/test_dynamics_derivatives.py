@@ -59,9 +59,7 @@ def passes_to_rounding(monkeypatch):
     monkeypatch.setattr(dynamics, "POPULATION_PASSES", 200)
 
 
-@pytest.mark.parametrize(
-    ("scheme", "coupled"), [("implicit", True), ("midpoint", False)]
-)
+@pytest.mark.parametrize(("scheme", "coupled"), [("implicit", True), ("midpoint", False)])
 def test_both_modes_agree_with_differences_in_every_argument(scheme, coupled, passes_to_rounding):
     numbers, direction = given(), given(seed=1)
     others = jax.random.normal(jax.random.key(0), (N, 2))

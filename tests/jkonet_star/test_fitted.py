@@ -158,6 +158,38 @@ def test_keys_decide_the_noise_and_nothing_else_does():
     np.testing.assert_array_equal(fitted.predict(x, 2), silent)
 
 
+@pytest.mark.parametrize("scheme", ["implicit", "midpoint"])
+def test_a_prediction_is_differentiated_by_parameters_points_and_time_step(scheme):
+    """Two steps of a quadratic V; also with a key, though noise of strength zero has no slope."""
+    fitted, x, goal = energy(scheme), points(), points(seed=1)
+
+    def predicted(stiffness, x, dt):
+        changed = fitted.replace(params={**fitted.params, "stiffness": stiffness})
+        return jnp.mean(changed.predict(x, 2, dt=dt, key=KEY)[-1] * goal)
+
+    def closed_form(stiffness, x, dt):
+        return jnp.mean(x * factor(scheme, dt, stiffness) ** 2 * goal)
+
+    arguments = (jnp.asarray(STIFFNESS), x, 0.2)
+    found = jax.grad(predicted, argnums=(0, 1, 2))(*arguments)
+    expected = jax.grad(closed_form, argnums=(0, 1, 2))(*arguments)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_gradient_is_taken_where_points_lie_on_the_host_far_from_zero():
+    fitted = energy("implicit").replace(origin=jnp.asarray([1e6, -1e6]))
+    x = np.asarray(points(), np.float64) + [1e6, -1e6]
+
+    def end(stiffness):
+        changed = fitted.replace(params={**fitted.params, "stiffness": stiffness})
+        return jnp.sum(changed.predict(x, 1)[-1], axis=0)
+
+    slope = jax.jacrev(end)(jnp.asarray(STIFFNESS))
+    expected = -0.1 * np.sum(x - [1e6, -1e6], axis=0) * factor("implicit", 0.1) ** 2
+    np.testing.assert_allclose(slope, np.diag(expected), rtol=1e-4)
+
+
 def test_energies_in_a_stack_predict_like_themselves():
     fits = [energy("implicit", pull=p, speed=s) for p, s in ((0.5, 1.0), (1.5, 0.0))]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits)
