@@ -120,6 +120,9 @@ def simulate(
 ) -> Float[Array, "t n d"]:
     """Snapshots of equation (1) at the times 0, dt, ..., n_timesteps dt.
 
+    Not differentiable: `beta` and `dt` are numbers of the host, and the program runs as many steps
+    as it is told, a loop that reverse mode cannot follow.
+
     Args:
         key: a typed key.
         potential: name of V, or `none`.

@@ -324,6 +324,25 @@ def test_the_pixel_distance_is_the_double_loop(scale):
     assert found == pytest.approx(s_aa + s_bb - 2 * s_ab, rel=1e-3)
 
 
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_the_slope_of_an_overlap_is_the_double_loop_of_slopes(scale):
+    """In both modes: the sweeps are a loop of unknown length."""
+    b = np.random.default_rng(0).normal(0.5, 0.1, (60, 4)).astype(np.float32).astype(np.float64)
+    h = scale * 0.1 / 60
+    gaps = b[:, None, :] - b[None]
+    kernel = np.exp(-(gaps**2) / (4 * h**2)) / np.sqrt(4 * np.pi * h**2)
+    expected = (-gaps / (2 * h**2) * kernel).sum(axis=1) * 2 / (60**2 * 4)
+
+    def overlap(b):
+        return self_overlap(b, h)
+
+    b32, direction = jnp.asarray(b, jnp.float32), np.sin(30 * gaps[0])
+    size = np.abs(expected).max()
+    np.testing.assert_allclose(jax.grad(overlap)(b32), expected, rtol=1e-3, atol=1e-4 * size)
+    _, rise = jax.jvp(overlap, (b32,), (jnp.asarray(direction, jnp.float32),))
+    assert float(rise) == pytest.approx((expected * direction).sum(), rel=1e-3)
+
+
 def test_the_pixel_distance_of_a_set_to_itself_is_zero():
     a = jax.random.normal(jax.random.key(0), (30, 3))
     overlap = float(self_overlap(a, 1.0 / 30))
