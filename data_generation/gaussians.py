@@ -18,7 +18,7 @@ from diffusions.typing import Array, Float, Key
 
 @dataclasses.dataclass(frozen=True)
 class IsotropicMixture:
-    """The law of equation (1).
+    """A mixture of isotropic Gaussians on the diagonal, equation (1).
 
     Attributes:
         means: of each component's coordinates.

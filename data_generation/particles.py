@@ -118,7 +118,7 @@ def simulate(
     substeps: int = 1,
     unpaired: bool = False,
 ) -> Float[Array, "t n d"]:
-    """Snapshots of equation (1) at the times 0, dt, ..., n_timesteps dt.
+    """Simulates a population, equation (1): snapshots at the times 0, dt, 2 dt and so on.
 
     Not differentiable: `beta` and `dt` are numbers of the host, and the program runs as many steps
     as it is told, a loop that reverse mode cannot follow.

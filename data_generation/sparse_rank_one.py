@@ -21,7 +21,7 @@ from diffusions.typing import Array, Float, Key, Keys
 
 @checked
 def sample_keys(key: Key, start: int | Array, n_samples: int) -> Array:
-    """Keys of the samples start, start + 1, ... of the population that `key` names.
+    """Keys of samples, from index `start` on, of the population that `key` names.
 
     Args:
         key: of the population.
@@ -36,7 +36,7 @@ def sample_keys(key: Key, start: int | Array, n_samples: int) -> Array:
 def sparse_vectors(
     keys: Keys, n: int, k: int, zero_probability: float = 0.5
 ) -> Float[Array, "batch n"]:
-    """Vectors u of equation (1); zero vectors where x = 0.
+    """Sparse vectors u, equation (1); zero vectors where x = 0.
 
     Args:
         keys: one per sample.
@@ -66,7 +66,7 @@ def sparse_vectors(
 
 @checked
 def symmetric_noise(keys: Keys, n: int) -> Float[Array, "batch n n"]:
-    """Matrices S of equation (3).
+    """The noise S, equation (3), of symmetric matrices.
 
     Each pair i <= j is drawn once: S[i, j] is entry (min, distance) of a table, where the distance runs
     around the circle of n nodes. That halves the draws, and needs no transposition.
@@ -96,7 +96,7 @@ def _pair_table(n: int) -> tuple[np.ndarray, np.ndarray]:
 def observations(
     keys: Keys, u: Float[Array, "batch n"], t: Float[Array, " batch"]
 ) -> Float[Array, "batch n n"]:
-    """Matrices E of equation (3).
+    """Noisy observations E of rank-one matrices, equation (3).
 
     Args:
         keys: one per sample; not those that drew u.

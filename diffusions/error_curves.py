@@ -218,7 +218,7 @@ def discrete_nll(
     n_samples: int = 8,
     chunk: int | None = None,
 ) -> Likelihood:
-    """Equation (1) averaged over data, in nats.
+    """Negative log likelihood of discrete data, equation (1) averaged over them, in nats.
 
     Args:
         denoiser: predicts eps at log SNR a.

@@ -100,5 +100,5 @@ def gaussian_mixture(
 
 @checked
 def gaussian(mean: Float[Array, "d"], covariance: Float[Array, "d d"]) -> GaussianMixture:
-    """One Gaussian."""
+    """A Gaussian, as a mixture of one."""
     return gaussian_mixture(jnp.ones(1, mean.dtype), mean[None], covariance[None])

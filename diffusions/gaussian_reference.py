@@ -34,7 +34,7 @@ BLOCK = 2000
 
 @flax.struct.dataclass
 class GaussianReference:
-    """Mean and covariance."""
+    """A Gaussian, by its mean and covariance."""
 
     mean: Float[Array, "d"]
     eigenvalues: Float[Array, "d"]

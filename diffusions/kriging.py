@@ -33,7 +33,7 @@ _ITERATIONS = 40
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kriging:
-    """Equation (1), and how pixels are told.
+    """Interpolation of images from few pixels, equation (1), and how pixels are told.
 
     Attributes:
         length: L, in pixels.

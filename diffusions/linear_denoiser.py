@@ -41,7 +41,7 @@ from diffusions.typing import Array, Float, Key, Params
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OneStepModel:
-    """The data, and the step of equation (1).
+    """The law of the data, and the one step of a linear denoiser, equation (1).
 
     Attributes:
         dimension: d.
@@ -109,7 +109,7 @@ class GaussianLaw:
 
 @checked(d=lambda model: model.dimension)
 def generated_law(model: OneStepModel, params: Params, x: Float[Array, "n d"]) -> GaussianLaw:
-    """Equations (2) and (3).
+    """What a linear denoiser that was trained on x generates, equations (2) and (3).
 
     Args:
         model: which step was inverted.

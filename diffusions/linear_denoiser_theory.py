@@ -52,7 +52,7 @@ class LeadingOrder(NamedTuple):
 
 
 def leading_order(model: OneStepModel, n_train: HostArray) -> LeadingOrder:
-    """The predictions of this module.
+    """What is expected of the linear denoiser, as data and dimension grow together.
 
     Args:
         model: the data and the step.

@@ -74,7 +74,7 @@ class LogSNRLaw:
 
 @checked
 def law_from_spectrum(eigenvalues: Float[Array, "d"], *, clip: float = 4.0) -> LogSNRLaw:
-    """Both from the data's covariance: loc = -mean(log l), scale = sqrt(1 + 3/pi var(log l))."""
+    """The law by the data's covariance: loc = -mean(log l), scale = sqrt(1 + 3/pi var(log l))."""
     logs = np.log(np.asarray(eigenvalues, np.float64))
     loc, scale = -logs.mean(), np.sqrt(1.0 + 3.0 / np.pi * logs.var())
     return LogSNRLaw(loc=float(loc), scale=float(scale), clip=clip)
@@ -84,7 +84,7 @@ def law_from_spectrum(eigenvalues: Float[Array, "d"], *, clip: float = 4.0) -> L
 def law_from_curve(
     a: Float[Array, "n"], mse: Float[Array, "n"], dimension: int, *, clip: float = 4.0
 ) -> LogSNRLaw:
-    """Reads mse / d as a distribution function: loc is its median, scale the way to its 3/4 quantile.
+    """The law whose distribution function is mse / d, by its median and 3/4 quantile.
 
     Args:
         a: log SNRs in increasing order.

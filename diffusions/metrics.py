@@ -49,13 +49,13 @@ def frechet_distance(
     mean_b: Float[Array, "d"],
     covariance_b: Float[Array, "d d"],
 ) -> Float[Array, ""]:
-    """Equation (1), the squared 2-Wasserstein distance of two Gaussians."""
+    """The Frechet distance (1): the squared 2-Wasserstein distance of two Gaussians."""
     return _frechet(mean_a, _factor(covariance_a), mean_b, _factor(covariance_b))
 
 
 @checked
 def frechet_distance_of_samples(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, ""]:
-    """Equation (1) of the samples' means and (unbiased) covariances, without forming the latter.
+    """The Frechet distance (1) of samples, whose (unbiased) covariances are not formed.
 
     Args:
         a: feature vectors of one set of images, at least two.
@@ -114,7 +114,7 @@ def gaussian_hellinger(
     mean_b: Float[Array, "d"],
     covariance_b: Float[Array, "d d"],
 ) -> Float[Array, ""]:
-    """Equation (3), in [0, 1]; precise also for distributions that nearly agree."""
+    """The Hellinger distance (3), in [0, 1]; precise also for distributions that nearly agree."""
     return jnp.sqrt(-jnp.expm1(log_bhattacharyya(mean_a, covariance_a, mean_b, covariance_b)))
 
 
@@ -125,7 +125,7 @@ def gaussian_kl(
     mean_b: Float[Array, "d"],
     covariance_b: Float[Array, "d d"],
 ) -> Float[Array, ""]:
-    """Equation (4), KL(a | b) in nats; nan where a covariance is not positive definite."""
+    """KL(a | b), equation (4), in nats; nan where a covariance is not positive definite."""
     root_a, root_b = jnp.linalg.cholesky(covariance_a), jnp.linalg.cholesky(covariance_b)
     difference = jax.scipy.linalg.solve_triangular(root_b, mean_b - mean_a, lower=True)
     ratio = jax.scipy.linalg.solve_triangular(root_b, root_a, lower=True)
@@ -176,7 +176,7 @@ def mmd_squared(
     unbiased: bool = True,
     block_size: int = 1024,
 ) -> Float[Array, ""]:
-    """Equation (5).
+    """The squared maximum mean discrepancy of samples, equation (5).
 
     Args:
         x: one sample.
@@ -226,7 +226,7 @@ def _diagonal_sum(x: Array, kernel: Kernel) -> Array:
 def kernel_distance(
     a: Float[Array, "n d"], b: Float[Array, "m d"], *, block_size: int = 1024
 ) -> Float[Array, ""]:
-    """Equation (5) with the kernel (x y / d + 1)^3, of feature vectors; without bias."""
+    """MMD^2, equation (5), with the kernel (x y / d + 1)^3, of feature vectors; without bias."""
     return mmd_squared(a, b, polynomial_kernel, block_size=block_size)
 
 
@@ -237,7 +237,7 @@ def psnr(
     *,
     data_range: float = 2.0,
 ) -> Float[Array, "*batch"]:
-    """Equation (6) of every pair of images, in decibels; infinite where they are equal.
+    """The PSNR (6) of every pair of images, in decibels; infinite where they are equal.
 
     Args:
         a: images.
@@ -255,7 +255,7 @@ def ssim(
     *,
     data_range: float = 2.0,
 ) -> Float[Array, "*batch"]:
-    """Equation (7) of every pair of images.
+    """The SSIM (7) of every pair of images.
 
     Args:
         a: images.

@@ -60,7 +60,7 @@ def denoising_loss(
     prediction: Prediction = "epsilon",
     weights: Float[Array, "batch ..."] | None = None,
 ) -> Float[Array, "batch"]:
-    """Equation (1) per example, for one draw of the noise.
+    """The denoising loss (1) per example, for one draw of the noise.
 
     Args:
         denoiser: the network with its parameters.
@@ -84,7 +84,7 @@ def flow_matching_loss(
     *,
     weights: Float[Array, "batch ..."] | None = None,
 ) -> Float[Array, "batch"]:
-    """Equation (1) for the rectified flow, times stratified over the batch in [0, 1)."""
+    """Loss (1) for the rectified flow, times stratified over the batch in [0, 1)."""
     time_key, noise_key = jax.random.split(key)
     t = stratified_uniform(time_key, x.shape[0])
     return denoising_loss(

@@ -33,7 +33,7 @@ from diffusions.typing import Array, Float, Key
 
 @runtime_checkable
 class Process(Protocol):
-    """The functions of equation (1), elementwise in t."""
+    """A diffusion process: the functions of equation (1), elementwise in t."""
 
     def alpha(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
         """Factor of the data."""
@@ -59,7 +59,7 @@ class VariancePreserving:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LinearBetaDDPM:
-    """Ho et al., Denoising diffusion probabilistic models, 2020: beta grows linearly over steps 1 .. n.
+    """Ho et al., Denoising diffusion probabilistic models, 2020: beta grows linearly over n steps.
 
     Attributes:
         n_steps: number of steps; the time t = 0 is the data.
@@ -187,7 +187,7 @@ def beside(t: Float[Array, "..."], z: Float[Array, "batch ..."]) -> Float[Array,
 def corrupt(
     process: Process, key: Key, x: Float[Array, "batch ..."], t: Float[Array, "batch"]
 ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:
-    """Draws z_t of equation (1).
+    """Adds noise to data: draws z_t of equation (1).
 
     Args:
         process: alpha and sigma.

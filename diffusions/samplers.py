@@ -95,7 +95,7 @@ def posterior(
     t: Float[Array, ""],
     s: Float[Array, ""],
 ) -> tuple[Array, Float[Array, ""], Float[Array, ""]]:
-    """Mean and variance of equation (1), and v."""
+    """Mean and variance of z_s given z_t and the data, equation (1), and v."""
     alpha_s, sigma_s, sigma_t = process.alpha(s), process.sigma(s), process.sigma(t)
     a = process.alpha(t) / alpha_s
     v = jnp.maximum(sigma_t**2 - (a * sigma_s) ** 2, 0.0)
@@ -150,7 +150,7 @@ def ddim(
     eta: float = 0.0,
     constrain: Constrain | None = None,
 ) -> Float[Array, "batch ..."]:
-    """Equation (2).
+    """Sampling by DDIM, equation (2): deterministic at eta = 0.
 
     Args:
         model: the network.
@@ -235,7 +235,7 @@ def sde(
     churn: float = 1.0,
     constrain: Constrain | None = None,
 ) -> Float[Array, "batch ..."]:
-    """Equation (4) by Euler and Maruyama.
+    """The reverse-time SDE (4), by Euler and Maruyama.
 
     Args:
         model: the network.

@@ -61,7 +61,7 @@ class Condition(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SparseDenoising:
-    """The setting of the module header.
+    """What a network of sparse images sees and is asked, equations (1) to (6).
 
     Attributes:
         process: alpha and sigma of equation (1).

@@ -75,7 +75,7 @@ def squared_distance_to_matrix(
 def spectral(
     edges: Float[Array, "batch n n"], k: int, threshold: float = SPECTRAL_THRESHOLD
 ) -> Float[Array, "batch n"]:
-    """Equation (1).
+    """The spectral estimate, equation (1).
 
     Args:
         edges: E, symmetric.
@@ -93,7 +93,7 @@ def power_iteration(
     threshold: float = POWER_THRESHOLD,
     n_steps: int = POWER_STEPS,
 ) -> Float[Array, "batch n"]:
-    """Equation (2).
+    """The estimate by power iteration, equation (2).
 
     Args:
         edges: E, symmetric.
@@ -210,6 +210,6 @@ def atom_probabilities(
 def posterior_mean(
     prior: AtomicPrior, edges: Float[Array, "batch n n"], t: Float[Array, " batch"]
 ) -> Float[Array, "batch n n"]:
-    """Equation (3), the exact Bayes estimator."""
+    """The exact Bayes estimator, equation (3)."""
     weights = atom_probabilities(prior, edges, t)
     return _einsum("ba,ai,aj->bij", weights, prior.atoms, prior.atoms)

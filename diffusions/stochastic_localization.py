@@ -52,7 +52,7 @@ def euler(
     times: Float[Array, " steps"] | Float[np.ndarray, " steps"],
     first_step: int | Array = 0,
 ) -> Float[Array, "batch *shape"]:
-    """Equation (3) from times[0] to times[-1], in one compiled scan.
+    """Sampling by stochastic localization, equation (3), in one compiled scan.
 
     Args:
         keys: one per sample, the same in every call: step i draws from each key folded with i, so

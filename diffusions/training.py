@@ -60,7 +60,7 @@ def train_epochs(
     n_epochs: int,
     ema_decay: float = 0.0,
 ) -> tuple[TrainingState, dict[str, Float[Array, "epochs"]]]:
-    """Runs epochs state.epoch ... state.epoch + n_epochs - 1 of equations (1) and (2).
+    """Trains for n_epochs more epochs, numbered from state.epoch, by equations (1) and (2).
 
     Args:
         state: as `initial_state` or an earlier call left it.

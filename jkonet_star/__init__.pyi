@@ -2,6 +2,7 @@ from jkonet_star.couplings import Couplings as Couplings
 from jkonet_star.couplings import couple as couple
 from jkonet_star.densities import fit_densities as fit_densities
 from jkonet_star.evaluation import evaluate as evaluate
+from jkonet_star.fit_report import FitReport as FitReport
 from jkonet_star.fitted import FittedEnergy as FittedEnergy
 from jkonet_star.settings import SOLVERS as SOLVERS
 from jkonet_star.settings import BilevelSettings as BilevelSettings

@@ -99,7 +99,7 @@ def couple(
     *,
     key: Key,
 ) -> tuple[Couplings, list[CouplingReport]]:
-    """Couples every snapshot with the next by (1).
+    """Couples every snapshot with the next by optimal transport, equation (1).
 
     Args:
         snapshots: the populations; padding takes no part and weights are honoured.

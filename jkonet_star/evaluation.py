@@ -218,7 +218,7 @@ def evaluate_predictions(
 def evaluate(
     energy: FittedEnergy, snapshots: Snapshots, *, key: Key, order: int = 1
 ) -> dict[str, Any]:
-    """One energy's equation (1) on held-out snapshots.
+    """How far one energy's predictions are from held-out snapshots, equation (1).
 
     Args:
         energy: a single one, without a seed axis.

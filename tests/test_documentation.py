@@ -20,6 +20,7 @@ import jax
 import pytest
 
 from data_generation.command_line import run_script, settings_from_flags
+from diffusions import late_imports
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -137,6 +138,33 @@ def problems_of_benchmark(file, arguments):
     text = file.read_text() + (ROOT / "benchmarks" / "measurement.py").read_text()
     flags = [argument.partition("=")[0] for argument in arguments]
     return [f"no flag {f}" for f in flags if f.startswith("--") and f'"{f}"' not in text]
+
+
+PUBLIC = {
+    f"{module}.{name}": getattr(importlib.import_module(module), name)
+    for package in ("jkonet_star", "diffusions", "data_generation", "checkpoints")
+    for name, module in late_imports.public_names(package).items()
+}
+
+
+def test_every_public_name_is_listed_by_topic():
+    page = (DOCS / "reference" / "api.md").read_text()
+    listed = re.findall(r"^   ~([\w.]+)$", page, flags=re.M)
+    assert len(listed) == len(set(listed))
+    # A dictionary has no docstring of its own: it is in the text.
+    assert sorted(PUBLIC) == sorted([*listed, "jkonet_star.settings.SOLVERS"])
+    assert "`SOLVERS`" in page
+
+
+@pytest.mark.parametrize("name", sorted(set(PUBLIC) - {"jkonet_star.settings.SOLVERS"}))
+def test_the_line_of_a_public_name_speaks_for_itself(name):
+    """It is read beside others in that list, where "equation (1)" alone says nothing."""
+    line = PUBLIC[name].__doc__.splitlines()[0]
+    # What dataclasses say where there is no docstring.
+    assert not line.startswith(f"{name.rpartition('.')[2]}(")
+    assert not re.match(r"(The )?([Ee]quations?|[Ll]aw of equation|Functions of equation) \(", line)
+    # The list ends a line with the first sentence.
+    assert not re.search(r" \.\.|\.\.\. ", line)
 
 
 @each_page
