@@ -90,7 +90,8 @@ def check_results(folder: Path, script: str) -> None:
     own = isinstance(content, dict) and content.get("script") == script
     if folder.is_symlink() or not own or not isinstance(content.get("files"), list):
         raise ValueError(f"{folder} is not a folder of results of {script}, {left}")
-    inside = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+    entries = (p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
+    inside = (p.relative_to(folder).as_posix() for p in entries)
     foreign = sorted(set(inside) - set(map(str, content["files"])))
     if foreign:
         raise ValueError(f"{folder} also holds {', '.join(foreign[:5])}, {left}")

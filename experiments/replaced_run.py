@@ -9,6 +9,7 @@ old one goes when a run of this name is finished. Where a kill left no run of th
 command that names it puts the old one back.
 
 A folder is set aside only if it is a run and nothing else: what no run writes would be lost with it.
+What the user puts in there later is not lost either (`run_contents`).
 """
 
 import contextlib
@@ -19,44 +20,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from diffusions.files import is_temporary, temporary_name
-from experiments.run_lock import LOCK, held, moved, release, release_all_but
+from diffusions.files import temporary_name
+from experiments.run_contents import check_own, remove_own
+from experiments.run_lock import held, moved, release, release_all_but
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_FOLDERS = {
-    *("checkpoint", "denoiser", "energy", "evaluation", "network", "pilot", "plots"),
-    *("regression", "samples", "tensorboard"),
-}
-_FILES = {
-    *("config.json", "log_snr.json", "metrics.jsonl", "summary.json"),
-    *("comparison.csv", "methods.csv", "mse_curve.csv", "running_averages.csv", "table.csv"),
-    *("losses.txt", "report.html", "samples.npz", LOCK),
-}
-_FILE_PATTERN = re.compile(r"numbers_.*\.txt|evaluation.*\.json")
-_FOLDER_PATTERN = re.compile(r"evaluation.*_plots")
-
 # Runs that this process has put in the place of others and not finished.
 _REPLACING: list[Path] = []
-
-
-def check_own(path: Path) -> None:
-    """Raises ValueError, naming it, where the folder of a run holds what no run writes."""
-    foreign = sorted(p.name for p in path.iterdir() if not _is_own(p))
-    if foreign:
-        raise ValueError(
-            f"{path} also holds {', '.join(foreign[:5])}, which no run writes, so --overwrite leaves "
-            "it alone; move that elsewhere"
-        )
-
-
-def _is_own(entry: Path) -> bool:
-    if is_temporary(entry.name):
-        return True
-    if entry.is_dir():
-        return entry.name in _FOLDERS or _FOLDER_PATTERN.fullmatch(entry.name) is not None
-    return entry.name in _FILES or _FILE_PATTERN.fullmatch(entry.name) is not None
 
 
 def replaced_runs(path: Path) -> list[Path]:
@@ -107,7 +79,7 @@ def replace_run(path: Path, new: Path) -> None:
 def forget_replaced(path: Path) -> None:
     """Removes what a run has replaced: it is finished."""
     for place in replaced_runs(path):
-        shutil.rmtree(place, ignore_errors=True)
+        remove_own(place)
     with contextlib.suppress(ValueError):
         _REPLACING.remove(path)
 
@@ -125,7 +97,8 @@ def keeps_replaced(script: Callable[P, T]) -> Callable[P, T]:
             return script(*args, **kwargs)
         except BaseException:
             for path in _REPLACING[before:]:
-                with contextlib.suppress(OSError):  # what went wrong is to be heard of
+                # What went wrong is to be heard of, and what the user put in there is to stay.
+                with contextlib.suppress(OSError, ValueError):
                     if not _can_be_resumed(path):
                         _undo(path)
             raise
@@ -144,6 +117,7 @@ def _can_be_resumed(path: Path) -> bool:
 
 
 def _undo(path: Path) -> None:
+    check_own(path)
     failed = temporary_name(path)
     path.rename(failed)
     _put_back(path)

@@ -30,13 +30,13 @@ from data_generation.dataset_folder import check_writable
 from data_generation.json_file import read_json
 from diffusions.files import append_bytes, is_temporary, new_folder, write_text
 from experiments.replaced_run import (
-    check_own,
     forget_replaced,
     hint,
     replace_run,
     replaced_runs,
     settle,
 )
+from experiments.run_contents import CHECKPOINT, check_own, remove_own
 from experiments.run_lock import check_free, held, hold, moved, release, release_all_but
 from experiments.run_records import (
     Config,
@@ -232,7 +232,7 @@ class RunFolder:
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes the results and removes the training state, which nothing needs any more."""
         write_json(self.path / "summary.json", {"schema_version": SCHEMA_VERSION, **summary})
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        remove_own(self.checkpoints, CHECKPOINT)
         for left in self.path.glob(".*"):
             if is_temporary(left.name):  # of a process that was killed
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -240,8 +240,8 @@ class RunFolder:
         release(self.path)
 
     def remove(self) -> None:
-        """Removes the whole folder, and what it has replaced."""
-        shutil.rmtree(self.path)
+        """Removes the whole folder, and what it has replaced; not what no run writes."""
+        remove_own(self.path)
         forget_replaced(self.path)
         release(self.path)
 

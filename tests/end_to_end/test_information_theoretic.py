@@ -20,6 +20,7 @@ from diffusions.gaussian_reference import (
 from diffusions.likelihood import nll
 from diffusions.log_snr import LogSNRLaw
 from experiments import density_training, information_theoretic
+from experiments.run_contents import check_own
 
 PLANE = (
     "--n-points=400",
@@ -77,6 +78,7 @@ def test_what_a_run_leaves(scg):
     assert np.load(scg / "samples.npz")["sde"].shape == (50, 2)
     epochs = [row["epoch"] for row in map(json.loads, (scg / "metrics.jsonl").open())]
     assert epochs == [1, 2, 2, 3, 4, 4, 5, 5]
+    check_own(scg)
 
 
 def test_everything_is_said_of_the_held_out_points(scg):
@@ -196,6 +198,7 @@ def test_images(place):
     assert found["nll_discrete"] > 0
     assert (run / "plots" / "samples.png").stat().st_size > 1000
     assert load_network(run / "network").about["condition"] == "log_snr"
+    check_own(run)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import learned_denoiser, linear_denoiser
+from experiments.run_contents import check_own
 from experiments.run_folder import RunFolder
 
 LINEAR = (
@@ -98,6 +99,7 @@ def test_the_linear_script(folder, linear, capfd):
     assert float(rows[2]["kl"]) == table[2]["kl"]
     picture = matplotlib.image.imread(folder / "linear" / "plots" / "curves.png")
     assert np.unique(picture[..., :3].reshape(-1, 3), axis=0).shape[0] > 50
+    check_own(folder / "linear")
     start(linear_denoiser, folder, "linear", "--resume", *LINEAR)
     assert "already finished" in capfd.readouterr().out
 
@@ -147,6 +149,7 @@ def test_the_learned_script_and_its_resumption(folder, monkeypatch):
     assert float(averages[1]["delta"]) == pytest.approx(table[0]["delta"])
     plots = folder / "learned" / "plots"
     assert sorted(p.name for p in plots.iterdir()) == ["curves.png", "generated.png"]
+    check_own(folder / "learned")
     flags = ("--noplots", *LEARNED)
     resumed = interrupted_and_resumed(learned_denoiser, folder, "cut", flags, monkeypatch)
     assert resumed == result(folder / "learned")

@@ -14,6 +14,7 @@ from checkpoints import load_energy
 from data_generation.datasets import load_dataset
 from data_generation.settings import DataSettings
 from experiments import evaluate, train
+from experiments.run_contents import check_own
 from jkonet_star.evaluation import earth_movers_distances
 from jkonet_star.settings import SCHEMES, SOLVERS
 
@@ -123,6 +124,7 @@ def test_every_solver_from_data_to_evaluation(solver, place, capfd):
     found = place.evaluate(run)
     for key in ("emd_one_step_ahead", "emd_cumulative", "field_error", "beta", "converged"):
         assert found[key] == summary[key], key
+    check_own(run)
     out, err = capfd.readouterr()
     assert "EMD one step ahead" in out
     assert err == ""

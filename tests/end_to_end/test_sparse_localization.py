@@ -7,6 +7,7 @@ import pytest
 
 from diffusions.networks import blocked_messages
 from experiments import sparse_localization
+from experiments.run_contents import check_own
 
 PROBLEM = ("--n=12", "--k=2")
 TRAINING = (
@@ -54,6 +55,7 @@ def test_training_leaves_a_denoiser_its_losses_and_figures(trained):
     )
     for name in ("training.png", "errors.png"):
         assert (trained / "plots" / name).stat().st_size > 5000
+    check_own(trained)
 
 
 @pytest.mark.slow
@@ -105,6 +107,7 @@ def test_reproduce_draws_everything(place, trained):
         assert found["norms"]["0.5"] == pytest.approx(np.median(samples["norms"]))
     assert found["steps"] == 6
     assert {p.name for p in (run / "plots").iterdir()} == {"errors.png", "norms.png"}
+    check_own(run)
 
 
 @pytest.mark.parametrize(

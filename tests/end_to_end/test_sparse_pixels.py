@@ -9,6 +9,7 @@ import pytest
 import experiments.chunked_training
 from checkpoints import load_network
 from experiments import sparse_pixels
+from experiments.run_contents import check_own
 
 pytestmark = pytest.mark.usefixtures("small_networks_and_images")
 
@@ -117,6 +118,7 @@ def test_sampling_and_judging_again(flow, tmp_path, capsys):
     # Told pixels are put back; the nugget of kriging is in the conversion to bytes and back.
     assert abs(samples[0][told].astype(int) - truth[told].astype(int)).max() <= 1
     assert (flow / "samples" / "plots" / "samples.png").stat().st_size > 1000
+    check_own(flow)
     reuse(flow, "--mode=sample", status=2)
     assert "already exists" in capsys.readouterr().err
 

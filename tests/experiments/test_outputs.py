@@ -92,6 +92,10 @@ def test_a_folder_of_results_is_replaced_only_where_it_is_nothing_more(tmp_path)
     (tmp_path / "plots" / "thesis.txt").write_text("precious")
     with pytest.raises(ValueError, match=r"also holds plots/thesis\.txt, so --overwrite leaves"):
         check_results(tmp_path, "experiments.sparse_pixels")
+    (tmp_path / "plots" / "thesis.txt").unlink()
+    (tmp_path / "plots" / "elsewhere").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="also holds plots/elsewhere, so --overwrite leaves"):
+        check_results(tmp_path, "experiments.sparse_pixels")
 
 
 def test_a_sweep_replaces_the_table_of_a_sweep_and_no_other(tmp_path):

@@ -22,7 +22,7 @@ def old(tmp_path):
     run = opened(tmp_path, overwrite=False, seed=0)
     run.log([{"epoch": 1, "loss": [1.5]}])
     (run.path / "energy").mkdir()
-    (run.path / "energy" / "x").write_bytes(b"precious")
+    (run.path / "energy" / "energy.json").write_bytes(b"precious")
     run.finish({"emd": 0.5})
     return contents(run.path)
 
