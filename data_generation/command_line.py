@@ -62,6 +62,10 @@ class UsageError(ValueError):
     """A command line that cannot be understood."""
 
 
+class Hint(str):
+    """A note of an exception (`add_note`) that a user reads after its message, on the same line."""
+
+
 def say(text: str = "") -> None:
     """Writes to standard output, at once."""
     lines = (escaped(line) for line in text.split("\n"))
@@ -206,11 +210,11 @@ def _run_script(
         _parse(values, arguments)
         with compilation_cache(str(values["compilation_cache"].value)):
             main()
-    except Terminated:
-        sys.stderr.write("terminated\n")
+    except Terminated as error:
+        sys.stderr.write(f"terminated{_hints(error)}\n")
         return EXIT_TERMINATED
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+    except KeyboardInterrupt as error:
+        sys.stderr.write(f"interrupted{_hints(error)}\n")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_PIPE_CLOSED
@@ -218,9 +222,15 @@ def _run_script(
         if "debug" in values and (values["debug"].value or "--debug" in arguments):
             traceback.print_exc()
         status, message = _outcome(error)
-        sys.stderr.write(f"error: {message}\n")
+        sys.stderr.write(f"error: {message}{_hints(error)}\n")
         return status
     return 0
+
+
+def _hints(error: BaseException) -> str:
+    """What is to be said after its message; other libraries write notes of their own."""
+    notes = getattr(error, "__notes__", ())
+    return "".join(f"; {escaped(note)}" for note in notes if isinstance(note, Hint))
 
 
 def _outcome(error: Exception) -> tuple[int, str]:

@@ -41,12 +41,15 @@ def annotate(settings: AnnotateSettings) -> None:
     from data_generation.datasets import Dataset
     from diffusions.files import kind_of, new_file
     from experiments.annotate_cells import annotate_cells, leading_coordinates, share_outside
+    from experiments.replaced_run import hint
     from experiments.run_folder import RunFolder, versions
 
     run = RunFolder.existing(str(settings.run))
     trained = run.trained()
     if not run.energy.is_dir():
-        raise ValueError(f"{run.path} holds no energy: it is unfinished, or no run of a solver")
+        raise ValueError(
+            f"{run.path} holds no energy: it is unfinished, or no run of a solver{hint(run.path)}"
+        )
     if kind_of(out) is not None:
         raise ValueError(f"{out} already exists")
     check_writable(out.parent)

@@ -24,13 +24,16 @@ def main() -> None:
     from data_generation.datasets import load_dataset
     from experiments.datasets import known_energy, population
     from experiments.outputs import check_figures, check_output, is_evaluation
+    from experiments.replaced_run import hint
     from experiments.reporting import assess, draw, print_table
     from experiments.run_folder import SCHEMA_VERSION, RunFolder, write_json
 
     run = RunFolder.existing(str(settings.run))
     trained = run.trained()
     if not run.energy.is_dir():
-        raise ValueError(f"{run.path} is not finished; continue it with experiments.train --resume")
+        raise ValueError(
+            f"{run.path} is not finished; continue it with experiments.train --resume{hint(run.path)}"
+        )
     energies = load_energy(run.energy)
     dataset = load_dataset(settings.dataset or trained.dataset, settings.data_dir)
     if settings.dataset is None:

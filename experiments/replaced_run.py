@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from data_generation.command_line import Hint
 from diffusions.files import temporary_name
 from experiments.run_contents import check_own, remove_own
 from experiments.run_lock import held, moved, release, release_all_but
@@ -87,7 +88,8 @@ def forget_replaced(path: Path) -> None:
 def keeps_replaced(script: Callable[P, T]) -> Callable[P, T]:
     """A script whose failure puts back the run that it was to replace, unless it can be resumed.
 
-    However it ends, it lets go of the run that it wrote.
+    The line of an unfinished run's end then says where the other one is. However the script ends, it
+    lets go of the run that it wrote.
     """
 
     @functools.wraps(script)
@@ -95,12 +97,15 @@ def keeps_replaced(script: Callable[P, T]) -> Callable[P, T]:
         before, locked = len(_REPLACING), held()
         try:
             return script(*args, **kwargs)
-        except BaseException:
+        except BaseException as error:
             for path in _REPLACING[before:]:
                 # What went wrong is to be heard of, and what the user put in there is to stay.
                 with contextlib.suppress(OSError, ValueError):
                     if not _can_be_resumed(path):
                         _undo(path)
+            for path in held():
+                if path not in locked and replaced_runs(path):
+                    error.add_note(Hint(f"{path} is unfinished{hint(path)}"))
             raise
         finally:
             del _REPLACING[before:]

@@ -26,7 +26,12 @@ def main() -> None:
     folder = Path(str(settings.run))
     file = Path(settings.out) if settings.out else folder / "report.html"
     size = write_report(folder, file)
-    say(f"{file} ({size / 2**20:.1f} MiB)")
+    say(f"{file} ({_shown_size(size)})")
+    from experiments.replaced_run import hint
+    from experiments.run_folder import RunFolder
+
+    if (folder / "config.json").is_file() and not RunFolder(folder).finished and hint(folder):
+        say(f"  {folder} is unfinished{hint(folder)}")
 
 
 def write_report(folder: Path, file: Path) -> int:
@@ -64,6 +69,11 @@ def write_report(folder: Path, file: Path) -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, page(folder.resolve().name, sections, footer))
     return file.stat().st_size
+
+
+def _shown_size(size: int) -> str:
+    """Of a page, in the unit in which it has two digits or more."""
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 1000:.0f} kB"
 
 
 def _no_run(folder: Path) -> str:

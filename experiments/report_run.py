@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.json_file import MOST_LINES_BYTES, read_text
+from experiments.replaced_run import hint
 from experiments.report_charts import chart, curves
 from experiments.report_html import (
     cards,
@@ -97,7 +98,7 @@ def _progress(run: RunFolder) -> str:
     reached = f" after epoch {rows[-1]['epoch']}" if rows else ""
     return (
         f"This run is not finished: what follows is its state{reached}. "
-        f"Continue it with --resume --run-name={run.path.resolve().name}."
+        f"Continue it with --resume --run-name={run.path.resolve().name}{hint(run.path)}."
     )
 
 

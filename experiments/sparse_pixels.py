@@ -77,11 +77,12 @@ def _train(settings: SparsePixelsSettings, begin: float) -> None:
 def _reuse(given: SparsePixelsSettings, begin: float) -> None:
     from diffusions.files import recover
     from experiments.outputs import check_results
+    from experiments.replaced_run import hint
     from experiments.run_folder import RunFolder
 
     run = RunFolder(Path(given.run or ""))
     if not run.finished:
-        raise ValueError(f"{run.path} is not the folder of a finished run")
+        raise ValueError(f"{run.path} is not the folder of a finished run{hint(run.path)}")
     settings = _of_run(given, run.config()["settings"])
     folder = Path(given.output or run.path / _OUTPUT[given.mode])
     recover(folder)

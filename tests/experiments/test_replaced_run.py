@@ -7,10 +7,13 @@ import sys
 
 import pytest
 
-from experiments import replaced_run
+from data_generation.command_line import define_flags, run_script
+from data_generation.termination import Terminated
+from experiments import annotate, evaluate, replaced_run, report, sparse_pixels
 from experiments.replaced_run import keeps_replaced, replaced_runs
-from experiments.run_folder import RunFolder, open_run
+from experiments.run_folder import TRAINING, RunFolder, open_run
 from experiments.run_lock import LOCK
+from experiments.settings import FolderSettings
 
 
 def opened(folder, *, name="demo", resume=False, overwrite=True, seed=1):
@@ -78,6 +81,69 @@ def test_a_failure_that_can_be_resumed_keeps_both(kept, tmp_path, old):
         opened(tmp_path, overwrite=False)
     opened(tmp_path, resume=True, overwrite=False).finish({})
     assert names(tmp_path) == ["demo"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; "),
+        (Terminated(), 143, "terminated; "),
+        (ValueError("diverged"), 2, "error: diverged; "),
+        (OSError(28, "No space left"), 2, "error: [Errno 28] No space left"),
+        (ZeroDivisionError("x"), 70, "error: ZeroDivisionError: x; "),
+    ],
+)
+def test_the_last_line_says_where_the_replaced_run_is(error, status, line, tmp_path, old, capsys):
+    aside = tmp_path / ".demo.replaced-1"
+    end = (
+        f"; {tmp_path / 'demo'} is unfinished; the run that it was to replace is whole in {aside}\n"
+    )
+
+    def main():
+        script(tmp_path, error, rows=[{"epoch": 1, "loss": 2.5}])
+
+    assert run_script(main, define_flags(FolderSettings), argv=[]) == status
+    said = capsys.readouterr().err
+    assert said.startswith(line)
+    assert said.endswith(end)
+    assert said.count("\n") == 1
+    assert contents(aside) == old
+
+    @keeps_replaced
+    def resumed():
+        opened(tmp_path, resume=True, overwrite=False)
+        raise KeyboardInterrupt
+
+    assert run_script(resumed, define_flags(FolderSettings), argv=[]) == 130
+    assert capsys.readouterr().err == f"interrupted{end}"
+
+
+def test_a_failure_without_a_replaced_run_says_nothing_of_one(tmp_path, old, capsys):
+    def main():
+        script(tmp_path, KeyboardInterrupt())
+
+    assert run_script(main, define_flags(FolderSettings), argv=[]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_readers_of_an_unfinished_run_say_where_the_replaced_one_is(tmp_path, old, capsys):
+    config = {"script": TRAINING, "solver": "jkonet-star-potential", "dataset": "x", "seeds": [0]}
+    open_run(str(tmp_path), "demo", "demo", config, resume=False, overwrite=True)
+    run, aside = f"--run={tmp_path / 'demo'}", str(tmp_path / ".demo.replaced-1")
+    assert evaluate.run([run]) == 2
+    said = capsys.readouterr().err
+    assert "is not finished; continue it with experiments.train --resume; the run that" in said
+    assert said.endswith(f"whole in {aside}\n")
+    assert report.run([run]) == 0
+    assert capsys.readouterr().out.endswith(
+        f"is unfinished; the run that it was to replace is whole in {aside}\n"
+    )
+    assert aside in (tmp_path / "demo" / "report.html").read_text()
+    assert sparse_pixels.run([run, "--mode=sample"]) == 2
+    assert capsys.readouterr().err.endswith(f"whole in {aside}\n")
+    pytest.importorskip("anndata")
+    assert annotate.run([run, "--h5ad=x.h5ad", f"--out={tmp_path / 'y.h5ad'}"]) == 2
+    assert capsys.readouterr().err.endswith(f"whole in {aside}\n")
 
 
 def test_what_fails_after_the_end_changes_nothing(tmp_path, old):
