@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from checkpoints.orbax_arrays import write_arrays
 from data_generation.bounded_reading import most_unpacked
 from data_generation.json_file import read_json
-from diffusions.files import kind_of, new_folder, write_text
+from diffusions.files import kind_of, made_parents, naming, new_folder, write_text
 from diffusions.typing import PyTree
 
 _ARRAYS = "arrays"
@@ -58,9 +58,9 @@ def save_folder(
     path = Path(path).absolute()
     if kind_of(path) is not None:
         raise ValueError(f"{path} already exists; a saved {name} is never overwritten")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with new_folder(path) as unfinished:
-        write_arrays(unfinished / _ARRAYS, jax.tree.map(np.asarray, arrays))
+    with made_parents(path), new_folder(path) as unfinished:
+        with naming(path):
+            write_arrays(unfinished / _ARRAYS, jax.tree.map(np.asarray, arrays))
         full = {
             "schema_version": schema_version,
             **description,

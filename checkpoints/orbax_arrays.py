@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,12 @@ from diffusions.typing import PyTree
 
 # Orbax reports each save at INFO, its own internals at WARNING, and at ERROR what it raises as well.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
+# Of several writes that fail, one is raised, and asyncio reports the others when they are collected.
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
+_MOST_SECONDS = 5.0
+_QUIET_CHECKS = 10
+_SECONDS_BETWEEN_CHECKS = 0.02
 _NO_ROOM = {os.strerror(code): code for code in (errno.ENOSPC, errno.EDQUOT)}
 
 
@@ -36,9 +42,23 @@ def write_arrays(path: Path, arrays: PyTree) -> None:
         with interrupts_wait(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path, arrays, force=True)
     except Exception as error:
-        for left in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
-            shutil.rmtree(left, ignore_errors=True)
+        _remove_unfinished(path)
         raise _plain(error, path) from error
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Removes what a failed save leaves, until nothing comes any more.
+
+    The first write that fails ends the save, and the others go on in threads of TensorStore for a
+    moment: they add files to folders that are being removed, and make anew those that are gone.
+    """
+    end, quiet = time.monotonic() + _MOST_SECONDS, 0
+    while quiet < _QUIET_CHECKS and time.monotonic() < end:
+        left = list(path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"))
+        for folder in left:
+            shutil.rmtree(folder, ignore_errors=True)
+        quiet = 0 if left else quiet + 1
+        time.sleep(_SECONDS_BETWEEN_CHECKS)
 
 
 def _plain(error: BaseException, path: Path) -> Exception:

@@ -221,7 +221,7 @@ def _run_script(
     except Exception as error:  # noqa: BLE001 (the last resort: no traceback for a user)
         if "debug" in values and (values["debug"].value or "--debug" in arguments):
             traceback.print_exc()
-        status, message = _outcome(error)
+        status, message = _outcome(error, resumes="resume" in values)
         sys.stderr.write(f"error: {message}{_hints(error)}\n")
         return status
     return 0
@@ -233,8 +233,8 @@ def _hints(error: BaseException) -> str:
     return "".join(f"; {escaped(note)}" for note in notes if isinstance(note, Hint))
 
 
-def _outcome(error: Exception) -> tuple[int, str]:
-    """Exit status and message of what ended a script."""
+def _outcome(error: Exception, *, resumes: bool) -> tuple[int, str]:
+    """Exit status and message of what ended a script, which may have a flag to go on."""
     message = one_line(error)
     if isinstance(error, OutputError):
         return EXIT_NO_OUTPUT, message
@@ -242,10 +242,9 @@ def _outcome(error: Exception) -> tuple[int, str]:
     if isinstance(error, MemoryError) or message.startswith("RESOURCE_EXHAUSTED"):
         return EXIT_BAD_INPUT, f"not enough memory for what these settings ask for ({message})"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EXIT_BAD_INPUT, (
-            f"{message}; what was written before is whole, and --resume continues a run once there "
-            "is room"
-        )
+        whole = f"{message}; what was written before is whole"
+        more = ", and --resume continues a run once there is room" if resumes else ""
+        return EXIT_BAD_INPUT, whole + more
     if isinstance(error, ValueError | OSError | ImportError | flags.Error):
         return EXIT_BAD_INPUT, message
     return EXIT_BUG, (

@@ -10,7 +10,6 @@ snapshots.png         the picture
 metadata.json         schema version, arguments, shapes and checksums of the archives
 """
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -25,7 +24,7 @@ from data_generation.array_files import read_npz, write_npz
 from data_generation.dataset_checks import OPTIONAL, REQUIRED
 from data_generation.dataset_metadata import check_metadata
 from data_generation.json_file import read_json
-from diffusions.files import new_folder, replace_folder, write_text
+from diffusions.files import made_parents, new_folder, replace_folder, write_text
 
 SCHEMA_VERSION = 2
 METADATA = "metadata.json"
@@ -71,10 +70,9 @@ def write_folder(
         ValueError: `folder` cannot be written, appeared in the meantime, or is to be replaced and
             holds what is no dataset's.
     """
-    made = [p for p in (folder.parent, *folder.parent.parents) if not p.exists()]
+    move = _replace if replace and folder.exists() else None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with new_folder(folder, move=_replace if replace and folder.exists() else None) as new:
+        with made_parents(folder), new_folder(folder, move=move) as new:
             for name, arrays in archives.items():
                 write_npz(new / f"{name}.npz", arrays)
             metadata = {
@@ -94,11 +92,6 @@ def write_folder(
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise ValueError(f"{folder} was made by another process in the meantime") from error
         raise ValueError(f"cannot write {folder}: {error.strerror or error}") from error
-    finally:
-        # Nothing is left of a failure or an interrupt.
-        for parent in made:
-            with contextlib.suppress(OSError):
-                parent.rmdir()  # only succeeds while it is empty
     return metadata
 
 

@@ -188,6 +188,27 @@ def replace_folder(folder: Path, new: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def add_files(folder: Path, new: Path) -> None:
+    """Moves the files of a new folder into another one, made where absent; they replace their like."""
+    folder.mkdir(exist_ok=True)
+    for file in sorted(new.iterdir()):
+        file.replace(folder / file.name)
+
+
+@contextlib.contextmanager
+def made_parents(place: Path) -> Iterator[None]:
+    """The folders above a place are there while inside; those that were not go where that fails."""
+    made = [parent for parent in place.parents if not parent.exists()]
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()  # only succeeds while it is empty
+        raise
+
+
 def recover(folder: Path) -> None:
     """Brings back a folder that a kill left between the two renames of `replace_folder`."""
     if os.path.lexists(folder):

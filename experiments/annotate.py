@@ -39,7 +39,7 @@ def annotate(settings: AnnotateSettings) -> None:
     from checkpoints import load_energy
     from data_generation.dataset_folder import check_writable
     from data_generation.datasets import Dataset
-    from diffusions.files import kind_of, new_file
+    from diffusions.files import kind_of, made_parents, new_file
     from experiments.annotate_cells import annotate_cells, leading_coordinates, share_outside
     from experiments.replaced_run import hint
     from experiments.run_folder import RunFolder, versions
@@ -87,8 +87,7 @@ def annotate(settings: AnnotateSettings) -> None:
     for name in (f"{settings.prefix}_potential", f"{settings.prefix}_energy"):
         values = np.asarray(data.obs[name])
         say(f"  obs[{name!r}]: {values.min():.4g} to {values.max():.4g}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(out) as temporary:
+    with made_parents(out), new_file(out) as temporary:
         data.write_h5ad(temporary)
     say(f"  {out}")
 

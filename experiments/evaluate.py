@@ -1,5 +1,6 @@
 """Evaluates the energies of a finished run, on its own dataset or another one."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ def main() -> None:
     from checkpoints import load_energy
     from data_generation.dataset_folder import check_writable
     from data_generation.datasets import load_dataset
+    from diffusions.files import add_files, made_parents, naming, new_folder
     from experiments.datasets import known_energy, population
     from experiments.outputs import check_figures, check_output, is_evaluation
     from experiments.replaced_run import hint
@@ -59,21 +61,22 @@ def main() -> None:
     result, predictions = assess(energies, snapshots, truth, settings.wasserstein_order)
     say(f"{run.path} ({trained.solver}, {energies.scheme}) on {dataset.name}, {settings.eval}")
     print_table(result, snapshots.time_values().tolist(), truth)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(
-        output,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "run": str(run.path),
-            "solver": trained.solver,
-            "dataset": dataset.name,
-            "eval": settings.eval,
-            **result,
-            "seconds": time.perf_counter() - start,
-        },
-    )
-    if settings.plots:  # after the result, by which the figures are known as ours
-        draw(plots, energies, truth, snapshots, predictions)
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "run": str(run.path),
+        "solver": trained.solver,
+        "dataset": dataset.name,
+        "eval": settings.eval,
+        **result,
+        "seconds": time.perf_counter() - start,
+    }
+    with made_parents(output), contextlib.ExitStack() as drawn:
+        if settings.plots:
+            folder = drawn.enter_context(new_folder(plots, move=add_files))
+            with naming(plots):
+                draw(folder, energies, truth, snapshots, predictions)
+        # Before the figures have their place: by the result they are known as ours.
+        write_json(output, content)
     say(f"  {output}")
 
 

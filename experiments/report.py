@@ -48,7 +48,7 @@ def write_report(folder: Path, file: Path) -> int:
         ValueError: there is no run, one of its files is damaged, or the page cannot be written.
     """
     from data_generation.dataset_folder import check_writable
-    from diffusions.files import write_text
+    from diffusions.files import made_parents, write_text
     from experiments.outputs import check_output, is_report
     from experiments.report_html import page, text
     from experiments.report_run import run_sections
@@ -66,8 +66,8 @@ def write_report(folder: Path, file: Path) -> int:
     now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
     release = versions()["jkonet-diffusions"]
     footer = f"Report of {text(folder)}, made {now} by jkonet-diffusions {text(release)}."
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, page(folder.resolve().name, sections, footer))
+    with made_parents(file):
+        write_text(file, page(folder.resolve().name, sections, footer))
     return file.stat().st_size
 
 

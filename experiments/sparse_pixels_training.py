@@ -13,7 +13,7 @@ from checkpoints import load_network, save_network
 from data_generation.array_files import write_npz
 from data_generation.command_line import say
 from data_generation.image_batches import as_bytes
-from diffusions.files import new_folder, replace_folder
+from diffusions.files import made_parents, new_folder, replace_folder
 from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Key, Params
 from experiments.chunked_training import train_in_chunks
@@ -191,8 +191,8 @@ def reuse(mode: Mode, run: RunFolder, folder: Path, settings: SparsePixelsSettin
     regression = None
     if (run.path / REGRESSION / NETWORK).is_dir():
         regression = load_network(run.path / REGRESSION / NETWORK).params
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with new_folder(folder, move=_replace if folder.exists() else None) as unfinished:
+    move = _replace if folder.exists() else None
+    with made_parents(folder), new_folder(folder, move=move) as unfinished:
         results = RunFolder(unfinished)
         reconstruction = Reconstruction(task)
         if mode == "sample":

@@ -1,6 +1,7 @@
 """Flags made from settings, errors of one line, and the data_generation script end to end."""
 
 import dataclasses
+import errno
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from absl import flags
 from data_generation import __main__ as script
 from data_generation.command_line import (
     EXIT_BUG,
+    Hint,
     attribute_documentation,
     define_flags,
     run_script,
@@ -114,7 +116,7 @@ def test_flags_become_settings(arguments, changes):
             r"'--word=gr\udcc3\udcb6n' is no text in utf-8; names that are",
         ),
         (["--flagfile=/dev/zero"], "--flagfile=/dev/zero is not a file"),
-        (["--flagfile=/nonexistent"], "Unable to open flagfile"),
+        (["--flagfile=/nonexistent/flags"], "Unable to open flagfile"),
     ],
 )
 def test_bad_command_lines_are_one_line(arguments, message, capsys):
@@ -216,6 +218,32 @@ def test_too_little_memory_is_no_bug(error, capsys):
     err = capsys.readouterr().err
     assert err.startswith("error: not enough memory for what these settings ask for (")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_names_resume_only_where_the_script_has_it(code, capsys):
+    def main():
+        raise OSError(code, "no room")
+
+    assert run_script(main, define_flags(Example), argv=[]) == 2
+    whole = f"error: [Errno {code}] no room; what was written before is whole"
+    assert capsys.readouterr().err == f"{whole}\n"
+    values = define_flags(Example)
+    flags.DEFINE_boolean("resume", False, "Goes on.", flag_values=values)
+    assert run_script(main, values, argv=[]) == 2
+    resume = ", and --resume continues a run once there is room\n"
+    assert capsys.readouterr().err == whole + resume
+
+
+def test_of_the_notes_of_an_error_only_our_hints_are_said(capsys):
+    def main():
+        error = ValueError("x")
+        error.add_note("JAX has removed its internal frames")
+        error.add_note(Hint("look\nthere"))
+        raise error
+
+    assert run_script(main, define_flags(Example), argv=[]) == 2
+    assert capsys.readouterr().err == "error: x; look\\nthere\n"
 
 
 def test_messages_are_printable_and_short(capsys):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from checkpoints import latest_step, load_energy
-from experiments import train
+from experiments import evaluate, train
 
 TRAINING = ("--dataset=plain", "--hidden=8")
 
@@ -65,3 +65,28 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(size, steps, small_disk, pl
     small_disk(10_000_000)
     assert train.run([*arguments, "--resume"]) == 0
     assert result(disk / "full") == whole
+
+
+def test_an_evaluation_without_room_leaves_nothing_half_made(small_disk, place, whole, capfd):
+    disk = small_disk(20_000)
+    flags = [f"--run={place.runs / 'on-a-large-disk'}", f"--data-dir={place.data}"]
+
+    def refused(output):
+        capfd.readouterr()
+        assert evaluate.run([*flags, f"--output={output}"]) == 2
+        said = capfd.readouterr().err
+        assert said.startswith("error: [Errno 28] No space left on device: ")
+        assert said.endswith("; what was written before is whole\n")
+        assert said.count("\n") == 1
+        assert ".new-" not in said
+
+    refused(disk / "new" / "e.json")
+    assert list(disk.iterdir()) == []
+    assert evaluate.run([*flags, f"--output={disk / 'e.json'}", "--noplots"]) == 0
+    before = (disk / "e.json").read_bytes()
+    refused(disk / "e.json")
+    assert [p.name for p in disk.iterdir()] == ["e.json"]
+    assert (disk / "e.json").read_bytes() == before
+    small_disk(10_000_000)
+    assert evaluate.run([*flags, f"--output={disk / 'e.json'}"]) == 0
+    assert {p.name for p in (disk / "e_plots").iterdir()} == {"potential.png", "predictions.png"}
