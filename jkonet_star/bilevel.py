@@ -41,11 +41,11 @@ from ott.solvers import linear
 from ott.tools.sinkhorn_divergence import sinkdiv
 
 from diffusions.training import TrainingState, initial_state
-from diffusions.typing import Array, Float, Key, Keys, Params, PyTree
+from diffusions.typing import Array, Float, Key, Params, PyTree
 from jkonet_star.bilevel_batches import BilevelData, bilevel_data, draw_batches
 from jkonet_star.energies import Units
 from jkonet_star.settings import BilevelSettings, NetworkSettings
-from jkonet_star.solvers import NetworkFit, Problem, n_examples
+from jkonet_star.solvers import NetworkFit, NetworkTraining, Problem, n_examples, network_model
 from jkonet_star.transport_maps import TransportMap
 
 SINKHORN_THRESHOLD = 1e-2
@@ -275,74 +275,59 @@ def outer_loss(
     return value
 
 
-class BilevelFit(NetworkFit):
-    """Training by (3), for several seeds side by side.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BilevelTraining(NetworkTraining):
+    """How a potential is trained by (3).
 
     The state's `optimizer_state` holds the optimiser of V, the maps that inner problems start from,
     and whether the run has diverged. A run whose loss or gradient is not finite keeps the last V that
     was, and from then on reports a loss of NaN.
+
+    Attributes:
+        bilevel: settings of the inner and outer problem.
+        transport_map: of the inner problem.
+        monge_gap: is a term of the inner problem.
+        n_batches: in an epoch.
     """
 
-    absurd = math.inf  # the loss is a squared length
+    bilevel: BilevelSettings
+    transport_map: TransportMap
+    monge_gap: bool
+    n_batches: int
 
-    def __init__(self, problem: Problem, settings: NetworkSettings, bilevel: BilevelSettings):
-        kind = problem.kind
-        self.bilevel = bilevel
-        self.transport_map = TransportMap(
-            kind=kind.transport_map,
-            dimension=problem.snapshots.dimension,
-            hidden=tuple(bilevel.map_hidden),
-            positive=bilevel.positive_weights,
-        )
-        self.n_particles = n_examples(problem)
-        super().__init__(problem, settings)
-        self.jko_step = JKOStep(
+    @functools.cached_property
+    def jko_step(self) -> JKOStep:
+        """The inner problem (2)."""
+        return JKOStep(
             potential=self.model.potential,
             transport_map=self.transport_map,
-            settings=bilevel,
-            monge_gap=kind.monge_gap,
+            settings=self.bilevel,
+            monge_gap=self.monge_gap,
         )
 
-    def _data(self, problem: Problem) -> BilevelData:
-        return bilevel_data(problem.snapshots, problem.couplings)
+    def initial(self, key: Key, data: PyTree, units: Units) -> TrainingState:
+        """A random energy, and maps close to the identity."""
+        state = initial_state(self.model.init(jax.random.fold_in(key, 0)), self.optimizer)
+        mean_ratio = units.speed * jnp.mean(data.tau) / units.length
+        every = data.points.reshape(-1, data.points.shape[-1])
+        some = every[:: -(-len(every) // IDENTITY_POINTS)]
+        params = self.transport_map.init(jax.random.fold_in(key, 2))
+        params = self.transport_map.fit_identity(
+            params, (some - units.center[None]) / units.length, mean_ratio
+        )
+        n_maps = len(data.tau) if self.bilevel.warm_start else 1
+        maps = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], n_maps, axis=0), params)
+        own = {
+            "energy": state.optimizer_state,
+            "maps": maps,
+            "diverged": jnp.zeros((), bool),
+        }
+        return dataclasses.replace(state, optimizer_state=own)
 
-    def _updates(self, problem: Problem) -> int:
-        return self._n_batches * problem.snapshots.n_steps
-
-    @property
-    def _n_batches(self) -> int:
-        return -(-self.n_particles // self.settings.batch_size)
-
-    def initial(self, keys: Keys) -> TrainingState:
-        """Random energies, and maps close to the identity."""
-
-        def one(key: Key, data: BilevelData, units: Units) -> TrainingState:
-            state = initial_state(self.model.init(jax.random.fold_in(key, 0)), self.optimizer)
-            mean_ratio = units.speed * jnp.mean(data.tau) / units.length
-            every = data.points.reshape(-1, data.points.shape[-1])
-            some = every[:: -(-len(every) // IDENTITY_POINTS)]
-            params = self.transport_map.init(jax.random.fold_in(key, 2))
-            params = self.transport_map.fit_identity(
-                params, (some - units.center[None]) / units.length, mean_ratio
-            )
-            n_maps = len(data.tau) if self.bilevel.warm_start else 1
-            maps = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], n_maps, axis=0), params)
-            own = {
-                "energy": state.optimizer_state,
-                "maps": maps,
-                "diverged": jnp.zeros((), bool),
-            }
-            return dataclasses.replace(state, optimizer_state=own)
-
-        return jax.jit(jax.vmap(one, in_axes=(0, None, None)))(keys, self.data, self.units)
-
-    def diverged(self, state: TrainingState) -> np.ndarray:
-        """Whether each seed stopped because something ceased to be finite."""
-        return np.asarray(state.optimizer_state["diverged"])
-
-    def _train_one(
+    def advance(
         self, state: TrainingState, key: Key, data: PyTree, units: Units, n_epochs: int
     ) -> tuple[TrainingState, dict[str, Array]]:
+        """Some epochs."""
         key = jax.random.fold_in(key, 1)
         forced, warm = self.bilevel.teacher_forcing, self.bilevel.warm_start
         decay = self.settings.ema_decay
@@ -400,7 +385,7 @@ class BilevelFit(NetworkFit):
             drawn = draw_batches(
                 jax.random.fold_in(key, state.epoch),
                 data,
-                self._n_batches,
+                self.n_batches,
                 self.settings.batch_size,
                 matched=self.bilevel.matched_batches,
             )
@@ -415,3 +400,37 @@ class BilevelFit(NetworkFit):
             return new_state, {"loss": jnp.mean(values)}
 
         return jax.lax.scan(epoch, state, None, length=n_epochs)
+
+
+class BilevelFit(NetworkFit):
+    """Training by (3), for several seeds side by side."""
+
+    absurd = math.inf  # the loss is a squared length
+
+    def __init__(self, problem: Problem, settings: NetworkSettings, bilevel: BilevelSettings):
+        self.bilevel = dataclasses.replace(bilevel, map_hidden=tuple(bilevel.map_hidden))
+        super().__init__(problem, settings)
+
+    def _training(self, problem: Problem) -> BilevelTraining:
+        n_batches = -(-n_examples(problem) // self.settings.batch_size)
+        return BilevelTraining(
+            model=network_model(problem, self.settings),
+            settings=self.settings,
+            updates=n_batches * problem.snapshots.n_steps,
+            bilevel=self.bilevel,
+            transport_map=TransportMap(
+                kind=problem.kind.transport_map,
+                dimension=problem.snapshots.dimension,
+                hidden=self.bilevel.map_hidden,
+                positive=self.bilevel.positive_weights,
+            ),
+            monge_gap=problem.kind.monge_gap,
+            n_batches=n_batches,
+        )
+
+    def _data(self, problem: Problem) -> BilevelData:
+        return bilevel_data(problem.snapshots, problem.couplings)
+
+    def diverged(self, state: TrainingState) -> np.ndarray:
+        """Whether each seed stopped because something ceased to be finite."""
+        return np.asarray(state.optimizer_state["diverged"])

@@ -144,8 +144,7 @@ def first_order_conditions(
         density_snapshots = (k, k + 1)
     score: Array = jnp.zeros(point.shape)
     if densities is not None:
-        batched = jax.jit(jax.vmap(densities.score))
-        scores = [batched(jnp.asarray(s), jnp.asarray(point)) for s in density_snapshots]
+        scores = [_scores(densities, jnp.asarray(s), jnp.asarray(point)) for s in density_snapshots]
         score = jnp.asarray(np.mean([np.asarray(s) for s in scores], axis=0))
     return FirstOrderConditions(
         point=jnp.asarray(point),
@@ -160,6 +159,13 @@ def first_order_conditions(
         population=jnp.asarray(population),
         population_weights=jnp.asarray(weights),
     )
+
+
+@jax.jit
+def _scores(
+    densities: GaussianMixtures | KernelDensities, step: Int[Array, "m"], point: Float[Array, "m d"]
+) -> Float[Array, "m d"]:
+    return jax.vmap(densities.score)(step, point)
 
 
 PAIRED_FACTOR = {"explicit": 0.0, "midpoint": 1.0, "implicit": 2.0}

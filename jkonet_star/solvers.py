@@ -96,70 +96,37 @@ def make_optimizer(settings: NetworkSettings, steps_per_epoch: int) -> optax.Gra
     return optax.chain(*parts)
 
 
-class NetworkFit:
-    """Training of a network energy, for several seeds side by side.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkTraining:
+    """How the network energy of one population is trained: pure, and hashable.
 
-    Every array of a state carries a leading seed axis. `advance` is one compiled program; calling it
-    with the same number of epochs never compiles again. Given a sequence of problems that differ in
-    nothing but the numbers, each has a network of its own, and a key of its own in `initial`. A batch
-    holds all examples where there are fewer than `batch_size`.
+    It is the static argument of the compiled programs (`start_training`, `train`), so that problems of
+    one shape and one way of training share them: the second fit compiles nothing.
+
+    Attributes:
+        model: what is learned.
+        settings: of the training; a batch is at most the data.
+        updates: gradient steps in an epoch.
     """
 
-    absurd = ABSURD
-    """The loss from which on an epoch is not sound (see `divergence`)."""
+    model: NetworkEnergy
+    settings: NetworkSettings
+    updates: int
 
-    def __init__(self, problem: "Problem | Sequence[Problem]", settings: NetworkSettings):
-        self._several = not isinstance(problem, Problem)
-        problems = [problem] if isinstance(problem, Problem) else list(problem)
-        settings = dataclasses.replace(
-            settings, batch_size=min(settings.batch_size, n_examples(problems[0]))
-        )
-        models = [network_model(p, settings) for p in problems]
-        if len({(m, p.scheme, _shapes(p)) for m, p in zip(models, problems, strict=True)}) > 1:
-            raise ValueError("problems that are trained side by side must have one shape")
-        self.model, self.scheme = models[0], problems[0].scheme
-        self.settings = settings
-        self.origin: Array | None
-        self.start: Array | None
-        if self._several:
-            self.origin, self.start = _common_origin([p.snapshots for p in problems])
-        else:
-            self.origin, self.start = problems[0].snapshots.origin, problems[0].snapshots.start
-        betas = [0.0 if p.internal is None else p.internal.beta for p in problems]
-        data = [
-            (p.snapshots.times, self._data(p), data_units(p.snapshots, p.conditions, beta))
-            for p, beta in zip(problems, betas, strict=True)
-        ]
-        self.times: Array
-        self.data: PyTree
-        self.units: Units
-        self.times, self.data, self.units = (
-            jax.tree.map(lambda *leaves: jnp.stack(leaves), *data) if self._several else data[0]
-        )
-        self.optimizer = make_optimizer(settings, self._updates(problems[0]))
-        self._programs: dict[int, jax.stages.Compiled] = {}
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Of the settings, and of the number of steps."""
+        return make_optimizer(self.settings, self.updates)
 
-    def _data(self, problem: "Problem") -> PyTree:
-        """What the training program is given of a problem."""
-        return problem.conditions
+    def initial(self, key: Key, data: PyTree, units: Units) -> TrainingState:
+        """Random parameters."""
+        del data, units
+        return initial_state(self.model.init(jax.random.fold_in(key, 0)), self.optimizer)
 
-    def _updates(self, problem: "Problem") -> int:
-        """Gradient steps in an epoch."""
-        return -(-n_examples(problem) // self.settings.batch_size)
-
-    def initial(self, keys: Keys) -> TrainingState:
-        """Random parameters, one set per key."""
-
-        def one(key: Key) -> TrainingState:
-            params = self.model.init(jax.random.fold_in(key, 0))
-            return initial_state(params, self.optimizer)
-
-        return jax.jit(jax.vmap(one))(keys)
-
-    def _train_one(
+    def advance(
         self, state: TrainingState, key: Key, data: PyTree, units: Units, n_epochs: int
     ) -> tuple[TrainingState, dict[str, Array]]:
-        """Trains one network."""
+        """Some epochs; `n_epochs` is static."""
         conditions: FirstOrderConditions = data
         n_pairs, batch_size = conditions.point.shape[0], self.settings.batch_size
 
@@ -187,33 +154,121 @@ class NetworkFit:
         )
         return sound_epochs(one_epoch, state, n_epochs)
 
-    def _train(
-        self, state: TrainingState, keys: Keys, data: PyTree, units: Units, n_epochs: int
-    ) -> tuple[TrainingState, dict[str, Array]]:
-        one = functools.partial(self._train_one, n_epochs=n_epochs)
-        return jax.vmap(one, in_axes=(0, 0, self._data_axis, self._data_axis))(
-            state, keys, data, units
+
+@functools.partial(jax.jit, static_argnames=("training", "several"))
+def start_training(
+    training: NetworkTraining, keys: Keys, data: PyTree, units: Units, *, several: bool
+) -> TrainingState:
+    """The states before the first epoch, one per key; `several` have data of their own."""
+    axis = 0 if several else None
+    return jax.vmap(training.initial, in_axes=(0, axis, axis))(keys, data, units)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("training", "n_epochs", "several"), donate_argnames=("state",)
+)
+def train(
+    training: NetworkTraining,
+    state: TrainingState,
+    keys: Keys,
+    data: PyTree,
+    units: Units,
+    *,
+    n_epochs: int,
+    several: bool,
+) -> tuple[TrainingState, dict[str, Float[Array, "s epochs"]]]:
+    """Some epochs of every seed; `state` is consumed."""
+    axis = 0 if several else None
+    advance = functools.partial(training.advance, n_epochs=n_epochs)
+    return jax.vmap(advance, in_axes=(0, 0, axis, axis))(state, keys, data, units)
+
+
+class NetworkFit:
+    """Training of a network energy, for several seeds side by side.
+
+    Every array of a state carries a leading seed axis. Given a sequence of problems that differ in
+    nothing but the numbers, each has a network of its own, and a key of its own in `initial`. A batch
+    holds all examples where there are fewer than `batch_size`.
+    """
+
+    absurd = ABSURD
+    """The loss from which on an epoch is not sound (see `divergence`)."""
+
+    def __init__(self, problem: "Problem | Sequence[Problem]", settings: NetworkSettings):
+        self._several = not isinstance(problem, Problem)
+        problems = [problem] if isinstance(problem, Problem) else list(problem)
+        self.settings = dataclasses.replace(
+            settings,
+            batch_size=min(settings.batch_size, n_examples(problems[0])),
+            hidden=tuple(settings.hidden),
+        )
+        trainings = [self._training(p) for p in problems]
+        if len({(t, p.scheme, _shapes(p)) for t, p in zip(trainings, problems, strict=True)}) > 1:
+            raise ValueError("problems that are trained side by side must have one shape")
+        self.training, self.scheme = trainings[0], problems[0].scheme
+        self.origin: Array | None
+        self.start: Array | None
+        if self._several:
+            self.origin, self.start = _common_origin([p.snapshots for p in problems])
+        else:
+            self.origin, self.start = problems[0].snapshots.origin, problems[0].snapshots.start
+        betas = [0.0 if p.internal is None else p.internal.beta for p in problems]
+        data = [
+            (p.snapshots.times, self._data(p), data_units(p.snapshots, p.conditions, beta))
+            for p, beta in zip(problems, betas, strict=True)
+        ]
+        self.times: Array
+        self.data: PyTree
+        self.units: Units
+        self.times, self.data, self.units = (
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *data) if self._several else data[0]
         )
 
-    @property
-    def _data_axis(self) -> int | None:
-        return 0 if self._several else None
+    def _training(self, problem: "Problem") -> NetworkTraining:
+        return NetworkTraining(
+            model=network_model(problem, self.settings),
+            settings=self.settings,
+            updates=-(-n_examples(problem) // self.settings.batch_size),
+        )
 
-    def compile(self, state: TrainingState, keys: Keys, n_epochs: int) -> jax.stages.Compiled:
+    def _data(self, problem: "Problem") -> PyTree:
+        """What the training program is given of a problem."""
+        return problem.conditions
+
+    @property
+    def model(self) -> NetworkEnergy:
+        """What is learned."""
+        return self.training.model
+
+    def initial(self, keys: Keys) -> TrainingState:
+        """Random parameters, one set per key."""
+        return start_training(self.training, keys, self.data, self.units, several=self._several)
+
+    def compile(self, state: TrainingState, keys: Keys, n_epochs: int) -> None:
         """Makes the program of `advance` for this many epochs, without running it."""
-        if n_epochs not in self._programs:
-            program = jax.jit(
-                functools.partial(self._train, n_epochs=n_epochs), donate_argnums=(0,)
-            )
-            lowered = program.lower(state, keys, self.data, self.units)
-            self._programs[n_epochs] = lowered.compile()
-        return self._programs[n_epochs]
+        train.lower(
+            self.training,
+            state,
+            keys,
+            self.data,
+            self.units,
+            n_epochs=n_epochs,
+            several=self._several,
+        ).compile()
 
     def advance(
         self, state: TrainingState, keys: Keys, n_epochs: int
     ) -> tuple[TrainingState, dict[str, Float[Array, "s epochs"]]]:
         """Trains every seed for some epochs; `state` is consumed. Returns it with the losses."""
-        return self.compile(state, keys, n_epochs)(state, keys, self.data, self.units)
+        return train(
+            self.training,
+            state,
+            keys,
+            self.data,
+            self.units,
+            n_epochs=n_epochs,
+            several=self._several,
+        )
 
     def diverged(self, state: TrainingState) -> np.ndarray:
         """Whether each seed's parameters have ceased to be finite."""

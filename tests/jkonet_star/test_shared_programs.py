@@ -1,0 +1,48 @@
+"""A second fit of the same shape compiles nothing, whatever the numbers."""
+
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+from jkonet_star import (
+    BilevelSettings,
+    DensitySettings,
+    FeatureSettings,
+    NetworkSettings,
+    fit,
+    snapshots_from_arrays,
+)
+
+pytestmark = [pytest.mark.usefixtures("compiled_in_haste"), pytest.mark.filterwarnings("ignore")]
+
+
+def population(scale):
+    x = scale * np.random.default_rng(0).normal(size=(20, 2))
+    return snapshots_from_arrays([x, 0.8 * x, 0.6 * x], dt=0.5)
+
+
+def fitted(solver, scale):
+    return fit(
+        population(scale),
+        solver,
+        key=jax.random.key(1),
+        # Lists are what a user may write; a program is found by the value.
+        network=NetworkSettings(epochs=1, batch_size=40, hidden=[4], interaction_samples=2),  # type: ignore[arg-type]
+        bilevel=BilevelSettings(map_hidden=[4], inner_steps=2, sinkhorn_iterations=5),  # type: ignore[arg-type]
+        features=FeatureSettings(degree=2, radial="none"),
+        density_settings=DensitySettings(n_components=2),
+    )
+
+
+@pytest.mark.parametrize(
+    "solver", ["jkonet-star", "jkonet-star-time-potential", "jkonet-star-linear", "jkonet-vanilla"]
+)
+def test_the_second_fit_compiles_nothing(solver, caplog):
+    first = fitted(solver, 1.0)
+    with jax.log_compiles(), caplog.at_level(logging.DEBUG, logger="jax"):
+        second = fitted(solver, 0.9)
+    assert [r.getMessage()[:80] for r in caplog.records if "ompil" in r.getMessage()] == []
+    x = np.ones((1, 2))
+    assert np.abs(np.asarray(first.drift(x) - second.drift(x))).max() > 0
