@@ -113,7 +113,11 @@ class Experiment:
         on_cpu = jax.default_backend() == "cpu"
         options = {"xla_backend_optimization_level": 1} if on_cpu else None
         self._jit = functools.partial(jax.jit, compiler_options=options)
-        self._programs: dict[tuple[str, int], Any] = {}
+        self._drawn = functools.cache(lambda n: self._mapped(functools.partial(self._draw, n=n)))
+        self._initialised = self._mapped(self._initialise)
+        self._trained = self._mapped(self._train)
+        self._sampled = self._mapped(self._sample)
+        self._compared = self._mapped(self._compare)
 
     def repetitions(self, first: int, n: int) -> dict[str, Any]:
         """Results of repetitions first, first + 1, ... with n training images, one per row."""
@@ -126,25 +130,22 @@ class Experiment:
         # What a size draws does not depend on which others there are.
         keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, n), 6))(keys)
         draw, start, order, noise, sampling, validation = jnp.unstack(keys, axis=1)
-        train = self._mapped("draw", n, functools.partial(self._draw, n=n))(draw)
-        params = self._mapped("initialise", 0, self._initialise)(start)
-        params, losses = self._mapped("train", n, self._train)(params, train, order, validation)
-        images = self._mapped("sample", 0, self._sample)(params, noise, sampling)
-        distances = self._mapped("compare", n, self._compare)(images, train, original_keys)
+        train = self._drawn(n)(draw)
+        params = self._initialised(start)
+        params, losses = self._trained(params, train, order, validation)
+        images = self._sampled(params, noise, sampling)
+        distances = self._compared(images, train, original_keys)
         return jax.device_get({**losses, **distances, "images": images})
 
-    def _mapped(self, name: str, n: int, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The program of a stage, compiled once for each n that it depends on."""
+    def _mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The program of a stage, for all repetitions."""
         import jax
 
         def alone(*arguments: Any) -> Any:
             result = function(*jax.tree.map(lambda leaf: leaf[0], arguments))
             return jax.tree.map(lambda leaf: leaf[None], result)
 
-        if (name, n) not in self._programs:
-            mapped = alone if self.size == 1 else jax.vmap(function)
-            self._programs[name, n] = self._jit(mapped)
-        return self._programs[name, n]
+        return self._jit(alone if self.size == 1 else jax.vmap(function))
 
     def _draw(self, key: Any, *, n: int) -> Any:
         return self.data.draw_images(key, n, self.settings.n_pixels)

@@ -9,7 +9,6 @@ Between the ends of a grid all samplers are those of `diffusions.samplers`. What
     ode-rk4
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -112,7 +111,7 @@ class Reconstruction:
     def __init__(self, task: SparseTask):
         """Args: the task, whose network it is."""
         self.task = task
-        self._programs: dict[SamplerSpec, Callable] = {}
+        self.sample = jax.jit(self._sample, static_argnames="spec")
         self.regressed = jax.jit(self._regressed)
         self.kriged = jax.jit(self._kriged)
 
@@ -125,20 +124,6 @@ class Reconstruction:
             shape=self.task.shape,
             settings=self.task.masks,
         )
-
-    def sample(
-        self, spec: SamplerSpec, params: Params, key: Key, images: Array, told: Array, labels: Array
-    ) -> Array:
-        """One sample per image, in [-1, 1]; of the images only told pixels are read."""
-        if spec not in self._programs:
-
-            def program(
-                params: Params, key: Key, images: Array, told: Array, labels: Array
-            ) -> Array:
-                return self._sample(spec, params, key, images, told, labels)
-
-            self._programs[spec] = jax.jit(program)
-        return self._programs[spec](params, key, images, told, labels)
 
     def _condition(self, images: Array, told: Array) -> Condition:
         n_told, _ = self.task.counts(self.task.shape[0])

@@ -64,7 +64,9 @@ def complaint(outcome: Outcome, statuses: Sequence[int] = (0, 2)) -> str:
         return f"exit status {outcome.status}: {_last_line(outcome.err)}"
     errors = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
     others = [line for line in outcome.err.splitlines() if line.strip() and line not in errors]
-    strange = [line for line in others if not line.startswith(("warning: ", "interrupted", "terminated"))]
+    strange = [
+        line for line in others if not line.startswith(("warning: ", "interrupted", "terminated"))
+    ]
     if len(errors) != (outcome.status in (2, 74)):
         return f"exit status {outcome.status} with {len(errors)} lines of error: {outcome.err!r}"
     if strange:
