@@ -65,11 +65,12 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Trains one solver on one potential."""
     import jax
     import numpy as np
+    from jkonet_star.XXX import network_fit
 
     from jkonet_star.evaluation import evaluate
+    from jkonet_star.problem import prepare
     from jkonet_star.settings import BilevelSettings, NetworkSettings
     from jkonet_star.snapshots import snapshots_from_arrays
-    from jkonet_star.solvers import network_fit, prepare
 
     train, test, dt = populations(request)
     snapshots, held_out = (snapshots_from_arrays(points, dt=dt) for points in (train, test))

@@ -70,9 +70,11 @@ def main() -> None:
     from jkonet_star.energies import LinearEnergy
     from jkonet_star.euler_steps import drift_features
     from jkonet_star.internal_energy import estimate_internal
-    from jkonet_star.settings import FeatureSettings, SolverKind
+    from jkonet_star.linear_model import linear_model
+    from jkonet_star.linear_solver import solve_linear
+    from jkonet_star.problem import prepare
+    from jkonet_star.settings import FeatureSettings
     from jkonet_star.snapshots import snapshots_from_arrays
-    from jkonet_star.solvers import linear_model, prepare, solve_linear
 
     n = arguments.particles
     known, unknown = cramer_rao(n)

@@ -43,10 +43,11 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     from data_generation.particles import simulate
     from jkonet_star.couplings import couple
     from jkonet_star.densities import fit_densities
-    from jkonet_star.settings import SOLVERS as KINDS
+    from jkonet_star.linear_solver import solve_linear
+    from jkonet_star.problem import prepare
+    from jkonet_star.registry import SOLVERS as KINDS
     from jkonet_star.settings import FeatureSettings
     from jkonet_star.snapshots import snapshots_from_arrays
-    from jkonet_star.solvers import prepare, solve_linear
 
     solver = SOLVERS[request["terms"]]
     kind = KINDS[solver]

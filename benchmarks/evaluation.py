@@ -56,7 +56,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
     from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
-    from jkonet_star.settings import SOLVERS as KINDS
+    from jkonet_star.registry import SOLVERS as KINDS
     from jkonet_star.settings import InternalSettings, NetworkSettings
     from jkonet_star.solvers import fit
 

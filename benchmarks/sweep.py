@@ -37,14 +37,15 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Some networks of one solver side by side."""
     import jax
     import numpy as np
+    from jkonet_star.XXX import NetworkFit
 
     from data_generation.particles import simulate
     from experiments.learning_settings import LearningSettings
     from experiments.sweep_runs import run_bytes
     from experiments.sweep_settings import Cell
+    from jkonet_star.problem import prepare
     from jkonet_star.settings import InternalSettings, NetworkSettings
     from jkonet_star.snapshots import snapshots_from_arrays
-    from jkonet_star.solvers import NetworkFit, prepare
 
     network = NetworkSettings(interaction_samples=request["interaction_samples"])
     problems = []

@@ -52,7 +52,7 @@ def population(n: int, solver: str) -> Any:
     import numpy as np
 
     from data_generation.particles import simulate
-    from jkonet_star.settings import SOLVERS
+    from jkonet_star.registry import SOLVERS
     from jkonet_star.snapshots import snapshots_from_arrays
 
     kind = SOLVERS[solver]
@@ -141,9 +141,10 @@ def rate(rows: int, inner: int, columns: int, repetitions: int) -> float:
 def measure_epochs(request: dict[str, Any]) -> dict[str, Any]:
     """Seconds per epoch of one solver, size and number of seeds."""
     import jax
+    from jkonet_star.XXX import NetworkFit
 
+    from jkonet_star.problem import prepare
     from jkonet_star.settings import NetworkSettings
-    from jkonet_star.solvers import NetworkFit, prepare
 
     settings = NetworkSettings()
     snapshots = population(request["n"], request["solver"])
@@ -195,8 +196,8 @@ def measure_compilations(request: dict[str, Any]) -> dict[str, Any]:
     from experiments.network_training import train_network
     from experiments.run_folder import open_run
     from experiments.settings import TrainSettings
+    from jkonet_star.problem import prepare
     from jkonet_star.settings import NetworkSettings
-    from jkonet_star.solvers import prepare
 
     count = 0
 

@@ -1,18 +1,16 @@
 """What the solvers may be told, in one piece: each takes the part that concerns it. Imports no JAX."""
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from data_generation.command_line import define_flags, settings_from_flags
-from jkonet_star.settings import (
-    SOLVERS,
-    BilevelSettings,
-    FeatureSettings,
-    InternalSettings,
-    NetworkSettings,
-)
+from jkonet_star.registry import SOLVERS
+from jkonet_star.settings import BilevelSettings, FeatureSettings, InternalSettings, NetworkSettings
+
+if TYPE_CHECKING:
+    from jkonet_star.solver import Solver
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,11 +31,13 @@ class LearningSettings:
 
     def of(self, solver: str) -> tuple[Any, ...]:
         """The parts that decide what a solver learns: what is recorded of a run."""
-        kind = SOLVERS[solver]
-        if kind.parametrisation == "bilevel":
-            return (self.network, self.bilevel)
-        learner = self.network if kind.parametrisation == "network" else self.features
-        return (learner, self.internal) if kind.internal else (learner,)
+        entry = SOLVERS[solver]
+        learner = tuple(getattr(self, name, kind()) for name, kind in entry.settings.items())
+        return (*learner, self.internal) if entry.terms.internal else learner
+
+    def solver(self, name: str) -> "Solver":
+        """The solver of a name, with its part of these."""
+        return SOLVERS[name].make(**{part: getattr(self, part) for part in PARTS})
 
 
 PARTS: dict[str, type] = {

@@ -1,4 +1,4 @@
-"""Training a network solver in a run folder: chunks of epochs, evaluated and checkpointed.
+"""A solver in a run folder: chunks of epochs, evaluated and checkpointed; what is solved has none.
 
 A chunk is one compiled program. While the device trains the next chunk, the host computes the exact
 transport distances of the last one and writes the checkpoint, so that evaluation costs almost no time
@@ -24,38 +24,35 @@ from experiments.settings import TrainSettings
 from jkonet_star.divergence import first_unsound
 from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.settings import BilevelSettings, NetworkSettings
+from jkonet_star.side_by_side import SideBySide
 from jkonet_star.snapshots import Snapshots
-from jkonet_star.solvers import NetworkFit, Problem, network_fit
 
 
-def train_network(
+def learn(
     run: RunFolder,
-    problem: Problem,
+    training: SideBySide,
     settings: TrainSettings,
-    network: NetworkSettings,
     snapshots: Snapshots,
     seconds: dict[str, float],
-    bilevel: BilevelSettings = BilevelSettings(),  # noqa: B008 (frozen)
 ) -> tuple[FittedEnergy, dict[str, Any]]:
-    """Trains all seeds, from the newest checkpoint where there is one.
+    """The energies of all seeds, from the newest checkpoint where there is one.
 
     Args:
         run: the folder.
-        problem: the data.
+        training: the solver and its data.
         settings: of the run.
-        network: of the training.
         snapshots: the population of the evaluations.
         seconds: compile, train and evaluate are added to.
-        bilevel: of the training, by the bilevel solvers.
 
     Returns:
-        The energies of all seeds, and more for the summary: the size of a batch, and `diverged`, the
-        epoch in which each seed did, where any has.
+        The energies, and more for the summary: the facts of the preparation, and `diverged`, the epoch
+        in which each seed did, where any has.
     """
     keys = jax.vmap(jax.random.key)(jnp.asarray(settings.seeds, jnp.uint32))
     weights = np.asarray(snapshots.weights)[:-1]
-    training = network_fit(problem, network, bilevel)
+    details = dict(training.facts[0])
+    if not training.solver.epochs:
+        return training.energies(training.initial(keys)), details
     energies = train_side_by_side(
         run,
         training,
@@ -67,10 +64,6 @@ def train_network(
         every=settings.eval_every,
         seconds=seconds,
     )
-    details: dict[str, Any] = {
-        "epochs": network.epochs,
-        "batch_size": training.settings.batch_size,
-    }
     diverged = divergences(run.rows(), training)
     for seed, epoch in zip(settings.seeds, diverged, strict=True):
         if epoch is not None:
@@ -82,12 +75,12 @@ def train_network(
     return energies, details
 
 
-def divergences(rows: list[dict[str, Any]], training: NetworkFit) -> list[int | None]:
+def divergences(rows: list[dict[str, Any]], training: SideBySide) -> list[int | None]:
     """The epoch in which each seed diverged (see `jkonet_star.divergence`).
 
     Args:
         rows: of the run's metrics.
-        training: the program that made them.
+        training: what made them.
 
     Raises:
         ValueError: they are of another number of seeds in every epoch, or of one that has no list.
@@ -98,12 +91,12 @@ def divergences(rows: list[dict[str, Any]], training: NetworkFit) -> list[int | 
     ):
         raise ValueError("the run's metrics.jsonl is damaged: a loss is no list of one per seed")
     losses = [[float(loss) for loss in row] for row in found]
-    return [first_unsound(own, absurd=training.absurd) for own in zip(*losses, strict=True)]
+    return [first_unsound(own, absurd=training.solver.absurd) for own in zip(*losses, strict=True)]
 
 
 def train_side_by_side(
     run: RunFolder,
-    training: NetworkFit,
+    training: SideBySide,
     keys: Keys,
     *,
     predict: Callable[[FittedEnergy], PyTree],
@@ -117,7 +110,7 @@ def train_side_by_side(
 
     Args:
         run: the folder.
-        training: the program.
+        training: the solver and its data.
         keys: of the networks.
         predict: populations one step ahead, in any arrays, on the device.
         distances: (networks, steps) of the same arrays on the host.
@@ -127,7 +120,7 @@ def train_side_by_side(
     Returns:
         The energies, stacked.
     """
-    epochs = training.settings.epochs
+    epochs = training.solver.epochs
     start = time.perf_counter()
     state = training.initial(keys)
     done = latest_step(run.checkpoints) or 0

@@ -4,7 +4,8 @@ import dataclasses
 from typing import Annotated, Literal
 
 from diffusions.checks import Bounds, Count, Seed, check_fields, check_folder_name, one_of, shown
-from jkonet_star.settings import SOLVERS, Scheme, scheme_of
+from jkonet_star.registry import SOLVERS, scheme_of
+from jkonet_star.settings import Scheme
 
 EvaluationPopulation = Literal["test_data", "train_data"]
 WassersteinOrder = Annotated[int, Bounds(1, 2)]

@@ -9,8 +9,8 @@ from experiments.datasets import known_energy
 from experiments.sweep_settings import Cell
 from experiments.train import prepare_problem
 from jkonet_star.evaluation import KnownEnergy
-from jkonet_star.settings import SOLVERS
-from jkonet_star.solvers import Problem
+from jkonet_star.problem import Problem
+from jkonet_star.registry import SOLVERS
 
 
 class Library:
@@ -42,13 +42,13 @@ class Library:
     def problem(self, cell: Cell) -> Problem:
         """The cell's coupled snapshots; solvers that learn the same terms share them."""
         assert cell.solver is not None
-        kind = SOLVERS[cell.solver]
-        # Without its parametrisation: the data of (1) do not know how an energy is represented.
-        terms = (kind.potential, kind.interaction, kind.internal)
-        internal = cell.learning.internal if kind.internal else None
-        key: tuple[Any, ...] = (cell.dataset_name, cell.scheme, *terms, internal)
+        # The data of (1) do not know how an energy is represented.
+        terms = SOLVERS[cell.solver].terms
+        internal = cell.learning.internal if terms.internal else None
+        shared = dataclasses.replace(terms, time_varying=False)
+        key: tuple[Any, ...] = (cell.dataset_name, cell.scheme, shared, internal)
         if key not in self._problems:
             self._problems[key] = prepare_problem(
                 cell.solver, cell.scheme, cell.seed, cell.learning.internal, self.dataset(cell)
             )
-        return dataclasses.replace(self._problems[key], kind=kind)
+        return dataclasses.replace(self._problems[key], terms=terms)

@@ -32,8 +32,10 @@ from experiments.tracking import conclude
 from experiments.train import beta_details, train
 from jkonet_star.evaluation import earth_movers_distances, predict_one_step_ahead
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.settings import SOLVERS
-from jkonet_star.solvers import NetworkFit, Problem, solve_linear, stack_copies
+from jkonet_star.problem import Problem
+from jkonet_star.registry import SOLVERS
+from jkonet_star.side_by_side import SideBySide
+from jkonet_star.solver import Solver
 
 GIBI = 2**30
 # Arrays alive in the backward pass of a gradient step, per hidden unit and evaluation of the network;
@@ -113,7 +115,7 @@ def run_bytes(problem: Problem, cell: Cell) -> int:
     network = cell.learning.network
     data = sum(leaf.nbytes for leaf in jax.tree.leaves((problem.conditions, problem.snapshots)))
     evaluations = network.batch_size
-    if problem.kind.interaction:
+    if problem.terms.interaction:
         others = network.interaction_samples or problem.conditions.population.shape[1]
         evaluations *= 1 + others
     return 4 * data + 4 * LIVE_ARRAYS * evaluations * sum(network.hidden)
@@ -124,10 +126,10 @@ def _attempt_all(
 ) -> list[Cell]:
     """Carries out runs that differ in their data and seed; returns those that failed."""
     failed: list[Cell] = []
-    kind = None if group[0].solver is None else SOLVERS[group[0].solver]
-    if kind is None or kind.parametrisation not in ("network", "linear"):
+    entry = None if group[0].solver is None else SOLVERS[group[0].solver]
+    if entry is None or (entry.trained and not entry.side_by_side):
         batches = [[cell] for cell in group]
-    elif kind.parametrisation == "linear":
+    elif not entry.trained:
         # It has no randomness: every seed gets the same energy.
         batches = _by(group, lambda c: c.dataset_name)
     else:
@@ -162,10 +164,10 @@ def _attempt(batch: Sequence[Cell], folder: SweepFolder, library: Library) -> li
         solver = batch[0].solver
         if solver is None:
             library.dataset(batch[0])
-        elif SOLVERS[solver].parametrisation == "network":
+        elif not SOLVERS[solver].trained:
+            run_solved(batch, folder, library)
+        elif SOLVERS[solver].side_by_side:
             run_networks(batch, folder, library)
-        elif SOLVERS[solver].parametrisation == "linear":
-            run_closed_form(batch, folder, library)
         else:
             run_alone(batch[0], folder, library)
         for cell in batch:
@@ -208,7 +210,7 @@ def run_networks(cells: Sequence[Cell], folder: SweepFolder, library: Library) -
         ]
         return np.concatenate(rows)
 
-    training = NetworkFit(problems, cells[0].learning.network)
+    training = SideBySide(_solver(cells[0]), problems)
     energies = train_side_by_side(
         batch,
         training,
@@ -224,8 +226,7 @@ def run_networks(cells: Sequence[Cell], folder: SweepFolder, library: Library) -
     for i, cell in enumerate(cells):
         own = [{k: [v[i]] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
         details: dict[str, Any] = {
-            "epochs": cell.learning.network.epochs,
-            "batch_size": training.settings.batch_size,
+            **training.facts[i],
             "side_by_side": len(cells),
         }
         if diverged[i] is not None:
@@ -238,16 +239,21 @@ def _one(energies: FittedEnergy, i: int) -> FittedEnergy:
     return jax.tree.map(lambda leaf: leaf[i : i + 1], energies)
 
 
-def run_closed_form(cells: Sequence[Cell], folder: SweepFolder, library: Library) -> None:
-    """Solves a linear energy once and writes the run folders of all seeds."""
+def run_solved(cells: Sequence[Cell], folder: SweepFolder, library: Library) -> None:
+    """Solves for an energy once and writes the run folders of all seeds."""
     start = time.perf_counter()
     problem = library.problem(cells[0])
-    energy, report = solve_linear(problem, cells[0].learning.features)
+    training = SideBySide(_solver(cells[0]), problem)
+    energy = training.energies(training.initial(jax.random.key(0)[None]))
     jax.block_until_ready(energy.params)
     seconds = {"train": time.perf_counter() - start}
-    details = {"closed_form": dataclasses.asdict(report)}
     for cell in cells:
-        write_run(cell, folder, library, stack_copies(energy, 1), problem, [], details, seconds)
+        write_run(cell, folder, library, energy, problem, [], training.facts[0], seconds)
+
+
+def _solver(cell: Cell) -> Solver:
+    assert cell.solver is not None
+    return cell.learning.solver(cell.solver)
 
 
 def run_alone(cell: Cell, folder: SweepFolder, library: Library) -> None:

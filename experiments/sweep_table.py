@@ -11,7 +11,7 @@ from data_generation.settings import DataSettings
 from diffusions.files import write_text
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
-from jkonet_star.settings import SOLVERS
+from jkonet_star.registry import SOLVERS
 
 Row = dict[str, Any]
 
@@ -83,7 +83,7 @@ def result_columns(summary: dict[str, Any]) -> Row:
         return None if relative is None else _mean(relative)
 
     emd = float(summary["emd_one_step_ahead"]["mean"])
-    kind = SOLVERS[summary["solver"]]
+    internal = SOLVERS[summary["solver"]].terms.internal
     seconds, epochs = summary["seconds"], summary.get("epochs")
     return {
         "status": "diverged" if summary.get("diverged") or not math.isfinite(emd) else "finished",
@@ -92,7 +92,7 @@ def result_columns(summary: dict[str, Any]) -> Row:
         "drift_error": error("drift"),
         "potential_error": error("potential_gradient"),
         "interaction_error": error("interaction_gradient"),
-        "beta_learned": float(summary["beta"]["mean"]) if kind.internal else None,
+        "beta_learned": float(summary["beta"]["mean"]) if internal else None,
         "seconds_per_epoch": seconds["train"] / epochs if epochs else None,
         "seconds_training": seconds["train"],
         "seconds": seconds["total"],

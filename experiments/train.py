@@ -3,13 +3,11 @@
 Without --dataset it makes the Styblinski-Tang demonstration first.
 """
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from data_generation.command_line import define_flags, run_script, say, settings_from_flags
-from diffusions.memory import check_memory
 from experiments.learning_settings import (
     LearningSettings,
     define_learning_flags,
@@ -17,7 +15,8 @@ from experiments.learning_settings import (
 )
 from experiments.replaced_run import keeps_replaced
 from experiments.settings import TrainSettings
-from jkonet_star.settings import SOLVERS, FeatureSettings, InternalSettings
+from jkonet_star.registry import SOLVERS
+from jkonet_star.settings import InternalSettings
 
 FLAGS = define_learning_flags(define_flags(TrainSettings))
 
@@ -46,26 +45,25 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
         ValueError: as the folder, the dataset and the solver do.
     """
     begin = time.perf_counter()
-    network, features, internal = learning.network, learning.features, learning.internal
     # Only now: `--help` and a mistyped flag need none of it.
     from data_generation.device import device_name, precision
     from experiments.datasets import known_energy, open_dataset, population
+    from experiments.network_training import learn
     from experiments.reporting import assess, draw, judge, print_table, reported
     from experiments.run_folder import start_run
     from experiments.tracking import check_settings, conclude
+    from jkonet_star.side_by_side import SideBySide
 
     check_settings(settings)
     dataset = open_dataset(settings.dataset, settings.data_dir)
     seconds = {"data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
-    kind = SOLVERS[settings.solver]
+    solver = learning.solver(settings.solver)
     start = time.perf_counter()
     problem = prepare_problem(
-        settings.solver, settings.scheme, settings.seeds[0], internal, dataset
+        settings.solver, settings.scheme, settings.seeds[0], learning.internal, dataset
     )
     seconds["train"] += time.perf_counter() - start
-    trained = kind.parametrisation != "linear"
-    if not trained:
-        check_memory(features.memory_needs_in(dataset.train.dimension))
+    solver.check(dataset.train.dimension)
     run = start_run(
         settings,
         "experiments.train",
@@ -87,19 +85,15 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
     )
     truth = known_energy(dataset)
     snapshots = population(dataset, settings.eval)
-    cut = None
-    if trained:
-        from experiments.network_training import train_network
-        from jkonet_star.solvers import batch_warning
-
-        cut = batch_warning(problem, network)
-        if cut is not None:
-            say(f"  {cut}")
-        energies, details = train_network(
-            run, problem, settings, network, snapshots, seconds, learning.bilevel
-        )
-    else:
-        energies, details = _solve(problem, features, len(settings.seeds), seconds)
+    cut = solver.remark(problem)
+    if cut is not None:
+        say(f"  {cut}")
+    start = time.perf_counter()
+    training = SideBySide(solver, problem)
+    seconds["train"] += time.perf_counter() - start
+    if not solver.epochs:
+        say_solved(training.facts[0], len(settings.seeds))
+    energies, details = learn(run, training, settings, snapshots, seconds)
     if problem.internal is not None:
         details["beta_estimate"] = beta_details(problem.internal)
     details |= judge(problem, energies)
@@ -119,7 +113,7 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
         from experiments.plots import plot_training
 
         draw(run.plots, energies, truth, snapshots, predictions)
-        if trained:
+        if solver.epochs:
             plot_training(run.plots / "training.png", run.rows())
     seconds["total"] = time.perf_counter() - begin
     results = {
@@ -146,9 +140,9 @@ def prepare_problem(
 
     from diffusions.checks import record
     from jkonet_star.couplings import CouplingReport
-    from jkonet_star.solvers import prepare
+    from jkonet_star.problem import prepare
 
-    if SOLVERS[solver].internal and dataset.densities is None:
+    if SOLVERS[solver].terms.internal and dataset.densities is None:
         raise ValueError(
             f"solver {solver!r} learns an internal energy, but the dataset "
             f"{dataset.name} was made with --n-gmm-components=0"
@@ -178,29 +172,21 @@ def beta_details(estimate: Any) -> dict[str, Any]:
     }
 
 
-def _solve(
-    problem: Any, features: FeatureSettings, n_seeds: int, seconds: dict[str, float]
-) -> tuple[Any, dict[str, Any]]:
-    """The closed form; it has no randomness, so every seed gets the same energy."""
-    import jax
-
-    from jkonet_star.solvers import solve_linear, stack_copies
-
-    start = time.perf_counter()
-    energy, report = solve_linear(problem, features)
-    jax.block_until_ready(energy.params)
-    seconds["train"] += time.perf_counter() - start
+def say_solved(facts: dict[str, Any], n_seeds: int) -> None:
+    """What a closed form found."""
     if n_seeds > 1:
         say(f"  the closed form has no randomness: the {n_seeds} seeds give the same energy")
-    ridge = f"{report.regularization:g}"
-    if report.interaction_factor != 1:
-        ridge += f" (interaction {report.regularization * report.interaction_factor:g})"
+    report = facts.get("closed_form")
+    if report is None:
+        return
+    ridge = f"{report['regularization']:g}"
+    if report["interaction_factor"] != 1:
+        ridge += f" (interaction {report['regularization'] * report['interaction_factor']:g})"
     say(
-        f"  {report.n_features} features, rank {report.rank}, condition number "
-        f"{report.condition_number:.1e}, regularization {ridge}, "
-        f"remaining residual {report.relative_residual:.2e}"
+        f"  {report['n_features']} features, rank {report['rank']}, condition number "
+        f"{report['condition_number']:.1e}, regularization {ridge}, "
+        f"remaining residual {report['relative_residual']:.2e}"
     )
-    return stack_copies(energy, n_seeds), {"closed_form": dataclasses.asdict(report)}
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -1,10 +1,15 @@
+from jkonet_star.bilevel import Bilevel as Bilevel
 from jkonet_star.couplings import Couplings as Couplings
 from jkonet_star.couplings import couple as couple
 from jkonet_star.densities import fit_densities as fit_densities
 from jkonet_star.evaluation import evaluate as evaluate
 from jkonet_star.fit_report import FitReport as FitReport
 from jkonet_star.fitted import FittedEnergy as FittedEnergy
-from jkonet_star.settings import SOLVERS as SOLVERS
+from jkonet_star.linear_solver import Linear as Linear
+from jkonet_star.network_solver import Network as Network
+from jkonet_star.registry import SOLVERS as SOLVERS
+from jkonet_star.registry import Terms as Terms
+from jkonet_star.registry import register_solver as register_solver
 from jkonet_star.settings import BilevelSettings as BilevelSettings
 from jkonet_star.settings import CouplingSettings as CouplingSettings
 from jkonet_star.settings import DensitySettings as DensitySettings
@@ -13,4 +18,5 @@ from jkonet_star.settings import InternalSettings as InternalSettings
 from jkonet_star.settings import NetworkSettings as NetworkSettings
 from jkonet_star.snapshots import Snapshots as Snapshots
 from jkonet_star.snapshots import snapshots_from_arrays as snapshots_from_arrays
+from jkonet_star.solver import Solver as Solver
 from jkonet_star.solvers import fit as fit

@@ -32,6 +32,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,12 +41,15 @@ from ott.geometry import pointcloud
 from ott.solvers import linear
 from ott.tools.sinkhorn_divergence import sinkdiv
 
-from diffusions.training import TrainingState, initial_state
+from diffusions.training import TrainingState, cut_batch, initial_state
 from diffusions.typing import Array, Float, Key, Params, PyTree
 from jkonet_star.bilevel_batches import BilevelData, bilevel_data, draw_batches
-from jkonet_star.energies import Units
-from jkonet_star.settings import BilevelSettings, NetworkSettings
-from jkonet_star.solvers import NetworkFit, NetworkTraining, Problem, n_examples, network_model
+from jkonet_star.energies import NetworkEnergy, Units
+from jkonet_star.network_solver import Network
+from jkonet_star.problem import Problem
+from jkonet_star.settings import BilevelSettings, Scheme, TransportMapKind
+from jkonet_star.snapshots import Snapshots
+from jkonet_star.solver import Frame, frame
 from jkonet_star.transport_maps import TransportMap
 
 SINKHORN_THRESHOLD = 1e-2
@@ -275,47 +279,101 @@ def outer_loss(
     return value
 
 
+@flax.struct.dataclass
+class BilevelGiven:
+    """What the training is given."""
+
+    n_particles: int = flax.struct.field(pytree_node=False)  # of the largest snapshot
+    frame: Frame
+    units: Units
+    batches: BilevelData
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BilevelTraining(NetworkTraining):
-    """How a potential is trained by (3).
+class Bilevel(Network):
+    """A network potential by (3).
 
     The state's `optimizer_state` holds the optimiser of V, the maps that inner problems start from,
     and whether the run has diverged. A run whose loss or gradient is not finite keeps the last V that
     was, and from then on reports a loss of NaN.
 
     Attributes:
-        bilevel: settings of the inner and outer problem.
+        bilevel: of the inner and outer problem.
         transport_map: of the inner problem.
         monge_gap: is a term of the inner problem.
-        n_batches: in an epoch.
     """
 
-    bilevel: BilevelSettings
-    transport_map: TransportMap
-    monge_gap: bool
-    n_batches: int
+    bilevel: BilevelSettings = BilevelSettings()
+    transport_map: TransportMapKind = "input-convex"
+    monge_gap: bool = False
 
-    @functools.cached_property
-    def jko_step(self) -> JKOStep:
+    def __post_init__(self):
+        super().__post_init__()
+        widths = tuple(self.bilevel.map_hidden)
+        object.__setattr__(self, "bilevel", dataclasses.replace(self.bilevel, map_hidden=widths))
+
+    @property
+    def default_scheme(self) -> Scheme:
+        """JKO steps are implicit."""
+        return "implicit"
+
+    @property
+    def absurd(self) -> float:
+        """None is: the loss is a squared length."""
+        return math.inf
+
+    def _map(self, dimension: int) -> TransportMap:
+        return TransportMap(
+            kind=self.transport_map,
+            dimension=dimension,
+            hidden=self.bilevel.map_hidden,
+            positive=self.bilevel.positive_weights,
+        )
+
+    def _jko_step(self, model: NetworkEnergy) -> JKOStep:
         """The inner problem (2)."""
         return JKOStep(
-            potential=self.model.potential,
-            transport_map=self.transport_map,
+            potential=model.potential,
+            transport_map=self._map(model.dimension),
             settings=self.bilevel,
             monge_gap=self.monge_gap,
         )
 
-    def initial(self, key: Key, data: PyTree, units: Units) -> TrainingState:
+    def _batches(self, data: BilevelGiven) -> tuple[int, int, optax.GradientTransformation]:
+        """Size and number of batches, and the optimiser."""
+        size = min(self.network.batch_size, data.n_particles)
+        number = -(-data.n_particles // size)
+        return size, number, self.transformation(number * len(data.batches.tau))
+
+    def remark(self, problem: Problem) -> str | None:
+        """That a batch is cut."""
+        return cut_batch(
+            self.network.batch_size, _n_particles(problem.snapshots), "particles of the data"
+        )
+
+    def prepare(self, problem: Problem) -> tuple[BilevelGiven, dict[str, Any]]:  # type: ignore[override]
+        """Snapshots, couplings, and units to learn in."""
+        data = BilevelGiven(
+            n_particles=_n_particles(problem.snapshots),
+            frame=frame(problem),
+            units=data_units(problem.snapshots, problem.conditions, 0.0),
+            batches=bilevel_data(problem.snapshots, problem.couplings),
+        )
+        return data, {"epochs": self.epochs, "batch_size": self._batches(data)[0]}
+
+    def init(self, key: Key, data: BilevelGiven) -> TrainingState:  # type: ignore[override]
         """A random energy, and maps close to the identity."""
-        state = initial_state(self.model.init(jax.random.fold_in(key, 0)), self.optimizer)
-        mean_ratio = units.speed * jnp.mean(data.tau) / units.length
-        every = data.points.reshape(-1, data.points.shape[-1])
+        given, units, model = data.batches, data.units, self.model(data)
+        transport_map = self._map(model.dimension)
+        state = initial_state(model.init(jax.random.fold_in(key, 0)), self._batches(data)[2])
+        mean_ratio = units.speed * jnp.mean(given.tau) / units.length
+        every = given.points.reshape(-1, given.points.shape[-1])
         some = every[:: -(-len(every) // IDENTITY_POINTS)]
-        params = self.transport_map.init(jax.random.fold_in(key, 2))
-        params = self.transport_map.fit_identity(
+        params = transport_map.init(jax.random.fold_in(key, 2))
+        params = transport_map.fit_identity(
             params, (some - units.center[None]) / units.length, mean_ratio
         )
-        n_maps = len(data.tau) if self.bilevel.warm_start else 1
+        n_maps = len(given.tau) if self.bilevel.warm_start else 1
         maps = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], n_maps, axis=0), params)
         own = {
             "energy": state.optimizer_state,
@@ -324,21 +382,28 @@ class BilevelTraining(NetworkTraining):
         }
         return dataclasses.replace(state, optimizer_state=own)
 
-    def advance(
-        self, state: TrainingState, key: Key, data: PyTree, units: Units, n_epochs: int
+    def diverged(self, state: TrainingState) -> Array:
+        """Whether it stopped because something ceased to be finite."""
+        return state.optimizer_state["diverged"]
+
+    def advance(  # type: ignore[override]
+        self, state: TrainingState, key: Key, data: BilevelGiven, n_epochs: int
     ) -> tuple[TrainingState, dict[str, Array]]:
-        """Some epochs."""
+        """One gradient step of (3) per step in time and batch."""
+        given, units = data.batches, data.units
         key = jax.random.fold_in(key, 1)
+        jko_step = self._jko_step(self.model(data))
         forced, warm = self.bilevel.teacher_forcing, self.bilevel.warm_start
-        decay = self.settings.ema_decay
-        u = (data.points - units.center[None, None]) / units.length
-        n_steps = len(data.tau)
+        decay = self.network.ema_decay
+        u = (given.points - units.center[None, None]) / units.length
+        n_steps = len(given.tau)
+        batch_size, n_batches, optimizer = self._batches(data)
 
         def loss(
             energy: Params, start: Params, step: Step, target: Array, target_weights: Array
         ) -> tuple[Array, tuple[Params, Array]]:
-            params = self.jko_step.solve(start, energy, step)
-            y = self.jko_step.push(params, step)
+            params = jko_step.solve(start, energy, step)
+            y = jko_step.push(params, step)
             value = outer_loss(y, step.weights, target, target_weights, self.bilevel)
             return value, (params, y)
 
@@ -348,12 +413,12 @@ class BilevelTraining(NetworkTraining):
             energy, optimizer_state, ema, maps, diverged, predicted = carry
             observed = u[k, rows[k]]
             source = k if forced else 0
-            step = Step(observed if forced else predicted, weights[source], data.tau[k], units)
+            step = Step(observed if forced else predicted, weights[source], given.tau[k], units)
             start = jax.tree.map(lambda leaf: leaf[k if warm else 0], maps)
             (value, (params, y)), gradient = jax.value_and_grad(loss, has_aux=True)(
                 energy, start, step, u[k + 1, rows[k + 1]], weights[k + 1]
             )
-            updates, next_state = self.optimizer.update(gradient, optimizer_state, energy)
+            updates, next_state = optimizer.update(gradient, optimizer_state, energy)
             next_energy = optax.apply_updates(energy, updates)
             next_ema = (
                 optax.incremental_update(next_energy, ema, 1.0 - decay) if decay else next_energy
@@ -384,9 +449,9 @@ class BilevelTraining(NetworkTraining):
         def epoch(state: TrainingState, _: None) -> tuple[TrainingState, dict[str, Array]]:
             drawn = draw_batches(
                 jax.random.fold_in(key, state.epoch),
-                data,
-                self.n_batches,
-                self.settings.batch_size,
+                given,
+                n_batches,
+                batch_size,
                 matched=self.bilevel.matched_batches,
             )
             own = state.optimizer_state
@@ -402,35 +467,6 @@ class BilevelTraining(NetworkTraining):
         return jax.lax.scan(epoch, state, None, length=n_epochs)
 
 
-class BilevelFit(NetworkFit):
-    """Training by (3), for several seeds side by side."""
-
-    absurd = math.inf  # the loss is a squared length
-
-    def __init__(self, problem: Problem, settings: NetworkSettings, bilevel: BilevelSettings):
-        self.bilevel = dataclasses.replace(bilevel, map_hidden=tuple(bilevel.map_hidden))
-        super().__init__(problem, settings)
-
-    def _training(self, problem: Problem) -> BilevelTraining:
-        n_batches = -(-n_examples(problem) // self.settings.batch_size)
-        return BilevelTraining(
-            model=network_model(problem, self.settings),
-            settings=self.settings,
-            updates=n_batches * problem.snapshots.n_steps,
-            bilevel=self.bilevel,
-            transport_map=TransportMap(
-                kind=problem.kind.transport_map,
-                dimension=problem.snapshots.dimension,
-                hidden=self.bilevel.map_hidden,
-                positive=self.bilevel.positive_weights,
-            ),
-            monge_gap=problem.kind.monge_gap,
-            n_batches=n_batches,
-        )
-
-    def _data(self, problem: Problem) -> BilevelData:
-        return bilevel_data(problem.snapshots, problem.couplings)
-
-    def diverged(self, state: TrainingState) -> np.ndarray:
-        """Whether each seed stopped because something ceased to be finite."""
-        return np.asarray(state.optimizer_state["diverged"])
+def _n_particles(snapshots: Snapshots) -> int:
+    """Of the largest snapshot."""
+    return int(np.count_nonzero(np.asarray(snapshots.weights), axis=1).max())

@@ -35,7 +35,7 @@ from jkonet_star.objectives import FirstOrderConditions, residuals
 from jkonet_star.snapshots import Snapshots
 
 if TYPE_CHECKING:
-    from jkonet_star.solvers import Problem
+    from jkonet_star.problem import Problem
 
 MOST_PAIRS = 1000
 """Pairs of a step that are looked at, and particles of a snapshot."""

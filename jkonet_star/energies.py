@@ -116,6 +116,9 @@ class NetworkEnergy:
         has_interaction: U is learned, else it is zero.
         internal: beta is zero (none), a parameter (learned) or a constant (given).
         time_varying: V takes the time.
+        potential_module: of V, where it is none of ours: from (..., d), the time behind it where there
+            is one, to (...).
+        interaction_module: likewise of U.
     """
 
     dimension: Count
@@ -125,22 +128,24 @@ class NetworkEnergy:
     has_interaction: bool = False
     internal: Internal = "none"
     time_varying: bool = False
+    potential_module: nn.Module | None = None
+    interaction_module: nn.Module | None = None
 
-    @property
-    def network(self) -> EnergyNetwork:
-        """The module of V and of U."""
-        return EnergyNetwork(hidden=self.hidden, activation=self.activation)
+    def network(self, own: nn.Module | None) -> nn.Module:
+        """The module of V or of U."""
+        return own or EnergyNetwork(hidden=self.hidden, activation=self.activation)
 
     def init(self, key: Key) -> Params:
         """Random parameters; V and U start from independent ones."""
         params: dict[str, Any] = {}
         if self.has_potential:
             example = jnp.zeros(self.dimension + self.time_varying)
-            params["potential"] = self.network.init(jax.random.fold_in(key, 0), example)
+            network = self.network(self.potential_module)
+            params["potential"] = network.init(jax.random.fold_in(key, 0), example)
         if self.has_interaction:
-            params["interaction"] = self.network.init(
-                jax.random.fold_in(key, 1), jnp.zeros(self.dimension)
-            )
+            network = self.network(self.interaction_module)
+            example = jnp.zeros(self.dimension)
+            params["interaction"] = network.init(jax.random.fold_in(key, 1), example)
         if self.internal == "learned":
             # softplus(-2) = 0.13: start from mostly drift, with a gradient that is still alive.
             params["internal"] = jnp.full((), -2.0)
@@ -156,7 +161,8 @@ class NetworkEnergy:
         if self.time_varying:
             phase = (t - constants.time_start) / constants.time_step
             inputs = jnp.concatenate([inputs, jnp.reshape(phase, 1)])
-        energy: Array = self.network.apply(params["potential"], inputs)  # type: ignore[assignment]
+        network = self.network(self.potential_module)
+        energy: Array = network.apply(params["potential"], inputs)  # type: ignore[assignment]
         return constants.speed * constants.length * energy
 
     def interaction(
@@ -165,7 +171,8 @@ class NetworkEnergy:
         """U of equation (1)."""
         if not self.has_interaction:
             return jnp.zeros(())
-        energy: Array = self.network.apply(  # type: ignore[assignment]
+        network = self.network(self.interaction_module)
+        energy: Array = network.apply(  # type: ignore[assignment]
             params["interaction"], z / constants.length
         )
         return constants.speed * constants.length * energy

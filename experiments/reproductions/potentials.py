@@ -21,13 +21,13 @@ from experiments.sweep_folder import SweepFolder
 from experiments.sweep_plots import MARKERS
 from experiments.sweep_settings import Cell
 from experiments.sweep_table import Row, markdown, mean_of
-from jkonet_star.settings import SOLVERS, scheme_of
+from jkonet_star.registry import SOLVERS, scheme_of
 
 # The closed forms first: a table that is worth reading is there after a few minutes.
 FULL = tuple(
     sorted(
         (name for name in SOLVERS if name.startswith("jkonet-star")),
-        key=lambda name: (SOLVERS[name].parametrisation, SOLVERS[name].interaction),
+        key=lambda name: (SOLVERS[name].trained, SOLVERS[name].terms.interaction),
     )
 )
 QUICK = ("jkonet-star-potential", "jkonet-star-linear-potential")

@@ -16,7 +16,8 @@ from data_generation.settings import DataSettings
 from experiments import evaluate, train
 from experiments.run_contents import check_own
 from jkonet_star.evaluation import earth_movers_distances
-from jkonet_star.settings import SCHEMES, SOLVERS
+from jkonet_star.registry import SOLVERS
+from jkonet_star.settings import SCHEMES
 
 SECONDS = {"data", "compile", "train", "evaluate", "total"}
 INTERACTING = [name for name, kind in SOLVERS.items() if kind.interaction and kind.internal]

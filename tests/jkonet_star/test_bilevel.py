@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jkonet_star.XXX import batch_warning
 from scipy.optimize import linear_sum_assignment
 
 from jkonet_star import fit
@@ -18,9 +19,9 @@ from jkonet_star.bilevel import BilevelFit, JKOStep, Step, monge_gap, outer_loss
 from jkonet_star.bilevel_batches import bilevel_data, draw_batches
 from jkonet_star.couplings import couple
 from jkonet_star.energies import Units
+from jkonet_star.problem import prepare
 from jkonet_star.settings import BilevelSettings, NetworkSettings
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
-from jkonet_star.solvers import batch_warning, prepare
 from jkonet_star.transport_maps import TransportMap
 
 pytestmark = pytest.mark.usefixtures("compiled_in_haste")

@@ -5,6 +5,7 @@ import warnings
 import jax
 import numpy as np
 import pytest
+from jkonet_star.XXX import solve_linear, stack_copies
 
 from data_generation.particles import simulate
 from jkonet_star.diagnostics import (
@@ -13,9 +14,10 @@ from jkonet_star.diagnostics import (
     outlier_warning,
     outliers,
 )
+from jkonet_star.problem import prepare
 from jkonet_star.settings import FeatureSettings
 from jkonet_star.snapshots import snapshots_from_arrays
-from jkonet_star.solvers import fit, prepare, solve_linear, stack_copies
+from jkonet_star.solvers import fit
 
 KEY = jax.random.key(0)
 SOLVER = "jkonet-star-linear-potential"

@@ -15,6 +15,7 @@ from jkonet_star.displacement_regression import (
 from jkonet_star.energies import LinearEnergy
 from jkonet_star.euler_steps import Steps, drift_features
 from jkonet_star.internal_energy import InternalEstimate, estimate_internal
+from jkonet_star.linear_model import linear_model
 from jkonet_star.paired_likelihood import (
     _Objective,
     candidates,
@@ -23,9 +24,8 @@ from jkonet_star.paired_likelihood import (
     maximisation,
     mean_log_likelihood,
 )
-from jkonet_star.settings import FeatureSettings, SolverKind
+from jkonet_star.settings import FeatureSettings
 from jkonet_star.snapshots import snapshots_from_arrays
-from jkonet_star.solvers import linear_model
 from jkonet_star.units import population_units
 
 QUADRATIC = FeatureSettings(degree=2, total_degree=2, radial="none")

@@ -7,8 +7,8 @@ import pytest
 from jkonet_star.couplings import couple
 from jkonet_star.densities import fit_densities
 from jkonet_star.evaluation import evaluate
+from jkonet_star.registry import SOLVERS
 from jkonet_star.settings import (
-    SOLVERS,
     BilevelSettings,
     CouplingSettings,
     DensitySettings,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jkonet_star.XXX import NetworkFit
 
 from data_generation.functionals import functional
 from data_generation.particles import simulate
@@ -16,16 +17,17 @@ from jkonet_star.couplings import couple
 from jkonet_star.densities import fit_densities
 from jkonet_star.divergence import first_unsound
 from jkonet_star.exact_transport import exact_plan
+from jkonet_star.problem import prepare
+from jkonet_star.registry import SOLVERS
 from jkonet_star.settings import (
     SCHEMES,
-    SOLVERS,
     CouplingSettings,
     DensitySettings,
     FeatureSettings,
     NetworkSettings,
 )
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
-from jkonet_star.solvers import NetworkFit, fit, prepare
+from jkonet_star.solvers import fit
 
 KEY = jax.random.key(0)
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "data" / "jkonet_star_reference"

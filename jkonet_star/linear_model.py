@@ -1,0 +1,47 @@
+"""The features of a linear energy, laid where the particles are."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffusions.typing import PyTree
+from jkonet_star.energies import LinearEnergy
+from jkonet_star.features import Features, make_features
+from jkonet_star.registry import Terms
+from jkonet_star.settings import FeatureSettings
+from jkonet_star.snapshots import Snapshots
+from jkonet_star.units import population_units
+
+KMEANS_SAMPLE = 20_000
+
+
+def linear_model(
+    terms: Terms, snapshots: Snapshots, settings: FeatureSettings
+) -> tuple[LinearEnergy, PyTree]:
+    """The linear drift of a solver, without an internal energy; its radial centres, and the units."""
+    rng = np.random.default_rng(0)
+    units = population_units(snapshots)
+    center, length = np.asarray(units.center, np.float64), float(units.length)
+    present = np.asarray(snapshots.weights) > 0
+    particles = (np.asarray(snapshots.points, np.float64)[present] - center) / length
+    sample = particles[rng.permutation(len(particles))[:KMEANS_SAMPLE]]
+    differences = sample - sample[rng.permutation(len(sample))]
+    features: dict[str, Features | None] = {}
+    constants: dict[str, PyTree] = {"units": units}
+    for name, wanted, points, middle in (
+        ("potential", terms.potential, sample, center),
+        ("interaction", terms.interaction, differences, 0.0),
+    ):
+        features[name] = None
+        if wanted:
+            # Differences span twice the particles' range: a grid over all of it would have four times
+            # the functions, which are no use where few pairs are that far apart.
+            features[name], centers = make_features(
+                settings, points, center=middle, length=length, extend=name == "potential"
+            )
+            constants[name] = jnp.asarray(centers, jnp.float32)
+    model = LinearEnergy(
+        dimension=snapshots.dimension,
+        potential_features=features["potential"],
+        interaction_features=features["interaction"],
+    )
+    return model, constants

@@ -1,0 +1,102 @@
+"""JKOnet* with linear energies: the first-order conditions solved by least squares."""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax.numpy as jnp
+
+from diffusions.memory import check_memory
+from diffusions.typing import Key, Params, PyTree
+from jkonet_star.closed_form import ClosedFormReport, fit_linear
+from jkonet_star.energies import LinearEnergy
+from jkonet_star.fitted import FittedEnergy
+from jkonet_star.linear_model import linear_model
+from jkonet_star.problem import Problem
+from jkonet_star.registry import Terms
+from jkonet_star.settings import FeatureSettings
+from jkonet_star.solver import Frame, Solver, frame
+
+
+@flax.struct.dataclass
+class LinearData:
+    """The solution, and what its features are made of."""
+
+    model: LinearEnergy = flax.struct.field(pytree_node=False)
+    frame: Frame
+    params: Params
+    constants: PyTree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Linear(Solver):
+    """Linear energies, by `closed_form`.
+
+    Attributes:
+        terms: what is learned.
+        features: of both energies.
+    """
+
+    terms: Terms = Terms(potential=True)
+    features: FeatureSettings = FeatureSettings()
+
+    def check(self, dimension: int) -> None:
+        """Raises ValueError for more features than fit into memory."""
+        check_memory(self.features.memory_needs_in(dimension))
+
+    def prepare(self, problem: Problem) -> tuple[LinearData, dict[str, Any]]:
+        """Solves it; there is no randomness.
+
+        Raises:
+            ValueError: as `check`.
+        """
+        self.check(problem.snapshots.dimension)
+        data, report = _solution(self.terms, problem, self.features)
+        return data, {"closed_form": dataclasses.asdict(report)}
+
+    def init(self, key: Key, data: LinearData) -> Params:
+        """The solution."""
+        del key
+        return data.params
+
+    def energy(self, state: Params, data: LinearData) -> FittedEnergy:
+        """The solution, with its features."""
+        return FittedEnergy(
+            model=data.model,
+            scheme=data.frame.scheme,
+            params=state,
+            constants=data.constants,
+            times=data.frame.times,
+            origin=data.frame.origin,
+            start=data.frame.start,
+        )
+
+
+def _solution(
+    terms: Terms, problem: Problem, features: FeatureSettings
+) -> tuple[LinearData, ClosedFormReport]:
+    model, constants = linear_model(terms, problem.snapshots, features)
+    model = dataclasses.replace(model, internal=problem.beta_source)
+    params, report = fit_linear(
+        model, constants, problem.conditions, regularization=features.regularization
+    )
+    if problem.internal is not None:
+        params = {**params, "internal": jnp.asarray(problem.internal.beta, jnp.float32)}
+    return (
+        LinearData(model=model, frame=frame(problem), params=params, constants=constants),
+        report,
+    )
+
+
+def solve_linear(
+    problem: Problem, settings: FeatureSettings
+) -> tuple[FittedEnergy, ClosedFormReport]:
+    """The closed-form energy of a prepared problem.
+
+    Raises:
+        ValueError: the settings ask for more features than fit into memory.
+    """
+    solver = Linear(terms=problem.terms, features=settings)
+    solver.check(problem.snapshots.dimension)
+    data, report = _solution(problem.terms, problem, settings)
+    return solver.energy(data.params, data), report

@@ -1,0 +1,181 @@
+"""JKOnet* with network energies: trained by stochastic gradients on the first-order conditions."""
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from diffusions.training import (
+    TrainingState,
+    cut_batch,
+    initial_state,
+    shuffled_batches,
+    train_epochs,
+)
+from diffusions.typing import Array, Key, PyTree
+from jkonet_star.divergence import sound_epochs
+from jkonet_star.energies import NetworkEnergy, Units
+from jkonet_star.fitted import FittedEnergy
+from jkonet_star.objectives import FirstOrderConditions, jko_loss
+from jkonet_star.registry import Terms
+from jkonet_star.settings import NetworkSettings
+from jkonet_star.solver import Frame, Solver, frame
+from jkonet_star.units import data_units
+
+if TYPE_CHECKING:
+    from jkonet_star.problem import Problem
+
+
+def make_optimizer(settings: NetworkSettings, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Adam (AdamW with weight decay) behind a clipped gradient, on the settings' schedule."""
+    rate: optax.ScalarOrSchedule = settings.learning_rate
+    if settings.schedule == "cosine":
+        rate = optax.cosine_decay_schedule(
+            settings.learning_rate, settings.epochs * steps_per_epoch
+        )
+    parts = []
+    if settings.gradient_clip:
+        parts.append(optax.clip_by_global_norm(settings.gradient_clip))
+    if settings.weight_decay:
+        parts.append(optax.adamw(rate, weight_decay=settings.weight_decay))
+    else:
+        parts.append(optax.adam(rate))
+    return optax.chain(*parts)
+
+
+@flax.struct.dataclass
+class NetworkData:
+    """What the training is given."""
+
+    frame: Frame
+    units: Units
+    conditions: FirstOrderConditions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network(Solver):
+    """Network energies.
+
+        fit(snapshots, Network(potential=MyModule(), optimizer=optax.lion(1e-4)), key=key)
+
+    Attributes:
+        terms: what is learned.
+        network: of the training. A batch holds all couplings where there are fewer.
+        potential: an own Flax module of V, from (..., d), or (..., d + 1) with the time last, to
+            (...); absent, the multilayer perceptron of `network`.
+        interaction: likewise of U, from (..., d).
+        optimizer: any of Optax; absent, Adam on the schedule of `network`.
+    """
+
+    terms: Terms = Terms(potential=True)
+    network: NetworkSettings = NetworkSettings()
+    potential: nn.Module | None = None
+    interaction: nn.Module | None = None
+    optimizer: optax.GradientTransformation | None = None
+
+    def __post_init__(self):
+        # Whatever sequence a user wrote: a program is found by the value.
+        hidden = tuple(self.network.hidden)
+        object.__setattr__(self, "network", dataclasses.replace(self.network, hidden=hidden))
+
+    @property
+    def epochs(self) -> int:
+        """Of the settings."""
+        return self.network.epochs
+
+    def model(self, data: Any) -> NetworkEnergy:
+        """What is learned of data that have a `frame` and `units`."""
+        return NetworkEnergy(
+            dimension=data.units.center.shape[-1],
+            hidden=self.network.hidden,
+            activation=self.network.activation,
+            has_potential=self.terms.potential,
+            has_interaction=self.terms.interaction,
+            internal=data.frame.internal,
+            time_varying=self.terms.time_varying,
+            potential_module=self.potential,
+            interaction_module=self.interaction,
+        )
+
+    def transformation(self, updates_per_epoch: int) -> optax.GradientTransformation:
+        """The optimiser, for this many gradient steps in an epoch."""
+        if self.optimizer is not None:
+            return self.optimizer
+        return make_optimizer(self.network, updates_per_epoch)
+
+    def _batch(self, n_pairs: int) -> tuple[int, optax.GradientTransformation]:
+        size = min(self.network.batch_size, n_pairs)
+        return size, self.transformation(-(-n_pairs // size))
+
+    def remark(self, problem: "Problem") -> str | None:
+        """That a batch is cut."""
+        n_pairs = problem.conditions.point.shape[0]
+        return cut_batch(self.network.batch_size, n_pairs, "couplings of the data")
+
+    def prepare(self, problem: "Problem") -> tuple[NetworkData, dict[str, Any]]:
+        """The first-order conditions, and units to learn in."""
+        beta = 0.0 if problem.internal is None else problem.internal.beta
+        units = data_units(problem.snapshots, problem.conditions, beta)
+        size, _ = self._batch(problem.conditions.point.shape[0])
+        facts = {"epochs": self.epochs, "batch_size": size}
+        data = NetworkData(frame=frame(problem), units=units, conditions=problem.conditions)
+        return data, facts
+
+    def init(self, key: Key, data: NetworkData) -> TrainingState:
+        """Random parameters."""
+        _, optimizer = self._batch(data.conditions.point.shape[0])
+        return initial_state(self.model(data).init(jax.random.fold_in(key, 0)), optimizer)
+
+    def advance(
+        self, state: TrainingState, key: Key, data: NetworkData, n_epochs: int
+    ) -> tuple[TrainingState, dict[str, Array]]:
+        """Gradient steps of `objectives`, equation (2)."""
+        model, conditions, units = self.model(data), data.conditions, data.units
+        n_pairs = conditions.point.shape[0]
+        batch_size, optimizer = self._batch(n_pairs)
+
+        def loss(params: PyTree, rows: Array, key: Key) -> tuple[Array, dict[str, Array]]:
+            value = jko_loss(
+                model,
+                params,
+                units,
+                conditions,
+                rows,
+                speed=units.speed,
+                key=key,
+                interaction_samples=self.network.interaction_samples,
+            )
+            return value, {}
+
+        one_epoch = functools.partial(
+            train_epochs,
+            key=jax.random.fold_in(key, 1),
+            batches=lambda k: shuffled_batches(k, n_pairs, batch_size),
+            loss=loss,
+            optimizer=optimizer,
+            n_epochs=1,
+            ema_decay=self.network.ema_decay,
+        )
+        return sound_epochs(one_epoch, state, n_epochs)
+
+    def energy(self, state: TrainingState, data: Any) -> FittedEnergy:
+        """That of the last sound epoch."""
+        return FittedEnergy(
+            model=self.model(data),
+            scheme=data.frame.scheme,
+            params=state.ema,
+            constants=data.units,
+            times=data.frame.times,
+            origin=data.frame.origin,
+            start=data.frame.start,
+        )
+
+    def diverged(self, state: TrainingState) -> Array:
+        """Whether the parameters have ceased to be finite."""
+        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)]
+        return ~jnp.stack(finite).all()

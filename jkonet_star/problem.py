@@ -1,0 +1,150 @@
+"""What every solver is given: coupled snapshots; with densities and beta for an internal energy."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import jax
+from threadpoolctl import threadpool_limits
+
+from diffusions.arguments import checked
+from diffusions.short_repr import short_repr
+from diffusions.typing import Key
+from jkonet_star.couplings import CouplingReport, Couplings, check_couplings, couple, coupled_steps, moved_couplings
+from jkonet_star.densities import GaussianMixtures, KernelDensities, density_report, fit_densities
+from jkonet_star.energies import Internal
+from jkonet_star.fit_report import CoupledStep, DensityReport
+from jkonet_star.linear_model import linear_model
+from jkonet_star.objectives import FirstOrderConditions, first_order_conditions, with_known_beta
+from jkonet_star.registry import SOLVERS, Terms, scheme_of
+from jkonet_star.settings import (
+    CouplingSettings,
+    DensitySettings,
+    FeatureSettings,
+    InternalSettings,
+)
+from jkonet_star.snapshots import Snapshots, in_order
+
+if TYPE_CHECKING:
+    from jkonet_star.internal_energy import InternalEstimate
+    from jkonet_star.solver import Solver
+
+Densities = GaussianMixtures | KernelDensities
+
+
+@short_repr
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A solver's input, ready: the coupled snapshots in the form that every loss uses.
+
+    Attributes:
+        terms: what is learned.
+        scheme: explicit, implicit or midpoint.
+        snapshots: of the population.
+        conditions: with the term of a given beta in the displacement.
+        couplings: of the snapshots; the bilevel solvers draw batches along them.
+        internal: the estimate of beta; None where there is none, or it is learned by first-order
+            conditions.
+        coupled: how each step was coupled.
+        density: which densities the internal energy uses.
+    """
+
+    terms: Terms
+    scheme: str
+    snapshots: Snapshots
+    conditions: FirstOrderConditions
+    couplings: Couplings
+    internal: "InternalEstimate | None" = None
+    coupled: tuple[CoupledStep, ...] = ()
+    density: DensityReport | None = None
+
+    @property
+    def beta_source(self) -> Internal:
+        """Where beta comes from."""
+        if not self.terms.internal:
+            return "none"
+        return "learned" if self.internal is None else "given"
+
+
+@checked
+def prepare(
+    snapshots: Snapshots,
+    solver: "str | Solver",
+    *,
+    key: Key,
+    scheme: str = "auto",
+    couplings: Couplings | None = None,
+    densities: Densities | None = None,
+    internal: InternalSettings = InternalSettings(),  # noqa: B008 (frozen)
+    coupling_settings: CouplingSettings = CouplingSettings(),  # noqa: B008 (frozen)
+    density_settings: DensitySettings = DensitySettings(),  # noqa: B008 (frozen)
+    coupling_reports: Sequence[CouplingReport] = (),
+) -> Problem:
+    """Couples the snapshots, fits their densities and finds beta, as far as the solver needs it.
+
+    Args:
+        snapshots: of the population.
+        solver: one of `SOLVERS`, or an own one.
+        key: of the couplings and densities that are not given.
+        scheme: explicit, implicit or midpoint; `auto` is the solver's own.
+        couplings: where already computed.
+        densities: where already computed.
+        internal: how beta is found.
+        coupling_settings: used where `couplings` is absent.
+        density_settings: used where `densities` is absent.
+        coupling_reports: of `couple`, for `couplings` that it made.
+
+    Raises:
+        ValueError: an unknown solver or scheme, an internal energy without a density, couplings or
+            densities of other snapshots.
+    """
+    scheme = scheme_of(scheme, solver)
+    terms = SOLVERS[solver].terms if isinstance(solver, str) else solver.terms
+    if densities is not None and densities.dimension != snapshots.dimension:
+        raise ValueError(
+            f"the densities have dimension {densities.dimension}, the snapshots "
+            f"{snapshots.dimension}"
+        )
+    if couplings is not None:
+        check_couplings(couplings, snapshots)
+    # Nothing that is drawn along the rows may depend on their order.
+    snapshots, rank = in_order(snapshots)
+    reports: Sequence[CouplingReport] = coupling_reports
+    if couplings is not None:
+        couplings = moved_couplings(couplings, rank)
+    else:
+        couplings, reports = couple(snapshots, coupling_settings, key=jax.random.fold_in(key, 2))
+    problem = functools.partial(
+        Problem,
+        terms=terms,
+        scheme=scheme,
+        snapshots=snapshots,
+        couplings=couplings,
+        coupled=coupled_steps(couplings, snapshots, reports),
+    )
+    if not terms.internal:
+        return problem(conditions=first_order_conditions(snapshots, couplings, None, scheme))
+    if densities is None:
+        densities = fit_densities(snapshots, density_settings, key=jax.random.fold_in(key, 3))
+        if densities is None:
+            raise ValueError(
+                f"solver {solver!r} learns an internal energy and needs densities, "
+                "but n_gmm_components is 0"
+            )
+    problem = functools.partial(problem, density=density_report(densities))
+    conditions = first_order_conditions(snapshots, couplings, densities, scheme)
+    if internal.beta_estimator == "first-order":
+        return problem(conditions=conditions)
+    from jkonet_star.internal_energy import estimate_internal  # SciPy's trees, needed here only
+
+    model, constants = linear_model(terms, snapshots, FeatureSettings())
+    # A few hundred unknowns: more threads than one would only wait for each other.
+    with threadpool_limits(1, user_api="blas"):
+        estimate = estimate_internal(model, constants, snapshots, regime=internal.beta_estimator)
+    return problem(
+        conditions=with_known_beta(
+            conditions, estimate.beta, paired=estimate.paired, scheme=scheme
+        ),
+        internal=estimate,
+    )

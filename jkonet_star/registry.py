@@ -1,0 +1,165 @@
+"""Names of solvers, what each learns, and where it is. Imports no JAX.
+
+A solver is a class that follows `jkonet_star.solver.Solver`. An own one is given to `fit` as an object,
+or by a name:
+
+    register_solver(
+        "my-solver", "my_package.my_module:MySolver", terms=Terms(potential=True), settings=(),
+    )
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from diffusions.checks import one_of
+from jkonet_star.settings import (
+    SCHEMES,
+    BilevelSettings,
+    FeatureSettings,
+    NetworkSettings,
+    Scheme,
+)
+
+if TYPE_CHECKING:
+    from jkonet_star.solver import Solver
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What is learned.
+
+    Attributes:
+        potential: V.
+        interaction: U.
+        internal: beta.
+        time_varying: V depends on time.
+    """
+
+    potential: bool = False
+    interaction: bool = False
+    internal: bool = False
+    time_varying: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RegisteredSolver:
+    """A named solver.
+
+    Attributes:
+        place: `package.module:Class`, imported when it is used.
+        terms: what it learns; the class is given them.
+        settings: keyword of the class -> class of its settings.
+        options: further arguments of the class.
+        default_scheme: that its fit is made for.
+        trained: by epochs of gradient steps, and not solved.
+        side_by_side: several populations of one shape may be trained in one program.
+    """
+
+    place: str
+    terms: Terms
+    settings: Mapping[str, type]
+    options: Mapping[str, Any] = MappingProxyType({})
+    default_scheme: Scheme = "explicit"
+    trained: bool = True
+    side_by_side: bool = False
+
+    def make(self, **settings: Any) -> "Solver":
+        """The solver.
+
+        Args:
+            settings: of these the class gets those that it has a keyword for, and defaults else.
+        """
+        module, _, name = self.place.partition(":")
+        made = {key: settings.get(key) or kind() for key, kind in self.settings.items()}
+        return getattr(importlib.import_module(module), name)(
+            terms=self.terms, **self.options, **made
+        )
+
+
+SOLVERS: dict[str, RegisteredSolver] = {}
+"""By name."""
+
+
+def register_solver(
+    name: str, place: str, *, terms: Terms, settings: Mapping[str, type], **more: Any
+) -> None:
+    """Makes a solver known by a name: to `fit`, to `experiments.train` and to sweeps.
+
+    Args:
+        name: new.
+        place: `package.module:Class` of a `jkonet_star.solver.Solver`.
+        terms: what it learns.
+        settings: keyword of the class -> class of its settings.
+        more: further fields of `RegisteredSolver`.
+
+    Raises:
+        ValueError: the name is taken by another solver, or the place is no `package.module:Class`.
+    """
+    if not all(part.isidentifier() for part in place.replace(":", ".", 1).split(".")) or (
+        place.count(":") != 1
+    ):
+        raise ValueError(f"a solver's place must be package.module:Class, got {place!r}")
+    entry = RegisteredSolver(place=place, terms=terms, settings=settings, **more)
+    if SOLVERS.setdefault(name, entry) != entry:
+        raise ValueError(f"solver {name!r} is registered already")
+
+
+_NETWORK = {"network": NetworkSettings}
+_LINEAR = {"features": FeatureSettings}
+_TERMS = {
+    "": Terms(potential=True, interaction=True, internal=True),
+    "-potential": Terms(potential=True),
+    "-potential-internal": Terms(potential=True, internal=True),
+    "-time-potential": Terms(potential=True, time_varying=True),
+    "-interaction": Terms(interaction=True),
+}
+for _name in ("", "-potential", "-potential-internal", "-time-potential"):
+    register_solver(
+        f"jkonet-star{_name}",
+        "jkonet_star.network_solver:Network",
+        terms=_TERMS[_name],
+        settings=_NETWORK,
+        side_by_side=True,
+    )
+for _name in ("", "-potential", "-potential-internal", "-interaction"):
+    register_solver(
+        f"jkonet-star-linear{_name}",
+        "jkonet_star.linear_solver:Linear",
+        terms=_TERMS[_name],
+        settings=_LINEAR,
+        trained=False,
+    )
+for _name, _options in (
+    ("jkonet", {"transport_map": "input-convex"}),
+    ("jkonet-vanilla", {"transport_map": "mlp"}),
+    ("jkonet-monge-gap", {"transport_map": "mlp", "monge_gap": True}),
+):
+    register_solver(
+        _name,
+        "jkonet_star.bilevel:Bilevel",
+        terms=_TERMS["-potential"],
+        settings=_NETWORK | {"bilevel": BilevelSettings},
+        options=_options,
+        default_scheme="implicit",
+    )
+
+
+def scheme_of(scheme: str, solver: "str | Solver") -> str:
+    """The scheme that is meant: `auto` is the one that a solver's fit is made for.
+
+    The bilevel solvers fit JKO steps, which are implicit, whatever the scheme; it then says only how
+    the learned energy predicts (the published code: explicitly).
+
+    Raises:
+        ValueError: an unknown solver or scheme.
+    """
+    if isinstance(solver, str):
+        one_of("solver", solver, tuple(SOLVERS))
+    if scheme == "auto":
+        known = SOLVERS[solver] if isinstance(solver, str) else solver
+        return known.default_scheme
+    one_of("scheme", scheme, SCHEMES)
+    return scheme

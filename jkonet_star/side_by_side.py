@@ -1,0 +1,115 @@
+"""The one driver: a solver on a problem, for several seeds, or several problems, in one program.
+
+`fit` runs it in memory, `experiments.train` in a run folder, a sweep with stacked problems, and what is
+solved has no epochs.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusions.typing import Array, Float, Keys, PyTree
+from jkonet_star.fitted import FittedEnergy
+from jkonet_star.problem import Problem
+from jkonet_star.solver import Solver
+
+
+@functools.partial(jax.jit, static_argnames=("solver", "several"))
+def _init(solver: Solver, keys: Keys, data: PyTree, *, several: bool) -> PyTree:
+    return jax.vmap(solver.init, in_axes=(0, 0 if several else None))(keys, data)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("solver", "n_epochs", "several"), donate_argnames=("state",)
+)
+def _advance(
+    solver: Solver, state: PyTree, keys: Keys, data: PyTree, *, n_epochs: int, several: bool
+) -> tuple[PyTree, dict[str, Array]]:
+    advance = functools.partial(solver.advance, n_epochs=n_epochs)
+    return jax.vmap(advance, in_axes=(0, 0, 0 if several else None))(state, keys, data)
+
+
+@functools.partial(jax.jit, static_argnames=("solver", "several"))
+def _energies(solver: Solver, state: PyTree, data: PyTree, *, several: bool) -> FittedEnergy:
+    return jax.vmap(solver.energy, in_axes=(0, 0 if several else None))(state, data)
+
+
+class SideBySide:
+    """A solver and its data.
+
+    Every array of a state carries a leading seed axis. Given a sequence of problems that differ in
+    nothing but the numbers, each has a state of its own, and a key of its own in `initial`.
+
+    Attributes:
+        solver: the static part of every program.
+        facts: of each problem's preparation.
+        data: of all.
+    """
+
+    def __init__(self, solver: Solver, problem: Problem | Sequence[Problem]):
+        self.solver = solver
+        self._several = not isinstance(problem, Problem)
+        problems = [problem] if isinstance(problem, Problem) else list(_common_origin(problem))
+        prepared = [solver.prepare(p) for p in problems]
+        self.facts: list[dict[str, Any]] = [facts for _, facts in prepared]
+        data = [arrays for arrays, _ in prepared]
+        if len({(jax.tree.structure(d), _shapes(d)) for d in data}) > 1:
+            raise ValueError("problems that are trained side by side must have one shape")
+        self.data: PyTree = (
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *data) if self._several else data[0]
+        )
+
+    def initial(self, keys: Keys) -> PyTree:
+        """States before the first epoch, one per key."""
+        return _init(self.solver, keys, self.data, several=self._several)
+
+    def compile(self, state: PyTree, keys: Keys, n_epochs: int) -> None:
+        """Makes the program of `advance` for this many epochs, without running it."""
+        several = self._several
+        _advance.lower(
+            self.solver, state, keys, self.data, n_epochs=n_epochs, several=several
+        ).compile()
+
+    def advance(
+        self, state: PyTree, keys: Keys, n_epochs: int
+    ) -> tuple[PyTree, dict[str, Float[Array, "s epochs"]]]:
+        """Trains every seed for some epochs; `state` is consumed. Returns it with the losses."""
+        return _advance(
+            self.solver, state, keys, self.data, n_epochs=n_epochs, several=self._several
+        )
+
+    def diverged(self, state: PyTree) -> np.ndarray:
+        """Whether each seed's training is at its end before its time."""
+        return np.asarray(jax.vmap(self.solver.diverged)(state))
+
+    def energies(self, state: PyTree) -> FittedEnergy:
+        """The energies of all seeds, stacked along the leading axis of every leaf."""
+        return _energies(self.solver, state, self.data, several=self._several)
+
+
+def _shapes(data: PyTree) -> tuple:
+    return tuple(leaf.shape for leaf in jax.tree.leaves(data))
+
+
+def _common_origin(problems: Sequence[Problem]) -> list[Problem]:
+    """Problems of which all have an origin and a start, or none has."""
+    populations = [p.snapshots for p in problems]
+    far = any(s.origin is not None for s in populations)
+    late = any(s.start is not None for s in populations)
+    zero = jnp.zeros(populations[0].dimension)
+    return [
+        dataclasses.replace(
+            problem,
+            snapshots=dataclasses.replace(
+                s,
+                origin=zero if far and s.origin is None else s.origin,
+                start=zero[0] if late and s.start is None else s.start,
+            ),
+        )
+        for problem, s in zip(problems, populations, strict=True)
+    ]
