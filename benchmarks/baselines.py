@@ -65,11 +65,12 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Trains one solver on one potential."""
     import jax
     import numpy as np
-    from jkonet_star.XXX import network_fit
 
     from jkonet_star.evaluation import evaluate
     from jkonet_star.problem import prepare
+    from jkonet_star.registry import SOLVERS
     from jkonet_star.settings import BilevelSettings, NetworkSettings
+    from jkonet_star.side_by_side import SideBySide
     from jkonet_star.snapshots import snapshots_from_arrays
 
     train, test, dt = populations(request)
@@ -77,7 +78,12 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     key, epochs = jax.random.key(0), request["epochs"]
     network = NetworkSettings(epochs=epochs, **request["network"])
     problem = prepare(snapshots, request["solver"], key=key)
-    training = network_fit(problem, network, BilevelSettings(**request["bilevel"]))
+    training = SideBySide(
+        SOLVERS[request["solver"]].make(
+            network=network, bilevel=BilevelSettings(**request["bilevel"])
+        ),
+        problem,
+    )
     start = time.perf_counter()
     state = jax.block_until_ready(training.initial(key[None]))
     training.compile(state, key[None], epochs)

@@ -73,6 +73,7 @@ def main() -> None:
     from jkonet_star.linear_model import linear_model
     from jkonet_star.linear_solver import solve_linear
     from jkonet_star.problem import prepare
+    from jkonet_star.registry import Terms
     from jkonet_star.settings import FeatureSettings
     from jkonet_star.snapshots import snapshots_from_arrays
 
@@ -113,8 +114,8 @@ def main() -> None:
                     {},
                 )
                 if settings is not None:
-                    kind = SolverKind(parametrisation="linear", potential=True)
-                    model, constants = linear_model(kind, snapshots, settings)
+                    terms = Terms(potential=True)
+                    model, constants = linear_model(terms, snapshots, settings)
                 start = time.process_time()
                 result = estimate_internal(model, constants, snapshots)
                 seconds.append(time.process_time() - start)
@@ -126,8 +127,8 @@ def main() -> None:
         values, seconds, errors, closed, paired = [], [], [], [], 0
         for seed in range(arguments.drift_seeds):
             snapshots = data(seed, unpaired, **names)
-            kind = SolverKind(parametrisation="linear", potential=True, interaction=True)
-            model, constants = linear_model(kind, snapshots, FeatureSettings())
+            terms = Terms(potential=True, interaction=True)
+            model, constants = linear_model(terms, snapshots, FeatureSettings())
             start = time.process_time()
             result = estimate_internal(model, constants, snapshots)
             seconds.append(time.process_time() - start)

@@ -50,13 +50,13 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     from jkonet_star.snapshots import snapshots_from_arrays
 
     solver = SOLVERS[request["terms"]]
-    kind = KINDS[solver]
+    terms = KINDS[solver].terms
     key = jax.random.key(0)
     points = simulate(
         key,
-        potential="styblinski_tang" if kind.potential else "none",
-        interaction="oakley_ohagan" if kind.interaction else "none",
-        beta=0.2 if kind.internal else 0.0,
+        potential="styblinski_tang" if terms.potential else "none",
+        interaction="oakley_ohagan" if terms.interaction else "none",
+        beta=0.2 if terms.internal else 0.0,
         n_particles=request["n"],
         dimension=2,
         n_timesteps=5,
@@ -66,7 +66,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     marks = [time.perf_counter()]
     couplings, _ = couple(snapshots, key=key)
     marks.append(time.perf_counter())
-    densities = fit_densities(snapshots, key=key) if kind.internal else None
+    densities = fit_densities(snapshots, key=key) if terms.internal else None
     marks.append(time.perf_counter())
     problem = prepare(snapshots, solver, key=key, couplings=couplings, densities=densities)
     marks.append(time.perf_counter())

@@ -60,7 +60,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     from jkonet_star.settings import InternalSettings, NetworkSettings
     from jkonet_star.solvers import fit
 
-    interacting = KINDS[request["solver"]].interaction
+    interacting = KINDS[request["solver"]].terms.interaction
     energies = fit(
         population(TRAINING_PARTICLES, interacting=interacting, seed=0),
         request["solver"],

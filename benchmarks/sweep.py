@@ -37,14 +37,15 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Some networks of one solver side by side."""
     import jax
     import numpy as np
-    from jkonet_star.XXX import NetworkFit
 
     from data_generation.particles import simulate
     from experiments.learning_settings import LearningSettings
     from experiments.sweep_runs import run_bytes
     from experiments.sweep_settings import Cell
+    from jkonet_star.network_solver import Network
     from jkonet_star.problem import prepare
     from jkonet_star.settings import InternalSettings, NetworkSettings
+    from jkonet_star.side_by_side import SideBySide
     from jkonet_star.snapshots import snapshots_from_arrays
 
     network = NetworkSettings(interaction_samples=request["interaction_samples"])
@@ -62,7 +63,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
                 internal=InternalSettings(beta_estimator="first-order"),
             )
         )
-    fit = NetworkFit(problems, network)
+    fit = SideBySide(Network(terms=problems[0].terms, network=network), problems)
     keys = jax.vmap(jax.random.key)(np.zeros(request["size"], np.uint32))
     state = fit.initial(keys)
     start = time.perf_counter()

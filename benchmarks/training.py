@@ -55,12 +55,12 @@ def population(n: int, solver: str) -> Any:
     from jkonet_star.registry import SOLVERS
     from jkonet_star.snapshots import snapshots_from_arrays
 
-    kind = SOLVERS[solver]
+    terms = SOLVERS[solver].terms
     points = simulate(
         jax.random.key(0),
         potential="styblinski_tang",
-        interaction="oakley_ohagan" if kind.interaction else "none",
-        beta=0.2 if kind.internal else 0.0,
+        interaction="oakley_ohagan" if terms.interaction else "none",
+        beta=0.2 if terms.internal else 0.0,
         n_particles=n,
         dimension=2,
         n_timesteps=5,
@@ -79,9 +79,9 @@ def floor_flops(problem: Any, settings: Any) -> float:
         return 5 * products[0] + 6 * sum(products[1:])
 
     total = 0.0
-    if problem.kind.potential:
-        total += network(d + problem.kind.time_varying)
-    if problem.kind.interaction:
+    if problem.terms.potential:
+        total += network(d + problem.terms.time_varying)
+    if problem.terms.interaction:
         total += settings.interaction_samples * network(d)
     return 2.0 * total * problem.conditions.point.shape[0]
 
@@ -93,22 +93,23 @@ def counted_flops(training: Any, keys: Any) -> float | None:
 
     from jkonet_star.objectives import jko_loss
 
-    size = training.settings.batch_size
-    params = training.model.init(keys[0])
+    solver, data = training.solver, training.data
+    size, model = training.facts[0]["batch_size"], solver.model(data)
+    params = model.init(keys[0])
 
     def loss(params: Any, conditions: Any, rows: Any) -> Any:
         return jko_loss(
-            training.model,
+            model,
             params,
-            training.units,
+            data.units,
             conditions,
             rows,
-            speed=training.units.speed,
+            speed=data.units.speed,
             key=keys[0],
-            interaction_samples=training.settings.interaction_samples,
+            interaction_samples=solver.network.interaction_samples,
         )
 
-    program = jax.jit(jax.grad(loss)).lower(params, training.data, jnp.arange(size)).compile()
+    program = jax.jit(jax.grad(loss)).lower(params, data.conditions, jnp.arange(size)).compile()
     analysis = program.cost_analysis()
     return None if not analysis else float(analysis["flops"]) / size
 
@@ -141,17 +142,18 @@ def rate(rows: int, inner: int, columns: int, repetitions: int) -> float:
 def measure_epochs(request: dict[str, Any]) -> dict[str, Any]:
     """Seconds per epoch of one solver, size and number of seeds."""
     import jax
-    from jkonet_star.XXX import NetworkFit
 
+    from jkonet_star.network_solver import Network
     from jkonet_star.problem import prepare
     from jkonet_star.settings import NetworkSettings
+    from jkonet_star.side_by_side import SideBySide
 
     settings = NetworkSettings()
     snapshots = population(request["n"], request["solver"])
     start = time.perf_counter()
     problem = prepare(snapshots, request["solver"], key=jax.random.key(0))
     prepared = time.perf_counter() - start
-    training = NetworkFit(problem, settings)
+    training = SideBySide(Network(terms=problem.terms, network=settings), problem)
     keys = jax.vmap(jax.random.key)(jax.numpy.arange(request["seeds"]))
     state = training.initial(keys)
     n_pairs = problem.conditions.point.shape[0]

@@ -5,13 +5,15 @@
 
 Schema 2 has the units of linear energies and the origin; folders of schema 1 are read.
 
-The JSON alone says how to rebuild the model, so that a file opens without the code that trained it.
+The JSON alone says how to rebuild the model, so that a file opens without the code that trained it. A
+user's own Flax module is not rebuilt, since no file may say what code is imported: it is given again.
 """
 
 import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,8 +39,10 @@ class _Description:
     model: dict[str, Any]
     scheme: Scheme
     report: FitReport | None = None
+    modules: dict[str, str] = dataclasses.field(default_factory=dict)  # classes of own ones
 
 
+_MODULES = ("potential_module", "interaction_module")
 _MODELS: dict[str, type[EnergyModel]] = {"network": NetworkEnergy, "linear": LinearEnergy}
 
 
@@ -88,15 +92,26 @@ def save_energy(path: str | Path, energy: FittedEnergy) -> None:
         energy: with or without leading seed axes.
 
     Raises:
-        ValueError: something is already there, or this is no energy.
+        ValueError: something is already there, or this is no energy of a kind that is known.
     """
     if not isinstance(energy, FittedEnergy):
         raise ValueError(f"energy must be a FittedEnergy, got {type(energy).__name__}")
-    kind = "network" if isinstance(energy.model, NetworkEnergy) else "linear"
+    kinds = [name for name, kind in _MODELS.items() if type(energy.model) is kind]
+    if not kinds:
+        raise ValueError(
+            f"the energy's model is a {type(energy.model).__name__}, and those that can be written are "
+            "NetworkEnergy and LinearEnergy"
+        )
+    own = {name: getattr(energy.model, name, None) for name in _MODULES}
+    own = {name: type(module).__name__ for name, module in own.items() if module is not None}
+    model = energy.model
+    if isinstance(model, NetworkEnergy):
+        model = dataclasses.replace(model, potential_module=None, interaction_module=None)
     description = {
-        "kind": kind,
-        "model": dataclasses.asdict(energy.model),
+        "kind": kinds[0],
+        "model": {k: v for k, v in dataclasses.asdict(model).items() if k not in _MODULES},
         "scheme": energy.scheme,
+        **({"modules": own} if own else {}),
     }
     if energy.report is not None:
         description["report"] = dataclasses.asdict(energy.report)
@@ -122,16 +137,38 @@ def _fields(units: Units) -> dict[str, Any]:
     return {f.name: getattr(units, f.name) for f in dataclasses.fields(Units)}
 
 
-def load_energy(path: str | Path) -> FittedEnergy:
+def load_energy(
+    path: str | Path,
+    *,
+    potential: nn.Module | None = None,
+    interaction: nn.Module | None = None,
+) -> FittedEnergy:
     """Reads what `save_energy` wrote.
 
+    Args:
+        path: the folder.
+        potential: the own module of V, where the energy was learned with one.
+        interaction: likewise of U.
+
     Raises:
-        ValueError: no energy is there, it is damaged, or a newer release wrote it.
+        ValueError: no energy is there, it is damaged, a newer release wrote it, or it needs an own
+            module that is not given.
     """
+    given = {"potential_module": potential, "interaction_module": interaction}
     description = read_description(path, _NAME, SCHEMA_VERSION)
     try:
         told = record(_Description, description, more=True)
+        if not told.model.keys().isdisjoint(_MODULES):
+            raise ValueError("its model names modules")
         model = record(_MODELS[told.kind], told.model, "its model")
+    except Exception as error:
+        raise _damaged(path, error) from error
+    _check_own(path, told.modules, given)
+    if isinstance(model, NetworkEnergy):
+        model = dataclasses.replace(
+            model, potential_module=potential, interaction_module=interaction
+        )
+    try:
         arrays = read_arrays(path, description)
         _check_arrays(model, arrays)
         constants = arrays.get("constants", {})
@@ -154,5 +191,21 @@ def load_energy(path: str | Path) -> FittedEnergy:
             **{name: arrays[name] for name in _OPTIONAL if name in arrays},
         ).with_report(told.report)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"the energy in {path} is damaged: {reason}") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: str | Path, error: Exception) -> ValueError:
+    return ValueError(f"the energy in {path} is damaged: {' '.join(str(error).split())[:200]}")
+
+
+def _check_own(path: str | Path, told: dict[str, str], given: dict[str, nn.Module | None]) -> None:
+    """Raises ValueError unless the given modules are of the classes that the file tells."""
+    for name, module in given.items():
+        found = None if module is None else type(module).__name__
+        if found != told.get(name):
+            keyword = name.removesuffix("_module")
+            raise ValueError(
+                f"the {keyword} of the energy in {path} is "
+                f"{'none of ours' if name in told else 'no own module'}: give "
+                f"{keyword}={told[name] + '(...)' if name in told else 'nothing'}, got {found}"
+            )

@@ -1,7 +1,8 @@
 """Trained networks on disk: the module's fields and its parameters, so that a file opens by itself.
 
 A network is saved as the name of its architecture, the fields of the Flax module, what else belongs to
-it (the noising process, the data's scale; JSON), and its parameters.
+it (the noising process, the data's scale; JSON), and its parameters. Of a user's own module the name of
+the class is kept, and it is given again when the file is opened: no file says what code is imported.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from checkpoints.array_folder import read_arrays, read_description, save_folder
 from checkpoints.shapes import check_shapes
 from diffusions.checks import one_of, record
+from diffusions.networks.attention_unet import AttentionUNet
 from diffusions.networks.message_passing import MessagePassingDenoiser
 from diffusions.networks.mlp import DenoisingMLP
 from diffusions.networks.unet import UNet
@@ -24,10 +26,14 @@ from diffusions.typing import Params, PyTree
 SCHEMA_VERSION = 1
 _NAME = "network"
 ARCHITECTURES: dict[str, type[nn.Module]] = {
+    "attention-unet": AttentionUNet,
     "denoising-mlp": DenoisingMLP,
     "message-passing": MessagePassingDenoiser,
     "unet": UNet,
 }
+
+
+_OWN = "own"
 
 
 class SavedNetwork(NamedTuple):
@@ -78,6 +84,8 @@ def _check_params(module: nn.Module, params: Any) -> None:
             n_layers = module.n_layers
         case UNet():
             n_layers = len(module.multipliers) * (module.blocks_per_level + 1)
+        case AttentionUNet():
+            n_layers = len(module.channels)
         case _:
             n_layers = 0
     if not 0 <= n_layers <= n_leaves:
@@ -90,6 +98,9 @@ def _check_params(module: nn.Module, params: Any) -> None:
             side = 2 ** (len(module.multipliers) - 1)
             channels = params["params"]["conv_in"]["kernel"].shape[2]
             inputs = (jnp.zeros((1, side, side, channels)), jnp.zeros(1))
+        case AttentionUNet():
+            channels = params["params"]["Dense_0"]["bias"].shape[-1]
+            inputs = (jnp.zeros((1, 8, 8, channels)), jnp.zeros(1))
         case _:
             return  # `message_passing` knows the inputs of its own
     check_shapes(params, jax.eval_shape(module.init, key, *inputs))
@@ -106,34 +117,58 @@ def save_network(
 
     Args:
         path: the folder.
-        module: of one of the `ARCHITECTURES`.
+        module: of one of the `ARCHITECTURES`, or an own one, which `load_network` is then given.
         params: as `module.init` returns them.
         about: what else belongs to it, as JSON.
         extra: dictionary of arrays.
 
     Raises:
-        ValueError: something is already there, or the module's class is not known.
+        ValueError: something is already there, or this is no module.
     """
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"module must be a Flax module, got {type(module).__name__}")
     names = [name for name, kind in ARCHITECTURES.items() if type(module) is kind]
-    if not names:
-        raise ValueError(f"{type(module).__name__} is not one of the known architectures")
-    description = {"architecture": names[0], "module": _fields(module), "about": about}
+    description = {
+        "architecture": names[0] if names else _OWN,
+        "module": _fields(module) if names else {"class": type(module).__name__},
+        "about": about,
+    }
     arrays = {"params": params, **({"extra": extra} if extra else {})}
     save_folder(path, _NAME, SCHEMA_VERSION, description, arrays)
 
 
-def load_network(path: str | Path) -> SavedNetwork:
+def _own_class(description: dict[str, Any]) -> str | None:
+    """Name of the class, where it is none of ours."""
+    fields = description.get("module")
+    if description.get("architecture") != _OWN or not isinstance(fields, dict):
+        return None
+    return str(fields.get("class"))
+
+
+def load_network(path: str | Path, module: nn.Module | None = None) -> SavedNetwork:
     """Reads what `save_network` wrote.
 
+    Args:
+        path: the folder.
+        module: where it is an own one.
+
     Raises:
-        ValueError: no network is there, it is damaged, or a newer release wrote it.
+        ValueError: no network is there, it is damaged, a newer release wrote it, or it needs an own
+            module that is not given.
     """
     description = read_description(path, _NAME, SCHEMA_VERSION)
+    told_class = _own_class(description)
+    if told_class != (None if module is None else type(module).__name__):
+        given = "none is given" if module is None else f"a {type(module).__name__} is given"
+        needed = f"an own {told_class}" if told_class else f"a {description.get('architecture')!r}"
+        raise ValueError(f"the network in {path} is {needed}, and {given} as module")
     try:
         told = record(_Description, description, more=True)
-        module = _module(told.architecture, told.module)
+        if module is None:
+            module = _module(told.architecture, told.module)
         arrays = read_arrays(path, description)
-        _check_params(module, arrays["params"])
+        if told_class is None:
+            _check_params(module, arrays["params"])
         return SavedNetwork(module, arrays["params"], told.about, arrays.get("extra", {}))
     except Exception as error:
         reason = " ".join(str(error).split())[:200]

@@ -115,6 +115,7 @@ def _carry_out(cells: Sequence[Cell], folder: SweepFolder, *, title: str) -> lis
             from experiments.sweep_jobs import carry_out_in_jobs
 
             carry_out_in_jobs(left, folder, progress.finished)
+    folder.forget_batches()
     bad = [row for row in progress.rows if row["status"] != "finished"]
     say(f"  {len(cells) - len(bad)} of {len(cells)} runs finished; {folder.path / 'table.md'}")
     for row in bad[:5]:

@@ -12,6 +12,7 @@ killed, or shared by the jobs of a cluster, continues from what is there.
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from experiments.run_folder import TRAINING, RunFolder, open_run, start_run, wri
 from experiments.run_records import Failure, Summary, TrainSummary, read_entries
 from experiments.settings import TrainSettings
 from experiments.sweep_settings import Cell, ExecutionSettings
+
+_BATCH = re.compile("[0-9a-f]{16}")
 
 
 class SweepFolder:
@@ -68,6 +71,20 @@ class SweepFolder:
             data=self._data(cell),
             dataset=str(cell.dataset_path),
         )
+
+    def forget_batches(self) -> None:
+        """Removes what is left of batches whose runs are finished: a kill came while they went."""
+        for path in sorted((self.path / "batches").glob("*")):
+            if not _BATCH.fullmatch(path.name):
+                continue  # none of ours
+            left = RunFolder(path)
+            try:
+                runs = left.config()["settings"]["runs"]
+                needed = any(not RunFolder(self.path / "runs" / name).finished for name in runs)
+            except (KeyError, TypeError, ValueError):
+                needed = False  # half gone: nobody can go on from it
+            if not needed and left.path.is_dir():
+                left.remove()
 
     def _data(self, cell: Cell) -> dict[str, str] | None:
         """Checksums of a run's data, while they are there."""

@@ -51,6 +51,7 @@ from jkonet_star.settings import BilevelSettings, Scheme, TransportMapKind
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solver import Frame, frame
 from jkonet_star.transport_maps import TransportMap
+from jkonet_star.units import data_units
 
 SINKHORN_THRESHOLD = 1e-2
 IDENTITY_POINTS = 1000

@@ -61,15 +61,7 @@ class Linear(Solver):
 
     def energy(self, state: Params, data: LinearData) -> FittedEnergy:
         """The solution, with its features."""
-        return FittedEnergy(
-            model=data.model,
-            scheme=data.frame.scheme,
-            params=state,
-            constants=data.constants,
-            times=data.frame.times,
-            origin=data.frame.origin,
-            start=data.frame.start,
-        )
+        return data.frame.energy(data.model, state, data.constants)
 
 
 def _solution(

@@ -165,15 +165,7 @@ class Network(Solver):
 
     def energy(self, state: TrainingState, data: Any) -> FittedEnergy:
         """That of the last sound epoch."""
-        return FittedEnergy(
-            model=self.model(data),
-            scheme=data.frame.scheme,
-            params=state.ema,
-            constants=data.units,
-            times=data.frame.times,
-            origin=data.frame.origin,
-            start=data.frame.start,
-        )
+        return data.frame.energy(self.model(data), state.ema, data.units)
 
     def diverged(self, state: TrainingState) -> Array:
         """Whether the parameters have ceased to be finite."""

@@ -11,7 +11,14 @@ from threadpoolctl import threadpool_limits
 from diffusions.arguments import checked
 from diffusions.short_repr import short_repr
 from diffusions.typing import Key
-from jkonet_star.couplings import CouplingReport, Couplings, check_couplings, couple, coupled_steps, moved_couplings
+from jkonet_star.couplings import (
+    CouplingReport,
+    Couplings,
+    check_couplings,
+    couple,
+    coupled_steps,
+    moved_couplings,
+)
 from jkonet_star.densities import GaussianMixtures, KernelDensities, density_report, fit_densities
 from jkonet_star.energies import Internal
 from jkonet_star.fit_report import CoupledStep, DensityReport
@@ -33,7 +40,6 @@ if TYPE_CHECKING:
 Densities = GaussianMixtures | KernelDensities
 
 
-@short_repr
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
     """A solver's input, ready: the coupled snapshots in the form that every loss uses.
@@ -58,6 +64,8 @@ class Problem:
     internal: "InternalEstimate | None" = None
     coupled: tuple[CoupledStep, ...] = ()
     density: DensityReport | None = None
+
+    __repr__ = short_repr
 
     @property
     def beta_source(self) -> Internal:

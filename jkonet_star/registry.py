@@ -11,7 +11,6 @@ or by a name:
 import dataclasses
 import importlib
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from diffusions.checks import one_of
@@ -61,7 +60,7 @@ class RegisteredSolver:
     place: str
     terms: Terms
     settings: Mapping[str, type]
-    options: Mapping[str, Any] = MappingProxyType({})
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     default_scheme: Scheme = "explicit"
     trained: bool = True
     side_by_side: bool = False

@@ -68,10 +68,10 @@ class SideBySide:
         """States before the first epoch, one per key."""
         return _init(self.solver, keys, self.data, several=self._several)
 
-    def compile(self, state: PyTree, keys: Keys, n_epochs: int) -> None:
+    def compile(self, state: PyTree, keys: Keys, n_epochs: int) -> jax.stages.Compiled:
         """Makes the program of `advance` for this many epochs, without running it."""
         several = self._several
-        _advance.lower(
+        return _advance.lower(
             self.solver, state, keys, self.data, n_epochs=n_epochs, several=several
         ).compile()
 

@@ -10,14 +10,14 @@ programs of `side_by_side`, which are compiled once for all problems of one shap
 not trained has no epochs: its `prepare` finds the answer, and `init` returns it.
 """
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import flax.struct
 import jax.numpy as jnp
 
-from diffusions.typing import Array, Bool, Float, Key, PyTree
+from diffusions.typing import Array, Bool, Float, Key, Params, PyTree
 from jkonet_star.divergence import ABSURD, finite
-from jkonet_star.energies import Internal
+from jkonet_star.energies import EnergyModel, Internal
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.registry import Terms
 from jkonet_star.settings import Scheme
@@ -36,6 +36,18 @@ class Frame:
     origin: Float[Array, "d"] | None
     start: Float[Array, ""] | None
 
+    def energy(self, model: EnergyModel, params: Params, constants: PyTree) -> FittedEnergy:
+        """What is learned, seen as the population is."""
+        return FittedEnergy(
+            model=model,
+            scheme=self.scheme,
+            params=params,
+            constants=constants,
+            times=self.times,
+            origin=self.origin,
+            start=self.start,
+        )
+
 
 def frame(problem: "Problem") -> Frame:
     """Of a prepared problem."""
@@ -49,6 +61,7 @@ def frame(problem: "Problem") -> Frame:
     )
 
 
+@runtime_checkable
 class Solver(Protocol):
     """A way of learning; derive from it, and these defaults hold.
 

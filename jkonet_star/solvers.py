@@ -1,6 +1,5 @@
 """From snapshots to an energy: one `fit` for every solver."""
 
-import dataclasses
 import warnings
 from collections.abc import Callable
 

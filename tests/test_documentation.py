@@ -17,6 +17,7 @@ import zlib
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from data_generation.command_line import run_script, settings_from_flags
@@ -292,6 +293,18 @@ def test_commands_are_found_wherever_they_stand():
     ]
 
 
+def check_contributing(scope):
+    x = scope["x"]
+    for name in ("quartic", "again", "paired"):
+        drift = np.asarray(scope[name].drift(x))
+        assert np.linalg.norm(drift + x) < 0.1 * np.linalg.norm(x)
+    np.testing.assert_array_equal(scope["quartic"].drift(x), scope["again"].drift(x))
+    field = np.asarray(scope["drifting"].drift(x))
+    np.testing.assert_allclose(field, np.broadcast_to([2.0, -1.0], x.shape), rtol=1e-4)
+    assert float(scope["shrink"].params["params"]["a"]) == pytest.approx(1.0, abs=0.05)
+    check_script(scope)
+
+
 def check_script(scope):
     assert scope["run"](["--law=line", "--n-points=1000", "--run-name=a"]) == 0
     summary = json.loads(Path("runs/a/summary.json").read_text())
@@ -343,7 +356,7 @@ def check_sparse_pixels(scope):
 
 
 CHECKS = {
-    "contributing.md": check_script,
+    "contributing.md": check_contributing,
     "data_formats.md": check_formats,
     "pretrained.md": check_pretrained,
     "quick_start.md": check_quick_start,

@@ -17,8 +17,6 @@ the step t, one per channel; norm has one group: all channels and pixels of an i
 these networks are trained side by side, one per repetition of an experiment.
 """
 
-from collections.abc import Sequence
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -108,7 +106,7 @@ class AttentionUNet(nn.Module):
         heads: of the attention; they divide c_1, c_2 and c_3.
     """
 
-    channels: Sequence[int] = PUBLISHED_CHANNELS
+    channels: tuple[int, ...] = PUBLISHED_CHANNELS
     heads: int = 4
 
     @nn.compact

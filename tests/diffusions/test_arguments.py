@@ -161,8 +161,7 @@ ENTRANCES = {
 }
 INSIDE = {
     # Called by this project's own code alone.
-    *("NetworkFit.initial", "NetworkFit.compile", "NetworkFit.advance", "NetworkFit.diverged"),
-    *("NetworkFit.energies", "data_units", "linear_model", "named_key", "drift", "summarise"),
+    *("data_units", "linear_model", "named_key", "drift", "summarise"),
     *("check_couplings", "moved_couplings", "FittedEnergy.seen_from", "beside"),
 }
 

@@ -20,7 +20,9 @@ from jkonet_star.registry import SOLVERS
 from jkonet_star.settings import SCHEMES
 
 SECONDS = {"data", "compile", "train", "evaluate", "total"}
-INTERACTING = [name for name, kind in SOLVERS.items() if kind.interaction and kind.internal]
+INTERACTING = [
+    name for name, kind in SOLVERS.items() if kind.terms.interaction and kind.terms.internal
+]
 
 
 def summary_of(run):
@@ -51,7 +53,7 @@ def check_distances(found, n_steps, n_seeds):
 
 
 def check_summary(summary, solver, dataset, scheme, seeds):
-    kind, n_steps = SOLVERS[solver], dataset.test.n_steps
+    kind, n_steps = SOLVERS[solver].terms, dataset.test.n_steps
     assert (summary["solver"], summary["dataset"]) == (solver, dataset.name)
     assert (summary["scheme"], summary["seeds"]) == (scheme, list(seeds))
     for name in ("emd_one_step_ahead", "emd_cumulative"):
@@ -78,7 +80,7 @@ def check_summary(summary, solver, dataset, scheme, seeds):
     assert seconds.keys() == SECONDS
     assert min(seconds.values()) >= 0
     assert sum(seconds.values()) <= 2 * seconds["total"] * (1 + 1e-9)
-    assert (seconds["compile"] > 0) == (kind.parametrisation == "network")
+    assert (seconds["compile"] > 0) == SOLVERS[solver].trained
     assert jax.devices()[0].platform in summary["device"]
     assert 2**26 < summary["peak_memory_bytes"] < 2**37
 
@@ -96,11 +98,13 @@ def has(dataset, term):
     [
         pytest.param(name, marks=pytest.mark.slow if name in INTERACTING else ())
         for name, kind in SOLVERS.items()
-        if kind.parametrisation != "bilevel"  # test_bilevel.py
+        if "star" in name  # test_bilevel.py
     ],
 )
 def test_every_solver_from_data_to_evaluation(solver, place, capfd):
-    name = "full" if SOLVERS[solver].internal or SOLVERS[solver].interaction else "plain"
+    name = (
+        "full" if SOLVERS[solver].terms.internal or SOLVERS[solver].terms.interaction else "plain"
+    )
     run = place.train(f"solver-{solver}", f"--solver={solver}", f"--dataset={name}", "--seeds=0,3")
     out, _ = capfd.readouterr()
     assert "EMD one step ahead" in out
@@ -108,7 +112,7 @@ def test_every_solver_from_data_to_evaluation(solver, place, capfd):
     dataset = load_dataset(name, place.data)
     summary = summary_of(run)
     check_summary(summary, solver, dataset, "explicit", (0, 3))
-    network = SOLVERS[solver].parametrisation == "network"
+    network = SOLVERS[solver].trained
     expected = {"config.json", "energy", "summary.json"}
     expected |= {"metrics.jsonl", "tensorboard"} if network else set()
     assert {p.name for p in run.iterdir()} == expected

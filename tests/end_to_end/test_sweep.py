@@ -132,10 +132,14 @@ def test_an_interrupted_sweep_continues(sweeps, batched, monkeypatch):
         finished = sweep_progress.Progress.finished
         patched.setattr(sweep_progress.Progress, "finished", _interrupted_after(finished, calls=6))
         sweeps.run("interrupted", status=130)
+    # A kill while a batch goes leaves some of its files.
+    half_gone = folder / "batches" / "6f093a04e1fa56be" / "checkpoint" / "2"
+    half_gone.mkdir(parents=True)
     summaries = {p: p.stat().st_mtime_ns for p in (folder / "runs").glob("*/summary.json")}
     assert 6 <= len(summaries) < 8
-    assert not list((folder / "batches").iterdir())
+    assert list((folder / "batches").iterdir()) == [half_gone.parents[1]]
     sweeps.run("interrupted")
+    assert not list((folder / "batches").iterdir())
     assert all(p.stat().st_mtime_ns == then for p, then in summaries.items())
     assert_same_results(sweeps.rows(folder), sweeps.rows(batched))
 
@@ -203,7 +207,7 @@ def test_a_failure_is_recorded_tried_again_and_harms_nobody(sweeps, monkeypatch,
 
 
 def test_what_cannot_be_batched_is_left_to_the_training_script(sweeps, batched, monkeypatch):
-    foreign = dataclasses.replace(SOLVERS[LINEAR], parametrisation="bilevel")
+    foreign = dataclasses.replace(SOLVERS[LINEAR], trained=True, side_by_side=False)
     monkeypatch.setattr(sweep_runs, "SOLVERS", {**SOLVERS, LINEAR: foreign})
     folder = sweeps.run("foreign", f"--solvers={LINEAR}", "--seeds=0", "--potentials=relu")
     (row,) = sweeps.rows(folder).values()

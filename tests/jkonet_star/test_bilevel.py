@@ -11,16 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jkonet_star.XXX import batch_warning
 from scipy.optimize import linear_sum_assignment
 
 from jkonet_star import fit
-from jkonet_star.bilevel import BilevelFit, JKOStep, Step, monge_gap, outer_loss
+from jkonet_star.bilevel import Bilevel, JKOStep, Step, monge_gap, outer_loss
 from jkonet_star.bilevel_batches import bilevel_data, draw_batches
 from jkonet_star.couplings import couple
 from jkonet_star.energies import Units
 from jkonet_star.problem import prepare
 from jkonet_star.settings import BilevelSettings, NetworkSettings
+from jkonet_star.side_by_side import SideBySide
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
 from jkonet_star.transport_maps import TransportMap
 
@@ -233,7 +233,8 @@ TINY = BilevelSettings(map_hidden=(8,), inner_steps=5)
 @functools.lru_cache(maxsize=8)
 def trained(steps=2, network=NETWORK, **changes):
     problem = prepare(shrinking(steps=steps), "jkonet-vanilla", key=KEY)
-    training = BilevelFit(problem, network, dataclasses.replace(TINY, **changes))
+    bilevel = dataclasses.replace(TINY, **changes)
+    training = SideBySide(Bilevel(network=network, bilevel=bilevel, transport_map="mlp"), problem)
     keys = jax.random.split(KEY, 2)
     state, scalars = training.advance(training.initial(keys), keys, 2)
     return training, state, np.asarray(scalars["loss"])
@@ -319,9 +320,12 @@ def test_partners_are_drawn_in_proportion_to_the_plan():
 def test_a_batch_holds_no_more_particles_than_there_are():
     network = dataclasses.replace(NETWORK, batch_size=41)
     problem = prepare(shrinking(), "jkonet-vanilla", key=KEY)
-    assert "batch_size 41 exceeds the 40 particles" in batch_warning(problem, network)
-    assert BilevelFit(problem, network, TINY).settings.batch_size == 40
-    assert batch_warning(problem, NETWORK) is None
+    large, small = (
+        Bilevel(network=n, bilevel=TINY, transport_map="mlp") for n in (network, NETWORK)
+    )
+    assert "batch_size 41 exceeds the 40 particles" in large.remark(problem)
+    assert SideBySide(large, problem).facts[0]["batch_size"] == 40
+    assert small.remark(problem) is None
 
 
 def test_what_cannot_be():

@@ -5,7 +5,6 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from jkonet_star.XXX import solve_linear, stack_copies
 
 from data_generation.particles import simulate
 from jkonet_star.diagnostics import (
@@ -14,8 +13,10 @@ from jkonet_star.diagnostics import (
     outlier_warning,
     outliers,
 )
+from jkonet_star.linear_solver import Linear
 from jkonet_star.problem import prepare
 from jkonet_star.settings import FeatureSettings
+from jkonet_star.side_by_side import SideBySide
 from jkonet_star.snapshots import snapshots_from_arrays
 from jkonet_star.solvers import fit
 
@@ -28,7 +29,8 @@ pytestmark = pytest.mark.usefixtures("compiled_in_haste")
 
 def explained(arrays, solver=SOLVER, dt=1.0):
     problem = prepare(snapshots_from_arrays(arrays, dt=dt), solver, key=KEY)
-    return explanation(problem, stack_copies(solve_linear(problem, FEATURES)[0], 1))
+    training = SideBySide(Linear(terms=problem.terms, features=FEATURES), problem)
+    return explanation(problem, training.energies(training.initial(KEY[None])))
 
 
 def normal(seed, scale=(1.0, 1.0)):

@@ -15,6 +15,7 @@ from jkonet_star.couplings import couple, coupled_steps
 from jkonet_star.densities import density_report, fit_densities
 from jkonet_star.diagnostics import Explanation
 from jkonet_star.fit_report import MOST_LOSSES, ClosedFormReport, FitReport, fit_report
+from jkonet_star.problem import prepare
 from jkonet_star.settings import (
     CouplingSettings,
     DensitySettings,
@@ -22,7 +23,7 @@ from jkonet_star.settings import (
     NetworkSettings,
 )
 from jkonet_star.snapshots import snapshots_from_arrays
-from jkonet_star.solvers import fit, prepare
+from jkonet_star.solvers import fit
 
 KEY = jax.random.key(0)
 FEATURES = FeatureSettings(degree=2, radial="none")

@@ -24,6 +24,7 @@ from jkonet_star.paired_likelihood import (
     maximisation,
     mean_log_likelihood,
 )
+from jkonet_star.registry import Terms
 from jkonet_star.settings import FeatureSettings
 from jkonet_star.snapshots import snapshots_from_arrays
 from jkonet_star.units import population_units
@@ -61,8 +62,8 @@ def estimate(snapshots, settings=None, *, interaction=False, **options) -> Inter
             {},
         )
     else:
-        kind = SolverKind(parametrisation="linear", potential=True, interaction=interaction)
-        model, constants = linear_model(kind, snapshots, settings)
+        terms = Terms(potential=True, interaction=interaction)
+        model, constants = linear_model(terms, snapshots, settings)
     return estimate_internal(model, constants, snapshots, **options)
 
 
@@ -342,8 +343,8 @@ class TestWeakForm:
     def test_derivatives_of_the_residuals(self):
         snapshots = population(n=200, unpaired=True)
         points = [np.asarray(x, np.float64) for x in snapshots.arrays()]
-        kind = SolverKind(parametrisation="linear", potential=True)
-        model, constants = linear_model(kind, snapshots, QUADRATIC)
+        terms = Terms(potential=True)
+        model, constants = linear_model(terms, snapshots, QUADRATIC)
         weights = [np.full(200, 1 / 200)] * 6
         features = drift_features(model, constants, points[:-1], points[:-1], weights[:-1])
         steps = Steps(points[:-1], points[1:], features, np.full(5, 0.01))
@@ -364,8 +365,8 @@ class TestWeakForm:
 class TestDisplacementRegression:
     def test_groups_cover_the_coefficients(self):
         snapshots = population(n=50)
-        kind = SolverKind(parametrisation="linear", potential=True, interaction=True)
-        model, constants = linear_model(kind, snapshots, FeatureSettings())
+        terms = Terms(potential=True, interaction=True)
+        model, constants = linear_model(terms, snapshots, FeatureSettings())
         groups = feature_groups(model)
         params = split_coefficients(model, np.zeros(groups[-1].stop))
         assert len(params["potential"]) == groups[1].stop
@@ -395,12 +396,12 @@ class TestDisplacementRegression:
 @pytest.mark.slow
 @pytest.mark.parametrize("unpaired", [False, True])
 def test_mean_over_five_data_seeds(unpaired):
-    kind = SolverKind(parametrisation="linear", potential=True)
+    terms = Terms(potential=True)
     betas = []
     for seed in range(5):
         x = simulate(jax.random.key(seed), potential="none", beta=0.2, unpaired=unpaired)
         snapshots = snapshots_from_arrays(np.asarray(x), dt=0.01)
-        model, constants = linear_model(kind, snapshots, FeatureSettings())
+        model, constants = linear_model(terms, snapshots, FeatureSettings())
         result = estimate_internal(model, constants, snapshots)
         assert result.paired is not unpaired
         betas.append(result.beta)

@@ -23,7 +23,7 @@ N, STEPS, TAU = 64, 3, 0.05
 NETWORK = NetworkSettings(epochs=12, batch_size=32, hidden=(16,), interaction_samples=4)
 BILEVEL = BilevelSettings(map_hidden=(8,), inner_steps=15, sinkhorn_iterations=20)
 FEATURES = FeatureSettings(radial_centers=4)
-LINEAR = [name for name, kind in SOLVERS.items() if kind.parametrisation == "linear"]
+LINEAR = [name for name, kind in SOLVERS.items() if not kind.trained]
 TRAINED = [name for name in SOLVERS if name not in LINEAR]
 
 
