@@ -22,6 +22,9 @@ Precision = Literal["float32", "float64"]
 Size = Annotated[int, Bounds(2, MOST_INT)]
 Sizes = Annotated[tuple[Size, ...], Bounds(1, 1000)]
 MaybeSizes = Annotated[tuple[Size, ...], Bounds(0, 1000)]
+NoisingTime = Annotated[float, Bounds(above=0, high=40)]
+"""exp(-2 time) is still a number of float32."""
+
 ChosenRounds = Annotated[int, Bounds(0, 10**6)]
 
 CHOSEN = {
@@ -51,7 +54,7 @@ class LinearDenoiserSettings(RunSettings):
         mean: of every coordinate of the data.
         std: of every coordinate of the data.
         n_pixels: side of a point seen as an image; the dimension is its square.
-        time: of the noising step.
+        time: of the noising step, at most 40.
         noise_scale: lambda, the variance of its noise relative to exp(-2 time).
         bandwidth_scale: of the smoothed distance; its bandwidth is this times std N^(-1/dimension).
         block_size: points per block of the pairwise sum; memory is its square.
@@ -67,7 +70,7 @@ class LinearDenoiserSettings(RunSettings):
     mean: float = 10.0
     std: Positive = 1.0
     n_pixels: Count = 10
-    time: Positive = 2.0
+    time: NoisingTime = 2.0
     noise_scale: NotNegative = 1.0
     bandwidth_scale: Positive = 1.0
     block_size: Count = 1000
