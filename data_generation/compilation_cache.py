@@ -27,6 +27,8 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
+from diffusions.checks import shown
+
 FLAG_HELP = (
     "Where compiled programs are kept, so that the next run starts sooner: auto (the user's cache "
     "folder, or JAX_COMPILATION_CACHE_DIR), off, or a folder."
@@ -38,6 +40,8 @@ MOST_BYTES, MOST_PROGRAMS = 2 << 30, 20_000
 # Seconds that a compilation takes at least to be worth a file; with JAX's own default, 1, the many
 # small programs of a start are compiled every time.
 _WORTHWHILE = "0"
+# Names that JAX and XLA give.
+_OF_JAX = re.compile(r"-(cache|atime)$|^xla_|^\.lockfile$")
 _DIRECTORY = "JAX_COMPILATION_CACHE_DIR"
 _ENABLED = "JAX_ENABLE_COMPILATION_CACHE"
 _LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
@@ -54,7 +58,7 @@ def compilation_cache(choice: str) -> Iterator[None]:
         choice: `auto`, `off`, or a folder.
 
     Raises:
-        ValueError: the named folder cannot be made or written.
+        ValueError: the named folder cannot be made or written, or holds other things.
         UserWarning: somebody else can write into the folder, which is not used therefore.
     """
     if "jax" in sys.modules:
@@ -215,6 +219,13 @@ def _named_folder(choice: str) -> str | None:
     folder = Path(choice).expanduser().absolute()
     if folder.exists() and not _is_trusted(folder):
         return None
+    if folder.is_dir():
+        foreign = [name for name in sorted(os.listdir(folder)) if not _OF_JAX.search(name)]
+        if foreign:
+            raise ValueError(
+                f"--compilation-cache={choice}: the folder holds other things, such as "
+                f"{shown(foreign[0])}; programs want a folder of their own"
+            )
     try:
         _make_private(folder)
     except OSError as error:

@@ -193,6 +193,7 @@ def check_couplings(couplings: Couplings, snapshots: Snapshots) -> None:
         raise ValueError("couplings need weights that are finite and not negative")
 
 
+@checked
 def coupled_steps(
     couplings: Couplings, snapshots: Snapshots, reports: Sequence[CouplingReport] = ()
 ) -> tuple[CoupledStep, ...]:

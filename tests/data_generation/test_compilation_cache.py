@@ -88,6 +88,16 @@ def test_without_a_folder_to_write_to(fresh, tmp_path, capsys):
     assert not ran
 
 
+def test_a_folder_of_other_things_is_refused(fresh, tmp_path):
+    folder = made(tmp_path / "mine")
+    for name in ("jit_f-0a1b-cache", "jit_f-0a1b-atime", "xla_gpu_kernel_cache_file", ".lockfile"):
+        (folder / name).touch()
+    assert inside(str(folder))["JAX_COMPILATION_CACHE_DIR"] == str(folder)
+    (folder / "config.json").touch()
+    with pytest.raises(ValueError, match=r"holds other things, such as .?config.json"):
+        inside(str(folder))
+
+
 def made(folder, mode=0o700):
     folder.mkdir(parents=True)
     folder.chmod(mode)
