@@ -180,15 +180,15 @@ def test_a_grid_may_grow(sweeps, batched, monkeypatch):
 
 def test_a_failure_is_recorded_tried_again_and_harms_nobody(sweeps, monkeypatch, capfd):
     attempts = []
-    solve = sweep_runs.solve_linear
+    prepared = sweep_runs.SideBySide
 
-    def sometimes(problem, settings):
+    def sometimes(solver, problem):
         attempts.append(problem)
         if len(attempts) == 1:
             raise RuntimeError("out of luck")
-        return solve(problem, settings)
+        return prepared(solver, problem)
 
-    monkeypatch.setattr(sweep_runs, "solve_linear", sometimes)
+    monkeypatch.setattr(sweep_runs, "SideBySide", sometimes)
     needs_densities = "jkonet-star-linear-potential-internal"
     folder = sweeps.run("failing", f"--solvers={LINEAR},{needs_densities}", "--seeds=0")
     rows = sweeps.rows(folder)
