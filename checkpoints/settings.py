@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from diffusions.checks import Count, check_fields
+from diffusions.checks import Count, PathText, check_fields
 
 ImportKind = Literal["message-passing", "ddpm-unet"]
 
@@ -25,7 +25,7 @@ class ImportSettings:
 
     kind: ImportKind | None = None
     weights: str | None = None
-    out: str | None = None
+    out: PathText | None = None
     n: Count | None = None
     k: Count | None = None
 

@@ -10,11 +10,11 @@ from diffusions.checks import (
     Decay,
     Natural,
     NotNegative,
+    PathText,
     Positive,
     Rounds,
     Seed,
     check_fields,
-    check_path,
     one_of,
     shown,
 )
@@ -92,7 +92,7 @@ class DataSettings:
         overwrite: replaces an existing dataset instead of reusing it.
     """
 
-    load_from_file: str | None = None
+    load_from_file: PathText | None = None
     potential: Functional = "none"
     n_timesteps: Rounds = 5
     dt: Positive = 0.01
@@ -116,7 +116,7 @@ class DataSettings:
     time_key: str | None = None
     representation: str | None = None
     n_components: Count | None = None
-    data_dir: str = "data"
+    data_dir: PathText = "data"
     overwrite: bool = False
 
     def __post_init__(self):
@@ -137,8 +137,6 @@ class DataSettings:
             self._refuse(_SIMULATION_ONLY, "excludes --load-from-file: the file says it")
         if self.dataset_name is not None:
             _check_name(self.dataset_name)
-        for name in ("load_from_file", "data_dir"):
-            check_path(name, getattr(self, name) or "")
         _ = self.coupling_settings, self.density_settings  # they validate their own part
 
     def _refuse(self, names: tuple[str, ...], why: str) -> None:

@@ -11,7 +11,8 @@
 Settings are checked against their own hints when they are made; what is read from a file is checked
 against the hints of the class that it becomes (`record`). Hints are int, float, str, bool, a Literal of
 words, None, Any, and unions, tuples, lists, dictionaries and dataclasses of these. Numbers may be
-annotated with their `Bounds`, tuples and lists with those of their length. An int without bounds fits
+annotated with their `Bounds`, tuples and lists with those of their length; text that is a path is a
+`PathText`. An int without bounds fits
 into 32 bits, and a float is one that float32 holds, because that is what becomes of them on a device.
 """
 
@@ -101,6 +102,9 @@ Share = Annotated[float, Bounds(0, 1)]
 PositiveShare = Annotated[float, Bounds(above=0, high=1)]
 InnerShare = Annotated[float, Bounds(above=0, below=1)]
 Decay = Annotated[float, Bounds(low=0, below=1)]
+_PATH = "path"
+PathText = Annotated[str, _PATH]
+"""Of what is read or written: no control characters (`check_path`)."""
 
 
 def one_of(name: str, value: Any, accepted: tuple[str, ...]) -> None:
@@ -217,9 +221,10 @@ def conform(value: Any, hint: Any, name: str) -> Any:
     Raises:
         ValueError: it is of another type, or out of bounds.
     """
-    bounds = None
+    rule = None
     if get_origin(hint) is Annotated:
-        hint, bounds = get_args(hint)[:2]
+        hint, rule = get_args(hint)[:2]
+    bounds = rule if isinstance(rule, Bounds) else None
     if hint is Any:
         return value
     if hint in _NUMBERS:
@@ -228,6 +233,8 @@ def conform(value: Any, hint: Any, name: str) -> Any:
         wanted = types.NoneType if hint is None else hint
         if not isinstance(value, wanted):
             raise ValueError(f"{name} must be {_WORDS[wanted]}, got {shown(value)}")
+        if rule is _PATH and isinstance(value, str):
+            check_path(name, value)
         return value
     if dataclasses.is_dataclass(hint):
         kind = typing.cast(type, hint)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from diffusions.checks import Natural, check_fields, shown
+from diffusions.checks import Natural, PathText, check_fields, shown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,8 +22,8 @@ class AnnotateSettings:
 
     run: str | None = None
     h5ad: str | None = None
-    out: str | None = None
-    data_dir: str = "data"
+    out: PathText | None = None
+    data_dir: PathText = "data"
     time_key: str | None = None
     representation: str | None = None
     seed_index: Natural = 0

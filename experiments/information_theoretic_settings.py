@@ -9,6 +9,7 @@ from diffusions.checks import (
     Count,
     Decay,
     InnerShare,
+    PathText,
     Positive,
     Rounds,
     Seed,
@@ -76,7 +77,7 @@ class InformationTheoreticSettings(RunSettings):
     """
 
     dataset: Dataset = "dino"
-    data_path: str | None = None
+    data_path: PathText | None = None
     preset: Preset = "paper"
     data_seed: Seed = 0
     n_points: Annotated[int, Bounds(10, MOST_INT)] | None = None

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from diffusions.checks import check_fields
+from diffusions.checks import PathText, check_fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,7 @@ class ReportSettings:
     """
 
     run: str | None = None
-    out: str | None = None
+    out: PathText | None = None
 
     def __post_init__(self):
         check_fields(self)

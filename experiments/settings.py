@@ -3,7 +3,16 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from diffusions.checks import Bounds, Count, Seed, check_fields, check_folder_name, one_of, shown
+from diffusions.checks import (
+    Bounds,
+    Count,
+    PathText,
+    Seed,
+    check_fields,
+    check_folder_name,
+    one_of,
+    shown,
+)
 from jkonet_star.registry import SOLVERS, scheme_of
 from jkonet_star.settings import Scheme
 
@@ -25,7 +34,7 @@ class FolderSettings:
     """
 
     run_name: str | None = None
-    runs_dir: str = "runs"
+    runs_dir: PathText = "runs"
     resume: bool = False
     overwrite: bool = False
     plots: bool = True
@@ -75,7 +84,7 @@ class TrainSettings(FolderSettings):
 
     solver: str = "jkonet-star-potential"
     dataset: str | None = None
-    data_dir: str = "data"
+    data_dir: PathText = "data"
     scheme: Scheme | Literal["auto"] = "auto"
     seeds: Annotated[tuple[Seed, ...], Bounds(1, 1000)] = (0,)
     eval: EvaluationPopulation = "test_data"
@@ -107,11 +116,11 @@ class EvaluateSettings:
 
     run: str | None = None
     dataset: str | None = None
-    data_dir: str = "data"
+    data_dir: PathText = "data"
     eval: EvaluationPopulation = "test_data"
     wasserstein_order: WassersteinOrder = 1
     plots: bool = True
-    output: str | None = None
+    output: PathText | None = None
 
     def __post_init__(self):
         if not self.run:

@@ -11,6 +11,7 @@ from diffusions.checks import (
     InnerShare,
     Natural,
     NotNegative,
+    PathText,
     Positive,
     Rounds,
     Seed,
@@ -143,9 +144,9 @@ class SparsePixelsSettings(RunSettings, SamplingSettings, MaskSettings):
 
     mode: Mode = "train"
     run: str | None = None
-    output: str | None = None
+    output: PathText | None = None
     dataset: Dataset = "cifar10"
-    data_path: str | None = None
+    data_path: PathText | None = None
     preset: Literal["paper", "cpu"] = "paper"
     model: ModelName = "flow"
     supervision: Supervision = "observed"

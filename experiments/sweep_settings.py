@@ -16,6 +16,7 @@ from diffusions.checks import (
     Count,
     Natural,
     NotNegative,
+    PathText,
     Positive,
     Rounds,
     Seed,
@@ -105,7 +106,7 @@ class SimulationSettings:
     coupling_block: int = 1000
     n_gmm_components: Natural = 10
     unpaired: bool = False
-    data_dir: str = "data"
+    data_dir: PathText = "data"
 
     def __post_init__(self):
         check_fields(self)
@@ -132,7 +133,7 @@ class ExecutionSettings:
         job_gpus: of a slurm job.
     """
 
-    runs_dir: str = "runs"
+    runs_dir: PathText = "runs"
     batched: bool = True
     memory_budget: Positive = 2.0
     eval: EvaluationPopulation = "test_data"

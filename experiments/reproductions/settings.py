@@ -8,6 +8,7 @@ from diffusions.checks import (
     Bounds,
     Count,
     NotNegative,
+    PathText,
     Rounds,
     Seed,
     check_fields,
@@ -87,7 +88,7 @@ class ReproduceSettings:
     betas: Annotated[tuple[NotNegative, ...], Bounds(1, 100)] | None = None
     reference: str | None = None
     embryoid_body: str | None = None
-    data_dir: str = "data"
+    data_dir: PathText = "data"
     sweep_name: str | None = None
 
     def __post_init__(self):

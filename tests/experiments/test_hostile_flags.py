@@ -64,6 +64,8 @@ GIBI = 2**30
 HUGE = ("99999999999999999999999", "1" + "0" * 5000, "-99999999999999999999999", "1e400")
 NO_NUMBERS = ("nan", "inf", "-inf", "", "x", "1e-300", "1e300", "\x00", "0x", "1__0")
 LARGE = ("2147483647", "2147483648", "4294967296", "1000000", "-1", "0", "3e38")
+PLACES = ("data_dir", "data_path", "load_from_file", "out", "output", "runs_dir")
+"""Flags of what is written, and of data."""
 TEXTS = ("", "x" * 300, "a\nb", "\x1b[2J", "../..", "-", ".", "größe", "\u202e", "1,,2", ",")
 
 
@@ -134,6 +136,25 @@ def test_every_flag_of_every_script(name, capsys):
                 given = next(getattr(one, flag) for one in made if hasattr(one, flag))
                 for one in given if isinstance(given, tuple) else (given,):
                     assert abs(one) < (2**32 if "int" in kind else 2.0**128), where
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        (name, field.name)
+        for name, classes in SCRIPTS.items()
+        for kind in classes
+        for field in dataclasses.fields(kind)
+        if field.name in PLACES
+    ],
+)
+def test_no_place_has_control_characters(name, flag, capsys):
+    for value in ("a\nb", "a/\x1b[2J.html", "\x7f"):
+        status, err, _ = told(name, f"--{flag}={value}", capsys)
+        assert status == 2
+        assert err.startswith(f"error: {flag} must be a path without control characters, got '")
+    _, err, _ = told(name, f"--{flag}=gr\u00f6\u00dfe/a b.html", capsys)
+    assert "control characters" not in err
 
 
 ODD = (
