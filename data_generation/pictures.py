@@ -1,6 +1,7 @@
 """The picture of a dataset."""
 
 import io
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,15 @@ from diffusions.files import write_bytes
 from jkonet_star.snapshots import Snapshots
 
 _MAX_POINTS = 2000  # per snapshot: more only hide one another
+_MOST_LABELS = 10  # in a legend; more leave no room for the points
+_TITLE_WIDTH = 80  # letters; names of datasets have no spaces to break at
+_LIGHTEST = 0.95  # of the colours: yellow on white is hard to see
 
 
 def draw_snapshots(snapshots: Snapshots, file: Path, *, title: str = "") -> None:
     """Scatters every snapshot, coloured by time: the first two coordinates, or time against one.
+
+    A few snapshots are named in a legend; of many, a bar tells the times of the colours.
 
     Args:
         snapshots: what to draw.
@@ -23,13 +29,17 @@ def draw_snapshots(snapshots: Snapshots, file: Path, *, title: str = "") -> None
     # so that no display and no global state is touched.
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     times = snapshots.time_values()
-    shades = colormaps["viridis"](np.linspace(0, 0.95, len(times)))
+    many = len(times) > _MOST_LABELS
+    spread = (times - times[0]) / (times[-1] - times[0]) if many else np.linspace(0, 1, len(times))
+    shades = colormaps["viridis"](_LIGHTEST * spread)
     generator = np.random.default_rng(0)
     flat = snapshots.dimension == 1
     for points, time, shade in zip(snapshots.arrays(), times, shades, strict=True):
@@ -39,8 +49,14 @@ def draw_snapshots(snapshots: Snapshots, file: Path, *, title: str = "") -> None
         axes.scatter(x, y, s=5, color=shade, linewidths=0, alpha=0.7, label=f"t = {time:.3g}")
     axes.set_xlabel("t" if flat else "$x_1$")
     axes.set_ylabel("$x_1$" if flat else "$x_2$")
-    axes.set_title(title, fontsize=8, wrap=True)
-    axes.legend(fontsize=7, markerscale=2, loc="upper right", framealpha=0.8)
+    lines = textwrap.fill(title, _TITLE_WIDTH, break_on_hyphens=False)
+    axes.set_title(lines, fontsize=8, parse_math=False)
+    if many:
+        colours = ListedColormap(colormaps["viridis"](np.linspace(0, _LIGHTEST, 256)))
+        scale = Normalize(times[0], times[-1])
+        figure.colorbar(ScalarMappable(scale, colours), ax=axes, label="t")
+    else:
+        axes.legend(fontsize=7, markerscale=2, loc="upper right", framealpha=0.8)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None})
     write_bytes(file, stream.getvalue())
