@@ -78,6 +78,7 @@ _DENSE = ("points", "train", "snapshots")
 _ORDERED = re.compile(r"(?:^|[^a-z])(?:pca?|pcs|lsi|svd|diffmap)(?:[^a-z]|$)", re.IGNORECASE)
 # Snapshots are populations: with fewer particles each, many times are times of single particles.
 _MANY_TIMES, _FEWEST_PARTICLES = 10, 5
+_DOUBTFUL_TIMES, _DOUBTFUL_PARTICLES = 20, 10
 
 
 def read_snapshots(
@@ -248,6 +249,15 @@ def _grouped(points: np.ndarray, labels: np.ndarray, what: str) -> _Population:
         warnings.warn(
             f"{alone} of {len(times)} times ({what}) have a single particle each, which is hardly "
             "a population",
+            UserWarning,
+            stacklevel=4,
+        )
+    median = float(np.median(counts))
+    if len(times) > _DOUBTFUL_TIMES and median < _DOUBTFUL_PARTICLES:
+        warnings.warn(
+            f"{len(times)} distinct times ({what}) have {median:g} particles each, in the median: if "
+            "they are a pseudotime or times of single particles, group them into few times, or name "
+            "the times of collection with --time-key",
             UserWarning,
             stacklevel=4,
         )

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from types import SimpleNamespace
 
 import anndata
@@ -208,6 +209,24 @@ def test_a_pseudotime_is_no_time(tmp_path, n_times):
     path = write_csv(tmp_path / "x.csv", ["time", "x"], [(t, t * t) for t in times])
     with pytest.raises(ValueError, match=f"300 particles at {n_times} distinct times .*pseudotime"):
         read_snapshots(path)
+
+
+@pytest.mark.parametrize(
+    ("n_times", "each", "doubtful"), [(60, 5, True), (21, 9, True), (21, 10, False), (20, 9, False)]
+)
+def test_many_times_of_few_particles_are_said(n_times, each, doubtful, tmp_path):
+    times = np.repeat(np.arange(n_times) / 7, each)
+    points = np.random.default_rng(0).normal(size=(len(times), 2))
+    np.savez(tmp_path / "x.npz", points=points, times=times)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert read_snapshots(tmp_path / "x.npz").n_snapshots == n_times
+    assert len(said) == doubtful
+    for warning in said:
+        assert f"{n_times} distinct times (times) have {each} particles each" in str(
+            warning.message
+        )
+        assert "pseudotime" in str(warning.message)
 
 
 def test_times_of_single_particles_are_said(tmp_path):

@@ -103,6 +103,16 @@ def make_run(parent, name, *, finish=True, dataset="data/dino <b>", flags=()):
     return run.path
 
 
+@pytest.mark.parametrize(("letters", "said"), [(0, r"\d\d kB"), (2 * 2**20, r"2\.0 MiB")])
+def test_the_size_of_a_page_is_said_in_a_unit_that_shows_it(letters, said, tmp_path, capsys):
+    run = make_run(tmp_path, "made", flags=[])
+    (run / "notes.md").write_text("x" * letters)
+    page_of(run)
+    size = (run / "report.html").stat().st_size
+    assert re.fullmatch(rf".*report\.html \({said}\)\n", capsys.readouterr().out)
+    assert (size > 2**20) == (letters > 0)
+
+
 @pytest.fixture
 def made(tmp_path):
     return make_run(tmp_path, "made", flags=["--hidden=8,4", "--learning_rate=0.01"])
