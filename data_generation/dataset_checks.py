@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from diffusions.checks import shown
+from jkonet_star.spread import check_spread
 
 Arrays = Mapping[str, np.ndarray]
 """The arrays of one archive."""
@@ -114,6 +115,7 @@ def _check_snapshots(part: str, arrays: Arrays, sizes: dict[str, int]) -> None:
             f"times of {part} must be strictly increasing, got {shown(arrays['times'].tolist())}"
         )
     weights = arrays["weights"].astype(np.float64)
+    check_spread(arrays["points"][weights > 0].astype(np.float64), f"points of {part}")
     if (weights < 0).any():
         raise ValueError(f"weights of {part} has negative entries")
     _check_sums(f"weights of {part}, of one snapshot,", weights.sum(axis=1))

@@ -77,6 +77,7 @@ def checked(
         for name, parameter in signature.parameters.items()
         if (rule := _rule(parameter.annotation)) is not None
     }
+    optional = {name for name, p in signature.parameters.items() if _may_be_none(p)}
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -89,6 +90,9 @@ def checked(
                 bound.arguments[name] = _given(name, value, rules[name], lengths)
             if i == 0:
                 lengths |= {axis: length(value) for axis, length in axes.items()}
+        for name in rules.keys() - optional:
+            if name in bound.arguments and bound.arguments[name] is None:
+                raise ValueError(f"{name} is missing: got None")
         return function(*bound.args, **bound.kwargs)
 
     wrapper.checked_arguments = rules  # type: ignore[attr-defined]
@@ -115,6 +119,10 @@ def as_key(value: Any, name: str = "key") -> Array:
     raise ValueError(
         f"{name} must be a key such as jax.random.key(0), or a seed such as 0, got {_shown(value)}"
     )
+
+
+def _may_be_none(parameter: inspect.Parameter) -> bool:
+    return parameter.default is None or type(None) in get_args(parameter.annotation)
 
 
 def _rule(annotation: Any) -> _Rule | None:

@@ -11,7 +11,13 @@ import numpy as np
 from data_generation.command_line import say
 from diffusions.typing import Key
 from experiments.plots import plot_interaction, plot_potential, plot_predictions
-from jkonet_star.diagnostics import Explanation, explanation, outlier_warning, outliers
+from jkonet_star.diagnostics import (
+    Explanation,
+    explanation,
+    outlier_warning,
+    outliers,
+    point_warning,
+)
 from jkonet_star.divergence import divergence_warning
 from jkonet_star.evaluation import (
     KnownEnergy,
@@ -88,7 +94,8 @@ def judge(problem: Problem, energies: FittedEnergy) -> dict[str, Any]:
         energies: every leaf with a leading seed axis.
     """
     found, explained = outliers(problem.snapshots), explanation(problem, energies)
-    lines = [line for line in (outlier_warning(found), explained.warning()) if line is not None]
+    said = (point_warning(problem.snapshots), outlier_warning(found), explained.warning())
+    lines = [line for line in said if line is not None]
     for line in lines:
         say(f"  warning: {line}")
     return {

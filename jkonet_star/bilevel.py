@@ -41,6 +41,7 @@ from ott.geometry import pointcloud
 from ott.solvers import linear
 from ott.tools.sinkhorn_divergence import sinkdiv
 
+from diffusions.memory import check_memory
 from diffusions.training import TrainingState, cut_batch, initial_state
 from diffusions.typing import Array, Float, Key, Params, PyTree
 from jkonet_star.bilevel_batches import BilevelData, bilevel_data, draw_batches
@@ -345,6 +346,11 @@ class Bilevel(Network):
         size = min(self.network.batch_size, data.n_particles)
         number = -(-data.n_particles // size)
         return size, number, self.transformation(number * len(data.batches.tau))
+
+    def check(self, dimension: int) -> None:
+        """Raises ValueError for networks that do not fit into memory."""
+        super().check(dimension)
+        check_memory(self.bilevel.memory_needs)
 
     def remark(self, problem: Problem) -> str | None:
         """That a batch is cut."""

@@ -33,6 +33,7 @@ from diffusions.typing import Array, Float, HostArray, Int, Key
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.objectives import FirstOrderConditions, residuals
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.units import ROUNDING
 
 if TYPE_CHECKING:
     from jkonet_star.problem import Problem
@@ -164,6 +165,8 @@ def explanation(problem: "Problem", energies: FittedEnergy) -> Explanation:
                 distances[i] += 2.0 * a @ cdist(z, y) @ b - _spread(z, a) - spread
         size += spread
         smallest = max(smallest, (a**2).sum(), (b**2).sum())
+    if _is_one_point(points):
+        distances[:] = 0.0  # rounding over rounding would be no number to judge by
     size = max(size, np.finfo(np.float64).tiny)
     return Explanation(
         no_motion=float(distances[0] / size),
@@ -171,6 +174,17 @@ def explanation(problem: "Problem", energies: FittedEnergy) -> Explanation:
         # 1 / n is the sum of the squared weights; several steps vary less in their mean than one.
         chance=CHANCE * smallest / float(np.sqrt(snapshots.n_steps)),
     )
+
+
+def _is_one_point(points: HostArray) -> bool:
+    return bool(np.ptp(points, axis=(0, 1)).max() <= ROUNDING * np.abs(points).max())
+
+
+def point_warning(snapshots: Snapshots) -> str | None:
+    """One line, where there is nothing to learn from."""
+    if not _is_one_point(np.asarray(snapshots.points, np.float64)):
+        return None
+    return "all particles of all snapshots are at one point: there is nothing to learn from"
 
 
 def outliers(snapshots: Snapshots) -> list[Outliers]:

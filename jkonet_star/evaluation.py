@@ -303,7 +303,7 @@ def _field_terms(
     times = scheme_time(energies.scheme, snapshots.times[:-1], snapshots.dt)
     rows = (snapshots.points[:-1], snapshots.weights[:-1], times)
     origin = jnp.zeros(snapshots.dimension) if snapshots.origin is None else snapshots.origin
-    absolute = (rows[0] + origin, *rows[1:])
+    absolute = (rows[0] + origin[None, None], *rows[1:])
     learned = _learned_fields(energies.seen_from(snapshots), rows)
     fields = (*_true_fields(absolute, truth), *learned)
     host = [np.asarray(f, np.float64) for f in fields]

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.arguments import checked
+from diffusions.checks import MOST_INT
+from diffusions.memory import check_memory
 from diffusions.short_repr import count, known, short_repr
 from diffusions.typing import Array, Bool, Float, HostArray, Key, Params, PyTree
 from jkonet_star.dynamics import STEPS, Pull, Step, energy_gradient, scheme_time
@@ -186,7 +188,9 @@ class FittedEnergy:
             weights: of the population; uniform where not given.
             t: of a time-varying potential; where the scheme evaluates the first step if not given.
         """
+        _check_present("x", x)
         if population is not None:
+            _check_present("population", population)
             population = _relative(population, self.origin)
         return self._drift(_relative(x, self.origin), population, weights, _relative(t, self.start))
 
@@ -245,8 +249,6 @@ class FittedEnergy:
         Warns (UserWarning):
             A key, where the energy has no noise.
         """
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-            raise ValueError(f"steps must be a number of steps from 0, got {steps!r}")
         if isinstance(start, int) and start < 0:
             raise ValueError(f"start must be the index of a snapshot from 0, got {start}")
         if isinstance(dt, int | float) and not 0 < dt < float("inf"):
@@ -270,6 +272,10 @@ class FittedEnergy:
         dt: float | Array | None = None,
     ) -> Trajectory:
         """`predict`, with the convergence flag of every implicit step."""
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 0 <= steps <= MOST_INT:
+            raise ValueError(f"steps must be a number of steps from 0 to {MOST_INT}, got {steps!r}")
+        _check_present("points", points)
+        check_memory({f"a path of {steps} steps": 4.0 * (steps + 1) * np.size(points)})
         found = self._trajectory(
             _relative(points, self.origin),
             steps,
@@ -399,3 +405,9 @@ def _difference(own: Array | None, other: Array | None) -> Array | None:
     if other is None:
         return own
     return -other if own is None else own - other
+
+
+def _check_present(name: str, points: Array | HostArray) -> None:
+    """Raises ValueError where there are no particles."""
+    if not points.shape[0]:
+        raise ValueError(f"{name} must have at least one row, got shape {points.shape}")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from diffusions.memory import check_memory
 from diffusions.training import (
     TrainingState,
     cut_batch,
@@ -111,6 +112,11 @@ class Network(Solver):
     def _batch(self, n_pairs: int) -> tuple[int, optax.GradientTransformation]:
         size = min(self.network.batch_size, n_pairs)
         return size, self.transformation(-(-n_pairs // size))
+
+    def check(self, dimension: int) -> None:
+        """Raises ValueError for a network that does not fit into memory."""
+        del dimension
+        check_memory(self.network.memory_needs)
 
     def remark(self, problem: "Problem") -> str | None:
         """That a batch is cut."""

@@ -22,11 +22,7 @@ import numpy as np
 
 from diffusions.short_repr import count, known, short_repr
 from diffusions.typing import Array, ArrayLike, Float, Int
-
-FAR = 32.0
-"""Distance from zero, in units of the spread, from which an origin is needed."""
-LARGEST, SMALLEST = 1e18, 1e-18
-"""Spread of points and of times: beyond, their squares leave single precision."""
+from jkonet_star.spread import FAR, check_spread
 
 
 @flax.struct.dataclass
@@ -144,10 +140,11 @@ def snapshots_from_arrays(
         raise ValueError("times and dt both say when the snapshots are: give one of them")
     if times is None:
         dt = 1.0 if dt is None else dt
-        if not (np.isfinite(dt) and dt > 0):
-            raise ValueError(f"dt must be positive and finite, got {dt}")
+        is_number = isinstance(dt, int | float | np.number) and not isinstance(dt, bool)
+        if not (is_number and np.isfinite(dt) and dt > 0):
+            raise ValueError(f"dt must be positive and finite, got {dt!r}")
         times = dt * np.arange(len(arrays), dtype=np.float64)
-    host_times = np.asarray(times, dtype=np.float64)
+    host_times = _numbers("times", times, "one per snapshot")
     if host_times.shape != (len(arrays),):
         raise ValueError(f"{len(arrays)} snapshots need as many times, got {host_times.shape}")
     if not np.isfinite(host_times).all() or not (np.diff(host_times) > 0).all():
@@ -192,16 +189,7 @@ def _origin(values: np.ndarray, what: str) -> np.ndarray | None:
     Raises:
         ValueError: values whose spread or size single precision does not hold.
     """
-    size = float(np.abs(values).max())
-    # At unit size neither sums nor squares leave double precision.
-    unit = values / size if size > 0 else values
-    center = unit.mean(axis=0) * size
-    spread = float(np.sqrt(np.mean((unit - unit.mean(axis=0)) ** 2))) * size
-    if size > FAR * LARGEST or spread > LARGEST or 0 < max(spread, size) < SMALLEST:
-        raise ValueError(
-            f"{what} of size {size:g} and spread {spread:g} do not fit single precision: choose a "
-            f"unit in which the spread lies between {SMALLEST:g} and {LARGEST:g}"
-        )
+    center, spread = check_spread(values, what)
     if spread == 0 or np.abs(center).max() <= FAR * spread:
         return None
     return center.astype(np.float32).astype(np.float64)
@@ -229,9 +217,9 @@ def in_order(snapshots: Snapshots) -> tuple[Snapshots, Int[np.ndarray, "t n"]]:
     return moved, rank
 
 
-def _numbers(name: str, values: Any) -> np.ndarray:
+def _numbers(name: str, values: Any, of: str = "particles, dimension") -> np.ndarray:
     """An array of real numbers, whatever holds them."""
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} must be an array (particles, dimension) of numbers") from None
+        raise ValueError(f"{name} must be an array ({of}) of numbers") from None

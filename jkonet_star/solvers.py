@@ -10,7 +10,7 @@ import numpy as np
 from diffusions.arguments import checked
 from diffusions.typing import Array, Float, Key, Keys
 from jkonet_star.couplings import Couplings
-from jkonet_star.diagnostics import explanation, outlier_warning, outliers
+from jkonet_star.diagnostics import explanation, outlier_warning, outliers, point_warning
 from jkonet_star.divergence import divergence_warning, first_unsound
 from jkonet_star.fit_report import ClosedFormReport, fit_report
 from jkonet_star.fitted import FittedEnergy
@@ -75,7 +75,8 @@ def fit(
         `diverged` says since when.
 
     Raises:
-        ValueError: unknown names, shapes or dimensions that do not fit.
+        ValueError: unknown names, shapes or dimensions that do not fit, networks or features that do
+            not fit into memory.
 
     Warns (UserWarning):
         Training diverged; the energy does not explain how the population moves (see `diagnostics`);
@@ -93,6 +94,7 @@ def fit(
         if isinstance(solver, str)
         else solver
     )
+    chosen.check(snapshots.dimension)
     problem = prepare(
         snapshots,
         solver,
@@ -105,6 +107,7 @@ def fit(
         density_settings=density_settings,
     )
     said: list[str] = []
+    _warn(point_warning(snapshots), said)
     _warn(outlier_warning(outliers(snapshots)), said)
     name = solver if isinstance(solver, str) else type(solver).__name__
     if not (chosen.epochs or single):

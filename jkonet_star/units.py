@@ -15,6 +15,9 @@ from jkonet_star.energies import Units
 from jkonet_star.objectives import FirstOrderConditions
 from jkonet_star.snapshots import Snapshots
 
+ROUNDING = 1e-7
+"""Of single precision, relative."""
+
 
 def data_units(snapshots: Snapshots, conditions: FirstOrderConditions, beta: float = 0.0) -> Units:
     """Centre, length, speed and noise scale of a population (see `energies`), and a given beta."""
@@ -37,7 +40,7 @@ def population_units(snapshots: Snapshots) -> Units:
     weights = weights / weights.sum()
     center = np.einsum("tn,tnd->d", weights, points)
     variance = np.einsum("tn,tnd->", weights, (points - center) ** 2)
-    length = _or_one(np.sqrt(variance / snapshots.dimension))
+    length = _or_one(np.sqrt(variance / snapshots.dimension), np.abs(points).max())
     mean_tau = float(np.mean(np.asarray(snapshots.dt)))
     return Units(
         center=jnp.asarray(center, jnp.float32),
@@ -50,6 +53,9 @@ def population_units(snapshots: Snapshots) -> Units:
     )
 
 
-def _or_one(value: float) -> Array:
-    """A scale; a population that is a point, or does not move, has none of its own."""
-    return jnp.asarray(value if value > 0 else 1.0, jnp.float32)
+def _or_one(value: float, size: float = 0.0) -> Array:
+    """A scale; a population that is a point, or does not move, has none of its own.
+
+    What is left of a point in sums of numbers of some size is rounding.
+    """
+    return jnp.asarray(value if value > ROUNDING * size else 1.0, jnp.float32)

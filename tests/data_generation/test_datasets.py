@@ -297,6 +297,7 @@ def convert(name, function):
 WRONG = [
     ("train", assign("points", (1, 2, 0), np.nan), "points of train has 1 NaN or infinite"),
     ("test", assign("points", (0, 0), np.inf), "points of test has 2 NaN or infinite"),
+    ("train", convert("points", lambda a: a * np.float32(1e25)), "do not fit single precision"),
     ("train", convert("points", lambda a: a.astype(np.float64)), "must be float32, got float64"),
     ("train", convert("points", lambda a: a[..., 0]), "must have 3 axes"),
     ("train", convert("points", lambda a: a[:, :20]), "where n is 20 elsewhere"),

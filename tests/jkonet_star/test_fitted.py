@@ -276,8 +276,17 @@ def test_integers_are_points():
         (lambda e: e.predict(np.zeros((5, 2)), key=[1, 2]), "key must be a key such as"),
         (
             lambda e: e.predict(np.zeros((5, 2)), -1),
-            "steps must be a number of steps from 0, got -1",
+            r"steps must be a number of steps from 0 to 2147483647, got -1",
         ),
+        (lambda e: e.predict(np.zeros((5, 2)), 10**10), "steps must be .* got 10000000000"),
+        (lambda e: e.trajectory(np.zeros((5, 2)), 2 * 10**9), "not enough memory: a path of 2000"),
+        (lambda e: e.drift(np.zeros((0, 2))), r"x must have at least one row, got shape \(0, 2\)"),
+        (
+            lambda e: e.drift(np.zeros((1, 2)), np.zeros((0, 2))),
+            "population must have at least one",
+        ),
+        (lambda e: e.predict(np.zeros((0, 2))), "points must have at least one row"),
+        (lambda e: e.drift(None), "x is missing: got None"),
         (lambda e: e.predict(np.zeros((5, 2)), start=-1), "start must be the index of a snapshot"),
         (lambda e: e.predict(np.zeros((5, 2)), dt=0.0), "dt must be positive and finite, got 0.0"),
         (lambda e: e.trajectory(np.zeros((5, 3))), r"points must be of shape \[n, d\] with d = 2"),

@@ -21,6 +21,7 @@ from jkonet_star.problem import prepare
 from jkonet_star.registry import SOLVERS
 from jkonet_star.settings import (
     SCHEMES,
+    BilevelSettings,
     CouplingSettings,
     DensitySettings,
     FeatureSettings,
@@ -386,3 +387,23 @@ def test_seeds_and_raw_keys_are_keys():
     for one in energies[1:]:
         np.testing.assert_array_equal(one.drift(x), energies[0].drift(x))
     assert stack.times.shape[0] == 2
+
+
+@pytest.mark.parametrize(
+    "solver", ["jkonet-star-linear", "jkonet-star-linear-potential", "jkonet-star-potential"]
+)
+@pytest.mark.parametrize("place", [1.0, 1e6 / 3])
+def test_a_population_at_one_point_is_said_and_gives_no_nan(solver, place):
+    snapshots = snapshots_from_arrays(np.full((3, 20, 2), place), dt=1.0)
+    network = NetworkSettings(epochs=1, batch_size=40, hidden=(4,))
+    with pytest.warns(UserWarning, match="all particles of all snapshots are at one point"):
+        energy = fit(snapshots, solver, key=KEY, network=network, features=FEATURES)
+    assert np.isfinite(energy.drift(place + np.array([[0.0, 0.0], [0.5, 0.0], [-1.0, 3.0]]))).all()
+
+
+def test_networks_that_fit_into_no_memory_are_refused_before_any_work():
+    network = NetworkSettings(hidden=(10**9,))
+    with pytest.raises(ValueError, match="not enough memory"):
+        fit(well(), "jkonet-star-potential", key=KEY, network=network)
+    with pytest.raises(ValueError, match=r"not enough memory: .*--map-hidden"):
+        fit(well(), "jkonet", key=KEY, bilevel=BilevelSettings(map_hidden=(10**6, 10**6)))
