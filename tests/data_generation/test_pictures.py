@@ -14,7 +14,7 @@ def picture(tmp_path, n_snapshots, *, dimension=2, title="a"):
     points = np.random.default_rng(0).normal(size=(n_snapshots, 12, dimension))
     file = tmp_path / "snapshots.png"
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("error", message=".*constrained_layout")
         draw_snapshots(snapshots_from_arrays(list(points), None, dt=0.1), file, title=title)
     return imread(file)[..., :3]
 
