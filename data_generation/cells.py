@@ -1,6 +1,10 @@
 """Coordinates and times of the cells of an AnnData object, for learning and for annotating alike."""
 
+import errno
 import math
+import os
+import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from diffusions.late_imports import import_extra
 TIME_KEY = "time"
 REPRESENTATION = "X_pca"
 _MOST_DENSE_BYTES = 1 << 30
+_LEAST_H5AD_BYTES = 1 << 18  # of an object without cells
 
 
 def read_cells(path: Path, *, backed: bool = False) -> Any:
@@ -36,6 +41,20 @@ def read_cells(path: Path, *, backed: bool = False) -> Any:
     except Exception as error:  # h5py and anndata raise whatever the damage provokes
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"not an AnnData file, or damaged ({reason})") from error
+
+
+def write_cells(data: Any, path: Path) -> None:
+    """Writes an AnnData object.
+
+    Where a disk is full HDF5 ends with tracebacks of its own, and at times with the process: the room
+    is looked for before.
+
+    Raises:
+        OSError: there is no room, or it cannot be written.
+    """
+    if shutil.disk_usage(path.parent).free < sys.getsizeof(data) + _LEAST_H5AD_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    data.write_h5ad(path)
 
 
 def _check_size(path: Path, left_on_disk: tuple[str, ...]) -> None:

@@ -37,6 +37,7 @@ def annotate(settings: AnnotateSettings) -> None:
     import numpy as np
 
     from checkpoints import load_energy
+    from data_generation.cells import write_cells
     from data_generation.dataset_folder import check_writable
     from data_generation.datasets import Dataset
     from diffusions.files import kind_of, made_parents, new_file
@@ -88,7 +89,7 @@ def annotate(settings: AnnotateSettings) -> None:
         values = np.asarray(data.obs[name])
         say(f"  obs[{name!r}]: {values.min():.4g} to {values.max():.4g}")
     with made_parents(out), new_file(out) as temporary:
-        data.write_h5ad(temporary)
+        write_cells(data, temporary)
     say(f"  {out}")
 
 

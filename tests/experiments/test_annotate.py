@@ -1,5 +1,6 @@
 """What is written back to the cells is the learned energy at each of them, whatever their order."""
 
+import errno
 import shutil
 import sys
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 
 from checkpoints import load_energy, load_pretrained
 from data_generation import __main__ as data_generation
+from data_generation.cells import read_cells, write_cells
 from data_generation.datasets import load_dataset
 from experiments import annotate, train
 from experiments.annotate_cells import annotate_cells, cell_fields, evaluation_time
@@ -204,3 +206,16 @@ def test_times_are_needed_only_where_they_matter(made):
     np.testing.assert_array_equal(data.obs["alone_energy"], data.obs["alone_potential"])
     np.testing.assert_allclose(data.obsm["alone_drift"], alone.drift(x), rtol=1e-3, atol=1e-4)
     assert "alone_interaction" not in data.obs
+
+
+def test_the_room_for_cells_is_looked_for_before(tmp_path, monkeypatch):
+    """HDF5 on a full disk prints tracebacks, and has ended the process."""
+    cells = anndata.AnnData(obsm={"X_pca": np.zeros((20_000, 3))})
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=700_000))
+    with pytest.raises(OSError, match="No space left on device") as full:
+        write_cells(cells, tmp_path / "x.h5ad")
+    assert full.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
+    write_cells(cells[:10], tmp_path / "x.h5ad")
+    assert read_cells(tmp_path / "x.h5ad").n_obs == 10
