@@ -52,6 +52,7 @@ def write_cells(data: Any, path: Path) -> None:
     Raises:
         OSError: there is no room, or it cannot be written.
     """
+    data = data.copy() if data.is_view else data  # a view does not know its size
     if shutil.disk_usage(path.parent).free < sys.getsizeof(data) + _LEAST_H5AD_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     data.write_h5ad(path)
