@@ -26,6 +26,7 @@ from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.side_by_side import SideBySide
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.solver import Solver
 
 
 def learn(
@@ -64,7 +65,7 @@ def learn(
         every=settings.eval_every,
         seconds=seconds,
     )
-    diverged = divergences(run.rows(), training)
+    diverged = divergences(run.rows(), training.solver)
     for seed, epoch in zip(settings.seeds, diverged, strict=True):
         if epoch is not None:
             say(
@@ -75,12 +76,12 @@ def learn(
     return energies, details
 
 
-def divergences(rows: list[dict[str, Any]], training: SideBySide) -> list[int | None]:
+def divergences(rows: list[dict[str, Any]], solver: Solver) -> list[int | None]:
     """The epoch in which each seed diverged (see `jkonet_star.divergence`).
 
     Args:
         rows: of the run's metrics.
-        training: what made them.
+        solver: that made them.
 
     Raises:
         ValueError: they are of another number of seeds in every epoch, or of one that has no list.
@@ -91,7 +92,7 @@ def divergences(rows: list[dict[str, Any]], training: SideBySide) -> list[int | 
     ):
         raise ValueError("the run's metrics.jsonl is damaged: a loss is no list of one per seed")
     losses = [[float(loss) for loss in row] for row in found]
-    return [first_unsound(own, absurd=training.solver.absurd) for own in zip(*losses, strict=True)]
+    return [first_unsound(own, absurd=solver.absurd) for own in zip(*losses, strict=True)]
 
 
 def train_side_by_side(

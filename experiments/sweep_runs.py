@@ -222,7 +222,7 @@ def run_networks(cells: Sequence[Cell], folder: SweepFolder, library: Library) -
     )
     rows = batch.rows()
     share = {name: value / len(cells) for name, value in seconds.items()}
-    diverged = divergences(rows, training)
+    diverged = divergences(rows, training.solver)
     for i, cell in enumerate(cells):
         own = [{k: [v[i]] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
         details: dict[str, Any] = {

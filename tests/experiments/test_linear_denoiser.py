@@ -164,7 +164,7 @@ def test_quick_mode_changes_only_what_is_not_given():
         (LinearDenoiserSettings, {"n_train": ()}, "n_train"),
         (LinearDenoiserSettings, {"n_train": (1, 5)}, "each of n_train must be at least 2, got 1"),
         (LinearDenoiserSettings, {"n_train": (5, 5)}, "different integers"),
-        (LinearDenoiserSettings, {"time": 0.0}, "time must be positive"),
+        (LinearDenoiserSettings, {"time": 0.0}, r"time must lie in \(0, 40\], got 0.0"),
         (LinearDenoiserSettings, {"noise_scale": -1.0}, "noise_scale"),
         (LinearDenoiserSettings, {"precision": "float16"}, "unknown precision"),
         (LinearDenoiserSettings, {"std": math.nan}, "std must be positive"),
