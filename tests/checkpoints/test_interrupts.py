@@ -15,6 +15,14 @@ from checkpoints.interrupts import interrupts_wait
 ARRAYS = {"a": np.arange(6.0, dtype=np.float32), "b": np.zeros((2, 3), np.int32)}
 
 
+@pytest.fixture(autouse=True)
+def _interrupts_are_heard():
+    """A shell that starts a command in the background lets it ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def _interrupted_saves(monkeypatch):
     """Ctrl-C as soon as Orbax has begun."""

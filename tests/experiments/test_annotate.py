@@ -210,7 +210,10 @@ def test_times_are_needed_only_where_they_matter(made):
 
 def test_the_room_for_cells_is_looked_for_before(tmp_path, monkeypatch):
     """HDF5 on a full disk prints tracebacks, and has ended the process."""
-    cells = anndata.AnnData(obsm={"X_pca": np.zeros((20_000, 3))})
+    names = np.arange(20_000).astype(str)
+    cells = anndata.AnnData(
+        obs=pandas.DataFrame(index=names), obsm={"X_pca": np.zeros((20_000, 3))}
+    )
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=700_000))
     with pytest.raises(OSError, match="No space left on device") as full:
