@@ -195,11 +195,13 @@ def measure_compilations(request: dict[str, Any]) -> dict[str, Any]:
     """Programs compiled in each interval between evaluations of the scripts' own training loop."""
     import jax
 
-    from experiments.network_training import train_network
+    from experiments.network_training import learn
     from experiments.run_folder import open_run
     from experiments.settings import TrainSettings
+    from jkonet_star.network_solver import Network
     from jkonet_star.problem import prepare
     from jkonet_star.settings import NetworkSettings
+    from jkonet_star.side_by_side import SideBySide
 
     count = 0
 
@@ -223,7 +225,8 @@ def measure_compilations(request: dict[str, Any]) -> dict[str, Any]:
             write(rows)
 
         run.log = log  # type: ignore[method-assign]
-        train_network(run, problem, settings, network, snapshots, seconds)
+        solver = Network(terms=problem.terms, network=network)
+        learn(run, SideBySide(solver, problem), settings, snapshots, seconds)
     between = [b - a for a, b in zip(counts[:-1], counts[1:], strict=True)]
     return {"before_first": counts[0], "between": between, "after_last": count - counts[-1]}
 
