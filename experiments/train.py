@@ -131,7 +131,7 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
 def prepare_problem(
     solver: str, scheme: str, seed: int, internal: InternalSettings, dataset: Any
 ) -> Any:
-    """What `jkonet_star.solvers.prepare` makes of a dataset's training population.
+    """What `jkonet_star.problem.prepare` makes of a dataset's training population.
 
     Raises:
         ValueError: an internal energy is to be learned, and the dataset has no densities.

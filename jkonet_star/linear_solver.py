@@ -44,14 +44,30 @@ class Linear(Solver):
         """Raises ValueError for more features than fit into memory."""
         check_memory(self.features.memory_needs_in(dimension))
 
-    def prepare(self, problem: Problem) -> tuple[LinearData, dict[str, Any]]:
-        """Solves it; there is no randomness.
+    def solve(self, problem: Problem) -> tuple[LinearData, ClosedFormReport]:
+        """The solution, and how well posed it was; there is no randomness.
 
         Raises:
             ValueError: as `check`.
         """
         self.check(problem.snapshots.dimension)
-        data, report = _solution(self.terms, problem, self.features)
+        model, constants = linear_model(self.terms, problem.snapshots, self.features)
+        model = dataclasses.replace(model, internal=problem.beta_source)
+        params, report = fit_linear(
+            model, constants, problem.conditions, regularization=self.features.regularization
+        )
+        if problem.internal is not None:
+            params = {**params, "internal": jnp.asarray(problem.internal.beta, jnp.float32)}
+        data = LinearData(model=model, frame=frame(problem), params=params, constants=constants)
+        return data, report
+
+    def prepare(self, problem: Problem) -> tuple[LinearData, dict[str, Any]]:
+        """Solves it.
+
+        Raises:
+            ValueError: as `check`.
+        """
+        data, report = self.solve(problem)
         return data, {"closed_form": dataclasses.asdict(report)}
 
     def init(self, key: Key, data: LinearData) -> Params:
@@ -64,22 +80,6 @@ class Linear(Solver):
         return data.frame.energy(data.model, state, data.constants)
 
 
-def _solution(
-    terms: Terms, problem: Problem, features: FeatureSettings
-) -> tuple[LinearData, ClosedFormReport]:
-    model, constants = linear_model(terms, problem.snapshots, features)
-    model = dataclasses.replace(model, internal=problem.beta_source)
-    params, report = fit_linear(
-        model, constants, problem.conditions, regularization=features.regularization
-    )
-    if problem.internal is not None:
-        params = {**params, "internal": jnp.asarray(problem.internal.beta, jnp.float32)}
-    return (
-        LinearData(model=model, frame=frame(problem), params=params, constants=constants),
-        report,
-    )
-
-
 def solve_linear(
     problem: Problem, settings: FeatureSettings
 ) -> tuple[FittedEnergy, ClosedFormReport]:
@@ -89,6 +89,5 @@ def solve_linear(
         ValueError: the settings ask for more features than fit into memory.
     """
     solver = Linear(terms=problem.terms, features=settings)
-    solver.check(problem.snapshots.dimension)
-    data, report = _solution(problem.terms, problem, settings)
+    data, report = solver.solve(problem)
     return solver.energy(data.params, data), report

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import flax.struct
 import jax
-import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
@@ -175,5 +174,4 @@ class Network(Solver):
 
     def diverged(self, state: TrainingState) -> Array:
         """Whether the parameters have ceased to be finite."""
-        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)]
-        return ~jnp.stack(finite).all()
+        return super().diverged(state.params)

@@ -24,7 +24,7 @@ from jkonet_star.energies import Internal
 from jkonet_star.fit_report import CoupledStep, DensityReport
 from jkonet_star.linear_model import linear_model
 from jkonet_star.objectives import FirstOrderConditions, first_order_conditions, with_known_beta
-from jkonet_star.registry import SOLVERS, Terms, scheme_of
+from jkonet_star.registry import Terms, known_solver, scheme_of
 from jkonet_star.settings import (
     CouplingSettings,
     DensitySettings,
@@ -108,7 +108,7 @@ def prepare(
             densities of other snapshots.
     """
     scheme = scheme_of(scheme, solver)
-    terms = SOLVERS[solver].terms if isinstance(solver, str) else solver.terms
+    terms = known_solver(solver).terms
     if densities is not None and densities.dimension != snapshots.dimension:
         raise ValueError(
             f"the densities have dimension {densities.dimension}, the snapshots "

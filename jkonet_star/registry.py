@@ -4,7 +4,7 @@ A solver is a class that follows `jkonet_star.solver.Solver`. An own one is give
 or by a name:
 
     register_solver(
-        "my-solver", "my_package.my_module:MySolver", terms=Terms(potential=True), settings=(),
+        "my-solver", "my_package.my_module:MySolver", terms=Terms(potential=True), settings={},
     )
 """
 
@@ -107,7 +107,6 @@ def register_solver(
 
 
 _NETWORK = {"network": NetworkSettings}
-_LINEAR = {"features": FeatureSettings}
 _TERMS = {
     "": Terms(potential=True, interaction=True, internal=True),
     "-potential": Terms(potential=True),
@@ -115,22 +114,29 @@ _TERMS = {
     "-time-potential": Terms(potential=True, time_varying=True),
     "-interaction": Terms(interaction=True),
 }
-for _name in ("", "-potential", "-potential-internal", "-time-potential"):
-    register_solver(
-        f"jkonet-star{_name}",
-        "jkonet_star.network_solver:Network",
-        terms=_TERMS[_name],
-        settings=_NETWORK,
-        side_by_side=True,
-    )
-for _name in ("", "-potential", "-potential-internal", "-interaction"):
-    register_solver(
-        f"jkonet-star-linear{_name}",
-        "jkonet_star.linear_solver:Linear",
-        terms=_TERMS[_name],
-        settings=_LINEAR,
-        trained=False,
-    )
+_FAMILIES: tuple[tuple[str, tuple[str, ...], dict[str, Any]], ...] = (
+    (
+        "jkonet-star",
+        ("", "-potential", "-potential-internal", "-time-potential"),
+        {
+            "place": "jkonet_star.network_solver:Network",
+            "settings": _NETWORK,
+            "side_by_side": True,
+        },
+    ),
+    (
+        "jkonet-star-linear",
+        ("", "-potential", "-potential-internal", "-interaction"),
+        {
+            "place": "jkonet_star.linear_solver:Linear",
+            "settings": {"features": FeatureSettings},
+            "trained": False,
+        },
+    ),
+)
+for _family, _names, _fields in _FAMILIES:
+    for _name in _names:
+        register_solver(_family + _name, terms=_TERMS[_name], **_fields)
 for _name, _options in (
     ("jkonet", {"transport_map": "input-convex"}),
     ("jkonet-vanilla", {"transport_map": "mlp"}),
@@ -146,6 +152,18 @@ for _name, _options in (
     )
 
 
+def known_solver(solver: "str | Solver") -> "RegisteredSolver | Solver":
+    """What is known of a solver without making it: the entry of its name, or itself.
+
+    Raises:
+        ValueError: no solver has that name.
+    """
+    if not isinstance(solver, str):
+        return solver
+    one_of("solver", solver, tuple(SOLVERS))
+    return SOLVERS[solver]
+
+
 def scheme_of(scheme: str, solver: "str | Solver") -> str:
     """The scheme that is meant: `auto` is the one that a solver's fit is made for.
 
@@ -155,10 +173,8 @@ def scheme_of(scheme: str, solver: "str | Solver") -> str:
     Raises:
         ValueError: an unknown solver or scheme.
     """
-    if isinstance(solver, str):
-        one_of("solver", solver, tuple(SOLVERS))
+    known = known_solver(solver)
     if scheme == "auto":
-        known = SOLVERS[solver] if isinstance(solver, str) else solver
         return known.default_scheme
     one_of("scheme", scheme, SCHEMES)
     return scheme

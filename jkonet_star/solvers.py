@@ -15,7 +15,7 @@ from jkonet_star.divergence import divergence_warning, first_unsound
 from jkonet_star.fit_report import ClosedFormReport, fit_report
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.problem import Densities, prepare
-from jkonet_star.registry import SOLVERS, scheme_of
+from jkonet_star.registry import RegisteredSolver, known_solver
 from jkonet_star.settings import (
     BilevelSettings,
     CouplingSettings,
@@ -87,12 +87,11 @@ def fit(
     keys = key[None] if single else key
     if not len(keys):
         raise ValueError("fit needs at least one key")
-    # Before any work, as all that can be said of the arguments alone.
-    scheme_of(scheme, solver)
+    known = known_solver(solver)
     chosen: Solver = (
-        SOLVERS[solver].make(network=network, bilevel=bilevel, features=features)
-        if isinstance(solver, str)
-        else solver
+        known.make(network=network, bilevel=bilevel, features=features)
+        if isinstance(known, RegisteredSolver)
+        else known
     )
     chosen.check(snapshots.dimension)
     problem = prepare(
