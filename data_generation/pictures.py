@@ -11,7 +11,7 @@ from jkonet_star.snapshots import Snapshots
 
 _MAX_POINTS = 2000  # per snapshot: more only hide one another
 _MOST_LABELS = 10  # in a legend; more leave no room for the points
-_TITLE_WIDTH = 80  # letters; names of datasets have no spaces to break at
+_TITLE_WIDTH = 80  # letters; names of datasets break after an underscore
 _LIGHTEST = 0.95  # of the colours: yellow on white is hard to see
 
 
@@ -49,7 +49,8 @@ def draw_snapshots(snapshots: Snapshots, file: Path, *, title: str = "") -> None
         axes.scatter(x, y, s=5, color=shade, linewidths=0, alpha=0.7, label=f"t = {time:.3g}")
     axes.set_xlabel("t" if flat else "$x_1$")
     axes.set_ylabel("$x_1$" if flat else "$x_2$")
-    lines = textwrap.fill(title, _TITLE_WIDTH, break_on_hyphens=False)
+    lines = textwrap.fill(title.replace("_", "_ "), _TITLE_WIDTH, break_on_hyphens=False)
+    lines = lines.replace("_ ", "_")
     axes.set_title(lines, fontsize=8, parse_math=False)
     if many:
         colours = ListedColormap(colormaps["viridis"](np.linspace(0, _LIGHTEST, 256)))

@@ -50,7 +50,7 @@ from jkonet_star.network_solver import Network
 from jkonet_star.problem import Problem
 from jkonet_star.settings import BilevelSettings, Scheme, TransportMapKind
 from jkonet_star.snapshots import Snapshots
-from jkonet_star.solver import Frame, frame
+from jkonet_star.solver import Frame, check_kinds, frame
 from jkonet_star.transport_maps import TransportMap
 from jkonet_star.units import data_units
 
@@ -311,6 +311,7 @@ class Bilevel(Network):
 
     def __post_init__(self):
         super().__post_init__()
+        check_kinds(self, bilevel=(BilevelSettings,))
         widths = tuple(self.bilevel.map_hidden)
         object.__setattr__(self, "bilevel", dataclasses.replace(self.bilevel, map_hidden=widths))
 

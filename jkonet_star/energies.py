@@ -104,6 +104,15 @@ class Units:
     __repr__ = short_repr
 
 
+def _number(name: str, value: Any) -> Array:
+    """The energy of one point; raises ValueError where a module gives something else."""
+    if jnp.shape(value) != ():
+        raise ValueError(
+            f"the module of the {name} must give one number per point, got shape {jnp.shape(value)}"
+        )
+    return value
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkEnergy:
     """Energies (1) and (2) by neural networks.
@@ -162,7 +171,7 @@ class NetworkEnergy:
             phase = (t - constants.time_start) / constants.time_step
             inputs = jnp.concatenate([inputs, jnp.reshape(phase, 1)])
         network = self.network(self.potential_module)
-        energy: Array = network.apply(params["potential"], inputs)  # type: ignore[assignment]
+        energy = _number("potential", network.apply(params["potential"], inputs))
         return constants.speed * constants.length * energy
 
     def interaction(
@@ -172,9 +181,7 @@ class NetworkEnergy:
         if not self.has_interaction:
             return jnp.zeros(())
         network = self.network(self.interaction_module)
-        energy: Array = network.apply(  # type: ignore[assignment]
-            params["interaction"], z / constants.length
-        )
+        energy = _number("interaction", network.apply(params["interaction"], z / constants.length))
         return constants.speed * constants.length * energy
 
     def pull(

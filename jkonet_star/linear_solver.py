@@ -15,7 +15,7 @@ from jkonet_star.linear_model import linear_model
 from jkonet_star.problem import Problem
 from jkonet_star.registry import Terms
 from jkonet_star.settings import FeatureSettings
-from jkonet_star.solver import Frame, Solver, frame
+from jkonet_star.solver import Frame, Solver, check_kinds, frame
 
 
 @flax.struct.dataclass
@@ -39,6 +39,9 @@ class Linear(Solver):
 
     terms: Terms = Terms(potential=True)
     features: FeatureSettings = FeatureSettings()
+
+    def __post_init__(self):
+        check_kinds(self, terms=(Terms,), features=(FeatureSettings,))
 
     def check(self, dimension: int) -> None:
         """Raises ValueError for more features than fit into memory."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import flax.struct
@@ -24,7 +25,7 @@ from jkonet_star.fitted import FittedEnergy
 from jkonet_star.objectives import FirstOrderConditions, jko_loss
 from jkonet_star.registry import Terms
 from jkonet_star.settings import NetworkSettings
-from jkonet_star.solver import Frame, Solver, frame
+from jkonet_star.solver import Frame, Solver, check_kinds, frame
 from jkonet_star.units import data_units
 
 if TYPE_CHECKING:
@@ -79,6 +80,14 @@ class Network(Solver):
     optimizer: optax.GradientTransformation | None = None
 
     def __post_init__(self):
+        check_kinds(
+            self,
+            terms=(Terms,),
+            network=(NetworkSettings,),
+            potential=(nn.Module, NoneType),
+            interaction=(nn.Module, NoneType),
+            optimizer=(optax.GradientTransformation, NoneType),
+        )
         # Whatever sequence a user wrote: a program is found by the value.
         hidden = tuple(self.network.hidden)
         object.__setattr__(self, "network", dataclasses.replace(self.network, hidden=hidden))

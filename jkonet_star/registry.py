@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from diffusions.checks import one_of
+from diffusions.checks import check_fields, one_of, shown
 from jkonet_star.settings import (
     SCHEMES,
     BilevelSettings,
@@ -41,6 +41,11 @@ class Terms:
     interaction: bool = False
     internal: bool = False
     time_varying: bool = False
+
+    def __post_init__(self):
+        check_fields(self)
+        if not (self.potential or self.interaction):
+            raise ValueError("terms must have a potential or an interaction, got neither")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,12 +75,17 @@ class RegisteredSolver:
 
         Args:
             settings: of these the class gets those that it has a keyword for, and defaults else.
+
+        Raises:
+            ValueError: there is no such class.
         """
         module, _, name = self.place.partition(":")
         made = {key: settings.get(key) or kind() for key, kind in self.settings.items()}
-        return getattr(importlib.import_module(module), name)(
-            terms=self.terms, **self.options, **made
-        )
+        try:
+            kind = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"the solver at {self.place} cannot be loaded: {error}") from error
+        return kind(terms=self.terms, **self.options, **made)
 
 
 SOLVERS: dict[str, RegisteredSolver] = {}
@@ -156,9 +166,13 @@ def known_solver(solver: "str | Solver") -> "RegisteredSolver | Solver":
     """What is known of a solver without making it: the entry of its name, or itself.
 
     Raises:
-        ValueError: no solver has that name.
+        ValueError: no solver has that name, or it is neither.
     """
     if not isinstance(solver, str):
+        if isinstance(solver, type) or not hasattr(solver, "prepare"):
+            raise ValueError(
+                f"solver must be a name, or a solver such as Network(), got {shown(solver)}"
+            )
         return solver
     one_of("solver", solver, tuple(SOLVERS))
     return SOLVERS[solver]

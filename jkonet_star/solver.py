@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import flax.struct
 import jax.numpy as jnp
 
+from diffusions.checks import shown
 from diffusions.typing import Array, Bool, Float, Key, Params, PyTree
 from jkonet_star.divergence import ABSURD, finite
 from jkonet_star.energies import EnergyModel, Internal
@@ -59,6 +60,14 @@ def frame(problem: "Problem") -> Frame:
         origin=snapshots.origin,
         start=snapshots.start,
     )
+
+
+def check_kinds(solver: Any, **kinds: tuple[type, ...]) -> None:
+    """Raises ValueError, naming it, where a field of a solver is of none of its classes."""
+    for name, accepted in kinds.items():
+        value = getattr(solver, name)
+        if not isinstance(value, accepted):
+            raise ValueError(f"{name} must be a {accepted[0].__name__}, got {shown(value)}")
 
 
 @runtime_checkable
