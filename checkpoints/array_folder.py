@@ -18,8 +18,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from checkpoints.orbax_arrays import write_arrays
-from data_generation.bounded_reading import most_unpacked
-from data_generation.json_file import read_json
+from data_generation.formats.bounded_reading import most_unpacked
+from data_generation.formats.json_file import read_json
 from diffusions.files import kind_of, made_parents, naming, new_folder, write_text
 from diffusions.typing import PyTree
 

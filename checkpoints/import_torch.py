@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.settings import ImportSettings
-from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
 from diffusions.files import kind_of
 
 FLAGS = define_flags(ImportSettings)

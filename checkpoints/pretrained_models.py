@@ -13,7 +13,7 @@ from pathlib import Path
 
 from checkpoints.energies import load_energy
 from checkpoints.networks import SavedNetwork, load_network
-from data_generation.json_file import read_record
+from data_generation.formats.json_file import read_record
 from diffusions.checks import Seed
 from jkonet_star.fitted import FittedEnergy
 

@@ -4,9 +4,9 @@
                       entries `<name>/data/<key>` (PyTorch 1.6 and newer)
     .safetensors      8 bytes of length, a JSON header of names, types, shapes and places, the bytes
 
-A pickle can call whatever it names. `data_generation.pickle_reading` executes nothing; it is told the
-few names that a dict of tensors needs, and a stand-in for each. Every size, stride and offset is
-checked against the bytes that are there, and the arrays together against `most_unpacked`, before one
+A pickle can call whatever it names. `data_generation.formats.pickle_reading` executes nothing; it is
+told the few names that a dict of tensors needs, and a stand-in for each. Every size, stride and offset
+is checked against the bytes that are there, and the arrays together against `most_unpacked`, before one
 is made. bfloat16, which NumPy lacks, becomes float32.
 """
 
@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_generation.bounded_reading import MOST_FILE_BYTES, most_unpacked
-from data_generation.json_file import parse_json, read_bytes
-from data_generation.pickle_reading import read_pickle
+from data_generation.formats.bounded_reading import MOST_FILE_BYTES, most_unpacked
+from data_generation.formats.json_file import parse_json, read_bytes
+from data_generation.formats.pickle_reading import read_pickle
 from diffusions.checks import shown
 
 _BFLOAT16 = "bfloat16"

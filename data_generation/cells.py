@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from data_generation.bounded_reading import most_unpacked
-from data_generation.plain_numbers import plain_float
+from data_generation.formats.bounded_reading import most_unpacked
+from data_generation.formats.plain_numbers import plain_float
 from diffusions.checks import shown
 from diffusions.late_imports import import_extra
 

@@ -11,19 +11,18 @@ metadata.json         schema version, arguments, shapes and checksums of the arc
 """
 
 import errno
-import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_generation.array_files import read_npz, write_npz
 from data_generation.dataset_checks import OPTIONAL, REQUIRED
 from data_generation.dataset_metadata import check_metadata
-from data_generation.json_file import read_json
+from data_generation.formats.array_files import read_npz, write_npz
+from data_generation.formats.json_file import read_json
+from data_generation.scripts.files import sha256
 from diffusions.files import made_parents, new_folder, replace_folder, write_text
 
 SCHEMA_VERSION = 2
@@ -33,17 +32,6 @@ PICTURE = "snapshots.png"
 _FILES = {METADATA, PICTURE, *(f"{name}.npz" for name in (*REQUIRED, *OPTIONAL))}
 
 Archives = dict[str, dict[str, np.ndarray]]
-
-
-def check_writable(folder: Path) -> None:
-    """Raises ValueError unless `folder` exists, or can be made, and takes new files."""
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise ValueError(f"cannot write to {folder}: {existing} is not a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"cannot write to {folder}: no permission in {existing}")
 
 
 def write_folder(
@@ -179,9 +167,3 @@ def read_archives(folder: Path, metadata: dict[str, Any]) -> Archives:
             raise ValueError(f"{file} holds {found}, {METADATA} says {shapes}")
         archives[name] = arrays
     return archives
-
-
-def sha256(file: Path) -> str:
-    """Checksum of a file's bytes, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -22,16 +22,15 @@ from data_generation.dataset_folder import (
     Archives,
     check_archives,
     check_replaceable,
-    check_writable,
     read_archives,
     read_metadata,
-    sha256,
     write_folder,
 )
 from data_generation.particles import named_key, simulate
 from data_generation.pictures import draw_snapshots
 from data_generation.principal_components import Projection
 from data_generation.reading import read_file
+from data_generation.scripts.files import check_writable, sha256
 from data_generation.settings import DEFAULT_TEST_RATIO, DataSettings
 from data_generation.splitting import leave_one_out, split_particles, split_population
 from diffusions.checks import shown

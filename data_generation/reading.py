@@ -25,7 +25,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_generation.array_files import npz_names, read_npy, read_npz
 from data_generation.cells import (
     REPRESENTATION,
     TIME_KEY,
@@ -34,6 +33,7 @@ from data_generation.cells import (
     read_cells,
 )
 from data_generation.csv_table import read_csv
+from data_generation.formats.array_files import npz_names, read_npy, read_npz
 from data_generation.principal_components import (
     Projection,
     named_as_components,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
 from diffusions.late_imports import import_extra
 from experiments.annotate_settings import AnnotateSettings
 
@@ -38,8 +38,8 @@ def annotate(settings: AnnotateSettings) -> None:
 
     from checkpoints import load_energy
     from data_generation.cells import write_cells
-    from data_generation.dataset_folder import check_writable
     from data_generation.datasets import Dataset
+    from data_generation.scripts.files import check_writable
     from diffusions.files import kind_of, made_parents, new_file
     from experiments.annotate_cells import annotate_cells, leading_coordinates, share_outside
     from experiments.replaced_run import hint

@@ -13,8 +13,9 @@ import numpy as np
 import optax
 
 from checkpoints import save_network
-from data_generation.command_line import say
-from data_generation.json_file import read_record
+from data_generation.formats.json_file import read_record
+from data_generation.scripts.command_line import say
+from data_generation.scripts.files import write_json
 from diffusions.error_curves import ErrorCurves, error_curves
 from diffusions.gaussian_reference import GaussianReference, preconditioned
 from diffusions.likelihood import Likelihood, bits_per_dimension, mean_of, nll, nll_loss
@@ -28,7 +29,7 @@ from experiments.information_theoretic_settings import (
     log_snr_pair,
 )
 from experiments.repetitions import write_table
-from experiments.run_folder import RunFolder, write_json
+from experiments.run_folder import RunFolder
 from experiments.run_records import MeasuredLaw
 
 EVALUATION_SEED = 20

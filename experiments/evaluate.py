@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
 from experiments.settings import EvaluateSettings
 
 FLAGS = define_flags(EvaluateSettings)
@@ -21,14 +21,14 @@ def main() -> None:
     start = time.perf_counter()
     settings = settings_from_flags(EvaluateSettings, FLAGS)
     from checkpoints import load_energy
-    from data_generation.dataset_folder import check_writable
     from data_generation.datasets import load_dataset
+    from data_generation.scripts.files import check_writable, write_json
     from diffusions.files import add_files, made_parents, naming, new_folder
     from experiments.datasets import known_energy, population
     from experiments.outputs import check_figures, check_output, is_evaluation
     from experiments.replaced_run import hint
     from experiments.reporting import assess, draw, print_table
-    from experiments.run_folder import SCHEMA_VERSION, RunFolder, write_json
+    from experiments.run_folder import SCHEMA_VERSION, RunFolder
 
     run = RunFolder.existing(str(settings.run))
     trained = run.trained()

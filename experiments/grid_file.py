@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import yaml
 
-from data_generation.json_file import FileError, read_bytes
+from data_generation.formats.json_file import FileError, read_bytes
 from diffusions.checks import shown
 
 MOST_BYTES, MOST_VALUES = 1 << 20, 100_000

@@ -7,7 +7,7 @@ samples, and the network.
 import time
 from collections.abc import Sequence
 
-from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
 from experiments.information_theoretic_settings import InformationTheoreticSettings
 from experiments.replaced_run import keeps_replaced
 
@@ -26,7 +26,7 @@ def main() -> None:
     begin = time.perf_counter()
     given = settings_from_flags(InformationTheoreticSettings, FLAGS)
     # Only now: `--help` and a mistyped flag need none of it.
-    from data_generation.device import device_name, precision
+    from data_generation.scripts.device import device_name, precision
     from diffusions.training import cut_batch
     from experiments.run_folder import start_run
     from experiments.tracking import check_settings, conclude

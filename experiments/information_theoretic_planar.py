@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_generation.array_files import write_npz
+from data_generation.formats.array_files import write_npz
 from data_generation.planar import planar_data
 from diffusions.gaussian_reference import fitted_reference
 from diffusions.likelihood import log_density

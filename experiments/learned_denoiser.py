@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
 from experiments.linear_denoiser_settings import LearnedDenoiserSettings
 from experiments.replaced_run import keeps_replaced
 
@@ -31,8 +31,8 @@ def main() -> None:
     import jax  # only now: `--help` and a mistyped flag need none of it
     import numpy as np
 
-    from data_generation.device import device_name, precision
     from data_generation.gaussians import IsotropicMixture
+    from data_generation.scripts.device import device_name, precision
     from experiments.linear_denoiser_plots import plot_generated, plot_learned
     from experiments.repetitions import run_chunks, write_table
     from experiments.run_folder import start_run

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from data_generation.command_line import define_flags, settings_from_flags
+from data_generation.scripts.command_line import define_flags, settings_from_flags
 from jkonet_star.registry import SOLVERS
 from jkonet_star.settings import BilevelSettings, FeatureSettings, InternalSettings, NetworkSettings
 

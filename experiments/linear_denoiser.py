@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
 from experiments.linear_denoiser_settings import LinearDenoiserSettings
 from experiments.replaced_run import keeps_replaced
 
@@ -57,7 +57,7 @@ def main() -> None:
 def _run(settings: LinearDenoiserSettings, begin: float) -> None:
     import jax
 
-    from data_generation.device import device_name, precision
+    from data_generation.scripts.device import device_name, precision
     from diffusions.linear_denoiser import OneStepModel
     from experiments.linear_denoiser_plots import plot_linear
     from experiments.repetitions import run_chunks, write_table

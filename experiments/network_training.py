@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from checkpoints import latest_step, restore_state, save_state
-from data_generation.command_line import say
+from data_generation.scripts.command_line import say
 from diffusions.typing import Keys, PyTree
 from experiments.chunked_training import chunk_lengths
 from experiments.reporting import evaluation_key

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from data_generation.json_file import read_json
+from data_generation.formats.json_file import read_json
 from diffusions.files import check_destination, kind_of
 
 ABOUT = "about.json"

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from data_generation.command_line import Hint
+from data_generation.scripts.command_line import Hint
 from diffusions.files import temporary_name
 from experiments.run_contents import check_own, remove_own
 from experiments.run_lock import held, moved, release, release_all_but

@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
 from experiments.report_settings import ReportSettings
 
 FLAGS = define_flags(ReportSettings)
@@ -47,7 +47,7 @@ def write_report(folder: Path, file: Path) -> int:
     Raises:
         ValueError: there is no run, one of its files is damaged, or the page cannot be written.
     """
-    from data_generation.dataset_folder import check_writable
+    from data_generation.scripts.files import check_writable
     from diffusions.files import made_parents, write_text
     from experiments.outputs import check_output, is_report
     from experiments.report_html import page, text

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data_generation.json_file import MOST_LINES_BYTES, read_text
+from data_generation.formats.json_file import MOST_LINES_BYTES, read_text
 from experiments.replaced_run import hint
 from experiments.report_charts import chart, curves
 from experiments.report_html import (

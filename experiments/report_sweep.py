@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from data_generation.json_file import read_text
+from data_generation.formats.json_file import read_text
 from experiments.report_html import (
     cards,
     command,

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from data_generation.command_line import say
+from data_generation.scripts.command_line import say
 from diffusions.typing import Key
 from experiments.plots import plot_interaction, plot_potential, plot_predictions
 from jkonet_star.diagnostics import (

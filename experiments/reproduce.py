@@ -5,7 +5,7 @@ A reproduction is a sweep: it continues where it was killed.
 
 from collections.abc import Sequence
 
-from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.sweep_settings import ExecutionSettings
 

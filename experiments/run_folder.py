@@ -26,8 +26,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from data_generation.dataset_folder import check_writable
-from data_generation.json_file import read_json
+from data_generation.formats.json_file import read_json
+from data_generation.scripts.files import check_writable, plain, write_json
 from diffusions.files import append_bytes, is_temporary, new_folder, write_text
 from experiments.replaced_run import (
     forget_replaced,
@@ -51,22 +51,6 @@ from experiments.settings import FOLDER_FIELDS, FolderSettings
 SCHEMA_VERSION = 1
 TRAINING = "experiments.train"
 """The script whose runs hold energies."""
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Writes JSON, whole."""
-    write_text(file, json.dumps(plain(content), indent=1) + "\n")
-
-
-def plain(content: Any) -> Any:
-    """The same content with non-finite numbers as text: JSON has no NaN."""
-    if isinstance(content, dict):
-        return {k: plain(v) for k, v in content.items()}
-    if isinstance(content, list | tuple):
-        return [plain(v) for v in content]
-    if isinstance(content, float) and not math.isfinite(content):
-        return str(content)
-    return content
 
 
 def versions() -> dict[str, str]:

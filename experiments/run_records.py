@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from data_generation.json_file import read_json, read_lines
+from data_generation.formats.json_file import read_json, read_lines
 from diffusions.checks import Bounds, Count, Double, Positive, Seed, one_of, record, shown
 from jkonet_star.registry import SOLVERS
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_generation.command_line import define_flags, run_script, say, settings_from_flags
-from data_generation.json_file import read_text
+from data_generation.formats.json_file import read_text
+from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
 from experiments.replaced_run import keeps_replaced
 from experiments.sparse_localization_settings import (
     PUBLISHED_N,
@@ -60,7 +60,7 @@ def main() -> None:
         _refuse_curriculum(curriculum)
     import jax  # only now: `--help` and a mistyped flag need none of it
 
-    from data_generation.device import device_name, precision
+    from data_generation.scripts.device import device_name, precision
     from experiments.run_folder import start_run
     from experiments.tracking import check_settings, conclude
 
@@ -295,7 +295,7 @@ def _generate(
     import jax
     import numpy as np
 
-    from data_generation.array_files import write_npz
+    from data_generation.formats.array_files import write_npz
     from diffusions.stochastic_localization import uniform_times
     from experiments.sparse_localization_evaluation import generate, norm_distance
 

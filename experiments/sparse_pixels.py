@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
 from experiments.replaced_run import keeps_replaced
 from experiments.sparse_pixels_settings import SamplingSettings, SparsePixelsSettings
 
@@ -39,7 +39,7 @@ def main() -> None:
 @keeps_replaced
 def _train(settings: SparsePixelsSettings, begin: float) -> None:
     # Only now: `--help` and a mistyped flag need none of it.
-    from data_generation.device import device_name, precision
+    from data_generation.scripts.device import device_name, precision
     from diffusions.training import cut_batch
     from experiments.run_folder import start_run
     from experiments.sparse_pixels_task import SparseTask
@@ -90,7 +90,7 @@ def _reuse(given: SparsePixelsSettings, begin: float) -> None:
         raise ValueError(f"{folder} already exists; give --overwrite or another --output")
     if folder.exists():
         check_results(folder, "experiments.sparse_pixels")
-    from data_generation.dataset_folder import check_writable
+    from data_generation.scripts.files import check_writable
 
     check_writable(folder.parent)
     from experiments.sparse_pixels_training import reuse

@@ -10,15 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from checkpoints import load_network, save_network
-from data_generation.array_files import write_npz
-from data_generation.command_line import say
+from data_generation.formats.array_files import write_npz
 from data_generation.image_batches import as_bytes
+from data_generation.scripts.command_line import say
+from data_generation.scripts.files import write_json
 from diffusions.files import made_parents, new_folder, replace_folder
 from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Key, Params
 from experiments.chunked_training import train_in_chunks
 from experiments.outputs import ABOUT, about, check_results
-from experiments.run_folder import RunFolder, write_json
+from experiments.run_folder import RunFolder
 from experiments.sparse_pixels_evaluation import (
     draw,
     evaluate,

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_generation.dataset_folder import METADATA, check_writable, read_metadata
-from experiments.run_folder import TRAINING, RunFolder, open_run, start_run, write_json
+from data_generation.dataset_folder import METADATA, read_metadata
+from data_generation.scripts.files import check_writable, write_json
+from experiments.run_folder import TRAINING, RunFolder, open_run, start_run
 from experiments.run_records import Failure, Summary, TrainSummary, read_entries
 from experiments.settings import TrainSettings
 from experiments.sweep_settings import Cell, ExecutionSettings

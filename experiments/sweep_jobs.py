@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_generation.compilation_cache import keep_cache_from_jobs
+from data_generation.scripts.compilation_cache import keep_cache_from_jobs
 from diffusions.late_imports import import_extra
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_runs import Finished, carry_out, data_shape

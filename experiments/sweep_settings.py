@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from absl import flags
 
-from data_generation.plain_numbers import plain_float
+from data_generation.formats.plain_numbers import plain_float
 from data_generation.settings import DataSettings, InternalEnergy
 from diffusions.checks import (
     Bounds,

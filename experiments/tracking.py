@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from data_generation.command_line import say
+from data_generation.scripts.command_line import say
 from diffusions.late_imports import import_extra
 from experiments.run_folder import RunFolder, check_run, peak_memory_bytes
 from experiments.settings import FolderSettings
@@ -36,7 +36,7 @@ def conclude(
     Returns:
         The summary: the results, `seconds`, `device` and `peak_memory_bytes`.
     """
-    from data_generation.device import device_name  # only now: it needs JAX
+    from data_generation.scripts.device import device_name  # only now: it needs JAX
 
     summary = {
         **results,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
 from experiments.learning_settings import (
     LearningSettings,
     define_learning_flags,
@@ -46,7 +46,7 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
     """
     begin = time.perf_counter()
     # Only now: `--help` and a mistyped flag need none of it.
-    from data_generation.device import device_name, precision
+    from data_generation.scripts.device import device_name, precision
     from experiments.datasets import known_energy, open_dataset, population
     from experiments.network_training import learn
     from experiments.reporting import assess, draw, judge, print_table, reported

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import pytest
 
-from data_generation.command_line import run_script, settings_from_flags
+from data_generation.scripts.command_line import run_script, settings_from_flags
 from diffusions import late_imports
 
 ROOT = Path(__file__).parents[1]

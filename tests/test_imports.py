@@ -29,10 +29,8 @@ MAY_IMPORT = {
     "checkpoints": (
         "jkonet_star",
         "diffusions",
-        "data_generation.command_line",
-        "data_generation.json_file",
-        "data_generation.bounded_reading",
-        "data_generation.pickle_reading",
+        "data_generation.scripts.command_line",
+        "data_generation.formats",
     ),
     "experiments": ("data_generation", "checkpoints", "jkonet_star", "diffusions"),
 }
@@ -190,7 +188,7 @@ def test_every_extra_that_is_imported_late_is_declared():
         "diffusions.checks",
         "diffusions.memory",
         "diffusions.networks.presets",
-        "data_generation.json_file",
+        "data_generation.formats.json_file",
         "experiments.settings",
         "experiments.information_theoretic_settings",
         "experiments.linear_denoiser_settings",

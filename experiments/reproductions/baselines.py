@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from data_generation.datasets import load_dataset
-from data_generation.json_file import read_json
+from data_generation.formats.json_file import read_json
+from data_generation.scripts.files import write_json
 from diffusions.checks import NotNegative, conform
 from experiments.datasets import population
-from experiments.run_folder import write_json
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
 from experiments.sweep_table import Row

@@ -13,13 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 from data_generation.datasets import load_dataset
-from data_generation.json_file import read_record
+from data_generation.formats.json_file import read_record
 from data_generation.reading import read_snapshots
+from data_generation.scripts.files import write_json
 from diffusions.typing import Array
 from experiments.reproductions.baselines import no_change, sampling_floor
 from experiments.reproductions.embryoid_body import SOLVER, methods_of, network_of, seeds_of
 from experiments.reproductions.settings import ReproduceSettings
-from experiments.run_folder import write_json
 from experiments.run_records import Number
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from data_generation.array_files import read_npz, write_npz
+from data_generation.formats.array_files import read_npz, write_npz
 from diffusions.files import append_bytes
 
 

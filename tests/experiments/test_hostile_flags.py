@@ -13,8 +13,8 @@ import pytest
 import checkpoints
 import experiments
 from checkpoints.settings import ImportSettings
-from data_generation.command_line import run_script, settings_from_flags
 from data_generation.mask_settings import MaskSettings
+from data_generation.scripts.command_line import run_script, settings_from_flags
 from data_generation.settings import DataSettings
 from diffusions import memory
 from experiments.annotate_settings import AnnotateSettings

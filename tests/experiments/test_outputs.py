@@ -6,6 +6,7 @@ from unittest import mock
 
 import pytest
 
+from data_generation.scripts.files import write_json
 from experiments import report, sparse_pixels_training
 from experiments.outputs import (
     ABOUT,
@@ -17,7 +18,7 @@ from experiments.outputs import (
     is_evaluation,
 )
 from experiments.repetitions import write_table
-from experiments.run_folder import RunFolder, open_run, write_json
+from experiments.run_folder import RunFolder, open_run
 from experiments.sweep_table import COLUMNS
 
 EVALUATION = {

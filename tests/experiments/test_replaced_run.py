@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from data_generation.command_line import define_flags, run_script
-from data_generation.termination import Terminated
+from data_generation.scripts.command_line import define_flags, run_script
+from data_generation.scripts.termination import Terminated
 from experiments import annotate, evaluate, replaced_run, report, sparse_pixels
 from experiments.replaced_run import keeps_replaced, replaced_runs
 from experiments.run_folder import TRAINING, RunFolder, open_run

@@ -14,7 +14,8 @@ import pytest
 from absl import flags
 
 from data_generation import __main__ as script
-from data_generation.command_line import (
+from data_generation.datasets import load_dataset
+from data_generation.scripts.command_line import (
     EXIT_BUG,
     Hint,
     attribute_documentation,
@@ -23,7 +24,6 @@ from data_generation.command_line import (
     say,
     settings_from_flags,
 )
-from data_generation.datasets import load_dataset
 from data_generation.settings import DataSettings
 
 # The packages under test: of this tree, or of an installed wheel.

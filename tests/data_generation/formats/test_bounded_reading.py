@@ -1,4 +1,4 @@
-from data_generation.bounded_reading import most_unpacked
+from data_generation.formats.bounded_reading import most_unpacked
 
 
 def test_how_much_a_file_may_unpack_to():

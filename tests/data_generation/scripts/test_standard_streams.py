@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from data_generation import command_line
-from data_generation.standard_streams import encodable, escaped
+from data_generation.scripts import command_line
+from data_generation.scripts.standard_streams import encodable, escaped
 
-ROOT = Path(command_line.__file__).parents[1]
+ROOT = Path(command_line.__file__).parents[2]
 SCRIPT = """
 import contextlib, dataclasses, os, sys, warnings
 from tqdm import tqdm
-from data_generation.command_line import define_flags, run_script, say, settings_from_flags
+from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:

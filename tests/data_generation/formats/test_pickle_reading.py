@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from data_generation.pickle_reading import read_pickle
+from data_generation.formats.pickle_reading import read_pickle
 
 
 class Noted(list):

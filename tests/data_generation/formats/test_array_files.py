@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_generation.array_files import npz_names, read_npy, read_npz
+from data_generation.formats.array_files import npz_names, read_npy, read_npz
 
 ARRAYS = {
     "floats": np.random.default_rng(0).normal(size=(3, 4, 2)),

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from data_generation.json_file import (
+from data_generation.formats.json_file import (
     MOST_BYTES,
     MOST_DEPTH,
     parse_json,

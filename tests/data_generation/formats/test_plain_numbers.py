@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from data_generation.plain_numbers import plain_float, plain_int
+from data_generation.formats.plain_numbers import plain_float, plain_int
 
 
 @pytest.mark.parametrize(

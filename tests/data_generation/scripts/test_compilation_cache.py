@@ -9,9 +9,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from data_generation import compilation_cache as module
-from data_generation.command_line import define_flags, run_script
-from data_generation.compilation_cache import (
+from data_generation.scripts import compilation_cache as module
+from data_generation.scripts.command_line import define_flags, run_script
+from data_generation.scripts.compilation_cache import (
     compilation_cache,
     keep_cache_from_jobs,
     user_cache,
@@ -19,7 +19,7 @@ from data_generation.compilation_cache import (
 from data_generation.settings import DataSettings
 
 # The packages under test: of this tree, or of an installed wheel.
-ROOT = Path(module.__file__).parents[1]
+ROOT = Path(module.__file__).parents[2]
 JAX_VARIABLES = [name for name in vars(module).values() if str(name).startswith("JAX_")]
 
 
@@ -229,7 +229,7 @@ def test_the_oldest_programs_go_first(tmp_path):
 
 PROGRAM = """
 import sys
-from data_generation.command_line import define_flags, run_script, say
+from data_generation.scripts.command_line import define_flags, run_script, say
 from data_generation.settings import DataSettings
 
 def main():

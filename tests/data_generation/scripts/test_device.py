@@ -3,7 +3,7 @@
 import jax
 
 from data_generation import __main__ as script
-from data_generation.device import device_name, precision
+from data_generation.scripts.device import device_name, precision
 
 
 def test_single_precision_is_what_is_said_by_itself():

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from data_generation.bounded_reading import MOST_FILE_BYTES, most_unpacked
+from data_generation.formats.bounded_reading import MOST_FILE_BYTES, most_unpacked
 from diffusions.checks import shown
 from diffusions.files import naming, new_file
 

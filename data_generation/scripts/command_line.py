@@ -34,16 +34,16 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from absl import flags
 
-from data_generation.compilation_cache import FLAG_HELP, compilation_cache
-from data_generation.plain_numbers import plain_float, plain_int
-from data_generation.standard_streams import (
+from data_generation.formats.plain_numbers import plain_float, plain_int
+from data_generation.scripts.compilation_cache import FLAG_HELP, compilation_cache
+from data_generation.scripts.standard_streams import (
     OutputError,
     escaped,
     lenient_errors,
     open_closed_streams,
     write_output,
 )
-from data_generation.termination import EXIT_TERMINATED, Terminated, termination_raised
+from data_generation.scripts.termination import EXIT_TERMINATED, Terminated, termination_raised
 from diffusions.memory import check_memory
 
 SettingsT = TypeVar("SettingsT")

@@ -1,0 +1,1 @@
+"""JSON, NumPy arrays, pickles and numbers as text, read within bounds and without trust."""

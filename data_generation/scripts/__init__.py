@@ -1,0 +1,1 @@
+"""What every script shares: command line, streams, device, the cache of compiled programs."""
