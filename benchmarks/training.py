@@ -196,8 +196,8 @@ def measure_compilations(request: dict[str, Any]) -> dict[str, Any]:
     import jax
 
     from experiments.network_training import learn
-    from experiments.run_folder import open_run
-    from experiments.settings import TrainSettings
+    from experiments.run.folder import open_run
+    from experiments.run.settings import TrainSettings
     from jkonet_star.network_solver import Network
     from jkonet_star.problem import prepare
     from jkonet_star.settings import NetworkSettings

@@ -42,8 +42,8 @@ def annotate(settings: AnnotateSettings) -> None:
     from data_generation.scripts.files import check_writable
     from diffusions.files import kind_of, made_parents, new_file
     from experiments.annotate_cells import annotate_cells, leading_coordinates, share_outside
-    from experiments.replaced_run import hint
-    from experiments.run_folder import RunFolder, versions
+    from experiments.run.folder import RunFolder, versions
+    from experiments.run.replaced import hint
 
     run = RunFolder.existing(str(settings.run))
     trained = run.trained()

@@ -23,14 +23,14 @@ from diffusions.log_snr import LogSNRLaw, law_from_curve, law_from_spectrum
 from diffusions.objectives import Denoiser
 from diffusions.training import TrainingState, initial_state, shuffled_batches, train_epochs
 from diffusions.typing import Array, Key, Params
-from experiments.chunked_training import train_in_chunks
 from experiments.information_theoretic_settings import (
     InformationTheoreticSettings,
     log_snr_pair,
 )
-from experiments.repetitions import write_table
-from experiments.run_folder import RunFolder
-from experiments.run_records import MeasuredLaw
+from experiments.run.folder import RunFolder
+from experiments.run.records import MeasuredLaw
+from experiments.run.tables import write_table
+from experiments.run.training import train_in_chunks
 
 EVALUATION_SEED = 20
 """Of the noise of every evaluation: nothing is taken from the training stream."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
 from experiments.information_theoretic_settings import InformationTheoreticSettings
-from experiments.replaced_run import keeps_replaced
+from experiments.run.replaced import keeps_replaced
 
 FLAGS = define_flags(InformationTheoreticSettings)
 
@@ -28,8 +28,8 @@ def main() -> None:
     # Only now: `--help` and a mistyped flag need none of it.
     from data_generation.scripts.device import device_name, precision
     from diffusions.training import cut_batch
-    from experiments.run_folder import start_run
-    from experiments.tracking import check_settings, conclude
+    from experiments.run.folder import start_run
+    from experiments.run.session import check_settings, conclude
 
     settings = given.resolved()
     check_settings(settings)

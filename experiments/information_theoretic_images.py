@@ -21,7 +21,7 @@ from diffusions.typing import Array, Key, Params
 from experiments.density_training import EVALUATION_SEED, IMAGE_CHUNK, Measured, Task
 from experiments.information_theoretic_plots import plot_error_curve, plot_images, plot_loss
 from experiments.information_theoretic_settings import InformationTheoreticSettings
-from experiments.run_folder import RunFolder
+from experiments.run.folder import RunFolder
 
 SAMPLE_SEED = 22
 LOG_SNR_SCALE = 50.0

@@ -25,7 +25,7 @@ from experiments.information_theoretic_plots import (
     square_grid,
 )
 from experiments.information_theoretic_settings import InformationTheoreticSettings
-from experiments.run_folder import RunFolder
+from experiments.run.folder import RunFolder
 
 DENSITY_SEED = 21
 SAMPLE_SEED = 22

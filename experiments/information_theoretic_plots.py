@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from diffusions.error_curves import ErrorCurves
-from experiments.figures import new_figure, save_figure
+from experiments.run.figures import new_figure, save_figure
 
 LEVELS = 24
 DEPTH = 14.0

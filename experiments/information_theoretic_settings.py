@@ -17,7 +17,7 @@ from diffusions.checks import (
     shown,
 )
 from diffusions.networks.presets import UNetPreset
-from experiments.settings import RunSettings
+from experiments.run.settings import RunSettings
 
 PLANAR = ("dino", "moons", "scg", "line", "circle")
 IMAGES = ("cifar10", "fashion-mnist", "synthetic")

@@ -12,7 +12,7 @@ from typing import Any
 
 from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
 from experiments.linear_denoiser_settings import LearnedDenoiserSettings
-from experiments.replaced_run import keeps_replaced
+from experiments.run.replaced import keeps_replaced
 
 FLAGS = define_flags(LearnedDenoiserSettings)
 
@@ -34,9 +34,10 @@ def main() -> None:
     from data_generation.gaussians import IsotropicMixture
     from data_generation.scripts.device import device_name, precision
     from experiments.linear_denoiser_plots import plot_generated, plot_learned
-    from experiments.repetitions import run_chunks, write_table
-    from experiments.run_folder import start_run
-    from experiments.tracking import check_settings, conclude
+    from experiments.run.folder import start_run
+    from experiments.run.repetitions import run_chunks
+    from experiments.run.session import check_settings, conclude
+    from experiments.run.tables import write_table
 
     check_settings(settings)
     data = IsotropicMixture(settings.mean_list, settings.std_list, settings.weights)
@@ -265,7 +266,7 @@ def summarise(rows: list[dict[str, Any]], sizes: Sequence[int]) -> list[dict[str
         rows: of the metrics.
         sizes: numbers of training images.
     """
-    from experiments.repetitions import mean_and_error, positive_share
+    from experiments.run.tables import mean_and_error, positive_share
 
     table = []
     for n in sizes:

@@ -11,7 +11,7 @@ from typing import Any
 
 from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
 from experiments.linear_denoiser_settings import LinearDenoiserSettings
-from experiments.replaced_run import keeps_replaced
+from experiments.run.replaced import keeps_replaced
 
 STATISTICS = (
     "kl",
@@ -60,9 +60,10 @@ def _run(settings: LinearDenoiserSettings, begin: float) -> None:
     from data_generation.scripts.device import device_name, precision
     from diffusions.linear_denoiser import OneStepModel
     from experiments.linear_denoiser_plots import plot_linear
-    from experiments.repetitions import run_chunks, write_table
-    from experiments.run_folder import start_run
-    from experiments.tracking import check_settings, conclude
+    from experiments.run.folder import start_run
+    from experiments.run.repetitions import run_chunks
+    from experiments.run.session import check_settings, conclude
+    from experiments.run.tables import write_table
 
     check_settings(settings)
     model = OneStepModel(
@@ -185,7 +186,7 @@ def summarise(rows: list[dict[str, Any]], model: Any, sizes: Sequence[int]) -> l
     import numpy as np
 
     from diffusions.linear_denoiser_theory import leading_order
-    from experiments.repetitions import mean_and_error, positive_share
+    from experiments.run.tables import mean_and_error, positive_share
 
     def joined(name: str) -> Any:
         # An infinite number is text in the metrics.

@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 from data_generation.gaussians import IsotropicMixture
 from diffusions.linear_denoiser import OneStepModel
 from diffusions.linear_denoiser_theory import leading_order
-from experiments.figures import new_figure, save_figure
+from experiments.run.figures import new_figure, save_figure
 
 MEASURED = "#c2410c"
 THEORY = "#1d4ed8"

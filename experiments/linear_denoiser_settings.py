@@ -15,7 +15,7 @@ from diffusions.checks import (
     Rounds,
     shown,
 )
-from experiments.settings import RunSettings
+from experiments.run.settings import RunSettings
 
 Precision = Literal["float32", "float64"]
 

@@ -17,10 +17,10 @@ from tqdm import tqdm
 from checkpoints import latest_step, restore_state, save_state
 from data_generation.scripts.command_line import say
 from diffusions.typing import Keys, PyTree
-from experiments.chunked_training import chunk_lengths
 from experiments.reporting import evaluation_key
-from experiments.run_folder import RunFolder
-from experiments.settings import TrainSettings
+from experiments.run.folder import RunFolder
+from experiments.run.settings import TrainSettings
+from experiments.run.training import chunk_lengths
 from jkonet_star.divergence import first_unsound
 from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
 from jkonet_star.fitted import FittedEnergy

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from experiments.figures import new_figure, save_figure
+from experiments.run.figures import new_figure, save_figure
 from jkonet_star.dynamics import scheme_time
 from jkonet_star.evaluation import KnownEnergy
 from jkonet_star.fitted import FittedEnergy

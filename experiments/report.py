@@ -27,8 +27,8 @@ def main() -> None:
     file = Path(settings.out) if settings.out else folder / "report.html"
     size = write_report(folder, file)
     say(f"{file} ({_shown_size(size)})")
-    from experiments.replaced_run import hint
-    from experiments.run_folder import RunFolder
+    from experiments.run.folder import RunFolder
+    from experiments.run.replaced import hint
 
     if (folder / "config.json").is_file() and not RunFolder(folder).finished and hint(folder):
         say(f"  {folder} is unfinished{hint(folder)}")
@@ -49,11 +49,11 @@ def write_report(folder: Path, file: Path) -> int:
     """
     from data_generation.scripts.files import check_writable
     from diffusions.files import made_parents, write_text
-    from experiments.outputs import check_output, is_report
     from experiments.report_html import page, text
     from experiments.report_run import run_sections
     from experiments.report_sweep import is_sweep, sweep_sections
-    from experiments.run_folder import RunFolder, versions
+    from experiments.run.folder import RunFolder, versions
+    from experiments.run.outputs import check_output, is_report
 
     if (folder / "config.json").is_file():
         sections = run_sections(RunFolder(folder))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.formats.json_file import MOST_LINES_BYTES, read_text
-from experiments.replaced_run import hint
 from experiments.report_charts import chart, curves
 from experiments.report_html import (
     cards,
@@ -24,15 +23,16 @@ from experiments.report_html import (
     table,
     text,
 )
-from experiments.run_commands import (
+from experiments.run.commands import (
     changed,
     dataset_command,
     dataset_metadata,
     run_command,
     script_flags,
 )
-from experiments.run_folder import RunFolder
-from experiments.run_records import Summary, read_entries
+from experiments.run.folder import RunFolder
+from experiments.run.records import Summary, read_entries
+from experiments.run.replaced import hint
 
 ENVIRONMENT = ("schema_version", "seconds", "device", "peak_memory_bytes")
 _MOST_CARDS = 6

@@ -16,9 +16,9 @@ from experiments.report_html import (
     text,
 )
 from experiments.report_run import csv_rows, csv_table, environment
-from experiments.run_commands import run_command
-from experiments.run_folder import RunFolder
-from experiments.run_records import Failure, read_entries
+from experiments.run.commands import run_command
+from experiments.run.folder import RunFolder
+from experiments.run.records import Failure, read_entries
 
 
 def is_sweep(folder: Path) -> bool:

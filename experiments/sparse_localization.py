@@ -13,7 +13,7 @@ from typing import Any
 
 from data_generation.formats.json_file import read_text
 from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
-from experiments.replaced_run import keeps_replaced
+from experiments.run.replaced import keeps_replaced
 from experiments.sparse_localization_settings import (
     PUBLISHED_N,
     PUBLISHED_TIMES,
@@ -61,8 +61,8 @@ def main() -> None:
     import jax  # only now: `--help` and a mistyped flag need none of it
 
     from data_generation.scripts.device import device_name, precision
-    from experiments.run_folder import start_run
-    from experiments.tracking import check_settings, conclude
+    from experiments.run.folder import start_run
+    from experiments.run.session import check_settings, conclude
 
     check_settings(settings)
     reference = _read_reference(settings)
@@ -176,7 +176,7 @@ def _train(
     """The best network of the last stage, saved in the run's folder with its losses."""
     from checkpoints.message_passing import Denoiser, load_denoiser, save_denoiser
     from diffusions.files import write_text
-    from experiments.chunked_training import train_in_chunks
+    from experiments.run.training import train_in_chunks
     from experiments.sparse_localization_training import Curriculum
 
     path = run.path / DENOISER

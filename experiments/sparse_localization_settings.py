@@ -21,7 +21,7 @@ from diffusions.checks import (
     check_fields,
     shown,
 )
-from experiments.settings import RunSettings
+from experiments.run.settings import RunSettings
 
 Mode = Literal["train", "evaluate", "generate", "reproduce"]
 

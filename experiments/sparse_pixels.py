@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
-from experiments.replaced_run import keeps_replaced
+from experiments.run.replaced import keeps_replaced
 from experiments.sparse_pixels_settings import SamplingSettings, SparsePixelsSettings
 
 FLAGS = define_flags(SparsePixelsSettings)
@@ -41,10 +41,10 @@ def _train(settings: SparsePixelsSettings, begin: float) -> None:
     # Only now: `--help` and a mistyped flag need none of it.
     from data_generation.scripts.device import device_name, precision
     from diffusions.training import cut_batch
-    from experiments.run_folder import start_run
+    from experiments.run.folder import start_run
+    from experiments.run.session import check_settings, conclude
     from experiments.sparse_pixels_task import SparseTask
     from experiments.sparse_pixels_training import learn
-    from experiments.tracking import check_settings, conclude
 
     check_settings(settings)
     task = SparseTask(settings)
@@ -76,9 +76,9 @@ def _train(settings: SparsePixelsSettings, begin: float) -> None:
 
 def _reuse(given: SparsePixelsSettings, begin: float) -> None:
     from diffusions.files import recover
-    from experiments.outputs import check_results
-    from experiments.replaced_run import hint
-    from experiments.run_folder import RunFolder
+    from experiments.run.folder import RunFolder
+    from experiments.run.outputs import check_results
+    from experiments.run.replaced import hint
 
     run = RunFolder(Path(given.run or ""))
     if not run.finished:

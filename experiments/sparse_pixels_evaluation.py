@@ -24,8 +24,8 @@ from diffusions.image_features import SMALLEST, image_features
 from diffusions.interpolation import INTERPOLATIONS, interpolate
 from diffusions.metrics import frechet_distance_of_samples, psnr, ssim
 from diffusions.typing import Params
-from experiments.repetitions import write_table
-from experiments.run_folder import RunFolder
+from experiments.run.folder import RunFolder
+from experiments.run.tables import write_table
 from experiments.sparse_pixels_plots import plot_comparison, plot_diversity, plot_panel
 from experiments.sparse_pixels_sampling import Reconstruction, SamplerSpec
 from experiments.sparse_pixels_settings import Sampler, SamplingSettings

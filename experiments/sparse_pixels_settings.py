@@ -20,7 +20,7 @@ from diffusions.checks import (
     one_of,
 )
 from diffusions.networks.presets import UNetPreset
-from experiments.settings import RunSettings
+from experiments.run.settings import RunSettings
 
 Dataset = Literal["cifar10", "fashion-mnist", "synthetic"]
 ModelName = Literal["ddpm", "flow"]

@@ -17,9 +17,9 @@ from data_generation.scripts.files import write_json
 from diffusions.files import made_parents, new_folder, replace_folder
 from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Key, Params
-from experiments.chunked_training import train_in_chunks
-from experiments.outputs import ABOUT, about, check_results
-from experiments.run_folder import RunFolder
+from experiments.run.folder import RunFolder
+from experiments.run.outputs import ABOUT, about, check_results
+from experiments.run.training import train_in_chunks
 from experiments.sparse_pixels_evaluation import (
     draw,
     evaluate,

@@ -80,8 +80,8 @@ def run_sweep(cells: Sequence[Cell], name: str, execution: ExecutionSettings) ->
         if isinstance(cell.data, DataSettings):
             check_memory(cell.data.memory_needs)
 
-    from experiments.outputs import check_sweep_folder
-    from experiments.run_lock import held, hold, release_all_but
+    from experiments.run.lock import held, hold, release_all_but
+    from experiments.run.outputs import check_sweep_folder
     from experiments.sweep_folder import SweepFolder
 
     _check_extras(cells, execution)

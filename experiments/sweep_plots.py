@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from experiments.figures import new_figure, save_figure
-from experiments.sweep_table import DATA, Row, varying
+from experiments.run.figures import new_figure, save_figure
+from experiments.run.tables import Row
+from experiments.sweep_table import DATA, varying
 
 MARKERS = "osD^vPX*<>"
 LEAST = 1e-8

@@ -6,10 +6,10 @@ from typing import Self
 
 from tqdm import tqdm
 
-from experiments.repetitions import write_table
+from experiments.run.tables import Row, write_table
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
-from experiments.sweep_table import COLUMNS, Row, row_of, write_markdown
+from experiments.sweep_table import COLUMNS, row_of, write_markdown
 
 SECONDS_BETWEEN_TABLES = 10.0
 SECONDS_BETWEEN_FIGURES = 60.0

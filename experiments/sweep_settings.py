@@ -28,7 +28,7 @@ from diffusions.checks import (
 )
 from experiments.grid_file import Entries, read_grids
 from experiments.learning_settings import LearningSettings
-from experiments.settings import EvaluationPopulation, WassersteinOrder
+from experiments.run.settings import EvaluationPopulation, WassersteinOrder
 from jkonet_star.registry import SOLVERS, scheme_of
 from jkonet_star.settings import SCHEMES
 

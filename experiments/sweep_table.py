@@ -9,11 +9,10 @@ import numpy as np
 
 from data_generation.settings import DataSettings
 from diffusions.files import write_text
+from experiments.run.tables import Row, markdown
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
 from jkonet_star.registry import SOLVERS
-
-Row = dict[str, Any]
 
 DATA = (
     "dataset",
@@ -148,23 +147,3 @@ def write_markdown(file: Path, rows: Sequence[Row], title: str) -> None:
     head = f"# {title}\n\n{len(rows)} runs"
     head += f", mean +- standard deviation over {n_seeds} seeds\n\n" if n_seeds > 1 else "\n\n"
     write_text(file, head + markdown(merged, columns))
-
-
-def markdown(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """A table of some columns."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for row in rows:
-        cells = [_shown(row, c) for c in columns]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _shown(row: Row, column: str) -> str:
-    value = row.get(column)
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        text = f"{value:.4g}"
-        spread = row.get("emd_std") if column == "emd" and row.get("seeds", 1) > 1 else None
-        return text if spread is None else f"{text} +- {spread:.2g}"
-    return str(value).replace("|", "/")

@@ -13,8 +13,8 @@ from experiments.learning_settings import (
     define_learning_flags,
     learning_from_flags,
 )
-from experiments.replaced_run import keeps_replaced
-from experiments.settings import TrainSettings
+from experiments.run.replaced import keeps_replaced
+from experiments.run.settings import TrainSettings
 from jkonet_star.registry import SOLVERS
 from jkonet_star.settings import InternalSettings
 
@@ -50,8 +50,8 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
     from experiments.datasets import known_energy, open_dataset, population
     from experiments.network_training import learn
     from experiments.reporting import assess, draw, judge, print_table, reported
-    from experiments.run_folder import start_run
-    from experiments.tracking import check_settings, conclude
+    from experiments.run.folder import start_run
+    from experiments.run.session import check_settings, conclude
     from jkonet_star.side_by_side import SideBySide
 
     check_settings(settings)

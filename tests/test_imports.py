@@ -189,7 +189,7 @@ def test_every_extra_that_is_imported_late_is_declared():
         "diffusions.memory",
         "diffusions.networks.presets",
         "data_generation.formats.json_file",
-        "experiments.settings",
+        "experiments.run.settings",
         "experiments.information_theoretic_settings",
         "experiments.linear_denoiser_settings",
     ],

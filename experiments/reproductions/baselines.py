@@ -15,9 +15,9 @@ from data_generation.formats.json_file import read_json
 from data_generation.scripts.files import write_json
 from diffusions.checks import NotNegative, conform
 from experiments.datasets import population
+from experiments.run.tables import Row
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
-from experiments.sweep_table import Row
 from jkonet_star.evaluation import earth_movers_distances
 from jkonet_star.exact_transport import wasserstein
 from jkonet_star.snapshots import Snapshots

@@ -19,9 +19,9 @@ from typing import Any
 from data_generation.settings import DataSettings
 from experiments.learning_settings import LearningSettings
 from experiments.reproductions.settings import ReproduceSettings
+from experiments.run.tables import Row
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
-from experiments.sweep_table import Row
 from jkonet_star.settings import SCHEMES, NetworkSettings
 
 SOLVER = "jkonet-star-time-potential"

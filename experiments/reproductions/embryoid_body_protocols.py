@@ -20,10 +20,10 @@ from diffusions.typing import Array
 from experiments.reproductions.baselines import no_change, sampling_floor
 from experiments.reproductions.embryoid_body import SOLVER, methods_of, network_of, seeds_of
 from experiments.reproductions.settings import ReproduceSettings
-from experiments.run_records import Number
+from experiments.run.records import Number
+from experiments.run.tables import Row
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
-from experiments.sweep_table import Row
 from jkonet_star.couplings import Couplings, couple
 from jkonet_star.dynamics import scheme_time
 from jkonet_star.exact_transport import wasserstein

@@ -7,13 +7,13 @@ import numpy as np
 from checkpoints import load_energy
 from data_generation.datasets import load_dataset
 from diffusions.files import write_text
-from experiments.figures import new_figure, save_figure
 from experiments.plots import plot_predictions
 from experiments.reporting import evaluation_key
 from experiments.reproductions.embryoid_body_protocols import Protocol
+from experiments.run.figures import new_figure, save_figure
+from experiments.run.tables import markdown
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
-from experiments.sweep_table import markdown
 from jkonet_star.evaluation import predict_snapshots
 
 SOURCE = (

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from diffusions.files import write_text
-from experiments.figures import save_figure
 from experiments.reproductions.baselines import relative_to_no_change
 from experiments.reproductions.heat_maps import Value, heat_maps
 from experiments.reproductions.potentials import INTERACTION_SAMPLES
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
+from experiments.run.figures import save_figure
+from experiments.run.tables import Row, markdown
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
-from experiments.sweep_table import Row, markdown, mean_of
+from experiments.sweep_table import mean_of
 
 BETAS = (0.0, 0.1, 0.2)
 SOLVERS = ("jkonet-star-linear",)

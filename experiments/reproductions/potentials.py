@@ -14,13 +14,14 @@ from matplotlib.figure import Figure
 
 from data_generation.settings import DataSettings
 from diffusions.files import write_text
-from experiments.figures import save_figure
 from experiments.reproductions.baselines import relative_to_no_change
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
+from experiments.run.figures import save_figure
+from experiments.run.tables import Row, markdown
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_plots import MARKERS
 from experiments.sweep_settings import Cell
-from experiments.sweep_table import Row, markdown, mean_of
+from experiments.sweep_table import mean_of
 from jkonet_star.registry import SOLVERS, scheme_of
 
 # The closed forms first: a table that is worth reading is there after a few minutes.

@@ -10,11 +10,12 @@ import numpy as np
 from matplotlib import colormaps
 
 from diffusions.files import write_text
-from experiments.figures import new_figure, save_figure
 from experiments.reproductions.settings import ReproduceSettings
+from experiments.run.figures import new_figure, save_figure
+from experiments.run.tables import Row, markdown
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
-from experiments.sweep_table import Row, markdown, mean_of
+from experiments.sweep_table import mean_of
 from jkonet_star.settings import SCHEMES
 
 FULL = ("styblinski_tang", "double_exp", "sphere")

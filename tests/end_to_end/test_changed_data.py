@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from experiments.run_folder import RunFolder
+from experiments.run.folder import RunFolder
 
 SOLVER = ("--solver=jkonet-star-linear-potential", "--radial=none")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import experiments.chunked_training
+import experiments.run.training
 from checkpoints import load_network
 from data_generation.planar import planar_data
 from diffusions.error_curves import error_curves
@@ -20,7 +20,7 @@ from diffusions.gaussian_reference import (
 from diffusions.likelihood import nll
 from diffusions.log_snr import LogSNRLaw
 from experiments import density_training, information_theoretic
-from experiments.run_contents import check_own
+from experiments.run.contents import check_own
 
 PLANE = (
     "--n-points=400",
@@ -139,9 +139,9 @@ def result(run):
 def test_resumed_is_uninterrupted(place, scg, monkeypatch, killed_at, call):
     name = f"killed-{killed_at}-{call}"
     home = (
-        experiments.chunked_training
+        experiments.run.training
         if killed_at == "save_state"
-        else (experiments.chunked_training.RunFolder)
+        else (experiments.run.training.RunFolder)
     )
     kept, left = getattr(home, killed_at), [call]
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from experiments import learned_denoiser, linear_denoiser
-from experiments.run_contents import check_own
-from experiments.run_folder import RunFolder
+from experiments.run.contents import check_own
+from experiments.run.folder import RunFolder
 
 LINEAR = (
     "--n-pixels=3",

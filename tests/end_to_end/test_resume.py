@@ -18,7 +18,7 @@ import checkpoints.array_folder
 import checkpoints.training
 import experiments.network_training
 from checkpoints import latest_step, load_energy, save_state
-from experiments.run_folder import RunFolder
+from experiments.run.folder import RunFolder
 
 TRAINING = (
     "--dataset=plain",

@@ -14,7 +14,7 @@ from checkpoints import load_energy
 from data_generation.datasets import load_dataset
 from data_generation.settings import DataSettings
 from experiments import evaluate, train
-from experiments.run_contents import check_own
+from experiments.run.contents import check_own
 from jkonet_star.evaluation import earth_movers_distances
 from jkonet_star.registry import SOLVERS
 from jkonet_star.settings import SCHEMES

@@ -7,7 +7,7 @@ import pytest
 
 from diffusions.networks import blocked_messages
 from experiments import sparse_localization
-from experiments.run_contents import check_own
+from experiments.run.contents import check_own
 
 PROBLEM = ("--n=12", "--k=2")
 TRAINING = (
@@ -60,7 +60,7 @@ def test_training_leaves_a_denoiser_its_losses_and_figures(trained):
 
 @pytest.mark.slow
 def test_an_interrupted_training_ends_with_the_same_weights(place, trained, monkeypatch):
-    from experiments.run_folder import RunFolder
+    from experiments.run.folder import RunFolder
 
     write, calls = RunFolder.log, []
 

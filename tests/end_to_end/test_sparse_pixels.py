@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-import experiments.chunked_training
+import experiments.run.training
 from checkpoints import load_network
 from experiments import sparse_pixels
-from experiments.run_contents import check_own
+from experiments.run.contents import check_own
 
 pytestmark = pytest.mark.usefixtures("small_networks_and_images")
 
@@ -85,7 +85,7 @@ def result(run):
 @pytest.mark.parametrize("call", [2, 3])
 def test_resumed_is_uninterrupted(place, flow, monkeypatch, call):
     # The second checkpoint ends the diffusion model's training, the third the regression's.
-    kept, left = experiments.chunked_training.save_state, [call]
+    kept, left = experiments.run.training.save_state, [call]
 
     def interrupted(*args, **kwargs):
         left[0] -= 1
@@ -94,7 +94,7 @@ def test_resumed_is_uninterrupted(place, flow, monkeypatch, call):
         return kept(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiments.chunked_training, "save_state", interrupted)
+        patch.setattr(experiments.run.training, "save_state", interrupted)
         start(place, f"killed-{call}", status=130)
     assert not (place.runs / f"killed-{call}" / "summary.json").exists()
     run = start(place, f"killed-{call}", "--resume")

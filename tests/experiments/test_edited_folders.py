@@ -15,8 +15,8 @@ from checkpoints.message_passing import load_denoiser
 from data_generation import __main__ as data_generation
 from experiments import evaluate, report, reporting, train
 from experiments.network_training import divergences
-from experiments.run_folder import RunFolder, open_run
-from experiments.run_records import Failure, Summary, TrainSummary, read_entries
+from experiments.run.folder import RunFolder, open_run
+from experiments.run.records import Failure, Summary, TrainSummary, read_entries
 from experiments.sweep_table import result_columns
 
 ODD = (None, True, -1, 2**31, 2**62, 10**30, 1e300, "x", "nan", "", [], [[]], {}, {"a": {}})

@@ -23,7 +23,7 @@ from experiments.learning_settings import PARTS, learning_from_flags
 from experiments.linear_denoiser_settings import LearnedDenoiserSettings, LinearDenoiserSettings
 from experiments.report_settings import ReportSettings
 from experiments.reproductions.settings import ReproduceSettings
-from experiments.settings import EvaluateSettings, TrainSettings
+from experiments.run.settings import EvaluateSettings, TrainSettings
 from experiments.sparse_localization_settings import CurriculumSettings, SparseSettings
 from experiments.sparse_pixels_settings import SamplingSettings, SparsePixelsSettings
 from experiments.sweep_settings import (

@@ -14,8 +14,9 @@ from experiments.linear_denoiser_settings import (
     LearnedDenoiserSettings,
     LinearDenoiserSettings,
 )
-from experiments.repetitions import mean_and_error, run_chunks, wilson_interval, write_table
-from experiments.run_folder import open_run
+from experiments.run.folder import open_run
+from experiments.run.repetitions import run_chunks
+from experiments.run.tables import mean_and_error, wilson_interval, write_table
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (0, 300), (7, 20), (300, 300)])

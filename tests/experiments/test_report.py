@@ -13,13 +13,13 @@ import pytest
 from matplotlib.image import imread
 
 from experiments import report
-from experiments.figures import new_figure, save_figure
 from experiments.learning_settings import learning_from_flags
 from experiments.report_charts import MOST_POINTS, chart, curves
 from experiments.report_html import content, markdown, text
-from experiments.run_commands import run_command
-from experiments.run_folder import RunFolder, start_run
-from experiments.settings import TrainSettings
+from experiments.run.commands import run_command
+from experiments.run.figures import new_figure, save_figure
+from experiments.run.folder import RunFolder, start_run
+from experiments.run.settings import TrainSettings
 from experiments.train import FLAGS as TRAIN_FLAGS
 
 VOID = {"meta", "img", "br", "path", "circle"}

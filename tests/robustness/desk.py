@@ -46,7 +46,7 @@ def warm_up() -> None:
         *("jkonet_star.solvers", "jkonet_star.bilevel", "experiments.network_training"),
         *(f"experiments.{name}" for name in SCRIPTS_OF_EXPERIMENTS),
         *("experiments.plots", "experiments.reporting", "experiments.report_run"),
-        *("experiments.report_sweep", "experiments.sweep_runs", "experiments.chunked_training"),
+        *("experiments.report_sweep", "experiments.sweep_runs", "experiments.run.training"),
         *("experiments.sparse_localization_training", "experiments.sparse_pixels_training"),
         *("experiments.sparse_pixels_evaluation", "experiments.sparse_pixels_plots"),
         *("experiments.information_theoretic_planar", "experiments.information_theoretic_images"),

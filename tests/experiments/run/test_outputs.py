@@ -8,7 +8,8 @@ import pytest
 
 from data_generation.scripts.files import write_json
 from experiments import report, sparse_pixels_training
-from experiments.outputs import (
+from experiments.run.folder import RunFolder, open_run
+from experiments.run.outputs import (
     ABOUT,
     about,
     check_figures,
@@ -17,8 +18,7 @@ from experiments.outputs import (
     check_sweep_folder,
     is_evaluation,
 )
-from experiments.repetitions import write_table
-from experiments.run_folder import RunFolder, open_run
+from experiments.run.tables import write_table
 from experiments.sweep_table import COLUMNS
 
 EVALUATION = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Union
 
 from diffusions.files import is_temporary
-from experiments.run_lock import LOCK
+from experiments.run.lock import LOCK
 
 Contents = Mapping[str, Union[None, "Contents"]]
 """Pattern of a name -> what such a folder holds, or None for a file."""

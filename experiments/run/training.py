@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from checkpoints import latest_step, restore_state, save_state
 from diffusions.training import TrainingState
-from experiments.run_folder import RunFolder
+from experiments.run.folder import RunFolder
 
 
 class Train(Protocol):

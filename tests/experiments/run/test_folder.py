@@ -8,7 +8,7 @@ import pytest
 
 from data_generation.formats.json_file import read_json
 from data_generation.scripts.files import plain, write_json
-from experiments.run_folder import RunFolder, check_run, open_run
+from experiments.run.folder import RunFolder, check_run, open_run
 
 CONFIG = {"script": "experiments.train", "seeds": (0, 1), "learning_rate": 0.1, "plots": True}
 

@@ -29,16 +29,9 @@ from typing import Any
 from data_generation.formats.json_file import read_json
 from data_generation.scripts.files import check_writable, plain, write_json
 from diffusions.files import append_bytes, is_temporary, new_folder, write_text
-from experiments.replaced_run import (
-    forget_replaced,
-    hint,
-    replace_run,
-    replaced_runs,
-    settle,
-)
-from experiments.run_contents import CHECKPOINT, check_own, remove_own
-from experiments.run_lock import check_free, held, hold, moved, release, release_all_but
-from experiments.run_records import (
+from experiments.run.contents import CHECKPOINT, check_own, remove_own
+from experiments.run.lock import check_free, held, hold, moved, release, release_all_but
+from experiments.run.records import (
     Config,
     Summary,
     Trained,
@@ -46,7 +39,14 @@ from experiments.run_records import (
     read_entries,
     read_rows,
 )
-from experiments.settings import FOLDER_FIELDS, FolderSettings
+from experiments.run.replaced import (
+    forget_replaced,
+    hint,
+    replace_run,
+    replaced_runs,
+    settle,
+)
+from experiments.run.settings import FOLDER_FIELDS, FolderSettings
 
 SCHEMA_VERSION = 1
 TRAINING = "experiments.train"
@@ -195,7 +195,7 @@ class RunFolder:
         Raises:
             OSError: there is no room for them; what was there stays whole.
         """
-        from experiments.event_file import EventFile, Scalar
+        from experiments.run.event_file import EventFile, Scalar
 
         if self._events is None:
             self._events = EventFile(self.path / "tensorboard")

@@ -10,15 +10,15 @@ import sys
 
 import pytest
 
-from experiments import run_lock
-from experiments.run_folder import RunFolder, check_run, open_run
-from experiments.run_lock import LOCK, check_free, held, hold, release, release_all_but
+from experiments.run import lock as run_lock
+from experiments.run.folder import RunFolder, check_run, open_run
+from experiments.run.lock import LOCK, check_free, held, hold, release, release_all_but
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from experiments.run_folder import open_run
-from experiments.run_lock import hold
+from experiments.run.folder import open_run
+from experiments.run.lock import hold
 
 folder, what = sys.argv[1:]
 if what == "run":
@@ -127,7 +127,7 @@ def test_a_run_that_cannot_be_made_is_let_go_of(monkeypatch, tmp_path):
 
 
 def test_a_process_lets_go_when_it_ends(tmp_path):
-    program = "import sys; from pathlib import Path; from experiments.run_lock import hold\n"
+    program = "import sys; from pathlib import Path; from experiments.run.lock import hold\n"
     program += "hold(Path(sys.argv[1])); assert (Path(sys.argv[1]) / '.lock').is_file()"
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
     assert list(tmp_path.iterdir()) == []

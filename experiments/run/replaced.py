@@ -22,8 +22,8 @@ from typing import ParamSpec, TypeVar
 
 from data_generation.scripts.command_line import Hint
 from diffusions.files import temporary_name
-from experiments.run_contents import check_own, remove_own
-from experiments.run_lock import held, moved, release, release_all_but
+from experiments.run.contents import check_own, remove_own
+from experiments.run.lock import held, moved, release, release_all_but
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -4,8 +4,8 @@ from typing import Any
 
 from data_generation.scripts.command_line import say
 from diffusions.late_imports import import_extra
-from experiments.run_folder import RunFolder, check_run, peak_memory_bytes
-from experiments.settings import FolderSettings
+from experiments.run.folder import RunFolder, check_run, peak_memory_bytes
+from experiments.run.settings import FolderSettings
 
 
 def check_settings(settings: FolderSettings) -> None:

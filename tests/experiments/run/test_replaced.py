@@ -9,11 +9,12 @@ import pytest
 
 from data_generation.scripts.command_line import define_flags, run_script
 from data_generation.scripts.termination import Terminated
-from experiments import annotate, evaluate, replaced_run, report, sparse_pixels
-from experiments.replaced_run import keeps_replaced, replaced_runs
-from experiments.run_folder import TRAINING, RunFolder, open_run
-from experiments.run_lock import LOCK
-from experiments.settings import FolderSettings
+from experiments import annotate, evaluate, report, sparse_pixels
+from experiments.run import replaced as replaced_run
+from experiments.run.folder import TRAINING, RunFolder, open_run
+from experiments.run.lock import LOCK
+from experiments.run.replaced import keeps_replaced, replaced_runs
+from experiments.run.settings import FolderSettings
 
 
 def opened(folder, *, name="demo", resume=False, overwrite=True, seed=1):
@@ -171,7 +172,7 @@ def test_attempts_are_set_aside_one_after_another(tmp_path, old):
 PROGRAM = """
 import os, signal, shutil, sys
 from pathlib import Path
-from experiments.run_folder import open_run
+from experiments.run.folder import open_run
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)

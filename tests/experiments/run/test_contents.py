@@ -10,8 +10,8 @@ import experiments
 from checkpoints import save_state
 from checkpoints.networks import save_network
 from diffusions.networks.mlp import DenoisingMLP
-from experiments.run_contents import CHECKPOINT, check_own, remove_own
-from experiments.run_folder import open_run
+from experiments.run.contents import CHECKPOINT, check_own, remove_own
+from experiments.run.folder import open_run
 
 FIGURE = re.compile(r'"([\w{}:]+\.png)"')
 

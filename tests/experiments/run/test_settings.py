@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.settings import EvaluateSettings, TrainSettings
+from experiments.run.settings import EvaluateSettings, TrainSettings
 
 
 @pytest.mark.parametrize(
