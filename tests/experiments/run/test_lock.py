@@ -119,7 +119,7 @@ def test_a_run_that_cannot_be_made_is_let_go_of(monkeypatch, tmp_path):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("data_generation.scripts.files.write_json", full)
+    monkeypatch.setattr("experiments.run.folder.write_json", full)
     with pytest.raises(OSError, match="No space left"):
         opened(tmp_path, overwrite=True)
     assert held() == []
