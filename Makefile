@@ -12,7 +12,7 @@ SMOKE_ENV := .venv-smoke-$(VERSION)
 LOWEST_ENV := .venv-lowest
 IN_PARALLEL := -n auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: demo test test-lowest smoke attack lint docs wheel clean
+.PHONY: demo test test-lowest smoke attack gpu lint docs wheel clean
 
 demo: $(DEMO_ENV)/installed
 	$(DEMO_ENV)/bin/data_generation --potential=styblinski_tang
@@ -28,6 +28,10 @@ test-lowest: $(LOWEST_ENV)/installed
 # Kills, hostile flags, damaged files, poor environments: about 40 minutes of the processor (docs/reliability.md).
 attack: $(TEST_ENV)/installed
 	$(TEST_ENV)/bin/python tests/robustness $(ATTACK)
+
+# All that wants a GPU, for 25 minutes at most: GPU="--minutes=10". Install JAX for the card first (BUILD.md).
+gpu:
+	$(PYTHON) -m benchmarks.gpu $(GPU)
 
 lint: $(TEST_ENV)/installed
 	$(TEST_ENV)/bin/ruff check .

@@ -25,6 +25,7 @@ beforehand (`internal_energy`), it is a constant, not a parameter.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -65,6 +66,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
 }
 
+# TF32, the default of NVIDIA's cards, would leave the loss and its gradient three digits.
+_dense = functools.partial(nn.Dense, precision="highest")
+
 
 class EnergyNetwork(nn.Module):
     """Multilayer perceptron from a point to a scalar energy.
@@ -81,8 +85,8 @@ class EnergyNetwork(nn.Module):
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
         """The energy of each row of x."""
         for width in self.hidden:
-            x = ACTIVATIONS[self.activation](nn.Dense(width)(x))
-        return nn.Dense(1)(x)[..., 0]
+            x = ACTIVATIONS[self.activation](_dense(width)(x))
+        return _dense(1)(x)[..., 0]
 
 
 Internal = Literal["none", "learned", "given"]
