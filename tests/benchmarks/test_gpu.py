@@ -1,4 +1,4 @@
-"""The campaign for a GPU: nothing is done twice, and what is measured is what it says, at tiny sizes."""
+"""The campaign for a GPU: nothing is done twice, and what is measured is what it says, at tiny size."""
 
 import json
 import os

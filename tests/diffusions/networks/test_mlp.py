@@ -1,4 +1,4 @@
-"""The planar denoiser, and the energies beside it: products in full single precision on every device."""
+"""The planar denoiser, and energies beside it: products in single precision on every device."""
 
 import jax
 import jax.numpy as jnp
