@@ -116,7 +116,13 @@ def test_the_shipped_systems_agree_with_themselves(monkeypatch, compiled_in_hast
 def test_the_command_on_a_processor_is_dry(tmp_path):
     report = tmp_path / "report.json"
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", f"--report={report}", "--only=messages,populations"],
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.gpu",
+            f"--report={report}",
+            "--only=messages,populations",
+        ],
         cwd=ROOT,
         env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"},
         capture_output=True,
