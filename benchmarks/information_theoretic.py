@@ -31,7 +31,7 @@ from measurement import (
     write_output,
 )
 
-from data_generation.images import synthetic_images
+from data_generation.images.datasets import synthetic_images
 from data_generation.planar import planar_data
 from diffusions.gaussian_reference import fitted_reference, preconditioned, standard_reference
 from diffusions.likelihood import log_density, nll, nll_loss, nll_terms

@@ -8,8 +8,8 @@ import numpy as np
 
 from checkpoints import load_network
 from data_generation.formats.array_files import write_npz
-from data_generation.image_batches import GRID_STEP, as_bytes, image_batch, normalised
-from data_generation.images import ImageData, checksums, load_images, padded, subset
+from data_generation.images.batches import GRID_STEP, as_bytes, image_batch, normalised
+from data_generation.images.datasets import ImageData, checksums, load_images, padded, subset
 from diffusions.error_curves import best_rounding, discrete_nll, error_curves
 from diffusions.gaussian_reference import GaussianReference, fitted_reference
 from diffusions.likelihood import Likelihood

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from data_generation.image_batches import GRID_STEP
+from data_generation.images.batches import GRID_STEP
 from data_generation.scripts.command_line import say
 from diffusions.image_features import SMALLEST, image_features
 from diffusions.interpolation import INTERPOLATIONS, interpolate

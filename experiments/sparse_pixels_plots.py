@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 
-from data_generation.image_batches import as_bytes
+from data_generation.images.batches import as_bytes
 from experiments.run.figures import new_figure, save_figure
 
 ROW = 0.85

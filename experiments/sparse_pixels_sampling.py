@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_generation.masks import Masks, sparse_masks
+from data_generation.images.masks import Masks, sparse_masks
 from diffusions.processes import LinearBetaDDPM, Process, log_snr
 from diffusions.samplers import (
     Constrain,

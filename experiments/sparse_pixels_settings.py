@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Any, Literal, get_args
 
-from data_generation.mask_settings import MaskSettings
+from data_generation.images.mask_settings import MaskSettings
 from diffusions.checks import (
     Bounds,
     Count,

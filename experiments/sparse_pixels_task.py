@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from data_generation.image_batches import mirrored, normalised
-from data_generation.images import ImageData, checksums, load_images, padded, subset
-from data_generation.mask_settings import MaskSettings
-from data_generation.masks import Masks, sparse_masks
+from data_generation.images.batches import mirrored, normalised
+from data_generation.images.datasets import ImageData, checksums, load_images, padded, subset
+from data_generation.images.mask_settings import MaskSettings
+from data_generation.images.masks import Masks, sparse_masks
 from diffusions.kriging import Kriging
 from diffusions.networks.presets import UNET_PRESETS
 from diffusions.networks.unet import UNet

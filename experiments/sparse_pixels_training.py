@@ -11,7 +11,7 @@ import numpy as np
 
 from checkpoints import load_network, save_network
 from data_generation.formats.array_files import write_npz
-from data_generation.image_batches import as_bytes
+from data_generation.images.batches import as_bytes
 from data_generation.scripts.command_line import say
 from data_generation.scripts.files import write_json
 from diffusions.files import made_parents, new_folder, replace_folder

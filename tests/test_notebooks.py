@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_generation import downloads
+from data_generation.images import downloads
 
 nbformat = pytest.importorskip("nbformat")
 

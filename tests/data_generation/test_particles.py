@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_generation.image_batches import mirrored
-from data_generation.mask_settings import MaskPattern, MaskSettings
-from data_generation.masks import sparse_masks
+from data_generation.images.batches import mirrored
+from data_generation.images.mask_settings import MaskPattern, MaskSettings
+from data_generation.images.masks import sparse_masks
 from data_generation.particles import drift, named_key, simulate
 from data_generation.settings import FUNCTIONAL_NAMES
 from data_generation.sparse_rank_one import sample_keys, sparse_vectors, symmetric_noise

@@ -14,7 +14,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from data_generation import __main__ as data_generation
-from data_generation import images
+from data_generation.images import datasets as images
 from diffusions.networks.presets import UNET_PRESETS
 from experiments import evaluate, train
 

@@ -13,7 +13,7 @@ import pytest
 import checkpoints
 import experiments
 from checkpoints.settings import ImportSettings
-from data_generation.mask_settings import MaskSettings
+from data_generation.images.mask_settings import MaskSettings
 from data_generation.scripts.command_line import run_script, settings_from_flags
 from data_generation.settings import DataSettings
 from diffusions import memory

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import experiments
-from data_generation.images import synthetic_images
+from data_generation.images.datasets import synthetic_images
 from diffusions.exact import gaussian
 from diffusions.networks.flops import matmul_flops
 from diffusions.predictions import convert

@@ -41,7 +41,7 @@ def warm_up() -> None:
         *("jax", "flax.linen", "optax", "orbax.checkpoint", "matplotlib.pyplot", "scipy.spatial"),
         *("sklearn.cluster", "tensorboardX", "tqdm", "ott.solvers.linear.sinkhorn", "yaml"),
         *("data_generation.__main__", "data_generation.datasets", "data_generation.pictures"),
-        *("data_generation.cifar10", "data_generation.idx", "data_generation.planar"),
+        *("data_generation.images.cifar10", "data_generation.images.idx", "data_generation.planar"),
         *("checkpoints.import_torch", "checkpoints.message_passing", "checkpoints.pretrained_ddpm"),
         *("jkonet_star.solvers", "jkonet_star.bilevel", "experiments.network_training"),
         *(f"experiments.{name}" for name in SCRIPTS_OF_EXPERIMENTS),
@@ -58,7 +58,7 @@ def warm_up() -> None:
     for module in ("anndata", "h5py", "ott.neural.methods.monge_gap"):
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
-    from data_generation import images
+    from data_generation.images import datasets as images
     from diffusions.networks import blocked_messages
     from diffusions.networks.presets import UNET_PRESETS
 

@@ -449,7 +449,7 @@ def _all_targets() -> list[Target]:
         Target(
             "idx images",
             "train-images-idx3-ubyte",
-            _call("data_generation.idx", "read_idx", "train-images-idx3-ubyte"),
+            _call("data_generation.images.idx", "read_idx", "train-images-idx3-ubyte"),
             ("train-images-idx3-ubyte",),
         ),
         *(_cifar(kind) for kind in ("data_batch_1.bin", "data_batch_1")),
@@ -465,7 +465,7 @@ def _all_targets() -> list[Target]:
 
 def _cifar(name: str) -> Target:
     def read(place: Path) -> Any:
-        from data_generation.cifar10 import read_cifar10
+        from data_generation.images.cifar10 import read_cifar10
 
         return read_cifar10(place / "cifar", records=None)
 

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_generation.mask_settings import MaskSettings
+from data_generation.images.mask_settings import MaskSettings
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Bool, Float, Int, Key
 

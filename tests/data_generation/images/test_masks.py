@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_generation.mask_settings import MaskPattern, MaskSettings
-from data_generation.masks import sparse_masks
+from data_generation.images.mask_settings import MaskPattern, MaskSettings
+from data_generation.images.masks import sparse_masks
 
 PATTERNS = get_args(MaskPattern)
 KEY = jax.random.key(3)

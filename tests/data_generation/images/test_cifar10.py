@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_generation import cifar10, downloads, idx
-from data_generation.cifar10 import download_cifar10, read_cifar10
-from data_generation.idx import download_fashion_mnist, read_fashion_mnist, read_idx
-from data_generation.image_batches import as_bytes, image_batch, normalised
-from data_generation.images import ImageData, load_images, padded, subset, synthetic_images
+from data_generation.images import cifar10, downloads, idx
+from data_generation.images.batches import as_bytes, image_batch, normalised
+from data_generation.images.cifar10 import download_cifar10, read_cifar10
+from data_generation.images.datasets import ImageData, load_images, padded, subset, synthetic_images
+from data_generation.images.idx import download_fashion_mnist, read_fashion_mnist, read_idx
 
 N = 7
 STEMS = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from data_generation import cifar10, idx
-from data_generation.cifar10 import Split
+from data_generation.images import cifar10, idx
+from data_generation.images.cifar10 import Split
 from diffusions.short_repr import short_repr
 
 ImageDataset = Literal["cifar10", "fashion-mnist", "synthetic"]

@@ -7,8 +7,8 @@ import urllib.request
 
 import pytest
 
-from data_generation import downloads
-from data_generation.downloads import download
+from data_generation.images import downloads
+from data_generation.images.downloads import download
 
 CONTENT = bytes(range(256)) * 5000
 CHECKSUM = hashlib.md5(CONTENT).hexdigest()
@@ -94,7 +94,7 @@ def test_only_https(tmp_path, url):
 
 
 def test_the_addresses_of_the_project_are_https():
-    from data_generation import cifar10, idx
+    from data_generation.images import cifar10, idx
 
     assert cifar10.ARCHIVE_URL.startswith("https://")
     assert idx.URL.startswith("https://")

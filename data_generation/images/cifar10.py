@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_generation.downloads import check_md5, download
 from data_generation.formats.json_file import read_bytes
 from data_generation.formats.pickle_reading import read_pickle
+from data_generation.images.downloads import check_md5, download
 from diffusions.checks import shown
 from diffusions.files import new_folder
 

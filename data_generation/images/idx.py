@@ -15,9 +15,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from data_generation.cifar10 import Split
-from data_generation.downloads import check_md5, download
 from data_generation.formats.bounded_reading import most_unpacked
+from data_generation.images.cifar10 import Split
+from data_generation.images.downloads import check_md5, download
 
 CLASSES = (
     "T-shirt/top",

@@ -1,0 +1,1 @@
+"""Image datasets: downloads, readers, batches, masks."""
