@@ -45,7 +45,7 @@ def populations(request: dict[str, Any]) -> tuple[list, list, float]:
         with np.load(request["file"]) as archive:
             train, test, dt = archive["train"], archive["test"], float(archive["dt"])
     else:
-        from data_generation.particles import simulate
+        from data_generation.populations.particles import simulate
 
         n, dt = request["n"], 0.01
         points = simulate(

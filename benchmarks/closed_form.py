@@ -40,7 +40,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from data_generation.particles import simulate
+    from data_generation.populations.particles import simulate
     from jkonet_star.couplings import couple
     from jkonet_star.densities import fit_densities
     from jkonet_star.linear_solver import solve_linear

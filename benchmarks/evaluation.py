@@ -35,7 +35,7 @@ def population(n: int, *, interacting: bool, seed: int) -> Any:
     import jax
     import numpy as np
 
-    from data_generation.particles import simulate
+    from data_generation.populations.particles import simulate
     from jkonet_star.snapshots import snapshots_from_arrays
 
     points = simulate(

@@ -61,7 +61,7 @@ def populations(request: dict[str, Any]) -> tuple[Any, Any, float]:
     import jax
     import numpy as np
 
-    from data_generation.particles import simulate
+    from data_generation.populations.particles import simulate
 
     if request.get("file"):
         with np.load(request["file"]) as archive:
@@ -88,7 +88,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from data_generation.functionals import functional
+    from data_generation.populations.functionals import functional
     from jkonet_star.evaluation import (
         KnownEnergy,
         evaluate_predictions,

@@ -38,7 +38,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from data_generation.particles import simulate
+    from data_generation.populations.particles import simulate
     from experiments.learning_settings import LearningSettings
     from experiments.sweep_runs import run_bytes
     from experiments.sweep_settings import Cell

@@ -51,7 +51,7 @@ def population(n: int, solver: str) -> Any:
     import jax
     import numpy as np
 
-    from data_generation.particles import simulate
+    from data_generation.populations.particles import simulate
     from jkonet_star.registry import SOLVERS
     from jkonet_star.snapshots import snapshots_from_arrays
 

@@ -6,8 +6,8 @@ The dataset goes to a folder in --data-dir whose name spells the settings.
 import time
 from collections.abc import Sequence
 
+from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
-from data_generation.settings import DataSettings
 
 FLAGS = define_flags(DataSettings)
 
@@ -27,7 +27,7 @@ def main() -> None:
     settings = settings_from_flags(DataSettings, FLAGS)
     start = time.perf_counter()
     # Only now: `--help` and a mistyped flag need none of it.
-    from data_generation.datasets import find_dataset, generate_dataset
+    from data_generation.populations.datasets import find_dataset, generate_dataset
     from data_generation.scripts.device import device_name, precision
 
     dataset = find_dataset(settings)

@@ -37,8 +37,8 @@ def annotate(settings: AnnotateSettings) -> None:
     import numpy as np
 
     from checkpoints import load_energy
-    from data_generation.cells import write_cells
-    from data_generation.datasets import Dataset
+    from data_generation.populations.cells import write_cells
+    from data_generation.populations.datasets import Dataset
     from data_generation.scripts.files import check_writable
     from diffusions.files import kind_of, made_parents, new_file
     from experiments.annotate_cells import annotate_cells, leading_coordinates, share_outside
@@ -99,8 +99,8 @@ def _dataset(run: Any, recorded: str, data_dir: str) -> Any:
     Raises:
         ValueError: it is not the one that was learned from.
     """
-    from data_generation.dataset_folder import METADATA
-    from data_generation.datasets import load_dataset
+    from data_generation.populations.dataset_folder import METADATA
+    from data_generation.populations.datasets import load_dataset
 
     for folder in (Path(recorded), Path(data_dir) / Path(recorded).name):
         if (folder / METADATA).is_file():
@@ -130,7 +130,7 @@ def _names(
             f"the run's dataset was {origin}, which says nothing of an entry of obsm: name the one "
             "with exactly its coordinates, in its scale, with --representation"
         )
-    from data_generation.cells import REPRESENTATION
+    from data_generation.populations.cells import REPRESENTATION
 
     return (
         arguments.get("representation") or REPRESENTATION,
@@ -139,7 +139,7 @@ def _names(
 
 
 def _read(source: Path) -> Any:
-    from data_generation.cells import read_cells
+    from data_generation.populations.cells import read_cells
 
     if not source.is_file():
         raise ValueError(f"{source}: no such file")

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_generation.cells import REPRESENTATION, TIME_KEY, cell_coordinates, cell_times
+from data_generation.populations.cells import REPRESENTATION, TIME_KEY, cell_coordinates, cell_times
 from diffusions.typing import Array, HostArray
 from jkonet_star.dynamics import scheme_time
 from jkonet_star.fitted import FittedEnergy

@@ -1,9 +1,9 @@
 """Datasets for the scripts: by name, by path, or the demonstration's."""
 
-from data_generation.datasets import Dataset, generate_dataset, load_dataset
-from data_generation.functionals import functional
+from data_generation.populations.datasets import Dataset, generate_dataset, load_dataset
+from data_generation.populations.functionals import functional
+from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import say
-from data_generation.settings import DataSettings
 from jkonet_star.evaluation import KnownEnergy
 from jkonet_star.snapshots import Snapshots
 

@@ -21,7 +21,7 @@ def main() -> None:
     start = time.perf_counter()
     settings = settings_from_flags(EvaluateSettings, FLAGS)
     from checkpoints import load_energy
-    from data_generation.datasets import load_dataset
+    from data_generation.populations.datasets import load_dataset
     from data_generation.scripts.files import check_writable, write_json
     from diffusions.files import add_files, made_parents, naming, new_folder
     from experiments.datasets import known_energy, population

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
-from data_generation.settings import DataSettings
 from diffusions.checks import check_folder_name
 from diffusions.late_imports import import_extra
 from diffusions.memory import check_memory

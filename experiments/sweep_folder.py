@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_generation.dataset_folder import METADATA, read_metadata
+from data_generation.populations.dataset_folder import METADATA, read_metadata
 from data_generation.scripts.files import check_writable, write_json
 from experiments.run.folder import TRAINING, RunFolder, open_run, start_run
 from experiments.run.records import Failure, Summary, TrainSummary, read_entries

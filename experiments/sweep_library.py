@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
-from data_generation.datasets import Dataset, generate_dataset, load_dataset
-from data_generation.settings import DataSettings
+from data_generation.populations.datasets import Dataset, generate_dataset, load_dataset
+from data_generation.populations.settings import DataSettings
 from experiments.datasets import known_energy
 from experiments.sweep_settings import Cell
 from experiments.train import prepare_problem

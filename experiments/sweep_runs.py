@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from checkpoints import save_energy
-from data_generation.settings import DataSettings
+from data_generation.populations.settings import DataSettings
 from experiments.datasets import population
 from experiments.network_training import divergences, train_side_by_side
 from experiments.reporting import assess, evaluation_key, judge, reported

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from absl import flags
 
 from data_generation.formats.plain_numbers import plain_float
-from data_generation.settings import DataSettings, InternalEnergy
+from data_generation.populations.settings import DataSettings, InternalEnergy
 from diffusions.checks import (
     Bounds,
     Count,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from data_generation.settings import DataSettings
+from data_generation.populations.settings import DataSettings
 from diffusions.files import write_text
 from experiments.run.tables import Row, markdown
 from experiments.sweep_folder import SweepFolder

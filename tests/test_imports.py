@@ -182,7 +182,7 @@ def test_every_extra_that_is_imported_late_is_declared():
     [
         "jkonet_star",
         "jkonet_star.settings",
-        "data_generation.settings",
+        "data_generation.populations.settings",
         "data_generation.images.mask_settings",
         "checkpoints.settings",
         "diffusions.checks",

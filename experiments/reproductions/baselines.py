@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_generation.datasets import load_dataset
 from data_generation.formats.json_file import read_json
+from data_generation.populations.datasets import load_dataset
 from data_generation.scripts.files import write_json
 from diffusions.checks import NotNegative, conform
 from experiments.datasets import population

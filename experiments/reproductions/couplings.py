@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 
-from data_generation.datasets import load_dataset
+from data_generation.populations.datasets import load_dataset
 from diffusions.files import write_text
 from experiments.reproductions.baselines import relative_to_no_change
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings

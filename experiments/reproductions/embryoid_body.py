@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_generation.settings import DataSettings
+from data_generation.populations.settings import DataSettings
 from experiments.learning_settings import LearningSettings
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.run.tables import Row

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from data_generation.datasets import load_dataset
 from data_generation.formats.json_file import read_record
-from data_generation.reading import read_snapshots
+from data_generation.populations.datasets import load_dataset
+from data_generation.populations.reading import read_snapshots
 from data_generation.scripts.files import write_json
 from diffusions.typing import Array
 from experiments.reproductions.baselines import no_change, sampling_floor

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from checkpoints import load_energy
-from data_generation.datasets import load_dataset
+from data_generation.populations.datasets import load_dataset
 from diffusions.files import write_text
 from experiments.plots import plot_predictions
 from experiments.reporting import evaluation_key

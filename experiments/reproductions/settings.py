@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Any, Literal, get_args
 
-from data_generation.settings import DataSettings
+from data_generation.populations.settings import DataSettings
 from diffusions.checks import (
     Bounds,
     Count,

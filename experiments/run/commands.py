@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from data_generation.dataset_folder import METADATA, read_metadata
+from data_generation.populations.dataset_folder import METADATA, read_metadata
 
 
 def script_flags(script: Any) -> flags.FlagValues | None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from checkpoints import load_energy
-from data_generation.datasets import load_dataset
-from data_generation.settings import DataSettings
+from data_generation.populations.datasets import load_dataset
+from data_generation.populations.settings import DataSettings
 from experiments import evaluate, train
 from experiments.run.contents import check_own
 from jkonet_star.evaluation import earth_movers_distances

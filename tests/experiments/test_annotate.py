@@ -11,8 +11,8 @@ import pytest
 
 from checkpoints import load_energy, load_pretrained
 from data_generation import __main__ as data_generation
-from data_generation.cells import read_cells, write_cells
-from data_generation.datasets import load_dataset
+from data_generation.populations.cells import read_cells, write_cells
+from data_generation.populations.datasets import load_dataset
 from experiments import annotate, train
 from experiments.annotate_cells import annotate_cells, cell_fields, evaluation_time
 from jkonet_star.settings import SCHEMES

@@ -14,8 +14,8 @@ import checkpoints
 import experiments
 from checkpoints.settings import ImportSettings
 from data_generation.images.mask_settings import MaskSettings
+from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import run_script, settings_from_flags
-from data_generation.settings import DataSettings
 from diffusions import memory
 from experiments.annotate_settings import AnnotateSettings
 from experiments.information_theoretic_settings import InformationTheoreticSettings

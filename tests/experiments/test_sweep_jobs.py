@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import experiments
-from data_generation.settings import DataSettings
+from data_generation.populations.settings import DataSettings
 from experiments.learning_settings import LearningSettings
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_jobs import carry_out_in_jobs, shares

@@ -4,7 +4,7 @@ import itertools
 import pytest
 import yaml
 
-from data_generation.settings import FUNCTIONAL_NAMES
+from data_generation.populations.settings import FUNCTIONAL_NAMES
 from experiments import sweep
 from experiments.learning_settings import PARTS, LearningSettings
 from experiments.sweep_settings import (

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from data_generation.particles import simulate
+from data_generation.populations.particles import simulate
 from jkonet_star.diagnostics import (
     Explanation,
     explanation,

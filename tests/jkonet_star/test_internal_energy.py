@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_generation.particles import simulate
+from data_generation.populations.particles import simulate
 from jkonet_star import weak_form, weak_form_tests
 from jkonet_star.closed_form import split_coefficients
 from jkonet_star.displacement_regression import (

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_generation.functionals import functional
-from data_generation.particles import simulate
+from data_generation.populations.functionals import functional
+from data_generation.populations.particles import simulate
 from jkonet_star.couplings import couple
 from jkonet_star.densities import fit_densities
 from jkonet_star.divergence import first_unsound

@@ -40,7 +40,11 @@ def warm_up() -> None:
     modules = (
         *("jax", "flax.linen", "optax", "orbax.checkpoint", "matplotlib.pyplot", "scipy.spatial"),
         *("sklearn.cluster", "tensorboardX", "tqdm", "ott.solvers.linear.sinkhorn", "yaml"),
-        *("data_generation.__main__", "data_generation.datasets", "data_generation.pictures"),
+        *(
+            "data_generation.__main__",
+            "data_generation.populations.datasets",
+            "data_generation.populations.pictures",
+        ),
         *("data_generation.images.cifar10", "data_generation.images.idx", "data_generation.planar"),
         *("checkpoints.import_torch", "checkpoints.message_passing", "checkpoints.pretrained_ddpm"),
         *("jkonet_star.solvers", "jkonet_star.bilevel", "experiments.network_training"),

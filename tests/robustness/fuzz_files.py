@@ -339,7 +339,7 @@ def _forged(table: Path, folder: Path, report: Report) -> None:
         metadata["checksums"][file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
         metadata["shapes"][archive] = {key: list(a.shape) for key, a in arrays.items()}
         described.write_text(json.dumps(metadata))
-        from data_generation.datasets import load_dataset
+        from data_generation.populations.datasets import load_dataset
 
         try:
             load_dataset(place / "data/plain")
@@ -360,7 +360,7 @@ def _forged(table: Path, folder: Path, report: Report) -> None:
 
 def _snapshots(name: str, **options: str) -> Callable[[Path], Any]:
     def read(place: Path) -> Any:
-        from data_generation.reading import read_populations
+        from data_generation.populations.reading import read_populations
 
         return read_populations(place / name, **options)
 
@@ -390,7 +390,7 @@ def _script(module: str, *arguments: str) -> Callable[[Path], Any]:
 
 def _all_targets() -> list[Target]:
     plain, run, sparse = "data/plain", "runs/linear", "runs/sparse/denoiser"
-    data = ("data_generation.datasets", "load_dataset", plain)
+    data = ("data_generation.populations.datasets", "load_dataset", plain)
     energy = ("checkpoints", "load_energy", "runs/network/energy")
     denoiser = ("checkpoints.message_passing", "load_denoiser", sparse)
     network = ("checkpoints", "load_network", "runs/plane/network")

@@ -21,7 +21,7 @@ import desk
 from report import Report
 
 DOORS = {
-    "data_generation.__main__": ("data_generation.datasets", "find_dataset"),
+    "data_generation.__main__": ("data_generation.populations.datasets", "find_dataset"),
     "experiments.train": ("experiments.run.session", "check_settings"),
     "experiments.evaluate": ("experiments.run.folder", "RunFolder"),
     "experiments.information_theoretic": ("experiments.run.session", "check_settings"),

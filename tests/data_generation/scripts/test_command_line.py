@@ -14,7 +14,8 @@ import pytest
 from absl import flags
 
 from data_generation import __main__ as script
-from data_generation.datasets import load_dataset
+from data_generation.populations.datasets import load_dataset
+from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import (
     EXIT_BUG,
     Hint,
@@ -24,7 +25,6 @@ from data_generation.scripts.command_line import (
     say,
     settings_from_flags,
 )
-from data_generation.settings import DataSettings
 
 # The packages under test: of this tree, or of an installed wheel.
 ROOT = Path(script.__file__).parents[1]

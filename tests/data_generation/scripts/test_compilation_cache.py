@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from data_generation.populations.settings import DataSettings
 from data_generation.scripts import compilation_cache as module
 from data_generation.scripts.command_line import define_flags, run_script
 from data_generation.scripts.compilation_cache import (
@@ -16,7 +17,6 @@ from data_generation.scripts.compilation_cache import (
     keep_cache_from_jobs,
     user_cache,
 )
-from data_generation.settings import DataSettings
 
 # The packages under test: of this tree, or of an installed wheel.
 ROOT = Path(module.__file__).parents[2]
@@ -230,7 +230,7 @@ def test_the_oldest_programs_go_first(tmp_path):
 PROGRAM = """
 import sys
 from data_generation.scripts.command_line import define_flags, run_script, say
-from data_generation.settings import DataSettings
+from data_generation.populations.settings import DataSettings
 
 def main():
     import jax

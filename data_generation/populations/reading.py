@@ -25,16 +25,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_generation.cells import (
+from data_generation.formats.array_files import npz_names, read_npy, read_npz
+from data_generation.populations.cells import (
     REPRESENTATION,
     TIME_KEY,
     cell_coordinates,
     cell_times,
     read_cells,
 )
-from data_generation.csv_table import read_csv
-from data_generation.formats.array_files import npz_names, read_npy, read_npz
-from data_generation.principal_components import (
+from data_generation.populations.csv_table import read_csv
+from data_generation.populations.principal_components import (
     Projection,
     named_as_components,
     principal_components,

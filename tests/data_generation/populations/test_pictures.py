@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from data_generation.pictures import draw_snapshots
+from data_generation.populations.pictures import draw_snapshots
 from jkonet_star.snapshots import snapshots_from_arrays
 
 

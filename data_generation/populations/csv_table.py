@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_generation.cells import times_from_text
 from data_generation.formats.bounded_reading import MOST_FILE_BYTES
 from data_generation.formats.plain_numbers import plain_float
+from data_generation.populations.cells import times_from_text
 from diffusions.checks import shown
 
 _TIME_NAMES = ("time", "t")

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_generation.dataset_checks import check_archives_content
-from data_generation.dataset_folder import (
+from data_generation.populations.dataset_checks import check_archives_content
+from data_generation.populations.dataset_folder import (
     METADATA,
     PICTURE,
     Archives,
@@ -26,13 +26,13 @@ from data_generation.dataset_folder import (
     read_metadata,
     write_folder,
 )
-from data_generation.particles import named_key, simulate
-from data_generation.pictures import draw_snapshots
-from data_generation.principal_components import Projection
-from data_generation.reading import read_file
+from data_generation.populations.particles import named_key, simulate
+from data_generation.populations.pictures import draw_snapshots
+from data_generation.populations.principal_components import Projection
+from data_generation.populations.reading import read_file
+from data_generation.populations.settings import DEFAULT_TEST_RATIO, DataSettings
+from data_generation.populations.splitting import leave_one_out, split_particles, split_population
 from data_generation.scripts.files import check_writable, sha256
-from data_generation.settings import DEFAULT_TEST_RATIO, DataSettings
-from data_generation.splitting import leave_one_out, split_particles, split_population
 from diffusions.checks import shown
 from diffusions.files import recover
 from diffusions.short_repr import short_repr

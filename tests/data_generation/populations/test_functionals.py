@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_generation.functionals import FUNCTIONALS, functional, moon_coefficients
-from data_generation.settings import FUNCTIONAL_NAMES
+from data_generation.populations.functionals import FUNCTIONALS, functional, moon_coefficients
+from data_generation.populations.settings import FUNCTIONAL_NAMES
 from diffusions.precision import double_precision
 
 DIMENSIONS = (1, 2, 3, 10)

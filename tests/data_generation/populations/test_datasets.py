@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-import data_generation.datasets as datasets
-from data_generation.datasets import find_dataset, generate_dataset, load_dataset
-from data_generation.settings import DataSettings
+import data_generation.populations.datasets as datasets
+from data_generation.populations.datasets import find_dataset, generate_dataset, load_dataset
+from data_generation.populations.settings import DataSettings
 from jkonet_star.couplings import couple
 from jkonet_star.densities import to_arrays
 

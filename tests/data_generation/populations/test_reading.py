@@ -12,9 +12,9 @@ import pandas
 import pytest
 from scipy import sparse
 
-from data_generation.cells import cell_coordinates, read_cells
-from data_generation.principal_components import named_as_components
-from data_generation.reading import read_file, read_populations, read_snapshots
+from data_generation.populations.cells import cell_coordinates, read_cells
+from data_generation.populations.principal_components import named_as_components
+from data_generation.populations.reading import read_file, read_populations, read_snapshots
 
 COUNTS = (7, 4, 9)
 

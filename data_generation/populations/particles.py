@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_generation.functionals import functional
+from data_generation.populations.functionals import functional
 from diffusions.arguments import checked
 from diffusions.typing import Array, Float, Int, Key
 from jkonet_star.interactions import interaction_drift

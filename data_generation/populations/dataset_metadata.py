@@ -4,8 +4,8 @@ import dataclasses
 import re
 from typing import Annotated, Any
 
-from data_generation.dataset_checks import OPTIONAL, REQUIRED
-from data_generation.settings import DataSettings, Functional
+from data_generation.populations.dataset_checks import OPTIONAL, REQUIRED
+from data_generation.populations.settings import DataSettings, Functional
 from diffusions.checks import Bounds, Natural, NotNegative, record, shown
 from jkonet_star.couplings import CouplingReport
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from data_generation.dataset_checks import OPTIONAL, REQUIRED
-from data_generation.dataset_metadata import check_metadata
 from data_generation.formats.array_files import read_npz, write_npz
 from data_generation.formats.json_file import read_json
+from data_generation.populations.dataset_checks import OPTIONAL, REQUIRED
+from data_generation.populations.dataset_metadata import check_metadata
 from data_generation.scripts.files import sha256
 from diffusions.files import made_parents, new_folder, replace_folder, write_text
 

@@ -40,7 +40,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_generation.settings import FUNCTIONAL_NAMES
+from data_generation.populations.settings import FUNCTIONAL_NAMES
 from diffusions.checks import one_of
 from diffusions.typing import Array, Float
 

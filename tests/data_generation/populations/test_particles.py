@@ -11,8 +11,8 @@ import pytest
 from data_generation.images.batches import mirrored
 from data_generation.images.mask_settings import MaskPattern, MaskSettings
 from data_generation.images.masks import sparse_masks
-from data_generation.particles import drift, named_key, simulate
-from data_generation.settings import FUNCTIONAL_NAMES
+from data_generation.populations.particles import drift, named_key, simulate
+from data_generation.populations.settings import FUNCTIONAL_NAMES
 from data_generation.sparse_rank_one import sample_keys, sparse_vectors, symmetric_noise
 
 KEY = jax.random.key(0)
@@ -166,7 +166,7 @@ def test_results_are_float32_on_the_device():
     assert snapshots.dtype == jnp.float32
 
 
-PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "jkonet_star_reference"
+PUBLISHED = Path(__file__).parents[4] / "shared" / "data" / "jkonet_star_reference"
 
 
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published code's snapshots are not here")

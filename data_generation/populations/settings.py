@@ -45,7 +45,7 @@ Functional = Literal[
 InternalEnergy = Literal["none", "wiener"]
 
 FUNCTIONAL_NAMES: tuple[str, ...] = get_args(Functional)[1:]
-"""The named energies of `data_generation.functionals`, without `none`."""
+"""The named energies of `data_generation.populations.functionals`, without `none`."""
 
 DEFAULT_TEST_RATIO = 0.4
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_generation.settings import DataSettings
+from data_generation.populations.settings import DataSettings
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from data_generation.settings import check_left_out
+from data_generation.populations.settings import check_left_out
 from diffusions.typing import Key
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from data_generation.splitting import leave_one_out, split_particles, split_population
+from data_generation.populations.splitting import leave_one_out, split_particles, split_population
 from jkonet_star.snapshots import snapshots_from_arrays
 
 KEY = jax.random.key(3)

@@ -1,0 +1,1 @@
+"""Populations: simulated from a known energy, or read from files; split, written, drawn."""
