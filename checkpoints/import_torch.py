@@ -26,18 +26,18 @@ def main() -> None:
     weights_file, out = Path(str(settings.weights)), Path(str(settings.out))
     if kind_of(out) is not None:
         raise ValueError(f"{out} already exists; an import never overwrites")
-    from checkpoints.torch_format import read_state_dict
+    from checkpoints.torch.state_dict import read_state_dict
 
     weights = read_state_dict(weights_file)
     n_parameters = sum(array.size for array in weights.values())
     say(f"{weights_file}: {len(weights)} tensors, {n_parameters:,} parameters")
     if settings.kind == "message-passing":
-        from checkpoints.message_passing import import_message_passing
+        from checkpoints.torch.message_passing import import_message_passing
 
         n, k = settings.problem
         made: Any = import_message_passing(weights, out, n=n, k=k).model
     else:
-        from checkpoints.pretrained_ddpm import import_ddpm_unet
+        from checkpoints.torch.ddpm_unet import import_ddpm_unet
 
         made = import_ddpm_unet(weights, out, source=weights_file.name).module
     own = [f.name for f in dataclasses.fields(made) if f.name not in ("parent", "name")]

@@ -17,8 +17,8 @@ import pytest
 
 from checkpoints import import_torch
 from checkpoints.networks import load_network
-from checkpoints.pretrained_ddpm import unet_from_state_dict
-from checkpoints.torch_format import read_state_dict
+from checkpoints.torch.ddpm_unet import unet_from_state_dict
+from checkpoints.torch.state_dict import read_state_dict
 
 PUBLISHED = Path(__file__).parents[3] / "shared/data/sparse_diffusion/model_4173183967.pth"
 RNG = np.random.default_rng(0)

@@ -8,13 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from checkpoints.message_passing import (
-    SHIPPED,
-    from_state_dict,
-    import_message_passing,
-    load_denoiser,
-    save_denoiser,
-)
+from checkpoints.message_passing import SHIPPED, load_denoiser, save_denoiser
+from checkpoints.torch.message_passing import from_state_dict, import_message_passing
 from diffusions.networks.message_passing import MessagePassingDenoiser, start_vectors
 
 LAYERS, HIDDEN = 2, 5

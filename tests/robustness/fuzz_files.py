@@ -442,7 +442,10 @@ def _all_targets() -> list[Target]:
         ),
         *(
             Target(
-                f"state dict {s}", s, _call("checkpoints.torch_format", "read_state_dict", s), (s,)
+                f"state dict {s}",
+                s,
+                _call("checkpoints.torch.state_dict", "read_state_dict", s),
+                (s,),
             )
             for s in ("weights.pth", "weights.safetensors")
         ),

@@ -33,7 +33,7 @@ DOORS = {
     "experiments.reproduce": ("experiments.sweep", "run_sweep"),
     "experiments.report": ("experiments.report", "write_report"),
     "experiments.annotate": ("experiments.annotate", "annotate"),
-    "checkpoints.import_torch": ("checkpoints.torch_format", "read_state_dict"),
+    "checkpoints.import_torch": ("checkpoints.torch.state_dict", "read_state_dict"),
 }
 """The first thing that each script does with its settings once they are checked."""
 
