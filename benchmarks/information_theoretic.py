@@ -33,9 +33,13 @@ from measurement import (
 
 from data_generation.images.datasets import synthetic_images
 from data_generation.planar import planar_data
-from diffusions.gaussian_reference import fitted_reference, preconditioned, standard_reference
-from diffusions.likelihood import log_density, nll, nll_loss, nll_terms
-from diffusions.log_snr import LogSNRLaw
+from diffusions.density.gaussian_reference import (
+    fitted_reference,
+    preconditioned,
+    standard_reference,
+)
+from diffusions.density.likelihood import log_density, nll, nll_loss, nll_terms
+from diffusions.density.log_snr import LogSNRLaw
 from diffusions.networks.flops import matmul_flops
 from diffusions.networks.mlp import DenoisingMLP
 from diffusions.networks.presets import UNET_PRESETS

@@ -16,10 +16,10 @@ from checkpoints import save_network
 from data_generation.formats.json_file import read_record
 from data_generation.scripts.command_line import say
 from data_generation.scripts.files import write_json
-from diffusions.error_curves import ErrorCurves, error_curves
-from diffusions.gaussian_reference import GaussianReference, preconditioned
-from diffusions.likelihood import Likelihood, bits_per_dimension, mean_of, nll, nll_loss
-from diffusions.log_snr import LogSNRLaw, law_from_curve, law_from_spectrum
+from diffusions.density.error_curves import ErrorCurves, error_curves
+from diffusions.density.gaussian_reference import GaussianReference, preconditioned
+from diffusions.density.likelihood import Likelihood, bits_per_dimension, mean_of, nll, nll_loss
+from diffusions.density.log_snr import LogSNRLaw, law_from_curve, law_from_spectrum
 from diffusions.objectives import Denoiser
 from diffusions.training import TrainingState, initial_state, shuffled_batches, train_epochs
 from diffusions.typing import Array, Key, Params

@@ -10,10 +10,10 @@ from checkpoints import load_network
 from data_generation.formats.array_files import write_npz
 from data_generation.images.batches import GRID_STEP, as_bytes, image_batch, normalised
 from data_generation.images.datasets import ImageData, checksums, load_images, padded, subset
-from diffusions.error_curves import best_rounding, discrete_nll, error_curves
-from diffusions.gaussian_reference import GaussianReference, fitted_reference
-from diffusions.likelihood import Likelihood
-from diffusions.log_snr import CHANNEL, LogSNRLaw
+from diffusions.density.error_curves import best_rounding, discrete_nll, error_curves
+from diffusions.density.gaussian_reference import GaussianReference, fitted_reference
+from diffusions.density.likelihood import Likelihood
+from diffusions.density.log_snr import CHANNEL, LogSNRLaw
 from diffusions.networks.presets import UNET_PRESETS
 from diffusions.networks.unet import UNet
 from diffusions.samplers import Model, ode, prior, sde, uniform_times

@@ -8,9 +8,9 @@ import numpy as np
 
 from data_generation.formats.array_files import write_npz
 from data_generation.planar import planar_data
-from diffusions.gaussian_reference import fitted_reference
-from diffusions.likelihood import log_density
-from diffusions.log_snr import CHANNEL, LogSNRLaw
+from diffusions.density.gaussian_reference import fitted_reference
+from diffusions.density.likelihood import log_density
+from diffusions.density.log_snr import CHANNEL, LogSNRLaw
 from diffusions.metrics import gaussian_kernel, mmd_squared
 from diffusions.networks.mlp import DenoisingMLP
 from diffusions.samplers import Model, ode, prior, sde, uniform_times

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from diffusions.error_curves import ErrorCurves
+from diffusions.density.error_curves import ErrorCurves
 from experiments.run.figures import new_figure, save_figure
 
 LEVELS = 24

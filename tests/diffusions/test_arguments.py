@@ -16,12 +16,12 @@ import diffusions
 import jkonet_star
 from diffusions import metrics, samplers, sparse_estimators
 from diffusions.arguments import as_key, checked
-from diffusions.exact import gaussian, gaussian_mixture
-from diffusions.gaussian_reference import fitted_reference, standard_reference
-from diffusions.likelihood import nll
+from diffusions.density.exact import gaussian, gaussian_mixture
+from diffusions.density.gaussian_reference import fitted_reference, standard_reference
+from diffusions.density.likelihood import nll
+from diffusions.density.log_snr import LogSNRLaw, law_from_spectrum
 from diffusions.linear_denoiser import OneStepModel
 from diffusions.linear_denoiser_distance import log_pairs
-from diffusions.log_snr import LogSNRLaw, law_from_spectrum
 from diffusions.processes import OrnsteinUhlenbeck, corrupt
 from diffusions.stochastic_localization import euler
 from diffusions.typing import Array, Bool, Float, HostArray, Int, Key, Keys

@@ -6,7 +6,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from diffusions.exact import gaussian, gaussian_mixture
+from diffusions.density.exact import gaussian, gaussian_mixture
 from diffusions.predictions import convert
 from diffusions.processes import (
     LinearBetaDDPM,

@@ -11,14 +11,14 @@ from scipy import stats
 import experiments.run.training
 from checkpoints import load_network
 from data_generation.planar import planar_data
-from diffusions.error_curves import error_curves
-from diffusions.gaussian_reference import (
+from diffusions.density.error_curves import error_curves
+from diffusions.density.gaussian_reference import (
     GaussianReference,
     fitted_reference,
     preconditioned,
 )
-from diffusions.likelihood import nll
-from diffusions.log_snr import LogSNRLaw
+from diffusions.density.likelihood import nll
+from diffusions.density.log_snr import LogSNRLaw
 from experiments import density_training, information_theoretic
 from experiments.run.contents import check_own
 

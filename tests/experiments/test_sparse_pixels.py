@@ -12,7 +12,7 @@ import pytest
 
 import experiments
 from data_generation.images.datasets import synthetic_images
-from diffusions.exact import gaussian
+from diffusions.density.exact import gaussian
 from diffusions.networks.flops import matmul_flops
 from diffusions.predictions import convert
 from diffusions.processes import LinearBetaDDPM, RectifiedFlow

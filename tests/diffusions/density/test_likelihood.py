@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusions.error_curves import (
+from diffusions.density.error_curves import (
     ErrorCurves,
     best_rounding,
     discrete_nll,
@@ -15,14 +15,14 @@ from diffusions.error_curves import (
     nll_from_curves,
     soft_rounding,
 )
-from diffusions.exact import gaussian, gaussian_mixture
-from diffusions.gaussian_reference import (
+from diffusions.density.exact import gaussian, gaussian_mixture
+from diffusions.density.gaussian_reference import (
     GaussianReference,
     fitted_reference,
     preconditioned,
     standard_reference,
 )
-from diffusions.likelihood import (
+from diffusions.density.likelihood import (
     averaged_terms,
     bits_per_dimension,
     log_density,
@@ -30,7 +30,7 @@ from diffusions.likelihood import (
     nll_loss,
     score,
 )
-from diffusions.log_snr import CHANNEL, LogSNRLaw, law_from_curve, law_from_spectrum
+from diffusions.density.log_snr import CHANNEL, LogSNRLaw, law_from_curve, law_from_spectrum
 
 WIDE = LogSNRLaw(loc=0.0, scale=3.0)
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.arguments import checked
-from diffusions.log_snr import CHANNEL
+from diffusions.density.log_snr import CHANNEL
 from diffusions.objectives import Denoiser
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float

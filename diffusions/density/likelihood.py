@@ -20,7 +20,7 @@ no variance at all. It is what every estimate here uses unless asked for (1).
 On examples that G was not fitted to, the mean of -log p_G(x) is not h_G: with test images in place of
 training images of CIFAR-10 it is 210 nats more. So (3) always takes it at the examples themselves.
 
-The integral is estimated at log SNRs of `diffusions.log_snr`, stratified over whatever is averaged.
+The integral is estimated at log SNRs of `diffusions.density.log_snr`, stratified over whatever is averaged.
 """
 
 import warnings
@@ -33,8 +33,8 @@ import numpy as np
 from scipy.stats import qmc
 
 from diffusions.arguments import checked
-from diffusions.gaussian_reference import GaussianReference
-from diffusions.log_snr import CHANNEL, LogSNRLaw
+from diffusions.density.gaussian_reference import GaussianReference
+from diffusions.density.log_snr import CHANNEL, LogSNRLaw
 from diffusions.objectives import Denoiser, stratified_uniform
 from diffusions.processes import beside
 from diffusions.typing import Array, Float, Key

@@ -7,7 +7,7 @@ estimate of x bounds that of -log P(x):
     -log P(x) <= G(x, a_L) + 1/2 int_{a_L}^{a_R} e^a E_eps |x - x_hat|^2 da
                  + 4 d sum_{j >= 1} exp(-(j - 1/2)^2 Delta^2 e^{a_R} / 2),                          (1)
 
-the first term being the error of a Gaussian's estimate below a_L, `diffusions.gaussian_reference`
+the first term being the error of a Gaussian's estimate below a_L, `diffusions.density.gaussian_reference`
 equation (4), the last that of rounding z above a_R: the error j Delta needs noise beyond
 (j - 1/2) Delta, and int 1/2 sum_j Delta^2 (2 j - 1) exp(-(j - 1/2)^2 Delta^2 snr / 2) d snr
 = sum_j 2 / (j - 1/2) exp(...) <= 4 sum_j exp(...).
@@ -25,9 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.arguments import checked
-from diffusions.gaussian_reference import GaussianReference
-from diffusions.likelihood import Likelihood, averaged_terms, mean_of, square_norm
-from diffusions.log_snr import CHANNEL, LogSNRLaw
+from diffusions.density.gaussian_reference import GaussianReference
+from diffusions.density.likelihood import Likelihood, averaged_terms, mean_of, square_norm
+from diffusions.density.log_snr import CHANNEL, LogSNRLaw
 from diffusions.objectives import Denoiser
 from diffusions.processes import beside, corrupt
 from diffusions.short_repr import short_repr
@@ -196,7 +196,7 @@ def ensemble(denoisers: Sequence[Denoiser], pilots: Sequence[ErrorCurves]) -> De
 
 
 def nll_from_curves(curves: ErrorCurves, reference: GaussianReference) -> Float[Array, ""]:
-    """The mean of -log p(x), `diffusions.likelihood` equation (1), in nats.
+    """The mean of -log p(x), `diffusions.density.likelihood` equation (1), in nats.
 
     Whatever the Gaussian: h_G and mmse_G together are a constant.
     """

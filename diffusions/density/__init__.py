@@ -1,0 +1,1 @@
+"""Exact log densities from denoising errors."""
