@@ -14,7 +14,8 @@ from diffusions.density.likelihood import score as score
 from diffusions.density.log_snr import LogSNRLaw as LogSNRLaw
 from diffusions.density.log_snr import law_from_curve as law_from_curve
 from diffusions.density.log_snr import law_from_spectrum as law_from_spectrum
-from diffusions.kriging import Kriging as Kriging
+from diffusions.images.kriging import Kriging as Kriging
+from diffusions.images.sparse_denoising import SparseDenoising as SparseDenoising
 from diffusions.linear_denoiser import GaussianLaw as GaussianLaw
 from diffusions.linear_denoiser import OneStepModel as OneStepModel
 from diffusions.linear_denoiser import generated_law as generated_law
@@ -50,7 +51,6 @@ from diffusions.samplers import posterior as posterior
 from diffusions.samplers import prior as prior
 from diffusions.samplers import sde as sde
 from diffusions.samplers import uniform_times as uniform_times
-from diffusions.sparse_denoising import SparseDenoising as SparseDenoising
 from diffusions.sparse_estimators import posterior_mean as posterior_mean
 from diffusions.sparse_estimators import power_iteration as power_iteration
 from diffusions.sparse_estimators import sparse_prior as sparse_prior

@@ -1,7 +1,7 @@
 """Whole images from a few of their pixels: a diffusion model trained on sparse images.
 
 Training shows the network the told pixels of an image and asks for others; see
-`diffusions.sparse_denoising`. A new run ends with its evaluation on held-out images beside
+`diffusions.images.sparse_denoising`. A new run ends with its evaluation on held-out images beside
 interpolation and a one-shot regression network; `--mode=sample` and `--mode=evaluate` do that again
 with the network of a finished run and other samplers.
 """

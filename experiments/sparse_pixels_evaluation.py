@@ -5,7 +5,7 @@ Unseen pixels are those that are not told. Of every method:
     psnr_unseen   mean over images of 10 log10(4 / mse of the unseen pixels), in decibels
     rmse_unseen   root of their mean squared error over all images, pixels being in [-1, 1]
     psnr, ssim    of whole images, means over images
-    frechet       distance to the held-out images in the features of `diffusions.image_features`
+    frechet       distance to the held-out images in the features of `diffusions.images.features`
 
 An error below that of rounding to bytes counts as that, so that a black image is no infinite PSNR.
 """
@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from data_generation.images.batches import GRID_STEP
 from data_generation.scripts.command_line import say
-from diffusions.image_features import SMALLEST, image_features
-from diffusions.interpolation import INTERPOLATIONS, interpolate
+from diffusions.images.features import SMALLEST, image_features
+from diffusions.images.interpolation import INTERPOLATIONS, interpolate
 from diffusions.metrics import frechet_distance_of_samples, psnr, ssim
 from diffusions.typing import Params
 from experiments.run.folder import RunFolder

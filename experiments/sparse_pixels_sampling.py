@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_generation.images.masks import Masks, sparse_masks
+from diffusions.images.sparse_denoising import Condition, SparseDenoising
 from diffusions.processes import LinearBetaDDPM, Process, log_snr
 from diffusions.samplers import (
     Constrain,
@@ -28,7 +29,6 @@ from diffusions.samplers import (
     sde,
     uniform_times,
 )
-from diffusions.sparse_denoising import Condition, SparseDenoising
 from diffusions.typing import Array, Key, Params
 from experiments.sparse_pixels_settings import CALLS_PER_STEP, Sampler
 from experiments.sparse_pixels_task import SparseTask

@@ -13,12 +13,12 @@ from data_generation.images.batches import mirrored, normalised
 from data_generation.images.datasets import ImageData, checksums, load_images, padded, subset
 from data_generation.images.mask_settings import MaskSettings
 from data_generation.images.masks import Masks, sparse_masks
-from diffusions.kriging import Kriging
+from diffusions.images.kriging import Kriging
+from diffusions.images.sparse_denoising import Network, SparseDenoising
 from diffusions.networks.presets import UNET_PRESETS
 from diffusions.networks.unet import UNet
 from diffusions.objectives import stratified_uniform
 from diffusions.processes import LinearBetaDDPM, Process, RectifiedFlow
-from diffusions.sparse_denoising import Network, SparseDenoising
 from diffusions.training import shuffled_batches
 from diffusions.typing import Array, Key, Params
 from experiments.sparse_pixels_settings import SparsePixelsSettings
@@ -242,7 +242,7 @@ class SparseTask:
 
     @property
     def n_groups(self) -> int:
-        """Groups of pixels that a sampler shows one at a time: see `diffusions.sparse_denoising`."""
+        """Groups of pixels that a sampler shows one at a time: see `diffusions.images.sparse_denoising`."""
         if self.denoising.visible != "hidden":
             return 1
         told, asked = self.counts(self.shape[0])

@@ -13,11 +13,11 @@ import pytest
 import experiments
 from data_generation.images.datasets import synthetic_images
 from diffusions.density.exact import gaussian
+from diffusions.images.sparse_denoising import SparseDenoising
 from diffusions.networks.flops import matmul_flops
 from diffusions.predictions import convert
 from diffusions.processes import LinearBetaDDPM, RectifiedFlow
 from diffusions.samplers import Model, prior
-from diffusions.sparse_denoising import SparseDenoising
 from experiments.sparse_pixels_evaluation import Held, quality, unseen_psnr
 from experiments.sparse_pixels_sampling import SamplerSpec, sampled, told_put_back
 from experiments.sparse_pixels_settings import SAMPLERS, SparsePixelsSettings

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from diffusions.interpolation import INTERPOLATIONS, interpolate
+from diffusions.images.interpolation import INTERPOLATIONS, interpolate
 
 HEIGHT, WIDTH = 9, 12
 ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)

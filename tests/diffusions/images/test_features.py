@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusions.image_features import image_features
+from diffusions.images.features import image_features
 from diffusions.metrics import frechet_distance_of_samples
 
 

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusions.arguments import checked
-from diffusions.kriging import Kriging
+from diffusions.images.kriging import Kriging
 from diffusions.objectives import Denoiser, weighted_mean_square
 from diffusions.predictions import Prediction, express
 from diffusions.processes import Process, corrupt

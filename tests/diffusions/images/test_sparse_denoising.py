@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusions.images.sparse_denoising import SparseDenoising, Visible
 from diffusions.objectives import weighted_mean_square
 from diffusions.processes import LinearBetaDDPM, RectifiedFlow
 from diffusions.samplers import Model, ode, uniform_times
-from diffusions.sparse_denoising import SparseDenoising, Visible
 
 N, SIDE, TOLD, ASKED = 4, 8, 12, 13
 FLOW = RectifiedFlow()

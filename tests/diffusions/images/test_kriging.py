@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusions.kriging import Kriging
+from diffusions.images.kriging import Kriging
 
 N, SIDE, TOLD = 3, 10, 30
 KRIGING = Kriging()
