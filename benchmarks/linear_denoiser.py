@@ -56,8 +56,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     """One row."""
     import jax
 
-    from diffusions.linear_denoiser import OneStepModel, generated_law, kl_divergence
-    from diffusions.linear_denoiser_distance import log_pairs
+    from diffusions.linear_denoiser.distance import log_pairs
+    from diffusions.linear_denoiser.model import OneStepModel, generated_law, kl_divergence
     from diffusions.networks.linear import least_squares
 
     n, repetitions = request["n"], request["repetitions"]

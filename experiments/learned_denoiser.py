@@ -219,7 +219,7 @@ class Experiment:
 
     def _compare(self, images: Any, train: Any, original_key: Any) -> dict[str, Any]:
         """Distances of the generated images to the training set and to the original one."""
-        from diffusions.linear_denoiser_pixel_distance import pixel_distance
+        from diffusions.linear_denoiser.pixel_distance import pixel_distance
 
         settings = self.settings
         original = self._draw(original_key, n=settings.n_original)

@@ -58,7 +58,7 @@ def _run(settings: LinearDenoiserSettings, begin: float) -> None:
     import jax
 
     from data_generation.scripts.device import device_name, precision
-    from diffusions.linear_denoiser import OneStepModel
+    from diffusions.linear_denoiser.model import OneStepModel
     from experiments.linear_denoiser_plots import plot_linear
     from experiments.run.folder import start_run
     from experiments.run.repetitions import run_chunks
@@ -123,8 +123,8 @@ def _program(model: Any, settings: LinearDenoiserSettings, size: int) -> Any:
     import jax.numpy as jnp
 
     from data_generation.gaussians import IsotropicMixture
-    from diffusions.linear_denoiser import generated_law, kl_divergence, log_affinity
-    from diffusions.linear_denoiser_distance import difference, log_cross, log_pairs
+    from diffusions.linear_denoiser.distance import difference, log_cross, log_pairs
+    from diffusions.linear_denoiser.model import generated_law, kl_divergence, log_affinity
     from diffusions.networks.linear import least_squares
 
     data = IsotropicMixture((settings.mean,), (settings.std,))
@@ -185,7 +185,7 @@ def summarise(rows: list[dict[str, Any]], model: Any, sizes: Sequence[int]) -> l
     """
     import numpy as np
 
-    from diffusions.linear_denoiser_theory import leading_order
+    from diffusions.linear_denoiser.theory import leading_order
     from experiments.run.tables import mean_and_error, positive_share
 
     def joined(name: str) -> Any:

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from data_generation.gaussians import IsotropicMixture
-from diffusions.linear_denoiser import OneStepModel
-from diffusions.linear_denoiser_theory import leading_order
+from diffusions.linear_denoiser.model import OneStepModel
+from diffusions.linear_denoiser.theory import leading_order
 from experiments.run.figures import new_figure, save_figure
 
 MEASURED = "#c2410c"

@@ -242,7 +242,7 @@ class SparseTask:
 
     @property
     def n_groups(self) -> int:
-        """Groups of pixels that a sampler shows one at a time: see `diffusions.images.sparse_denoising`."""
+        """Groups of pixels that a sampler shows in turn (`diffusions.images.sparse_denoising`)."""
         if self.denoising.visible != "hidden":
             return 1
         told, asked = self.counts(self.shape[0])

@@ -20,7 +20,8 @@ no variance at all. It is what every estimate here uses unless asked for (1).
 On examples that G was not fitted to, the mean of -log p_G(x) is not h_G: with test images in place of
 training images of CIFAR-10 it is 210 nats more. So (3) always takes it at the examples themselves.
 
-The integral is estimated at log SNRs of `diffusions.density.log_snr`, stratified over whatever is averaged.
+The integral is estimated at log SNRs of `diffusions.density.log_snr`, stratified over whatever is
+averaged.
 """
 
 import warnings

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.arguments import checked
-from diffusions.linear_denoiser import GaussianLaw, OneStepModel
+from diffusions.linear_denoiser.model import GaussianLaw, OneStepModel
 from diffusions.typing import Array, Float
 
 BLOCK_SIZE = 1000

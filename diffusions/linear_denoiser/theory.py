@@ -1,6 +1,6 @@
 r"""The solvable linear denoiser as n and d grow together: its distances to the truth as curves over n.
 
-Given z, the training pairs of `diffusions.linear_denoiser` are x = b z + const + tau xi, with
+Given z, the training pairs of `diffusions.linear_denoiser.model` are x = b z + const + tau xi, with
 
     b = e^T s^2 / (s^2 + eta),   tau^2 = s^2 eta / (s^2 + eta),   Var z = v = e^{-2T} (s^2 + eta).  (1)
 
@@ -35,7 +35,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import brentq
 
-from diffusions.linear_denoiser import OneStepModel
+from diffusions.linear_denoiser.model import OneStepModel
 from diffusions.typing import HostArray
 
 NODES = 20_000

@@ -20,8 +20,8 @@ from diffusions.density.exact import gaussian, gaussian_mixture
 from diffusions.density.gaussian_reference import fitted_reference, standard_reference
 from diffusions.density.likelihood import nll
 from diffusions.density.log_snr import LogSNRLaw, law_from_spectrum
-from diffusions.linear_denoiser import OneStepModel
-from diffusions.linear_denoiser_distance import log_pairs
+from diffusions.linear_denoiser.distance import log_pairs
+from diffusions.linear_denoiser.model import OneStepModel
 from diffusions.processes import OrnsteinUhlenbeck, corrupt
 from diffusions.stochastic_localization import euler
 from diffusions.typing import Array, Bool, Float, HostArray, Int, Key, Keys

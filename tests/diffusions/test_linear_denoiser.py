@@ -9,7 +9,8 @@ import pytest
 from scipy import integrate
 from scipy.stats import multivariate_normal, norm
 
-from diffusions.linear_denoiser import (
+from diffusions.linear_denoiser.distance import bandwidth, difference, log_cross, log_pairs
+from diffusions.linear_denoiser.model import (
     GaussianLaw,
     OneStepModel,
     generated_law,
@@ -17,9 +18,8 @@ from diffusions.linear_denoiser import (
     kl_divergence,
     log_affinity,
 )
-from diffusions.linear_denoiser_distance import bandwidth, difference, log_cross, log_pairs
-from diffusions.linear_denoiser_pixel_distance import cross_overlap, pixel_distance, self_overlap
-from diffusions.linear_denoiser_theory import leading_order
+from diffusions.linear_denoiser.pixel_distance import cross_overlap, pixel_distance, self_overlap
+from diffusions.linear_denoiser.theory import leading_order
 from diffusions.networks.linear import LinearDenoiser, least_squares
 from diffusions.processes import LinearBetaDDPM
 from diffusions.samplers import Model, ancestral

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from diffusions.linear_denoiser import OneStepModel
+from diffusions.linear_denoiser.model import OneStepModel
 from experiments import learned_denoiser, linear_denoiser
 from experiments.linear_denoiser_settings import (
     LearnedDenoiserSettings,
