@@ -9,8 +9,9 @@ estimate of x bounds that of -log P(x):
 
 the first term being the error of a Gaussian's estimate below a_L, equation (4) of
 `diffusions.density.gaussian_reference`, the last that of rounding z above a_R: the error j Delta
-needs noise beyond (j - 1/2) Delta, and int 1/2 sum_j Delta^2 (2 j - 1) exp(-(j - 1/2)^2 Delta^2 snr / 2) d snr
-= sum_j 2 / (j - 1/2) exp(...) <= 4 sum_j exp(...).
+needs noise beyond (j - 1/2) Delta, and
+int 1/2 sum_j Delta^2 (2 j - 1) exp(-(j - 1/2)^2 Delta^2 snr / 2) d snr = sum_j 2 / (j - 1/2) exp(...)
+<= 4 sum_j exp(...).
 
 In the middle the estimate is clamped to the range of the data and rounded where that helps. Which
 rounding, and which model of an ensemble, is fixed at every log SNR before (1) is estimated, because the
