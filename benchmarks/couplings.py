@@ -37,8 +37,8 @@ def measure(method: str, n: int, kind: str, repetitions: int, epsilon: float) ->
     """Prints one measurement as a line of JSON."""
     import jax
 
-    from jkonet_star.couplings import couple
     from jkonet_star.settings import CouplingSettings
+    from jkonet_star.transport.couplings import couple
 
     snapshots = populations(n, kind)
     settings = CouplingSettings(method=method, batch_size=-1, epsilon=epsilon)

@@ -139,8 +139,8 @@ def prepare_problem(
     import jax
 
     from diffusions.checks import record
-    from jkonet_star.couplings import CouplingReport
     from jkonet_star.problem import prepare
+    from jkonet_star.transport.couplings import CouplingReport
 
     if SOLVERS[solver].terms.internal and dataset.densities is None:
         raise ValueError(

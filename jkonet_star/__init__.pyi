@@ -1,6 +1,4 @@
 from jkonet_star.bilevel import Bilevel as Bilevel
-from jkonet_star.couplings import Couplings as Couplings
-from jkonet_star.couplings import couple as couple
 from jkonet_star.densities import fit_densities as fit_densities
 from jkonet_star.evaluation import evaluate as evaluate
 from jkonet_star.fit_report import FitReport as FitReport
@@ -20,3 +18,5 @@ from jkonet_star.snapshots import Snapshots as Snapshots
 from jkonet_star.snapshots import snapshots_from_arrays as snapshots_from_arrays
 from jkonet_star.solver import Solver as Solver
 from jkonet_star.solvers import fit as fit
+from jkonet_star.transport.couplings import Couplings as Couplings
+from jkonet_star.transport.couplings import couple as couple

@@ -17,8 +17,8 @@ import numpy as np
 
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float, Int, Key
-from jkonet_star.couplings import Couplings
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.transport.couplings import Couplings
 
 
 @flax.struct.dataclass

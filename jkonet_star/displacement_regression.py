@@ -20,7 +20,7 @@ import scipy.linalg
 from diffusions.typing import Float
 from jkonet_star.energies import LinearEnergy
 from jkonet_star.euler_steps import Steps
-from jkonet_star.exact_transport import exact_plan
+from jkonet_star.transport.exact import exact_plan
 
 TRANSPORT_BLOCK = 1000
 MOST_TRANSPORT_BLOCKS = 3

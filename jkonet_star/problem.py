@@ -11,14 +11,6 @@ from threadpoolctl import threadpool_limits
 from diffusions.arguments import checked
 from diffusions.short_repr import short_repr
 from diffusions.typing import Key
-from jkonet_star.couplings import (
-    CouplingReport,
-    Couplings,
-    check_couplings,
-    couple,
-    coupled_steps,
-    moved_couplings,
-)
 from jkonet_star.densities import GaussianMixtures, KernelDensities, density_report, fit_densities
 from jkonet_star.energies import Internal
 from jkonet_star.fit_report import CoupledStep, DensityReport
@@ -32,6 +24,14 @@ from jkonet_star.settings import (
     InternalSettings,
 )
 from jkonet_star.snapshots import Snapshots, in_order
+from jkonet_star.transport.couplings import (
+    CouplingReport,
+    Couplings,
+    check_couplings,
+    couple,
+    coupled_steps,
+    moved_couplings,
+)
 
 if TYPE_CHECKING:
     from jkonet_star.internal_energy import InternalEstimate

@@ -9,7 +9,6 @@ import numpy as np
 
 from diffusions.arguments import checked
 from diffusions.typing import Array, Float, Key, Keys
-from jkonet_star.couplings import Couplings
 from jkonet_star.diagnostics import explanation, outlier_warning, outliers, point_warning
 from jkonet_star.divergence import divergence_warning, first_unsound
 from jkonet_star.fit_report import ClosedFormReport, fit_report
@@ -27,6 +26,7 @@ from jkonet_star.settings import (
 from jkonet_star.side_by_side import SideBySide
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solver import Solver
+from jkonet_star.transport.couplings import Couplings
 
 Progress = Callable[[int, dict[str, Array]], None]
 """Called with the number of finished epochs and the mean scalars of the last chunk."""

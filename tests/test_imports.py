@@ -97,8 +97,8 @@ def test_the_direction_of_imports(file):
         ("checkpoints", "from experiments.x import y", "imports experiments.x.y"),
         (
             "data_generation",
-            "from jkonet_star.couplings import _exact",
-            "imports the private jkonet_star.couplings._exact",
+            "from jkonet_star.transport.couplings import _exact",
+            "imports the private jkonet_star.transport.couplings._exact",
         ),
         (
             "experiments",
@@ -107,8 +107,8 @@ def test_the_direction_of_imports(file):
         ),
         (
             "experiments",
-            "import jkonet_star.couplings\njkonet_star.couplings._exact()",
-            "reads the private jkonet_star.couplings._exact",
+            "import jkonet_star.transport.couplings\njkonet_star.couplings._exact()",
+            "reads the private jkonet_star.transport.couplings._exact",
         ),
     ],
 )
@@ -122,7 +122,7 @@ def test_each_rule_can_be_broken(package, source, wrong):
         ("jkonet_star", "from diffusions import training\nimport jax\njax._src"),
         ("data_generation", "from jkonet_star.snapshots import Snapshots"),
         ("experiments", "from checkpoints import restore\nself._own"),
-        ("jkonet_star", "from jkonet_star.couplings import _exact"),
+        ("jkonet_star", "from jkonet_star.transport.couplings import _exact"),
     ],
 )
 def test_what_is_allowed(package, source):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from data_generation.populations.dataset_checks import OPTIONAL, REQUIRED
 from data_generation.populations.settings import DataSettings, Functional
 from diffusions.checks import Bounds, Natural, NotNegative, record, shown
-from jkonet_star.couplings import CouplingReport
+from jkonet_star.transport.couplings import CouplingReport
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

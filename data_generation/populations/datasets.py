@@ -37,7 +37,6 @@ from diffusions.checks import shown
 from diffusions.files import recover
 from diffusions.short_repr import short_repr
 from diffusions.typing import Key
-from jkonet_star.couplings import Couplings, couple
 from jkonet_star.densities import (
     GaussianMixtures,
     KernelDensities,
@@ -46,6 +45,7 @@ from jkonet_star.densities import (
     to_arrays,
 )
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
+from jkonet_star.transport.couplings import Couplings, couple
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

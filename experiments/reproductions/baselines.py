@@ -19,8 +19,8 @@ from experiments.run.tables import Row
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
 from jkonet_star.evaluation import earth_movers_distances
-from jkonet_star.exact_transport import wasserstein
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.transport.exact import wasserstein
 
 
 def no_change(snapshots: Snapshots, order: int) -> np.ndarray:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from diffusions.checks import record
-from jkonet_star.couplings import couple, coupled_steps
 from jkonet_star.densities import density_report, fit_densities
 from jkonet_star.diagnostics import Explanation
 from jkonet_star.fit_report import MOST_LOSSES, ClosedFormReport, FitReport, fit_report
@@ -24,6 +23,7 @@ from jkonet_star.settings import (
 )
 from jkonet_star.snapshots import snapshots_from_arrays
 from jkonet_star.solvers import fit
+from jkonet_star.transport.couplings import couple, coupled_steps
 
 KEY = jax.random.key(0)
 FEATURES = FeatureSettings(degree=2, radial="none")

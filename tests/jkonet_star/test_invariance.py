@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 
-from jkonet_star.couplings import couple
 from jkonet_star.densities import fit_densities
 from jkonet_star.evaluation import evaluate
 from jkonet_star.registry import SOLVERS
@@ -17,6 +16,7 @@ from jkonet_star.settings import (
 )
 from jkonet_star.snapshots import snapshots_from_arrays
 from jkonet_star.solvers import fit
+from jkonet_star.transport.couplings import couple
 
 KEY = jax.random.key(3)
 N, STEPS, TAU = 64, 3, 0.05

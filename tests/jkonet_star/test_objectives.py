@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jkonet_star.couplings import Couplings
 from jkonet_star.densities import GaussianMixtures
 from jkonet_star.energies import LinearEnergy, NetworkEnergy, Units
 from jkonet_star.features import Features, monomial_exponents
@@ -21,6 +20,7 @@ from jkonet_star.objectives import (
 )
 from jkonet_star.settings import SCHEMES
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.transport.couplings import Couplings
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

@@ -12,10 +12,8 @@ import pytest
 
 from data_generation.populations.functionals import functional
 from data_generation.populations.particles import simulate
-from jkonet_star.couplings import couple
 from jkonet_star.densities import fit_densities
 from jkonet_star.divergence import first_unsound
-from jkonet_star.exact_transport import exact_plan
 from jkonet_star.network_solver import Network
 from jkonet_star.problem import prepare
 from jkonet_star.registry import SOLVERS
@@ -30,6 +28,8 @@ from jkonet_star.settings import (
 from jkonet_star.side_by_side import SideBySide
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
 from jkonet_star.solvers import fit
+from jkonet_star.transport.couplings import couple
+from jkonet_star.transport.exact import exact_plan
 
 KEY = jax.random.key(0)
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "data" / "jkonet_star_reference"

@@ -13,8 +13,8 @@ import pytest
 import data_generation.populations.datasets as datasets
 from data_generation.populations.datasets import find_dataset, generate_dataset, load_dataset
 from data_generation.populations.settings import DataSettings
-from jkonet_star.couplings import couple
 from jkonet_star.densities import to_arrays
+from jkonet_star.transport.couplings import couple
 
 SMALL = {"potential": "sphere", "n_particles": 30, "n_gmm_components": 2, "n_timesteps": 3}
 

@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.typing import Array, Float, HostArray
-from jkonet_star.entropic_transport import SparsePlan, standardised
-from jkonet_star.exact_transport import exact_plan
 from jkonet_star.settings import CouplingSettings
+from jkonet_star.transport.entropic import SparsePlan, standardised
+from jkonet_star.transport.exact import exact_plan
 
 # Sub-populations overlap softly; shares of a particle below this would only enlarge every pair.
 _SMALLEST_SHARE = 0.05

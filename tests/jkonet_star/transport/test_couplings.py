@@ -10,10 +10,10 @@ import numpy as np
 import ot
 import pytest
 
-from jkonet_star.couplings import chosen_method, couple
-from jkonet_star.exact_transport import exact_plan, wasserstein
 from jkonet_star.settings import CouplingSettings
 from jkonet_star.snapshots import snapshots_from_arrays
+from jkonet_star.transport.couplings import chosen_method, couple
+from jkonet_star.transport.exact import exact_plan, wasserstein
 
 KEY = jax.random.key(0)
 
@@ -312,7 +312,7 @@ def test_sinkhorn_in_row_blocks_is_sinkhorn(monkeypatch):
     snapshots = snapshots_from_arrays(list(clouds(150, 131)))
     settings = CouplingSettings(method="sinkhorn", epsilon=0.02, threshold=1e-5)
     whole, _ = couple(snapshots, settings, key=KEY)
-    monkeypatch.setattr("jkonet_star.entropic_transport.BLOCK_ENTRIES", 7 * 192)
+    monkeypatch.setattr("jkonet_star.transport.entropic.BLOCK_ENTRIES", 7 * 192)
     blocked, _ = couple(snapshots, settings, key=KEY)
     np.testing.assert_array_equal(whole.source, blocked.source)
     np.testing.assert_array_equal(whole.target, blocked.target)
@@ -320,7 +320,7 @@ def test_sinkhorn_in_row_blocks_is_sinkhorn(monkeypatch):
 
 
 def test_equal_steps_compile_once():
-    from jkonet_star import entropic_transport
+    from jkonet_star.transport import entropic as entropic_transport
 
     entropic_transport._potentials.clear_cache()
     x, y = clouds(70, 70)

@@ -193,7 +193,7 @@ def _potentials(
     from ott.problems.linear import linear_problem
     from ott.solvers.linear import sinkhorn
 
-    from jkonet_star.blocked_point_cloud import BlockedPointCloud
+    from jkonet_star.transport.blocked_point_cloud import BlockedPointCloud
 
     # From the mean cost down to epsilon, and half of the iterations at least for epsilon itself.
     start = max(1.0, 1.0 / epsilon)
@@ -242,7 +242,7 @@ def _plan_rows(
     Where the source marginal is a constraint, `row_terms` are its weights, and f is whatever meets
     them: a row is a softmax, which cannot underflow. Elsewhere `row_terms` is f.
     """
-    from jkonet_star.blocked_point_cloud import squared_distances
+    from jkonet_star.transport.blocked_point_cloud import squared_distances
 
     x = jax.lax.dynamic_slice_in_dim(x, first, n_rows)
     row_terms = jax.lax.dynamic_slice_in_dim(row_terms, first, n_rows)[:, None]

@@ -28,12 +28,12 @@ import numpy as np
 from diffusions.arguments import checked
 from diffusions.short_repr import count, known, short_repr
 from diffusions.typing import Array, Float, HostArray, Int, Key
-from jkonet_star.entropic_transport import SparsePlan, sinkhorn_plan
-from jkonet_star.exact_transport import exact_plan
 from jkonet_star.fit_report import CoupledStep
-from jkonet_star.low_rank_transport import low_rank_plan
 from jkonet_star.settings import CouplingSettings
 from jkonet_star.snapshots import Snapshots, sorted_rows
+from jkonet_star.transport.entropic import SparsePlan, sinkhorn_plan
+from jkonet_star.transport.exact import exact_plan
+from jkonet_star.transport.low_rank import low_rank_plan
 
 logger = logging.getLogger(__name__)
 

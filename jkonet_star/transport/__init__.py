@@ -1,0 +1,1 @@
+"""Which particle may have gone where."""
