@@ -56,9 +56,9 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
     from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
+    from jkonet_star.fitting import fit
     from jkonet_star.registry import SOLVERS as KINDS
     from jkonet_star.settings import InternalSettings, NetworkSettings
-    from jkonet_star.solvers import fit
 
     interacting = KINDS[request["solver"]].terms.interaction
     energies = fit(

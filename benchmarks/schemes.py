@@ -95,9 +95,9 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         field_errors,
         predict_snapshots,
     )
+    from jkonet_star.fitting import fit
     from jkonet_star.settings import NetworkSettings
     from jkonet_star.snapshots import snapshots_from_arrays
-    from jkonet_star.solvers import fit
 
     train, test, dt = populations(request)
     learned_from = snapshots_from_arrays(train, dt=dt)

@@ -3,6 +3,7 @@ from jkonet_star.densities import fit_densities as fit_densities
 from jkonet_star.evaluation import evaluate as evaluate
 from jkonet_star.fit_report import FitReport as FitReport
 from jkonet_star.fitted import FittedEnergy as FittedEnergy
+from jkonet_star.fitting import fit as fit
 from jkonet_star.linear_solver import Linear as Linear
 from jkonet_star.network_solver import Network as Network
 from jkonet_star.registry import SOLVERS as SOLVERS
@@ -17,6 +18,5 @@ from jkonet_star.settings import NetworkSettings as NetworkSettings
 from jkonet_star.snapshots import Snapshots as Snapshots
 from jkonet_star.snapshots import snapshots_from_arrays as snapshots_from_arrays
 from jkonet_star.solver import Solver as Solver
-from jkonet_star.solvers import fit as fit
 from jkonet_star.transport.couplings import Couplings as Couplings
 from jkonet_star.transport.couplings import couple as couple

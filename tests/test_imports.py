@@ -107,7 +107,7 @@ def test_the_direction_of_imports(file):
         ),
         (
             "experiments",
-            "import jkonet_star.transport.couplings\njkonet_star.couplings._exact()",
+            "import jkonet_star.transport.couplings\njkonet_star.transport.couplings._exact()",
             "reads the private jkonet_star.transport.couplings._exact",
         ),
     ],

@@ -26,9 +26,9 @@ from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
 from jkonet_star.dynamics import scheme_time
 from jkonet_star.fitted import FittedEnergy
+from jkonet_star.fitting import fit
 from jkonet_star.settings import CouplingSettings
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
-from jkonet_star.solvers import fit
 from jkonet_star.transport.couplings import Couplings, couple
 from jkonet_star.transport.exact import wasserstein
 

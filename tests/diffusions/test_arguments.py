@@ -209,7 +209,7 @@ FIRST = types.SimpleNamespace(dimension=3, means=np.zeros((2, 3)))
 
 def test_the_walk_finds_the_public_functions():
     assert len(FUNCTIONS) > 100
-    assert "jkonet_star.solvers.fit" in FUNCTIONS
+    assert "jkonet_star.fitting.fit" in FUNCTIONS
     assert "diffusions.samplers.Model.velocity" in FUNCTIONS
 
 

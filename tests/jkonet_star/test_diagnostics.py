@@ -13,12 +13,12 @@ from jkonet_star.diagnostics import (
     outlier_warning,
     outliers,
 )
+from jkonet_star.fitting import fit
 from jkonet_star.linear_solver import Linear
 from jkonet_star.problem import prepare
 from jkonet_star.settings import FeatureSettings
 from jkonet_star.side_by_side import SideBySide
 from jkonet_star.snapshots import snapshots_from_arrays
-from jkonet_star.solvers import fit
 
 KEY = jax.random.key(0)
 SOLVER = "jkonet-star-linear-potential"

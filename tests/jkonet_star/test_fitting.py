@@ -14,6 +14,7 @@ from data_generation.populations.functionals import functional
 from data_generation.populations.particles import simulate
 from jkonet_star.densities import fit_densities
 from jkonet_star.divergence import first_unsound
+from jkonet_star.fitting import fit
 from jkonet_star.network_solver import Network
 from jkonet_star.problem import prepare
 from jkonet_star.registry import SOLVERS
@@ -27,7 +28,6 @@ from jkonet_star.settings import (
 )
 from jkonet_star.side_by_side import SideBySide
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
-from jkonet_star.solvers import fit
 from jkonet_star.transport.couplings import couple
 from jkonet_star.transport.exact import exact_plan
 
