@@ -94,8 +94,8 @@ def _relative(found: Any, expected: Any) -> float:
 def _population(n: int) -> Any:
     import jax
     import numpy as np
-    from data_generation.particles import simulate
 
+    from data_generation.populations.particles import simulate
     from jkonet_star.snapshots import snapshots_from_arrays
 
     points = simulate(
@@ -148,11 +148,11 @@ def _first_order_loss(full: bool) -> tuple:
 def _log_densities(full: bool) -> tuple:
     import jax
     import jax.numpy as jnp
-    from diffusions.gaussian_reference import standard_reference
-    from diffusions.likelihood import log_density
-    from diffusions.log_snr import LogSNRLaw
 
     from checkpoints import load_pretrained
+    from diffusions.density.gaussian_reference import standard_reference
+    from diffusions.density.likelihood import log_density
+    from diffusions.density.log_snr import LogSNRLaw
 
     saved = load_pretrained("dino")
     axis = jnp.linspace(-2.0, 2.0, 40 if full else 8)
@@ -209,9 +209,9 @@ def _messages(full: bool) -> tuple:
 
 def _linear_denoiser(full: bool) -> tuple:
     import jax
-    from diffusions.linear_denoiser_distance import log_cross, log_pairs
 
-    from diffusions.linear_denoiser import OneStepModel, generated_law, kl_divergence
+    from diffusions.linear_denoiser.distance import log_cross, log_pairs
+    from diffusions.linear_denoiser.model import OneStepModel, generated_law, kl_divergence
     from diffusions.networks.linear import least_squares
 
     d, n = (100, 300) if full else (5, 20)
