@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--drift-seeds", type=int, default=5)
     arguments = parser.parse_args()
     from data_generation.populations.particles import drift, simulate
-    from jkonet_star.energies import LinearEnergy
+    from jkonet_star.energies.models import LinearEnergy
     from jkonet_star.euler_steps import drift_features
     from jkonet_star.internal_energy import estimate_internal
     from jkonet_star.linear_model import linear_model

@@ -21,7 +21,7 @@ import numpy as np
 from checkpoints.array_folder import read_arrays, read_description, save_folder
 from checkpoints.shapes import check_shapes
 from diffusions.checks import record
-from jkonet_star.energies import EnergyModel, LinearEnergy, NetworkEnergy, Units
+from jkonet_star.energies.models import EnergyModel, LinearEnergy, NetworkEnergy, Units
 from jkonet_star.fit_report import FitReport
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import Scheme

@@ -20,8 +20,8 @@ import numpy as np
 from data_generation.populations.cells import REPRESENTATION, TIME_KEY, cell_coordinates, cell_times
 from diffusions.typing import Array, HostArray
 from jkonet_star.dynamics import scheme_time
+from jkonet_star.energies.interactions import interaction_drift
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.interactions import interaction_drift
 
 ROWS_AT_ONCE = 1024
 """Cells per evaluation: with an interaction, each of them meets a block of all others."""

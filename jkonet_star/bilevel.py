@@ -45,7 +45,7 @@ from diffusions.memory import check_memory
 from diffusions.training import TrainingState, cut_batch, initial_state
 from diffusions.typing import Array, Float, Key, Params, PyTree
 from jkonet_star.bilevel_batches import BilevelData, bilevel_data, draw_batches
-from jkonet_star.energies import NetworkEnergy, Units
+from jkonet_star.energies.models import NetworkEnergy, Units
 from jkonet_star.network_solver import Network
 from jkonet_star.problem import Problem
 from jkonet_star.settings import BilevelSettings, Scheme, TransportMapKind

@@ -40,7 +40,7 @@ from threadpoolctl import threadpool_limits
 
 from diffusions.precision import double_precision
 from diffusions.typing import Array, Float, Int, Params, PyTree
-from jkonet_star.energies import LinearEnergy
+from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.fit_report import ClosedFormReport
 from jkonet_star.objectives import FirstOrderConditions
 

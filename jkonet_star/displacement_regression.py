@@ -18,7 +18,7 @@ import numpy as np
 import scipy.linalg
 
 from diffusions.typing import Float
-from jkonet_star.energies import LinearEnergy
+from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.euler_steps import Steps
 from jkonet_star.transport.exact import exact_plan
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from diffusions.precision import double_precision
 from diffusions.typing import Array, Float, PyTree
-from jkonet_star.energies import LinearEnergy
-from jkonet_star.features import POPULATION_PER_BLOCK, Features
+from jkonet_star.energies.features import POPULATION_PER_BLOCK, Features
+from jkonet_star.energies.models import LinearEnergy
 
 BLOCK_BYTES = 64_000_000
 

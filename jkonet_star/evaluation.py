@@ -29,8 +29,8 @@ from diffusions.arguments import checked
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Bool, Float, Key
 from jkonet_star.dynamics import Step, scheme_time
+from jkonet_star.energies.interactions import interaction_drift
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.interactions import interaction_drift
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.transport.exact import wasserstein
 

@@ -15,7 +15,7 @@ from diffusions.memory import check_memory
 from diffusions.short_repr import count, known, short_repr
 from diffusions.typing import Array, Bool, Float, HostArray, Key, Params, PyTree
 from jkonet_star.dynamics import STEPS, Pull, Step, energy_gradient, scheme_time
-from jkonet_star.energies import EnergyModel
+from jkonet_star.energies.models import EnergyModel
 from jkonet_star.fit_report import FitReport
 from jkonet_star.snapshots import Snapshots
 

@@ -38,7 +38,7 @@ from jkonet_star.displacement_regression import (
     start_from,
     transport_sums,
 )
-from jkonet_star.energies import LinearEnergy, Units
+from jkonet_star.energies.models import LinearEnergy, Units
 from jkonet_star.euler_steps import Steps, drift_features
 from jkonet_star.paired_likelihood import (
     PairedFit,

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.typing import PyTree
-from jkonet_star.energies import LinearEnergy
-from jkonet_star.features import Features, make_features
+from jkonet_star.energies.features import Features, make_features
+from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.registry import Terms
 from jkonet_star.settings import FeatureSettings
 from jkonet_star.snapshots import Snapshots

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from diffusions.memory import check_memory
 from diffusions.typing import Key, Params, PyTree
 from jkonet_star.closed_form import ClosedFormReport, fit_linear
-from jkonet_star.energies import LinearEnergy
+from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.linear_model import linear_model
 from jkonet_star.problem import Problem

@@ -20,7 +20,7 @@ from diffusions.training import (
 )
 from diffusions.typing import Array, Key, PyTree
 from jkonet_star.divergence import sound_epochs
-from jkonet_star.energies import NetworkEnergy, Units
+from jkonet_star.energies.models import NetworkEnergy, Units
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.objectives import FirstOrderConditions, jko_loss
 from jkonet_star.registry import Terms

@@ -41,8 +41,8 @@ import numpy as np
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float, Int, Key, Params, PyTree
 from jkonet_star.densities import GaussianMixtures, KernelDensities
-from jkonet_star.energies import EnergyModel
-from jkonet_star.interactions import grouped_interaction_drift
+from jkonet_star.energies.interactions import grouped_interaction_drift
+from jkonet_star.energies.models import EnergyModel
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.transport.couplings import Couplings
 

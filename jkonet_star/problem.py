@@ -12,7 +12,7 @@ from diffusions.arguments import checked
 from diffusions.short_repr import short_repr
 from diffusions.typing import Key
 from jkonet_star.densities import GaussianMixtures, KernelDensities, density_report, fit_densities
-from jkonet_star.energies import Internal
+from jkonet_star.energies.models import Internal
 from jkonet_star.fit_report import CoupledStep, DensityReport
 from jkonet_star.linear_model import linear_model
 from jkonet_star.objectives import FirstOrderConditions, first_order_conditions, with_known_beta

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from diffusions.checks import shown
 from diffusions.typing import Array, Bool, Float, Key, Params, PyTree
 from jkonet_star.divergence import ABSURD, finite
-from jkonet_star.energies import EnergyModel, Internal
+from jkonet_star.energies.models import EnergyModel, Internal
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.registry import Terms
 from jkonet_star.settings import Scheme

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import optax
 
 from diffusions.typing import Array, Float, Key, Params
-from jkonet_star.energies import softplus
+from jkonet_star.energies.models import softplus
 from jkonet_star.settings import TransportMapKind
 
 IDENTITY_STEPS = 1000

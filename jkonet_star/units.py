@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.typing import Array
-from jkonet_star.energies import Units
+from jkonet_star.energies.models import Units
 from jkonet_star.objectives import FirstOrderConditions
 from jkonet_star.snapshots import Snapshots
 

@@ -18,7 +18,7 @@ import numpy as np
 from data_generation.populations.functionals import functional
 from diffusions.arguments import checked
 from diffusions.typing import Array, Float, Int, Key
-from jkonet_star.interactions import interaction_drift
+from jkonet_star.energies.interactions import interaction_drift
 
 INITIAL_HALF_WIDTH = 4.0
 _MAX_PAIRS = 2**22  # of particles at once in the interaction, so that memory stays bounded

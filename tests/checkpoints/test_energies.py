@@ -13,8 +13,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from checkpoints import load_energy, save_energy
-from jkonet_star.energies import LinearEnergy, NetworkEnergy, Units
-from jkonet_star.features import make_features
+from jkonet_star.energies.features import make_features
+from jkonet_star.energies.models import LinearEnergy, NetworkEnergy, Units
 from jkonet_star.fit_report import CoupledStep, FitReport, MemberReport
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import FeatureSettings

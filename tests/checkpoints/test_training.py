@@ -8,7 +8,7 @@ import pytest
 
 from checkpoints import latest_step, restore_state, save_state
 from diffusions.training import initial_state
-from jkonet_star.energies import NetworkEnergy
+from jkonet_star.energies.models import NetworkEnergy
 from jkonet_star.network_solver import make_optimizer
 from jkonet_star.settings import NetworkSettings
 

@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from jkonet_star import fit
 from jkonet_star.bilevel import Bilevel, JKOStep, Step, monge_gap, outer_loss
 from jkonet_star.bilevel_batches import bilevel_data, draw_batches
-from jkonet_star.energies import Units
+from jkonet_star.energies.models import Units
 from jkonet_star.problem import prepare
 from jkonet_star.settings import BilevelSettings, NetworkSettings
 from jkonet_star.side_by_side import SideBySide

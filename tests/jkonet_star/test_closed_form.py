@@ -11,8 +11,8 @@ import scipy.optimize
 
 import jkonet_star.closed_form as closed_form_module
 from jkonet_star.closed_form import REGULARIZATIONS, design_matrix, fit_linear, solve_ridge
-from jkonet_star.energies import LinearEnergy
-from jkonet_star.features import Features, monomial_exponents
+from jkonet_star.energies.features import Features, monomial_exponents
+from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.fitting import fit
 from jkonet_star.linear_solver import solve_linear
 from jkonet_star.objectives import FirstOrderConditions, jko_loss

@@ -7,7 +7,7 @@ import pytest
 
 from jkonet_star import dynamics
 from jkonet_star.dynamics import STEPS
-from jkonet_star.interactions import interaction_drift
+from jkonet_star.energies.interactions import interaction_drift
 
 pytestmark = pytest.mark.usefixtures("compiled_in_haste", "double_precision")
 

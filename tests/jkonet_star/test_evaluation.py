@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jkonet_star.energies import NetworkEnergy, Units
+from jkonet_star.energies.models import NetworkEnergy, Units
 from jkonet_star.evaluation import predict_one_step_ahead, predict_snapshots
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.snapshots import snapshots_from_arrays

@@ -12,7 +12,7 @@ from jkonet_star.displacement_regression import (
     feature_groups,
     shrunk_solution,
 )
-from jkonet_star.energies import LinearEnergy
+from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.euler_steps import Steps, drift_features
 from jkonet_star.internal_energy import InternalEstimate, estimate_internal
 from jkonet_star.linear_model import linear_model

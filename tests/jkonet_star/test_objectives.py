@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jkonet_star.densities import GaussianMixtures
-from jkonet_star.energies import LinearEnergy, NetworkEnergy, Units
-from jkonet_star.features import Features, monomial_exponents
+from jkonet_star.energies.features import Features, monomial_exponents
+from jkonet_star.energies.models import LinearEnergy, NetworkEnergy, Units
 from jkonet_star.objectives import (
     PAIRED_FACTOR,
     first_order_conditions,

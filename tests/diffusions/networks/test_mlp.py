@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from diffusions.networks.mlp import DenoisingMLP
-from jkonet_star.energies import EnergyNetwork
+from jkonet_star.energies.models import EnergyNetwork
 
 
 def precisions(jaxpr):

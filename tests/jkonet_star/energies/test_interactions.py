@@ -5,7 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jkonet_star.interactions import grouped_interaction_drift, interaction_drift, sum_over_blocks
+from jkonet_star.energies.interactions import (
+    grouped_interaction_drift,
+    interaction_drift,
+    sum_over_blocks,
+)
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jkonet_star.energies import ACTIVATIONS, NetworkEnergy, Units, softplus
+from jkonet_star.energies.models import ACTIVATIONS, NetworkEnergy, Units, softplus
 from jkonet_star.objectives import first_order_conditions, jko_loss
 from jkonet_star.settings import Activation
 from jkonet_star.snapshots import snapshots_from_arrays

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jkonet_star.features as features_module
-from jkonet_star.features import make_features, monomial_exponents, radial_centers
+import jkonet_star.energies.features as features_module
+from jkonet_star.energies.features import make_features, monomial_exponents, radial_centers
 from jkonet_star.settings import FeatureSettings
 
 pytestmark = pytest.mark.usefixtures("double_precision")

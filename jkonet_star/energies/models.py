@@ -37,8 +37,8 @@ import jax.numpy as jnp
 from diffusions.checks import Count, Widths
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float, Key, Params, PyTree
-from jkonet_star.features import Features
-from jkonet_star.interactions import interaction_drift
+from jkonet_star.energies.features import Features
+from jkonet_star.energies.interactions import interaction_drift
 from jkonet_star.settings import Activation
 
 

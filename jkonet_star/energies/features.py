@@ -28,7 +28,7 @@ from scipy.spatial import cKDTree
 
 from diffusions.checks import Count, Natural, Positive
 from diffusions.typing import Array, Float
-from jkonet_star.interactions import interaction_drift, sum_over_blocks
+from jkonet_star.energies.interactions import interaction_drift, sum_over_blocks
 from jkonet_star.settings import Degree, FeatureSettings, RadialFunction
 
 POPULATION_PER_BLOCK = 64

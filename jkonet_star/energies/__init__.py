@@ -1,0 +1,1 @@
+"""What is learned: potentials and interactions, as networks or with features."""
