@@ -68,8 +68,8 @@ def main() -> None:
     arguments = parser.parse_args()
     from data_generation.populations.particles import drift, simulate
     from jkonet_star.energies.models import LinearEnergy
-    from jkonet_star.euler_steps import drift_features
-    from jkonet_star.internal_energy import estimate_internal
+    from jkonet_star.internal_energy.estimate import estimate_internal
+    from jkonet_star.internal_energy.euler_steps import drift_features
     from jkonet_star.linear_model import linear_model
     from jkonet_star.linear_solver import solve_linear
     from jkonet_star.problem import prepare

@@ -34,7 +34,7 @@ from jkonet_star.transport.couplings import (
 )
 
 if TYPE_CHECKING:
-    from jkonet_star.internal_energy import InternalEstimate
+    from jkonet_star.internal_energy.estimate import InternalEstimate
     from jkonet_star.solver import Solver
 
 Densities = GaussianMixtures | KernelDensities
@@ -144,7 +144,8 @@ def prepare(
     conditions = first_order_conditions(snapshots, couplings, densities, scheme)
     if internal.beta_estimator == "first-order":
         return problem(conditions=conditions)
-    from jkonet_star.internal_energy import estimate_internal  # SciPy's trees, needed here only
+    # SciPy's trees, needed here only.
+    from jkonet_star.internal_energy.estimate import estimate_internal
 
     model, constants = linear_model(terms, snapshots, FeatureSettings())
     # A few hundred unknowns: more threads than one would only wait for each other.

@@ -107,7 +107,7 @@ class InternalSettings:
         beta_estimator: `paired`, by the likelihood of particles that all snapshots share;
             `unpaired`, by moments of snapshots of different particles; `auto` decides between these
             two; `first-order`, as published, along with the other energies from an estimated
-            density (badly biased, see `jkonet_star.internal_energy`).
+            density (badly biased, see `jkonet_star.internal_energy.estimate`).
     """
 
     beta_estimator: BetaEstimator = "auto"

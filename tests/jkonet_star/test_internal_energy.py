@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 
 from data_generation.populations.particles import simulate
-from jkonet_star import weak_form, weak_form_tests
 from jkonet_star.closed_form import split_coefficients
-from jkonet_star.displacement_regression import (
+from jkonet_star.energies.models import LinearEnergy
+from jkonet_star.internal_energy import moments as weak_form_tests
+from jkonet_star.internal_energy import weak_form
+from jkonet_star.internal_energy.displacement_regression import (
     NormalEquations,
     choose_shrinkages,
     feature_groups,
     shrunk_solution,
 )
-from jkonet_star.energies.models import LinearEnergy
-from jkonet_star.euler_steps import Steps, drift_features
-from jkonet_star.internal_energy import InternalEstimate, estimate_internal
-from jkonet_star.linear_model import linear_model
-from jkonet_star.paired_likelihood import (
+from jkonet_star.internal_energy.estimate import InternalEstimate, estimate_internal
+from jkonet_star.internal_energy.euler_steps import Steps, drift_features
+from jkonet_star.internal_energy.paired_likelihood import (
     _Objective,
     candidates,
     expectation,
@@ -24,6 +24,7 @@ from jkonet_star.paired_likelihood import (
     maximisation,
     mean_log_likelihood,
 )
+from jkonet_star.linear_model import linear_model
 from jkonet_star.registry import Terms
 from jkonet_star.settings import FeatureSettings
 from jkonet_star.snapshots import snapshots_from_arrays

@@ -42,8 +42,8 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusions.typing import Float
-from jkonet_star.euler_steps import Steps
-from jkonet_star.weak_form_tests import Tests, make_bumps
+from jkonet_star.internal_energy.euler_steps import Steps
+from jkonet_star.internal_energy.moments import Tests, make_bumps
 
 FOLDS = 6
 RIDGE = 0.01

@@ -24,7 +24,7 @@ import numpy as np
 from diffusions.precision import double_precision
 from diffusions.typing import Array, Float
 from jkonet_star.energies.features import Features
-from jkonet_star.euler_steps import BLOCK_BYTES, padded
+from jkonet_star.internal_energy.euler_steps import BLOCK_BYTES, padded
 
 MOST_BUMPS = 60
 FEWEST_BUMPS = 10

@@ -19,7 +19,7 @@ import scipy.linalg
 
 from diffusions.typing import Float
 from jkonet_star.energies.models import LinearEnergy
-from jkonet_star.euler_steps import Steps
+from jkonet_star.internal_energy.euler_steps import Steps
 from jkonet_star.transport.exact import exact_plan
 
 TRANSPORT_BLOCK = 1000

@@ -40,7 +40,7 @@ import scipy.optimize
 from scipy.spatial import cKDTree
 
 from diffusions.typing import Float
-from jkonet_star.euler_steps import Steps
+from jkonet_star.internal_energy.euler_steps import Steps
 
 FEWEST_NEIGHBOURS = 32
 MOST_NEIGHBOURS = 512

@@ -29,7 +29,8 @@ import numpy as np
 from diffusions.checks import one_of
 from diffusions.short_repr import short_repr
 from diffusions.typing import PyTree
-from jkonet_star.displacement_regression import (
+from jkonet_star.energies.models import LinearEnergy, Units
+from jkonet_star.internal_energy.displacement_regression import (
     SHRINKAGES,
     NormalEquations,
     Start,
@@ -38,9 +39,9 @@ from jkonet_star.displacement_regression import (
     start_from,
     transport_sums,
 )
-from jkonet_star.energies.models import LinearEnergy, Units
-from jkonet_star.euler_steps import Steps, drift_features
-from jkonet_star.paired_likelihood import (
+from jkonet_star.internal_energy.euler_steps import Steps, drift_features
+from jkonet_star.internal_energy.moments import potential_tests
+from jkonet_star.internal_energy.paired_likelihood import (
     PairedFit,
     effective_parameters,
     fit_paired,
@@ -49,10 +50,9 @@ from jkonet_star.paired_likelihood import (
     self_log_likelihood,
     standard_error,
 )
+from jkonet_star.internal_energy.weak_form import FOLDS, WeakFormFit, fit_weak_form
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.units import population_units
-from jkonet_star.weak_form import FOLDS, WeakFormFit, fit_weak_form
-from jkonet_star.weak_form_tests import potential_tests
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""The weight beta of the internal energy, from the laws of the snapshots."""
