@@ -21,7 +21,7 @@ import numpy as np
 
 from checkpoints import load_pretrained
 from diffusions.late_imports import EXTRA_OF
-from jkonet_star.registry import SOLVERS
+from jkonet_star.solvers.registry import SOLVERS
 
 PACKAGES = ("checkpoints", "data_generation", "diffusions", "experiments", "jkonet_star")
 LEARNING = (

@@ -67,11 +67,11 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
     from jkonet_star.evaluation import evaluate
-    from jkonet_star.problem import prepare
-    from jkonet_star.registry import SOLVERS
     from jkonet_star.settings import BilevelSettings, NetworkSettings
-    from jkonet_star.side_by_side import SideBySide
     from jkonet_star.snapshots import snapshots_from_arrays
+    from jkonet_star.solvers.problem import prepare
+    from jkonet_star.solvers.registry import SOLVERS
+    from jkonet_star.solvers.side_by_side import SideBySide
 
     train, test, dt = populations(request)
     snapshots, held_out = (snapshots_from_arrays(points, dt=dt) for points in (train, test))

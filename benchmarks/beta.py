@@ -70,12 +70,12 @@ def main() -> None:
     from jkonet_star.energies.models import LinearEnergy
     from jkonet_star.internal_energy.estimate import estimate_internal
     from jkonet_star.internal_energy.euler_steps import drift_features
-    from jkonet_star.linear_model import linear_model
-    from jkonet_star.linear_solver import solve_linear
-    from jkonet_star.problem import prepare
-    from jkonet_star.registry import Terms
     from jkonet_star.settings import FeatureSettings
     from jkonet_star.snapshots import snapshots_from_arrays
+    from jkonet_star.solvers.linear import solve_linear
+    from jkonet_star.solvers.linear_model import linear_model
+    from jkonet_star.solvers.problem import prepare
+    from jkonet_star.solvers.registry import Terms
 
     n = arguments.particles
     known, unknown = cramer_rao(n)

@@ -42,11 +42,11 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 
     from data_generation.populations.particles import simulate
     from jkonet_star.densities import fit_densities
-    from jkonet_star.linear_solver import solve_linear
-    from jkonet_star.problem import prepare
-    from jkonet_star.registry import SOLVERS as KINDS
     from jkonet_star.settings import FeatureSettings
     from jkonet_star.snapshots import snapshots_from_arrays
+    from jkonet_star.solvers.linear import solve_linear
+    from jkonet_star.solvers.problem import prepare
+    from jkonet_star.solvers.registry import SOLVERS as KINDS
     from jkonet_star.transport.couplings import couple
 
     solver = SOLVERS[request["terms"]]

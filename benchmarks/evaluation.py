@@ -57,8 +57,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 
     from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
     from jkonet_star.fitting import fit
-    from jkonet_star.registry import SOLVERS as KINDS
     from jkonet_star.settings import InternalSettings, NetworkSettings
+    from jkonet_star.solvers.registry import SOLVERS as KINDS
 
     interacting = KINDS[request["solver"]].terms.interaction
     energies = fit(

@@ -115,10 +115,10 @@ def _first_order_loss(full: bool) -> tuple:
     import jax
     import jax.numpy as jnp
 
-    from jkonet_star.network_solver import Network
-    from jkonet_star.objectives import jko_loss
-    from jkonet_star.problem import prepare
-    from jkonet_star.side_by_side import SideBySide
+    from jkonet_star.solvers.first_order import jko_loss
+    from jkonet_star.solvers.network import Network
+    from jkonet_star.solvers.problem import prepare
+    from jkonet_star.solvers.side_by_side import SideBySide
 
     problem = prepare(
         _population(1000 if full else 60), "jkonet-star-potential", key=jax.random.key(1)

@@ -42,11 +42,11 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     from experiments.learning_settings import LearningSettings
     from experiments.sweep_runs import run_bytes
     from experiments.sweep_settings import Cell
-    from jkonet_star.network_solver import Network
-    from jkonet_star.problem import prepare
     from jkonet_star.settings import InternalSettings, NetworkSettings
-    from jkonet_star.side_by_side import SideBySide
     from jkonet_star.snapshots import snapshots_from_arrays
+    from jkonet_star.solvers.network import Network
+    from jkonet_star.solvers.problem import prepare
+    from jkonet_star.solvers.side_by_side import SideBySide
 
     network = NetworkSettings(interaction_samples=request["interaction_samples"])
     problems = []

@@ -52,8 +52,8 @@ def population(n: int, solver: str) -> Any:
     import numpy as np
 
     from data_generation.populations.particles import simulate
-    from jkonet_star.registry import SOLVERS
     from jkonet_star.snapshots import snapshots_from_arrays
+    from jkonet_star.solvers.registry import SOLVERS
 
     terms = SOLVERS[solver].terms
     points = simulate(
@@ -91,7 +91,7 @@ def counted_flops(training: Any, keys: Any) -> float | None:
     import jax
     import jax.numpy as jnp
 
-    from jkonet_star.objectives import jko_loss
+    from jkonet_star.solvers.first_order import jko_loss
 
     solver, data = training.solver, training.data
     size, model = training.facts[0]["batch_size"], solver.model(data)
@@ -143,10 +143,10 @@ def measure_epochs(request: dict[str, Any]) -> dict[str, Any]:
     """Seconds per epoch of one solver, size and number of seeds."""
     import jax
 
-    from jkonet_star.network_solver import Network
-    from jkonet_star.problem import prepare
     from jkonet_star.settings import NetworkSettings
-    from jkonet_star.side_by_side import SideBySide
+    from jkonet_star.solvers.network import Network
+    from jkonet_star.solvers.problem import prepare
+    from jkonet_star.solvers.side_by_side import SideBySide
 
     settings = NetworkSettings()
     snapshots = population(request["n"], request["solver"])
@@ -198,10 +198,10 @@ def measure_compilations(request: dict[str, Any]) -> dict[str, Any]:
     from experiments.network_training import learn
     from experiments.run.folder import open_run
     from experiments.run.settings import TrainSettings
-    from jkonet_star.network_solver import Network
-    from jkonet_star.problem import prepare
     from jkonet_star.settings import NetworkSettings
-    from jkonet_star.side_by_side import SideBySide
+    from jkonet_star.solvers.network import Network
+    from jkonet_star.solvers.problem import prepare
+    from jkonet_star.solvers.side_by_side import SideBySide
 
     count = 0
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from data_generation.scripts.command_line import define_flags, settings_from_flags
-from jkonet_star.registry import SOLVERS
 from jkonet_star.settings import BilevelSettings, FeatureSettings, InternalSettings, NetworkSettings
+from jkonet_star.solvers.registry import SOLVERS
 
 if TYPE_CHECKING:
-    from jkonet_star.solver import Solver
+    from jkonet_star.solvers.interface import Solver
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,9 @@ from experiments.run.training import chunk_lengths
 from jkonet_star.divergence import first_unsound
 from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.side_by_side import SideBySide
 from jkonet_star.snapshots import Snapshots
-from jkonet_star.solver import Solver
+from jkonet_star.solvers.interface import Solver
+from jkonet_star.solvers.side_by_side import SideBySide
 
 
 def learn(

@@ -28,8 +28,8 @@ from jkonet_star.evaluation import (
 )
 from jkonet_star.fit_report import ClosedFormReport, fit_report
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.problem import Problem
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.solvers.problem import Problem
 
 
 def evaluation_key() -> Key:

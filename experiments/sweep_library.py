@@ -9,8 +9,8 @@ from experiments.datasets import known_energy
 from experiments.sweep_settings import Cell
 from experiments.train import prepare_problem
 from jkonet_star.evaluation import KnownEnergy
-from jkonet_star.problem import Problem
-from jkonet_star.registry import SOLVERS
+from jkonet_star.solvers.problem import Problem
+from jkonet_star.solvers.registry import SOLVERS
 
 
 class Library:

@@ -32,10 +32,10 @@ from experiments.sweep_settings import Cell
 from experiments.train import beta_details, train
 from jkonet_star.evaluation import earth_movers_distances, predict_one_step_ahead
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.problem import Problem
-from jkonet_star.registry import SOLVERS
-from jkonet_star.side_by_side import SideBySide
-from jkonet_star.solver import Solver
+from jkonet_star.solvers.interface import Solver
+from jkonet_star.solvers.problem import Problem
+from jkonet_star.solvers.registry import SOLVERS
+from jkonet_star.solvers.side_by_side import SideBySide
 
 GIBI = 2**30
 # Arrays alive in the backward pass of a gradient step, per hidden unit and evaluation of the network;

@@ -29,8 +29,8 @@ from diffusions.checks import (
 from experiments.grid_file import Entries, read_grids
 from experiments.learning_settings import LearningSettings
 from experiments.run.settings import EvaluationPopulation, WassersteinOrder
-from jkonet_star.registry import SOLVERS, scheme_of
 from jkonet_star.settings import SCHEMES
+from jkonet_star.solvers.registry import SOLVERS, scheme_of
 
 Executor = Literal["local", "slurm"]
 MOST_RUNS = 100_000

@@ -12,7 +12,7 @@ from diffusions.files import write_text
 from experiments.run.tables import Row, markdown
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_settings import Cell
-from jkonet_star.registry import SOLVERS
+from jkonet_star.solvers.registry import SOLVERS
 
 DATA = (
     "dataset",

@@ -15,8 +15,8 @@ from experiments.learning_settings import (
 )
 from experiments.run.replaced import keeps_replaced
 from experiments.run.settings import TrainSettings
-from jkonet_star.registry import SOLVERS
 from jkonet_star.settings import InternalSettings
+from jkonet_star.solvers.registry import SOLVERS
 
 FLAGS = define_learning_flags(define_flags(TrainSettings))
 
@@ -52,7 +52,7 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
     from experiments.reporting import assess, draw, judge, print_table, reported
     from experiments.run.folder import start_run
     from experiments.run.session import check_settings, conclude
-    from jkonet_star.side_by_side import SideBySide
+    from jkonet_star.solvers.side_by_side import SideBySide
 
     check_settings(settings)
     dataset = open_dataset(settings.dataset, settings.data_dir)
@@ -131,7 +131,7 @@ def train(settings: TrainSettings, learning: LearningSettings) -> None:
 def prepare_problem(
     solver: str, scheme: str, seed: int, internal: InternalSettings, dataset: Any
 ) -> Any:
-    """What `jkonet_star.problem.prepare` makes of a dataset's training population.
+    """What `jkonet_star.solvers.problem.prepare` makes of a dataset's training population.
 
     Raises:
         ValueError: an internal energy is to be learned, and the dataset has no densities.
@@ -139,7 +139,7 @@ def prepare_problem(
     import jax
 
     from diffusions.checks import record
-    from jkonet_star.problem import prepare
+    from jkonet_star.solvers.problem import prepare
     from jkonet_star.transport.couplings import CouplingReport
 
     if SOLVERS[solver].terms.internal and dataset.densities is None:

@@ -31,12 +31,12 @@ from scipy.spatial.distance import cdist
 
 from diffusions.typing import Array, Float, HostArray, Int, Key
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.objectives import FirstOrderConditions, residuals
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.solvers.first_order import FirstOrderConditions, residuals
 from jkonet_star.units import ROUNDING
 
 if TYPE_CHECKING:
-    from jkonet_star.problem import Problem
+    from jkonet_star.solvers.problem import Problem
 
 MOST_PAIRS = 1000
 """Pairs of a step that are looked at, and particles of a snapshot."""

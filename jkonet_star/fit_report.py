@@ -18,7 +18,7 @@ from diffusions.checks import Count, Double, Natural
 
 if TYPE_CHECKING:
     from jkonet_star.diagnostics import Explanation
-    from jkonet_star.problem import Problem
+    from jkonet_star.solvers.problem import Problem
 
 MOST_LOSSES = 200
 """Epochs whose loss is kept, evenly spaced, the first and the last among them."""

@@ -13,8 +13,6 @@ from jkonet_star.diagnostics import explanation, outlier_warning, outliers, poin
 from jkonet_star.divergence import divergence_warning, first_unsound
 from jkonet_star.fit_report import ClosedFormReport, fit_report
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.problem import Densities, prepare
-from jkonet_star.registry import RegisteredSolver, known_solver
 from jkonet_star.settings import (
     BilevelSettings,
     CouplingSettings,
@@ -23,9 +21,11 @@ from jkonet_star.settings import (
     InternalSettings,
     NetworkSettings,
 )
-from jkonet_star.side_by_side import SideBySide
 from jkonet_star.snapshots import Snapshots
-from jkonet_star.solver import Solver
+from jkonet_star.solvers.interface import Solver
+from jkonet_star.solvers.problem import Densities, prepare
+from jkonet_star.solvers.registry import RegisteredSolver, known_solver
+from jkonet_star.solvers.side_by_side import SideBySide
 from jkonet_star.transport.couplings import Couplings
 
 Progress = Callable[[int, dict[str, Array]], None]

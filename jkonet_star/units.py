@@ -12,8 +12,8 @@ import numpy as np
 
 from diffusions.typing import Array
 from jkonet_star.energies.models import Units
-from jkonet_star.objectives import FirstOrderConditions
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.solvers.first_order import FirstOrderConditions
 
 ROUNDING = 1e-7
 """Of single precision, relative."""

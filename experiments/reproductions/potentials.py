@@ -22,7 +22,7 @@ from experiments.sweep_folder import SweepFolder
 from experiments.sweep_plots import MARKERS
 from experiments.sweep_settings import Cell
 from experiments.sweep_table import mean_of
-from jkonet_star.registry import SOLVERS, scheme_of
+from jkonet_star.solvers.registry import SOLVERS, scheme_of
 
 # The closed forms first: a table that is worth reading is there after a few minutes.
 FULL = tuple(

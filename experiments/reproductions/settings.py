@@ -16,8 +16,8 @@ from diffusions.checks import (
     one_of,
 )
 from experiments.learning_settings import LearningSettings
-from jkonet_star.registry import SOLVERS
 from jkonet_star.settings import NetworkSettings
+from jkonet_star.solvers.registry import SOLVERS
 
 Experiment = Literal[
     "potentials", "dimensions", "functionals", "couplings", "embryoid-body", "schemes"

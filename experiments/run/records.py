@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from data_generation.formats.json_file import read_json, read_lines
 from diffusions.checks import Bounds, Count, Double, Positive, Seed, one_of, record, shown
-from jkonet_star.registry import SOLVERS
+from jkonet_star.solvers.registry import SOLVERS
 
 RecordT = TypeVar("RecordT")
 

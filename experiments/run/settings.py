@@ -13,8 +13,8 @@ from diffusions.checks import (
     one_of,
     shown,
 )
-from jkonet_star.registry import SOLVERS, scheme_of
 from jkonet_star.settings import Scheme
+from jkonet_star.solvers.registry import SOLVERS, scheme_of
 
 EvaluationPopulation = Literal["test_data", "train_data"]
 WassersteinOrder = Annotated[int, Bounds(1, 2)]

@@ -9,8 +9,8 @@ import pytest
 from checkpoints import latest_step, restore_state, save_state
 from diffusions.training import initial_state
 from jkonet_star.energies.models import NetworkEnergy
-from jkonet_star.network_solver import make_optimizer
 from jkonet_star.settings import NetworkSettings
+from jkonet_star.solvers.network import make_optimizer
 
 
 def training_state(*, hidden=(4, 3), seed=0, **settings):

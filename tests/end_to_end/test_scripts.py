@@ -16,8 +16,8 @@ from data_generation.populations.settings import DataSettings
 from experiments import evaluate, train
 from experiments.run.contents import check_own
 from jkonet_star.evaluation import earth_movers_distances
-from jkonet_star.registry import SOLVERS
 from jkonet_star.settings import SCHEMES
+from jkonet_star.solvers.registry import SOLVERS
 
 SECONDS = {"data", "compile", "train", "evaluate", "total"}
 INTERACTING = [

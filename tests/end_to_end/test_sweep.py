@@ -8,7 +8,7 @@ import pytest
 
 from experiments import evaluate, network_training, sweep, sweep_progress, sweep_runs, train
 from experiments.sweep_settings import ExecutionSettings
-from jkonet_star.registry import SOLVERS
+from jkonet_star.solvers.registry import SOLVERS
 
 NETWORK, LINEAR = "jkonet-star-potential", "jkonet-star-linear-potential"
 LEARNING = ("--epochs=4", "--batch-size=50", "--hidden=8", "--degree=2", "--radial-centers=3")

@@ -16,7 +16,7 @@ from experiments.sweep_settings import (
     coupling_fields,
     grids_from_flags,
 )
-from jkonet_star.registry import SOLVERS
+from jkonet_star.solvers.registry import SOLVERS
 
 PAPER = set(FUNCTIONAL_NAMES) - {"zigzag_ridge", "watershed", "flowers", "wavy_plateau"}
 

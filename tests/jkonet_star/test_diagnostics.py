@@ -14,11 +14,11 @@ from jkonet_star.diagnostics import (
     outliers,
 )
 from jkonet_star.fitting import fit
-from jkonet_star.linear_solver import Linear
-from jkonet_star.problem import prepare
 from jkonet_star.settings import FeatureSettings
-from jkonet_star.side_by_side import SideBySide
 from jkonet_star.snapshots import snapshots_from_arrays
+from jkonet_star.solvers.linear import Linear
+from jkonet_star.solvers.problem import prepare
+from jkonet_star.solvers.side_by_side import SideBySide
 
 KEY = jax.random.key(0)
 SOLVER = "jkonet-star-linear-potential"

@@ -15,7 +15,6 @@ from jkonet_star.densities import density_report, fit_densities
 from jkonet_star.diagnostics import Explanation
 from jkonet_star.fit_report import MOST_LOSSES, ClosedFormReport, FitReport, fit_report
 from jkonet_star.fitting import fit
-from jkonet_star.problem import prepare
 from jkonet_star.settings import (
     CouplingSettings,
     DensitySettings,
@@ -23,6 +22,7 @@ from jkonet_star.settings import (
     NetworkSettings,
 )
 from jkonet_star.snapshots import snapshots_from_arrays
+from jkonet_star.solvers.problem import prepare
 from jkonet_star.transport.couplings import couple, coupled_steps
 
 KEY = jax.random.key(0)

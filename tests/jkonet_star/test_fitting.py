@@ -15,9 +15,6 @@ from data_generation.populations.particles import simulate
 from jkonet_star.densities import fit_densities
 from jkonet_star.divergence import first_unsound
 from jkonet_star.fitting import fit
-from jkonet_star.network_solver import Network
-from jkonet_star.problem import prepare
-from jkonet_star.registry import SOLVERS
 from jkonet_star.settings import (
     SCHEMES,
     BilevelSettings,
@@ -26,8 +23,11 @@ from jkonet_star.settings import (
     FeatureSettings,
     NetworkSettings,
 )
-from jkonet_star.side_by_side import SideBySide
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
+from jkonet_star.solvers.network import Network
+from jkonet_star.solvers.problem import prepare
+from jkonet_star.solvers.registry import SOLVERS
+from jkonet_star.solvers.side_by_side import SideBySide
 from jkonet_star.transport.couplings import couple
 from jkonet_star.transport.exact import exact_plan
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from data_generation.populations.particles import simulate
-from jkonet_star.closed_form import split_coefficients
 from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.internal_energy import moments as weak_form_tests
 from jkonet_star.internal_energy import weak_form
@@ -24,10 +23,11 @@ from jkonet_star.internal_energy.paired_likelihood import (
     maximisation,
     mean_log_likelihood,
 )
-from jkonet_star.linear_model import linear_model
-from jkonet_star.registry import Terms
 from jkonet_star.settings import FeatureSettings
 from jkonet_star.snapshots import snapshots_from_arrays
+from jkonet_star.solvers.closed_form import split_coefficients
+from jkonet_star.solvers.linear_model import linear_model
+from jkonet_star.solvers.registry import Terms
 from jkonet_star.units import population_units
 
 QUADRATIC = FeatureSettings(degree=2, total_degree=2, radial="none")

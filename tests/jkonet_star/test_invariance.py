@@ -7,7 +7,6 @@ import pytest
 from jkonet_star.densities import fit_densities
 from jkonet_star.evaluation import evaluate
 from jkonet_star.fitting import fit
-from jkonet_star.registry import SOLVERS
 from jkonet_star.settings import (
     BilevelSettings,
     CouplingSettings,
@@ -16,6 +15,7 @@ from jkonet_star.settings import (
     NetworkSettings,
 )
 from jkonet_star.snapshots import snapshots_from_arrays
+from jkonet_star.solvers.registry import SOLVERS
 from jkonet_star.transport.couplings import couple
 
 KEY = jax.random.key(3)

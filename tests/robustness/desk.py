@@ -47,7 +47,7 @@ def warm_up() -> None:
         ),
         *("data_generation.images.cifar10", "data_generation.images.idx", "data_generation.planar"),
         *("checkpoints.import_torch", "checkpoints.message_passing", "checkpoints.torch.ddpm_unet"),
-        *("jkonet_star.fitting", "jkonet_star.bilevel", "experiments.network_training"),
+        *("jkonet_star.fitting", "jkonet_star.solvers.bilevel", "experiments.network_training"),
         *(f"experiments.{name}" for name in SCRIPTS_OF_EXPERIMENTS),
         *("experiments.plots", "experiments.reporting", "experiments.report_run"),
         *("experiments.report_sweep", "experiments.sweep_runs", "experiments.run.training"),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jkonet_star.energies.models import ACTIVATIONS, NetworkEnergy, Units, softplus
-from jkonet_star.objectives import first_order_conditions, jko_loss
 from jkonet_star.settings import Activation
 from jkonet_star.snapshots import snapshots_from_arrays
+from jkonet_star.solvers.first_order import first_order_conditions, jko_loss
 from jkonet_star.transport.couplings import couple
 from jkonet_star.units import data_units
 

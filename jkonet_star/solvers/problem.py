@@ -14,9 +14,6 @@ from diffusions.typing import Key
 from jkonet_star.densities import GaussianMixtures, KernelDensities, density_report, fit_densities
 from jkonet_star.energies.models import Internal
 from jkonet_star.fit_report import CoupledStep, DensityReport
-from jkonet_star.linear_model import linear_model
-from jkonet_star.objectives import FirstOrderConditions, first_order_conditions, with_known_beta
-from jkonet_star.registry import Terms, known_solver, scheme_of
 from jkonet_star.settings import (
     CouplingSettings,
     DensitySettings,
@@ -24,6 +21,13 @@ from jkonet_star.settings import (
     InternalSettings,
 )
 from jkonet_star.snapshots import Snapshots, in_order
+from jkonet_star.solvers.first_order import (
+    FirstOrderConditions,
+    first_order_conditions,
+    with_known_beta,
+)
+from jkonet_star.solvers.linear_model import linear_model
+from jkonet_star.solvers.registry import Terms, known_solver, scheme_of
 from jkonet_star.transport.couplings import (
     CouplingReport,
     Couplings,
@@ -35,7 +39,7 @@ from jkonet_star.transport.couplings import (
 
 if TYPE_CHECKING:
     from jkonet_star.internal_energy.estimate import InternalEstimate
-    from jkonet_star.solver import Solver
+    from jkonet_star.solvers.interface import Solver
 
 Densities = GaussianMixtures | KernelDensities
 

@@ -42,7 +42,7 @@ from diffusions.precision import double_precision
 from diffusions.typing import Array, Float, Int, Params, PyTree
 from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.fit_report import ClosedFormReport
-from jkonet_star.objectives import FirstOrderConditions
+from jkonet_star.solvers.first_order import FirstOrderConditions
 
 PAIRS_PER_BLOCK = 256
 FOLDS = 5

@@ -14,15 +14,15 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from jkonet_star import fit
-from jkonet_star.bilevel import Bilevel, JKOStep, Step, monge_gap, outer_loss
-from jkonet_star.bilevel_batches import bilevel_data, draw_batches
 from jkonet_star.energies.models import Units
-from jkonet_star.problem import prepare
 from jkonet_star.settings import BilevelSettings, NetworkSettings
-from jkonet_star.side_by_side import SideBySide
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
+from jkonet_star.solvers.bilevel import Bilevel, JKOStep, Step, monge_gap, outer_loss
+from jkonet_star.solvers.bilevel_batches import bilevel_data, draw_batches
+from jkonet_star.solvers.problem import prepare
+from jkonet_star.solvers.side_by_side import SideBySide
+from jkonet_star.solvers.transport_maps import TransportMap
 from jkonet_star.transport.couplings import couple
-from jkonet_star.transport_maps import TransportMap
 
 pytestmark = pytest.mark.usefixtures("compiled_in_haste")
 KEY = jax.random.key(0)

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-import jkonet_star.closed_form as closed_form_module
-from jkonet_star.closed_form import REGULARIZATIONS, design_matrix, fit_linear, solve_ridge
+import jkonet_star.solvers.closed_form as closed_form_module
 from jkonet_star.energies.features import Features, monomial_exponents
 from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.fitting import fit
-from jkonet_star.linear_solver import solve_linear
-from jkonet_star.objectives import FirstOrderConditions, jko_loss
-from jkonet_star.problem import prepare
 from jkonet_star.settings import DensitySettings, FeatureSettings
 from jkonet_star.snapshots import snapshots_from_arrays
+from jkonet_star.solvers.closed_form import REGULARIZATIONS, design_matrix, fit_linear, solve_ridge
+from jkonet_star.solvers.first_order import FirstOrderConditions, jko_loss
+from jkonet_star.solvers.linear import solve_linear
+from jkonet_star.solvers.problem import prepare
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

@@ -22,14 +22,14 @@ from diffusions.typing import Array, Key, PyTree
 from jkonet_star.divergence import sound_epochs
 from jkonet_star.energies.models import NetworkEnergy, Units
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.objectives import FirstOrderConditions, jko_loss
-from jkonet_star.registry import Terms
 from jkonet_star.settings import NetworkSettings
-from jkonet_star.solver import Frame, Solver, check_kinds, frame
+from jkonet_star.solvers.first_order import FirstOrderConditions, jko_loss
+from jkonet_star.solvers.interface import Frame, Solver, check_kinds, frame
+from jkonet_star.solvers.registry import Terms
 from jkonet_star.units import data_units
 
 if TYPE_CHECKING:
-    from jkonet_star.problem import Problem
+    from jkonet_star.solvers.problem import Problem
 
 
 def make_optimizer(settings: NetworkSettings, steps_per_epoch: int) -> optax.GradientTransformation:

@@ -20,11 +20,11 @@ from diffusions.typing import Array, Bool, Float, Key, Params, PyTree
 from jkonet_star.divergence import ABSURD, finite
 from jkonet_star.energies.models import EnergyModel, Internal
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.registry import Terms
 from jkonet_star.settings import Scheme
+from jkonet_star.solvers.registry import Terms
 
 if TYPE_CHECKING:
-    from jkonet_star.problem import Problem
+    from jkonet_star.solvers.problem import Problem
 
 
 @flax.struct.dataclass

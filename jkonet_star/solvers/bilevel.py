@@ -44,14 +44,14 @@ from ott.tools.sinkhorn_divergence import sinkdiv
 from diffusions.memory import check_memory
 from diffusions.training import TrainingState, cut_batch, initial_state
 from diffusions.typing import Array, Float, Key, Params, PyTree
-from jkonet_star.bilevel_batches import BilevelData, bilevel_data, draw_batches
 from jkonet_star.energies.models import NetworkEnergy, Units
-from jkonet_star.network_solver import Network
-from jkonet_star.problem import Problem
 from jkonet_star.settings import BilevelSettings, Scheme, TransportMapKind
 from jkonet_star.snapshots import Snapshots
-from jkonet_star.solver import Frame, check_kinds, frame
-from jkonet_star.transport_maps import TransportMap
+from jkonet_star.solvers.bilevel_batches import BilevelData, bilevel_data, draw_batches
+from jkonet_star.solvers.interface import Frame, check_kinds, frame
+from jkonet_star.solvers.network import Network
+from jkonet_star.solvers.problem import Problem
+from jkonet_star.solvers.transport_maps import TransportMap
 from jkonet_star.units import data_units
 
 SINKHORN_THRESHOLD = 1e-2

@@ -1,7 +1,7 @@
 """Names of solvers, what each learns, and where it is. Imports no JAX.
 
-A solver is a class that follows `jkonet_star.solver.Solver`. An own one is given to `fit` as an object,
-or by a name:
+A solver is a class that follows `jkonet_star.solvers.interface.Solver`. An own one is given to `fit`
+as an object, or by a name:
 
     register_solver(
         "my-solver", "my_package.my_module:MySolver", terms=Terms(potential=True), settings={},
@@ -23,7 +23,7 @@ from jkonet_star.settings import (
 )
 
 if TYPE_CHECKING:
-    from jkonet_star.solver import Solver
+    from jkonet_star.solvers.interface import Solver
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def register_solver(
 
     Args:
         name: new.
-        place: `package.module:Class` of a `jkonet_star.solver.Solver`.
+        place: `package.module:Class` of a `jkonet_star.solvers.interface.Solver`.
         terms: what it learns.
         settings: keyword of the class -> class of its settings.
         more: further fields of `RegisteredSolver`.
@@ -129,7 +129,7 @@ _FAMILIES: tuple[tuple[str, tuple[str, ...], dict[str, Any]], ...] = (
         "jkonet-star",
         ("", "-potential", "-potential-internal", "-time-potential"),
         {
-            "place": "jkonet_star.network_solver:Network",
+            "place": "jkonet_star.solvers.network:Network",
             "settings": _NETWORK,
             "side_by_side": True,
         },
@@ -138,7 +138,7 @@ _FAMILIES: tuple[tuple[str, tuple[str, ...], dict[str, Any]], ...] = (
         "jkonet-star-linear",
         ("", "-potential", "-potential-internal", "-interaction"),
         {
-            "place": "jkonet_star.linear_solver:Linear",
+            "place": "jkonet_star.solvers.linear:Linear",
             "settings": {"features": FeatureSettings},
             "trained": False,
         },
@@ -154,7 +154,7 @@ for _name, _options in (
 ):
     register_solver(
         _name,
-        "jkonet_star.bilevel:Bilevel",
+        "jkonet_star.solvers.bilevel:Bilevel",
         terms=_TERMS["-potential"],
         settings=_NETWORK | {"bilevel": BilevelSettings},
         options=_options,

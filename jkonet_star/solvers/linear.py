@@ -8,14 +8,14 @@ import jax.numpy as jnp
 
 from diffusions.memory import check_memory
 from diffusions.typing import Key, Params, PyTree
-from jkonet_star.closed_form import ClosedFormReport, fit_linear
 from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.linear_model import linear_model
-from jkonet_star.problem import Problem
-from jkonet_star.registry import Terms
 from jkonet_star.settings import FeatureSettings
-from jkonet_star.solver import Frame, Solver, check_kinds, frame
+from jkonet_star.solvers.closed_form import ClosedFormReport, fit_linear
+from jkonet_star.solvers.interface import Frame, Solver, check_kinds, frame
+from jkonet_star.solvers.linear_model import linear_model
+from jkonet_star.solvers.problem import Problem
+from jkonet_star.solvers.registry import Terms
 
 
 @flax.struct.dataclass

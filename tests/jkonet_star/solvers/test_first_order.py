@@ -11,15 +11,15 @@ import pytest
 from jkonet_star.densities import GaussianMixtures
 from jkonet_star.energies.features import Features, monomial_exponents
 from jkonet_star.energies.models import LinearEnergy, NetworkEnergy, Units
-from jkonet_star.objectives import (
+from jkonet_star.settings import SCHEMES
+from jkonet_star.snapshots import Snapshots
+from jkonet_star.solvers.first_order import (
     PAIRED_FACTOR,
     first_order_conditions,
     jko_loss,
     residuals,
     with_known_beta,
 )
-from jkonet_star.settings import SCHEMES
-from jkonet_star.snapshots import Snapshots
 from jkonet_star.transport.couplings import Couplings
 
 pytestmark = pytest.mark.usefixtures("double_precision")

@@ -15,8 +15,8 @@ import numpy as np
 
 from diffusions.typing import Array, Float, Keys, PyTree
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.problem import Problem
-from jkonet_star.solver import Solver
+from jkonet_star.solvers.interface import Solver
+from jkonet_star.solvers.problem import Problem
 
 
 @functools.partial(jax.jit, static_argnames=("solver", "several"))

@@ -24,7 +24,7 @@ from jkonet_star import (
     register_solver,
     snapshots_from_arrays,
 )
-from jkonet_star.registry import SOLVERS
+from jkonet_star.solvers.registry import SOLVERS
 
 pytestmark = [pytest.mark.usefixtures("compiled_in_haste"), pytest.mark.filterwarnings("ignore")]
 

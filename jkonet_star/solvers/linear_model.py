@@ -6,9 +6,9 @@ import numpy as np
 from diffusions.typing import PyTree
 from jkonet_star.energies.features import Features, make_features
 from jkonet_star.energies.models import LinearEnergy
-from jkonet_star.registry import Terms
 from jkonet_star.settings import FeatureSettings
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.solvers.registry import Terms
 from jkonet_star.units import population_units
 
 KMEANS_SAMPLE = 20_000

@@ -1,0 +1,1 @@
+"""How an energy is learned: one interface, one driver, and every solver."""
