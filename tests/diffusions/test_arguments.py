@@ -156,7 +156,7 @@ UNCHECKED = {
     "diffusions": ("arguments", "checks", "late_imports", "linear_denoiser.theory", "memory"),
 }
 ENTRANCES = {
-    "jkonet_star": ("couplings", "densities", "evaluation", "fitted", "solvers"),
+    "jkonet_star": ("densities", "evaluation", "fitted", "fitting", "transport.couplings"),
     "data_generation": ("gaussians", "populations.particles", "sparse_rank_one"),
 }
 INSIDE = {
