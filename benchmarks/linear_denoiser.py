@@ -64,7 +64,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     if request["kind"] == "learned":
         from data_generation.gaussians import IsotropicMixture
         from experiments.learned_denoiser import Experiment
-        from experiments.linear_denoiser_settings import LearnedDenoiserSettings
+        from experiments.linear_denoiser.settings import LearnedDenoiserSettings
 
         experiment = Experiment(IsotropicMixture((0.5,), (0.1,)), LearnedDenoiserSettings(), 1)
         first, again = best(lambda: experiment.repetitions(0, n), min(repetitions, 2))

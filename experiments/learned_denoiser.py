@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
-from experiments.linear_denoiser_settings import LearnedDenoiserSettings
+from experiments.linear_denoiser.settings import LearnedDenoiserSettings
 from experiments.run.replaced import keeps_replaced
 
 FLAGS = define_flags(LearnedDenoiserSettings)
@@ -33,7 +33,7 @@ def main() -> None:
 
     from data_generation.gaussians import IsotropicMixture
     from data_generation.scripts.device import device_name, precision
-    from experiments.linear_denoiser_plots import plot_generated, plot_learned
+    from experiments.linear_denoiser.figures import plot_generated, plot_learned
     from experiments.run.folder import start_run
     from experiments.run.repetitions import run_chunks
     from experiments.run.session import check_settings, conclude

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import pytest
 
-from data_generation.scripts.command_line import run_script, settings_from_flags
+from data_generation.scripts.command_line import run_script, script_module, settings_from_flags
 from diffusions import late_imports
 
 ROOT = Path(__file__).parents[1]
@@ -96,7 +96,7 @@ def problems_of(command):
         return []
     if importlib.util.find_spec(module) is None:
         return [f"no module {module}"]
-    script = importlib.import_module(module)
+    script = script_module(module)
     arguments = [a for a in words if not PLACEHOLDER.fullmatch(a)]
     texts = [a for a in arguments if not is_placeholder_for_a_number(script.FLAGS, a)]
     errors = []

@@ -190,8 +190,8 @@ def test_every_extra_that_is_imported_late_is_declared():
         "diffusions.networks.presets",
         "data_generation.formats.json_file",
         "experiments.run.settings",
-        "experiments.information_theoretic_settings",
-        "experiments.linear_denoiser_settings",
+        "experiments.information_theoretic.settings",
+        "experiments.linear_denoiser.settings",
     ],
 )
 def test_settings_load_no_jax(module):

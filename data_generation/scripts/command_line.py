@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import difflib
 import errno
+import importlib
 import inspect
 import os
 import re
@@ -430,6 +431,12 @@ def _underscored(values: flags.FlagValues, arguments: Sequence[str]) -> list[str
 def _sentence(text: str) -> str:
     text = text.replace("`", "").strip()
     return text[:1].upper() + text[1:]
+
+
+def script_module(name: str) -> types.ModuleType:
+    """The module that `python -m NAME` runs: of a package, its `__main__`."""
+    module = importlib.import_module(name)
+    return importlib.import_module(f"{name}.__main__") if hasattr(module, "__path__") else module
 
 
 def _program() -> str:

@@ -11,7 +11,6 @@ is every flag of a script, with its default and its meaning, as `--help` has the
 are the cards of the models that come with the project.
 """
 
-import importlib
 from typing import Any
 
 from docutils import nodes
@@ -26,7 +25,9 @@ class Flags(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The list."""
-        values = importlib.import_module(self.arguments[0]).FLAGS
+        from data_generation.scripts.command_line import script_module
+
+        values = script_module(self.arguments[0]).FLAGS
         result = nodes.definition_list(classes=["flags"])
         for name in values:
             flag = values[name]

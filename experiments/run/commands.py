@@ -1,6 +1,5 @@
 """The commands that make a run and its data again, from what the run recorded."""
 
-import importlib
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from absl import flags
 
 from data_generation.populations.dataset_folder import METADATA, read_metadata
+from data_generation.scripts.command_line import script_module
 
 
 def script_flags(script: Any) -> flags.FlagValues | None:
@@ -17,7 +17,7 @@ def script_flags(script: Any) -> flags.FlagValues | None:
     if not isinstance(script, str) or not re.fullmatch(r"experiments\.[a-z_]+", script):
         return None
     try:
-        return getattr(importlib.import_module(script), "FLAGS", None)
+        return getattr(script_module(script), "FLAGS", None)
     except ImportError:
         return None
 
@@ -70,5 +70,5 @@ def dataset_metadata(settings: dict[str, Any]) -> dict[str, Any] | None:
 
 def dataset_command(metadata: dict[str, Any]) -> str:
     """The command that made a dataset."""
-    script = importlib.import_module("data_generation.__main__")
-    return command_line("data_generation", metadata["arguments"], script.FLAGS)
+    values = script_module("data_generation").FLAGS
+    return command_line("data_generation", metadata["arguments"], values)

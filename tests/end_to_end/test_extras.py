@@ -1,11 +1,11 @@
 """A missing extra is named before anything is touched, by every script that may need one."""
 
-import importlib
 import sys
 
 import pytest
 
 from data_generation import __main__ as data_generation
+from data_generation.scripts.command_line import script_module
 from experiments import annotate, reproduce, sweep
 
 TRACKED = (
@@ -51,7 +51,7 @@ def refused(tmp_path, monkeypatch, capfd):
 
 @pytest.mark.parametrize("name", TRACKED)
 def test_tracking(name, refused):
-    script = importlib.import_module(f"experiments.{name}")
+    script = script_module(f"experiments.{name}")
     more = {"train": ["--dataset=old"], "sparse_pixels": ["--dataset=synthetic"]}.get(name, [])
     error = refused(script, "--wandb", "--run-name=old", "--overwrite", *more)
     assert error == (
@@ -61,7 +61,7 @@ def test_tracking(name, refused):
 
 def test_tracking_is_all_that_was_tried():
     for name in TRACKED:
-        assert "wandb" in importlib.import_module(f"experiments.{name}").FLAGS
+        assert "wandb" in script_module(f"experiments.{name}").FLAGS
     for script in (annotate, reproduce, sweep, data_generation):
         assert "wandb" not in script.FLAGS
 

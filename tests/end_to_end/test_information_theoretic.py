@@ -19,7 +19,8 @@ from diffusions.density.gaussian_reference import (
 )
 from diffusions.density.likelihood import nll
 from diffusions.density.log_snr import LogSNRLaw
-from experiments import density_training, information_theoretic
+from experiments.information_theoretic import __main__ as information_theoretic
+from experiments.information_theoretic import training as density_training
 from experiments.run.contents import check_own
 
 PLANE = (

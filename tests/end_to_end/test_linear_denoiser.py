@@ -9,7 +9,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from experiments import learned_denoiser, linear_denoiser
+from experiments import learned_denoiser
+from experiments.linear_denoiser import __main__ as linear_denoiser
 from experiments.run.contents import check_own
 from experiments.run.folder import RunFolder
 

@@ -4,7 +4,7 @@ Each value is parsed, made into settings and weighed against the memory; nothing
 """
 
 import dataclasses
-import importlib
+import importlib.util
 import math
 import pkgutil
 
@@ -15,12 +15,12 @@ import experiments
 from checkpoints.settings import ImportSettings
 from data_generation.images.mask_settings import MaskSettings
 from data_generation.populations.settings import DataSettings
-from data_generation.scripts.command_line import run_script, settings_from_flags
+from data_generation.scripts.command_line import run_script, script_module, settings_from_flags
 from diffusions import memory
 from experiments.annotate_settings import AnnotateSettings
-from experiments.information_theoretic_settings import InformationTheoreticSettings
+from experiments.information_theoretic.settings import InformationTheoreticSettings
 from experiments.learning_settings import PARTS, learning_from_flags
-from experiments.linear_denoiser_settings import LearnedDenoiserSettings, LinearDenoiserSettings
+from experiments.linear_denoiser.settings import LearnedDenoiserSettings, LinearDenoiserSettings
 from experiments.report_settings import ReportSettings
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.run.settings import EvaluateSettings, TrainSettings
@@ -74,24 +74,31 @@ def small_machine(monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda: 4 * GIBI)
 
 
+def entered(info):
+    """What a command of this name would run; None of a folder without one."""
+    if info.ispkg and importlib.util.find_spec(f"{info.name}.__main__") is None:
+        return None
+    return script_module(info.name)
+
+
 def test_every_script_and_flag_is_walked_over():
     found = {
         module.name
         for package in (experiments, checkpoints)
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + ".")
-        if hasattr(importlib.import_module(module.name), "FLAGS")
+        if hasattr(entered(module), "FLAGS")
     }
     assert found | {"data_generation.__main__"} == SCRIPTS.keys()
     for name, classes in SCRIPTS.items():
         fields = {field.name for kind in classes for field in dataclasses.fields(kind)}
-        flags = set(importlib.import_module(name).FLAGS) - {"debug", "compilation_cache"}
+        flags = set(script_module(name).FLAGS) - {"debug", "compilation_cache"}
         assert flags == fields
 
 
 def told(name, argument, capsys):
     """Exit status of making the settings of a script, its error, and the settings."""
     classes = SCRIPTS[name]
-    values = importlib.import_module(name).FLAGS
+    values = script_module(name).FLAGS
     made = []
 
     def main():
@@ -108,7 +115,7 @@ def told(name, argument, capsys):
 
 def kinds(name):
     """Flag -> what its values are."""
-    values = importlib.import_module(name).FLAGS
+    values = script_module(name).FLAGS
     return {
         flag: values[flag].parser.flag_type()
         for flag in values

@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import binomtest
 
 from diffusions.linear_denoiser.model import OneStepModel
-from experiments import learned_denoiser, linear_denoiser
-from experiments.linear_denoiser_settings import (
+from experiments import learned_denoiser
+from experiments.linear_denoiser import __main__ as linear_denoiser
+from experiments.linear_denoiser.settings import (
     LearnedDenoiserSettings,
     LinearDenoiserSettings,
 )

@@ -8,7 +8,6 @@ import atexit
 import contextlib
 import dataclasses
 import gc
-import importlib
 import os
 import re
 import resource
@@ -20,6 +19,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+from data_generation.scripts.command_line import script_module
 
 MOST_SECONDS = 60.0
 _MOST_WAITING = 4  # times as long on the clock, where others use the processor too
@@ -203,7 +204,7 @@ class Child:
 
 def script(module: str, arguments: Sequence[str]) -> Callable[[], int]:
     """The work of a child: a script with its arguments."""
-    return lambda: importlib.import_module(module).run(list(arguments))
+    return lambda: script_module(module).run(list(arguments))
 
 
 def run(module: str, arguments: Sequence[str], folder: Path, **limits: object) -> Outcome:

@@ -53,8 +53,11 @@ def warm_up() -> None:
         *("experiments.report_sweep", "experiments.sweep_runs", "experiments.run.training"),
         *("experiments.sparse_localization_training", "experiments.sparse_pixels_training"),
         *("experiments.sparse_pixels_evaluation", "experiments.sparse_pixels_plots"),
-        *("experiments.information_theoretic_planar", "experiments.information_theoretic_images"),
-        *("experiments.sparse_localization_evaluation", "experiments.density_training"),
+        *("experiments.information_theoretic.planar", "experiments.information_theoretic.images"),
+        *(
+            "experiments.sparse_localization_evaluation",
+            "experiments.information_theoretic.training",
+        ),
     )
     for module in modules:
         importlib.import_module(module)

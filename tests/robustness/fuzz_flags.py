@@ -20,6 +20,8 @@ import child
 import desk
 from report import Report
 
+from data_generation.scripts.command_line import script_module
+
 DOORS = {
     "data_generation.__main__": ("data_generation.populations.datasets", "find_dataset"),
     "experiments.train": ("experiments.run.session", "check_settings"),
@@ -198,7 +200,7 @@ def at_the_door(module: str, name: str, value: str) -> str:
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):
-            status = importlib.import_module(module).run(arguments)
+            status = script_module(module).run(arguments)
     except _LetIn:
         return "let in"
     except BaseException as error:  # noqa: BLE001  whatever it is, it is a fault
@@ -263,9 +265,9 @@ def _base(module: str, name: str) -> tuple[str, ...]:
 
 @functools.cache
 def _flags(module: str) -> Any:
-    flags = importlib.import_module(module).FLAGS
+    flags = script_module(module).FLAGS
     if "debug" not in flags:
-        at_help = importlib.import_module(module)
+        at_help = script_module(module)
         with contextlib.redirect_stdout(io.StringIO()):
             at_help.run(["--help"])
     return {name: flags[name] for name in flags if name != "debug"}

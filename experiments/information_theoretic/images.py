@@ -18,9 +18,9 @@ from diffusions.networks.presets import UNET_PRESETS
 from diffusions.networks.unet import UNet
 from diffusions.samplers import Model, ode, prior, sde, uniform_times
 from diffusions.typing import Array, Key, Params
-from experiments.density_training import EVALUATION_SEED, IMAGE_CHUNK, Measured, Task
-from experiments.information_theoretic_plots import plot_error_curve, plot_images, plot_loss
-from experiments.information_theoretic_settings import InformationTheoreticSettings
+from experiments.information_theoretic.figures import plot_error_curve, plot_images, plot_loss
+from experiments.information_theoretic.settings import InformationTheoreticSettings
+from experiments.information_theoretic.training import EVALUATION_SEED, IMAGE_CHUNK, Measured, Task
 from experiments.run.folder import RunFolder
 
 SAMPLE_SEED = 22

@@ -15,8 +15,7 @@ from diffusions.metrics import gaussian_kernel, mmd_squared
 from diffusions.networks.mlp import DenoisingMLP
 from diffusions.samplers import Model, ode, prior, sde, uniform_times
 from diffusions.typing import Array, Key, Params
-from experiments.density_training import Measured, Task
-from experiments.information_theoretic_plots import (
+from experiments.information_theoretic.figures import (
     plot_density,
     plot_error_curve,
     plot_final_density,
@@ -24,7 +23,8 @@ from experiments.information_theoretic_plots import (
     plot_samples,
     square_grid,
 )
-from experiments.information_theoretic_settings import InformationTheoreticSettings
+from experiments.information_theoretic.settings import InformationTheoreticSettings
+from experiments.information_theoretic.training import Measured, Task
 from experiments.run.folder import RunFolder
 
 DENSITY_SEED = 21

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
-from experiments.linear_denoiser_settings import LinearDenoiserSettings
+from experiments.linear_denoiser.settings import LinearDenoiserSettings
 from experiments.run.replaced import keeps_replaced
 
 STATISTICS = (
@@ -59,7 +59,7 @@ def _run(settings: LinearDenoiserSettings, begin: float) -> None:
 
     from data_generation.scripts.device import device_name, precision
     from diffusions.linear_denoiser.model import OneStepModel
-    from experiments.linear_denoiser_plots import plot_linear
+    from experiments.linear_denoiser.figures import plot_linear
     from experiments.run.folder import start_run
     from experiments.run.repetitions import run_chunks
     from experiments.run.session import check_settings, conclude

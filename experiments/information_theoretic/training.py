@@ -23,7 +23,7 @@ from diffusions.density.log_snr import LogSNRLaw, law_from_curve, law_from_spect
 from diffusions.objectives import Denoiser
 from diffusions.training import TrainingState, initial_state, shuffled_batches, train_epochs
 from diffusions.typing import Array, Key, Params
-from experiments.information_theoretic_settings import (
+from experiments.information_theoretic.settings import (
     InformationTheoreticSettings,
     log_snr_pair,
 )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
-from experiments.information_theoretic_settings import InformationTheoreticSettings
+from experiments.information_theoretic.settings import InformationTheoreticSettings
 from experiments.run.replaced import keeps_replaced
 
 FLAGS = define_flags(InformationTheoreticSettings)
@@ -34,9 +34,9 @@ def main() -> None:
     settings = given.resolved()
     check_settings(settings)
     if settings.is_planar:
-        from experiments.information_theoretic_planar import PlanarTask as Task
+        from experiments.information_theoretic.planar import PlanarTask as Task
     else:
-        from experiments.information_theoretic_images import ImageTask as Task  # type: ignore[assignment]
+        from experiments.information_theoretic.images import ImageTask as Task  # type: ignore[assignment]
     task = Task(settings)
     run = start_run(
         settings,
@@ -57,7 +57,7 @@ def main() -> None:
     if cut is not None:
         say(f"  {cut}")
     seconds = {"data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
-    from experiments.density_training import learn_density
+    from experiments.information_theoretic.training import learn_density
 
     results = learn_density(run, task, settings, seconds)
     seconds["total"] = time.perf_counter() - begin

@@ -1,0 +1,1 @@
+"""Densities from denoising errors: `python -m experiments.information_theoretic`."""

@@ -1,0 +1,1 @@
+"""The denoiser that can be solved: `python -m experiments.linear_denoiser`."""
