@@ -370,9 +370,9 @@ def measure_messages(request: Row) -> list[Row]:
     from diffusions.networks.message_passing import MessagePassingDenoiser, start_vectors
     from diffusions.sparse_estimators import rank_one, squared_distance
     from diffusions.stochastic_localization import euler, uniform_times
-    from experiments.sparse_localization_evaluation import network_estimator
-    from experiments.sparse_localization_settings import CurriculumSettings
-    from experiments.sparse_localization_training import Curriculum
+    from experiments.sparse_localization.measurement import network_estimator
+    from experiments.sparse_localization.settings import CurriculumSettings
+    from experiments.sparse_localization.training import Curriculum
 
     full = request["size"] == "full"
     n, k, batch, samples = (350, 20, 32, 500) if full else (24, 4, 2, 3)

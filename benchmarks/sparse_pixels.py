@@ -43,8 +43,8 @@ COLUMNS = (
 
 
 def _task(request: dict[str, Any], model: str) -> Any:
-    from experiments.sparse_pixels_settings import SparsePixelsSettings
-    from experiments.sparse_pixels_task import SparseTask
+    from experiments.sparse_pixels.settings import SparsePixelsSettings
+    from experiments.sparse_pixels.task import SparseTask
 
     settings = SparsePixelsSettings(
         dataset="synthetic",
@@ -110,8 +110,8 @@ def measure_sampling(request: dict[str, Any]) -> list[dict[str, Any]]:
     import jax
     import jax.numpy as jnp
 
-    from experiments.sparse_pixels_evaluation import held_out
-    from experiments.sparse_pixels_sampling import Reconstruction, SamplerSpec
+    from experiments.sparse_pixels.evaluation import held_out
+    from experiments.sparse_pixels.sampling import Reconstruction, SamplerSpec
 
     rows = []
     for model, spec in (

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from diffusions.networks import blocked_messages
-from experiments import sparse_localization
 from experiments.run.contents import check_own
+from experiments.sparse_localization import __main__ as sparse_localization
 
 PROBLEM = ("--n=12", "--k=2")
 TRAINING = (

@@ -8,8 +8,8 @@ import pytest
 
 import experiments.run.training
 from checkpoints import load_network
-from experiments import sparse_pixels
 from experiments.run.contents import check_own
+from experiments.sparse_pixels import __main__ as sparse_pixels
 
 pytestmark = pytest.mark.usefixtures("small_networks_and_images")
 

@@ -24,8 +24,8 @@ from experiments.linear_denoiser.settings import LearnedDenoiserSettings, Linear
 from experiments.report_settings import ReportSettings
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.run.settings import EvaluateSettings, TrainSettings
-from experiments.sparse_localization_settings import CurriculumSettings, SparseSettings
-from experiments.sparse_pixels_settings import SamplingSettings, SparsePixelsSettings
+from experiments.sparse_localization.settings import CurriculumSettings, SparseSettings
+from experiments.sparse_pixels.settings import SamplingSettings, SparsePixelsSettings
 from experiments.sweep_settings import (
     ExecutionSettings,
     Grid,

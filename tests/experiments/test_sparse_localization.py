@@ -12,9 +12,9 @@ import pytest
 from scipy import stats
 
 from diffusions.networks import blocked_messages
-from experiments import sparse_localization
-from experiments import sparse_localization_evaluation as evaluation
-from experiments.sparse_localization_evaluation import (
+from experiments.sparse_localization import __main__ as sparse_localization
+from experiments.sparse_localization import measurement as evaluation
+from experiments.sparse_localization.measurement import (
     SquaredErrors,
     batch_sizes,
     compare,
@@ -22,8 +22,8 @@ from experiments.sparse_localization_evaluation import (
     norm_distance,
     squared_errors,
 )
-from experiments.sparse_localization_settings import CurriculumSettings, SparseSettings
-from experiments.sparse_localization_training import Curriculum
+from experiments.sparse_localization.settings import CurriculumSettings, SparseSettings
+from experiments.sparse_localization.training import Curriculum
 
 SMALL = CurriculumSettings(
     layers=2,

@@ -18,10 +18,10 @@ from diffusions.networks.flops import matmul_flops
 from diffusions.predictions import convert
 from diffusions.processes import LinearBetaDDPM, RectifiedFlow
 from diffusions.samplers import Model, prior
-from experiments.sparse_pixels_evaluation import Held, quality, unseen_psnr
-from experiments.sparse_pixels_sampling import SamplerSpec, sampled, told_put_back
-from experiments.sparse_pixels_settings import SAMPLERS, SparsePixelsSettings
-from experiments.sparse_pixels_task import SparseTask, averaged
+from experiments.sparse_pixels.evaluation import Held, quality, unseen_psnr
+from experiments.sparse_pixels.sampling import SamplerSpec, sampled, told_put_back
+from experiments.sparse_pixels.settings import SAMPLERS, SparsePixelsSettings
+from experiments.sparse_pixels.task import SparseTask, averaged
 
 # The packages under test: of this tree, or of an installed wheel.
 ROOT = Path(experiments.__file__).parents[1]

@@ -51,11 +51,11 @@ def warm_up() -> None:
         *(f"experiments.{name}" for name in SCRIPTS_OF_EXPERIMENTS),
         *("experiments.plots", "experiments.reporting", "experiments.report_run"),
         *("experiments.report_sweep", "experiments.sweep_runs", "experiments.run.training"),
-        *("experiments.sparse_localization_training", "experiments.sparse_pixels_training"),
-        *("experiments.sparse_pixels_evaluation", "experiments.sparse_pixels_plots"),
+        *("experiments.sparse_localization.training", "experiments.sparse_pixels.training"),
+        *("experiments.sparse_pixels.evaluation", "experiments.sparse_pixels.figures"),
         *("experiments.information_theoretic.planar", "experiments.information_theoretic.images"),
         *(
-            "experiments.sparse_localization_evaluation",
+            "experiments.sparse_localization.measurement",
             "experiments.information_theoretic.training",
         ),
     )

@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 
 from data_generation.scripts.files import write_json
-from experiments import report, sparse_pixels_training
+from experiments import report
 from experiments.run.folder import RunFolder, open_run
 from experiments.run.outputs import (
     ABOUT,
@@ -19,6 +19,7 @@ from experiments.run.outputs import (
     is_evaluation,
 )
 from experiments.run.tables import write_table
+from experiments.sparse_pixels import training as sparse_pixels_training
 from experiments.sweep_table import COLUMNS
 
 EVALUATION = {

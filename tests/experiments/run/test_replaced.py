@@ -9,12 +9,13 @@ import pytest
 
 from data_generation.scripts.command_line import define_flags, run_script
 from data_generation.scripts.termination import Terminated
-from experiments import annotate, evaluate, report, sparse_pixels
+from experiments import annotate, evaluate, report
 from experiments.run import replaced as replaced_run
 from experiments.run.folder import TRAINING, RunFolder, open_run
 from experiments.run.lock import LOCK
 from experiments.run.replaced import keeps_replaced, replaced_runs
 from experiments.run.settings import FolderSettings
+from experiments.sparse_pixels import __main__ as sparse_pixels
 
 
 def opened(folder, *, name="demo", resume=False, overwrite=True, seed=1):

@@ -14,7 +14,7 @@ from typing import Any
 from data_generation.formats.json_file import read_text
 from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
 from experiments.run.replaced import keeps_replaced
-from experiments.sparse_localization_settings import (
+from experiments.sparse_localization.settings import (
     PUBLISHED_N,
     PUBLISHED_TIMES,
     REFERENCE_SAMPLES,
@@ -177,7 +177,7 @@ def _train(
     from checkpoints.message_passing import Denoiser, load_denoiser, save_denoiser
     from diffusions.files import write_text
     from experiments.run.training import train_in_chunks
-    from experiments.sparse_localization_training import Curriculum
+    from experiments.sparse_localization.training import Curriculum
 
     path = run.path / DENOISER
     if not path.exists():
@@ -194,7 +194,7 @@ def _train(
     rows = run.rows("loss", "noise_free", "best_loss")
     write_text(run.path / "losses.txt", "".join(f"{row['loss']!r}\n" for row in rows))
     if settings.plots:
-        from experiments.sparse_localization_figures import plot_training
+        from experiments.sparse_localization.figures import plot_training
 
         plot_training(run.plots / "training.png", rows)
     return load_denoiser(path)
@@ -213,7 +213,7 @@ def _evaluate(
     import numpy as np
 
     from diffusions.files import write_text
-    from experiments.sparse_localization_evaluation import (
+    from experiments.sparse_localization.measurement import (
         baseline_estimators,
         compare,
         squared_errors,
@@ -262,7 +262,7 @@ def _evaluate(
         score = f"   z {result['z'][names[i]]:+.2f}" if names[i] in result.get("z", {}) else ""
         say(f"  {t:>6.4g} {t / problem.n:>6.3f} " + " ".join(cells) + score)
     if settings.plots:
-        from experiments.sparse_localization_figures import plot_errors, plot_seeds
+        from experiments.sparse_localization.figures import plot_errors, plot_seeds
 
         plots = path / "plots"
         plot_errors(plots / "errors.png", problem.times, problem.n, found, reference)
@@ -274,7 +274,7 @@ def _evaluate(
 
 def _estimators(denoisers: dict[str, Any], k: int) -> dict[str, Any]:
     """Denoisers as functions; a single one is called `network`."""
-    from experiments.sparse_localization_evaluation import network_estimator
+    from experiments.sparse_localization.measurement import network_estimator
 
     return {
         name if len(denoisers) > 1 else "network": network_estimator(
@@ -297,7 +297,7 @@ def _generate(
 
     from data_generation.formats.array_files import write_npz
     from diffusions.stochastic_localization import uniform_times
-    from experiments.sparse_localization_evaluation import generate, norm_distance
+    from experiments.sparse_localization.measurement import generate, norm_distance
 
     estimator = next(iter(_estimators(denoisers, problem.k).values()))
     times = uniform_times(settings.step, problem.horizon)
@@ -322,7 +322,7 @@ def _generate(
         f"(true law: {1 - settings.zero_probability:g}); W1 of the norms: {distance:.4f}"
     )
     if settings.plots:
-        from experiments.sparse_localization_figures import plot_norms
+        from experiments.sparse_localization.figures import plot_norms
 
         plot_norms(path / "plots" / "norms.png", norms, settings.zero_probability, distance)
     return {

@@ -30,8 +30,8 @@ from diffusions.samplers import (
     uniform_times,
 )
 from diffusions.typing import Array, Key, Params
-from experiments.sparse_pixels_settings import CALLS_PER_STEP, Sampler
-from experiments.sparse_pixels_task import SparseTask
+from experiments.sparse_pixels.settings import CALLS_PER_STEP, Sampler
+from experiments.sparse_pixels.task import SparseTask
 
 SDE_LOG_SNR = (-6.0, 8.0)
 TEST_MASK_SEED = 30

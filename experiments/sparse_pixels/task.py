@@ -21,7 +21,7 @@ from diffusions.objectives import stratified_uniform
 from diffusions.processes import LinearBetaDDPM, Process, RectifiedFlow
 from diffusions.training import shuffled_batches
 from diffusions.typing import Array, Key, Params
-from experiments.sparse_pixels_settings import SparsePixelsSettings
+from experiments.sparse_pixels.settings import SparsePixelsSettings
 
 TIME_SCALE = 1000.0
 """Radians of the network's finest sinusoid over the whole noising."""

@@ -20,17 +20,17 @@ from diffusions.typing import Key, Params
 from experiments.run.folder import RunFolder
 from experiments.run.outputs import ABOUT, about, check_results
 from experiments.run.training import train_in_chunks
-from experiments.sparse_pixels_evaluation import (
+from experiments.sparse_pixels.evaluation import (
     draw,
     evaluate,
     held_out,
     sampler_spec,
     unseen_psnr,
 )
-from experiments.sparse_pixels_plots import plot_diversity, plot_losses, plot_panel
-from experiments.sparse_pixels_sampling import Reconstruction
-from experiments.sparse_pixels_settings import Mode, SparsePixelsSettings
-from experiments.sparse_pixels_task import SparseTask
+from experiments.sparse_pixels.figures import plot_diversity, plot_losses, plot_panel
+from experiments.sparse_pixels.sampling import Reconstruction
+from experiments.sparse_pixels.settings import Mode, SparsePixelsSettings
+from experiments.sparse_pixels.task import SparseTask
 
 NETWORK, REGRESSION = "network", "regression"
 _SCRIPT = "experiments.sparse_pixels"

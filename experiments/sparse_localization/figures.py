@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.run.figures import new_figure, save_figure
-from experiments.sparse_localization_evaluation import SquaredErrors
+from experiments.sparse_localization.measurement import SquaredErrors
 
 NETWORK = "#c2410c"
 TRUTH = "#6b7280"

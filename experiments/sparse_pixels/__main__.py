@@ -14,7 +14,7 @@ from typing import Any
 
 from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
 from experiments.run.replaced import keeps_replaced
-from experiments.sparse_pixels_settings import SamplingSettings, SparsePixelsSettings
+from experiments.sparse_pixels.settings import SamplingSettings, SparsePixelsSettings
 
 FLAGS = define_flags(SparsePixelsSettings)
 
@@ -43,8 +43,8 @@ def _train(settings: SparsePixelsSettings, begin: float) -> None:
     from diffusions.training import cut_batch
     from experiments.run.folder import start_run
     from experiments.run.session import check_settings, conclude
-    from experiments.sparse_pixels_task import SparseTask
-    from experiments.sparse_pixels_training import learn
+    from experiments.sparse_pixels.task import SparseTask
+    from experiments.sparse_pixels.training import learn
 
     check_settings(settings)
     task = SparseTask(settings)
@@ -93,7 +93,7 @@ def _reuse(given: SparsePixelsSettings, begin: float) -> None:
     from data_generation.scripts.files import check_writable
 
     check_writable(folder.parent)
-    from experiments.sparse_pixels_training import reuse
+    from experiments.sparse_pixels.training import reuse
 
     reuse(given.mode, run, folder, settings)
     say(f"  {time.perf_counter() - begin:.1f} seconds; {folder}")

@@ -24,7 +24,7 @@ from diffusions.short_repr import short_repr
 from diffusions.sparse_estimators import squared_distance
 from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Array, Float, Int, Key, Params, PyTree
-from experiments.sparse_localization_settings import CurriculumSettings
+from experiments.sparse_localization.settings import CurriculumSettings
 
 
 @flax.struct.dataclass

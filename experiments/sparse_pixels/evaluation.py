@@ -26,10 +26,10 @@ from diffusions.metrics import frechet_distance_of_samples, psnr, ssim
 from diffusions.typing import Params
 from experiments.run.folder import RunFolder
 from experiments.run.tables import write_table
-from experiments.sparse_pixels_plots import plot_comparison, plot_diversity, plot_panel
-from experiments.sparse_pixels_sampling import Reconstruction, SamplerSpec
-from experiments.sparse_pixels_settings import Sampler, SamplingSettings
-from experiments.sparse_pixels_task import SparseTask
+from experiments.sparse_pixels.figures import plot_comparison, plot_diversity, plot_panel
+from experiments.sparse_pixels.sampling import Reconstruction, SamplerSpec
+from experiments.sparse_pixels.settings import Sampler, SamplingSettings
+from experiments.sparse_pixels.task import SparseTask
 
 SAMPLE_SEED = 31
 """Of the noise of every evaluation: nothing is taken from the training stream."""

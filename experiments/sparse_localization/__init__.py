@@ -1,0 +1,1 @@
+"""Stochastic localization of sparse matrices: `python -m experiments.sparse_localization`."""

@@ -1,0 +1,1 @@
+"""Images from few pixels: `python -m experiments.sparse_pixels`."""
