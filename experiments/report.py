@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
-from experiments.report_settings import ReportSettings
+from experiments.reports.settings import ReportSettings
 
 FLAGS = define_flags(ReportSettings)
 
@@ -49,9 +49,9 @@ def write_report(folder: Path, file: Path) -> int:
     """
     from data_generation.scripts.files import check_writable
     from diffusions.files import made_parents, write_text
-    from experiments.report_html import page, text
-    from experiments.report_run import run_sections
-    from experiments.report_sweep import is_sweep, sweep_sections
+    from experiments.reports.html import page, text
+    from experiments.reports.run import run_sections
+    from experiments.reports.sweep import is_sweep, sweep_sections
     from experiments.run.folder import RunFolder, versions
     from experiments.run.outputs import check_output, is_report
 

@@ -21,7 +21,7 @@ from experiments.annotate_settings import AnnotateSettings
 from experiments.information_theoretic.settings import InformationTheoreticSettings
 from experiments.learning_settings import PARTS, learning_from_flags
 from experiments.linear_denoiser.settings import LearnedDenoiserSettings, LinearDenoiserSettings
-from experiments.report_settings import ReportSettings
+from experiments.reports.settings import ReportSettings
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.run.settings import EvaluateSettings, TrainSettings
 from experiments.sparse_localization.settings import CurriculumSettings, SparseSettings

@@ -14,8 +14,8 @@ from matplotlib.image import imread
 
 from experiments import report
 from experiments.learning_settings import learning_from_flags
-from experiments.report_charts import MOST_POINTS, chart, curves
-from experiments.report_html import content, markdown, text
+from experiments.reports.charts import MOST_POINTS, chart, curves
+from experiments.reports.html import content, markdown, text
 from experiments.run.commands import run_command
 from experiments.run.figures import new_figure, save_figure
 from experiments.run.folder import RunFolder, start_run

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from data_generation.formats.json_file import read_text
-from experiments.report_html import (
+from experiments.reports.html import (
     cards,
     command,
     folded,
@@ -15,7 +15,7 @@ from experiments.report_html import (
     table,
     text,
 )
-from experiments.report_run import csv_rows, csv_table, environment
+from experiments.reports.run import csv_rows, csv_table, environment
 from experiments.run.commands import run_command
 from experiments.run.folder import RunFolder
 from experiments.run.records import Failure, read_entries

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.formats.json_file import MOST_LINES_BYTES, read_text
-from experiments.report_charts import chart, curves
-from experiments.report_html import (
+from experiments.reports.charts import chart, curves
+from experiments.reports.html import (
     cards,
     cell,
     command,
