@@ -5,7 +5,8 @@
 
 Styblinski-Tang with as many data seeds as networks, each in a process of its own. `temporary` is what
 the compiled program holds beside its arguments, by its own analysis; `estimate` is what
-`experiments.sweep_runs.run_bytes` takes for one network, which must not be less than a network's share.
+`experiments.sweeps.runs.run_bytes` takes for one network, which must not be less than a network's
+share.
 """
 
 import argparse
@@ -40,8 +41,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 
     from data_generation.populations.particles import simulate
     from experiments.learning_settings import LearningSettings
-    from experiments.sweep_runs import run_bytes
-    from experiments.sweep_settings import Cell
+    from experiments.sweeps.runs import run_bytes
+    from experiments.sweeps.settings import Cell
     from jkonet_star.settings import InternalSettings, NetworkSettings
     from jkonet_star.snapshots import snapshots_from_arrays
     from jkonet_star.solvers.network import Network

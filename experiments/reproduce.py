@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
 from experiments.reproductions.settings import ReproduceSettings
-from experiments.sweep_settings import ExecutionSettings
+from experiments.sweeps.settings import ExecutionSettings
 
 FLAGS = define_flags(ReproduceSettings)
 define_flags(ExecutionSettings, into=FLAGS)
@@ -27,7 +27,7 @@ def main() -> None:
     from pathlib import Path
 
     from experiments.sweep import run_sweep
-    from experiments.sweep_folder import SweepFolder
+    from experiments.sweeps.folder import SweepFolder
 
     module = str(settings.experiment).replace("-", "_")
     experiment = importlib.import_module(f"experiments.reproductions.{module}")

@@ -15,7 +15,7 @@ from diffusions.checks import check_folder_name
 from diffusions.late_imports import import_extra
 from diffusions.memory import check_memory
 from experiments.learning_settings import define_learning_flags, learning_from_flags
-from experiments.sweep_settings import (
+from experiments.sweeps.settings import (
     Cell,
     ExecutionSettings,
     Grid,
@@ -26,7 +26,7 @@ from experiments.sweep_settings import (
 )
 
 if TYPE_CHECKING:
-    from experiments.sweep_folder import SweepFolder
+    from experiments.sweeps.folder import SweepFolder
 
 FLAGS = define_flags(SweepSettings)
 define_flags(Grid, into=FLAGS)
@@ -82,7 +82,7 @@ def run_sweep(cells: Sequence[Cell], name: str, execution: ExecutionSettings) ->
 
     from experiments.run.lock import held, hold, release_all_but
     from experiments.run.outputs import check_sweep_folder
-    from experiments.sweep_folder import SweepFolder
+    from experiments.sweeps.folder import SweepFolder
 
     _check_extras(cells, execution)
     folder = SweepFolder(Path(execution.runs_dir) / name, execution)
@@ -99,7 +99,7 @@ def run_sweep(cells: Sequence[Cell], name: str, execution: ExecutionSettings) ->
 
 def _carry_out(cells: Sequence[Cell], folder: SweepFolder, *, title: str) -> list[dict]:
     """`run_sweep` in a folder that is locked."""
-    from experiments.sweep_progress import Progress
+    from experiments.sweeps.progress import Progress
 
     execution = folder.execution
     progress = Progress(cells, folder, title=title)
@@ -107,12 +107,12 @@ def _carry_out(cells: Sequence[Cell], folder: SweepFolder, *, title: str) -> lis
     say(f"{title}: {len(cells)} runs, {len(cells) - len(left)} finished; results in {folder.path}")
     with progress:
         if execution.executor == "local":
-            from experiments.sweep_runs import carry_out
+            from experiments.sweeps.runs import carry_out
 
             if left:
                 carry_out(left, folder, progress.finished)
         else:
-            from experiments.sweep_jobs import carry_out_in_jobs
+            from experiments.sweeps.jobs import carry_out_in_jobs
 
             carry_out_in_jobs(left, folder, progress.finished)
     folder.forget_batches()

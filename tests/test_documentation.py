@@ -214,7 +214,7 @@ def test_every_command_is_understood(page, capsys):
 
 def test_every_grid_of_a_sweep_is_understood(tmp_path):
     from experiments import sweep
-    from experiments.sweep_settings import grids_from_flags
+    from experiments.sweeps.settings import grids_from_flags
 
     run_script(lambda: None, sweep.FLAGS, argv=[])
     blocks = [block for page in PAGES for block in fences(page.read_text())[0]]

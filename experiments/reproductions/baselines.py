@@ -16,8 +16,8 @@ from data_generation.scripts.files import write_json
 from diffusions.checks import NotNegative, conform
 from experiments.datasets import population
 from experiments.run.tables import Row
-from experiments.sweep_folder import SweepFolder
-from experiments.sweep_settings import Cell
+from experiments.sweeps.folder import SweepFolder
+from experiments.sweeps.settings import Cell
 from jkonet_star.evaluation import earth_movers_distances
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.transport.exact import wasserstein

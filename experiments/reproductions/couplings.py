@@ -16,10 +16,10 @@ from experiments.reproductions.baselines import relative_to_no_change
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
 from experiments.run.figures import new_figure, save_figure
 from experiments.run.tables import Row, markdown
-from experiments.sweep_folder import SweepFolder
-from experiments.sweep_plots import MARKERS
-from experiments.sweep_settings import Cell
-from experiments.sweep_table import mean_of
+from experiments.sweeps.figures import MARKERS
+from experiments.sweeps.folder import SweepFolder
+from experiments.sweeps.settings import Cell
+from experiments.sweeps.table import mean_of
 
 MEAN_SQUARED_DISTANCE = 64 / 3
 EPSILONS: dict[str, float | None] = {"exact": None, "0.01": 0.01, "0.1": 0.1, "1": 1.0}

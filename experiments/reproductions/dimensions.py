@@ -8,9 +8,9 @@ from experiments.reproductions.heat_maps import Value, heat_maps
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
 from experiments.run.figures import save_figure
 from experiments.run.tables import Row, markdown
-from experiments.sweep_folder import SweepFolder
-from experiments.sweep_settings import Cell
-from experiments.sweep_table import mean_of
+from experiments.sweeps.folder import SweepFolder
+from experiments.sweeps.settings import Cell
+from experiments.sweeps.table import mean_of
 
 DIMENSIONS = (10, 20, 30, 40, 50)
 PARTICLE_COUNTS = (1000, 2500, 5000, 7500, 10_000)

@@ -20,8 +20,8 @@ from data_generation.populations.settings import DataSettings
 from experiments.learning_settings import LearningSettings
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.run.tables import Row
-from experiments.sweep_folder import SweepFolder
-from experiments.sweep_settings import Cell
+from experiments.sweeps.folder import SweepFolder
+from experiments.sweeps.settings import Cell
 from jkonet_star.settings import SCHEMES, NetworkSettings
 
 SOLVER = "jkonet-star-time-potential"

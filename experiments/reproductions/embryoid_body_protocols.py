@@ -22,8 +22,8 @@ from experiments.reproductions.embryoid_body import SOLVER, methods_of, network_
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.run.records import Number
 from experiments.run.tables import Row
-from experiments.sweep_folder import SweepFolder
-from experiments.sweep_settings import Cell
+from experiments.sweeps.folder import SweepFolder
+from experiments.sweeps.settings import Cell
 from jkonet_star.dynamics import scheme_time
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.fitting import fit

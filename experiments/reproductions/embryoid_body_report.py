@@ -12,8 +12,8 @@ from experiments.reporting import evaluation_key
 from experiments.reproductions.embryoid_body_protocols import Protocol
 from experiments.run.figures import new_figure, save_figure
 from experiments.run.tables import markdown
-from experiments.sweep_folder import SweepFolder
-from experiments.sweep_settings import Cell
+from experiments.sweeps.folder import SweepFolder
+from experiments.sweeps.settings import Cell
 from jkonet_star.evaluation import predict_snapshots
 
 SOURCE = (

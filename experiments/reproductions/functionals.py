@@ -11,9 +11,9 @@ from experiments.reproductions.potentials import INTERACTION_SAMPLES
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
 from experiments.run.figures import save_figure
 from experiments.run.tables import Row, markdown
-from experiments.sweep_folder import SweepFolder
-from experiments.sweep_settings import Cell
-from experiments.sweep_table import mean_of
+from experiments.sweeps.folder import SweepFolder
+from experiments.sweeps.settings import Cell
+from experiments.sweeps.table import mean_of
 
 BETAS = (0.0, 0.1, 0.2)
 SOLVERS = ("jkonet-star-linear",)

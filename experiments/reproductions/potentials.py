@@ -18,10 +18,10 @@ from experiments.reproductions.baselines import relative_to_no_change
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
 from experiments.run.figures import save_figure
 from experiments.run.tables import Row, markdown
-from experiments.sweep_folder import SweepFolder
-from experiments.sweep_plots import MARKERS
-from experiments.sweep_settings import Cell
-from experiments.sweep_table import mean_of
+from experiments.sweeps.figures import MARKERS
+from experiments.sweeps.folder import SweepFolder
+from experiments.sweeps.settings import Cell
+from experiments.sweeps.table import mean_of
 from jkonet_star.solvers.registry import SOLVERS, scheme_of
 
 # The closed forms first: a table that is worth reading is there after a few minutes.

@@ -13,9 +13,9 @@ from diffusions.files import write_text
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.run.figures import new_figure, save_figure
 from experiments.run.tables import Row, markdown
-from experiments.sweep_folder import SweepFolder
-from experiments.sweep_settings import Cell
-from experiments.sweep_table import mean_of
+from experiments.sweeps.folder import SweepFolder
+from experiments.sweeps.settings import Cell
+from experiments.sweeps.table import mean_of
 from jkonet_star.settings import SCHEMES
 
 FULL = ("styblinski_tang", "double_exp", "sphere")

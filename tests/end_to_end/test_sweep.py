@@ -6,8 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from experiments import evaluate, network_training, sweep, sweep_progress, sweep_runs, train
-from experiments.sweep_settings import ExecutionSettings
+from experiments import evaluate, network_training, sweep, train
+from experiments.sweeps import progress as sweep_progress
+from experiments.sweeps import runs as sweep_runs
+from experiments.sweeps.settings import ExecutionSettings
 from jkonet_star.solvers.registry import SOLVERS
 
 NETWORK, LINEAR = "jkonet-star-potential", "jkonet-star-linear-potential"

@@ -17,7 +17,7 @@ from experiments import evaluate, report, reporting, train
 from experiments.network_training import divergences
 from experiments.run.folder import RunFolder, open_run
 from experiments.run.records import Failure, Summary, TrainSummary, read_entries
-from experiments.sweep_table import result_columns
+from experiments.sweeps.table import result_columns
 
 ODD = (None, True, -1, 2**31, 2**62, 10**30, 1e300, "x", "nan", "", [], [[]], {}, {"a": {}})
 GONE = object()

@@ -26,7 +26,7 @@ from experiments.reproductions.settings import ReproduceSettings
 from experiments.run.settings import EvaluateSettings, TrainSettings
 from experiments.sparse_localization.settings import CurriculumSettings, SparseSettings
 from experiments.sparse_pixels.settings import SamplingSettings, SparsePixelsSettings
-from experiments.sweep_settings import (
+from experiments.sweeps.settings import (
     ExecutionSettings,
     Grid,
     SimulationSettings,

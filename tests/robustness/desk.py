@@ -50,7 +50,7 @@ def warm_up() -> None:
         *("jkonet_star.fitting", "jkonet_star.solvers.bilevel", "experiments.network_training"),
         *(f"experiments.{name}" for name in SCRIPTS_OF_EXPERIMENTS),
         *("experiments.plots", "experiments.reporting", "experiments.reports.run"),
-        *("experiments.reports.sweep", "experiments.sweep_runs", "experiments.run.training"),
+        *("experiments.reports.sweep", "experiments.sweeps.runs", "experiments.run.training"),
         *("experiments.sparse_localization.training", "experiments.sparse_pixels.training"),
         *("experiments.sparse_pixels.evaluation", "experiments.sparse_pixels.figures"),
         *("experiments.information_theoretic.planar", "experiments.information_theoretic.images"),

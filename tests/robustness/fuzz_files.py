@@ -459,7 +459,7 @@ def _all_targets() -> list[Target]:
         Target(
             "grid",
             "grid.yaml",
-            _call("experiments.sweep_settings", "read_grids", "grid.yaml"),
+            _call("experiments.sweeps.settings", "read_grids", "grid.yaml"),
             ("grid.yaml",),
         ),
         *_scripts(run, plain),

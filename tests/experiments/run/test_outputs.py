@@ -20,7 +20,7 @@ from experiments.run.outputs import (
 )
 from experiments.run.tables import write_table
 from experiments.sparse_pixels import training as sparse_pixels_training
-from experiments.sweep_table import COLUMNS
+from experiments.sweeps.table import COLUMNS
 
 EVALUATION = {
     **{"schema_version": 1, "run": "runs/demo", "solver": "jkonet-star-potential"},

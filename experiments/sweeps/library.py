@@ -6,7 +6,7 @@ from typing import Any
 from data_generation.populations.datasets import Dataset, generate_dataset, load_dataset
 from data_generation.populations.settings import DataSettings
 from experiments.datasets import known_energy
-from experiments.sweep_settings import Cell
+from experiments.sweeps.settings import Cell
 from experiments.train import prepare_problem
 from jkonet_star.evaluation import KnownEnergy
 from jkonet_star.solvers.problem import Problem

@@ -10,9 +10,9 @@ import pytest
 import experiments
 from data_generation.populations.settings import DataSettings
 from experiments.learning_settings import LearningSettings
-from experiments.sweep_folder import SweepFolder
-from experiments.sweep_jobs import carry_out_in_jobs, shares
-from experiments.sweep_settings import Cell, ExecutionSettings
+from experiments.sweeps.folder import SweepFolder
+from experiments.sweeps.jobs import carry_out_in_jobs, shares
+from experiments.sweeps.settings import Cell, ExecutionSettings
 from jkonet_star.settings import FeatureSettings
 
 # The packages under test: of this tree, or of an installed wheel.

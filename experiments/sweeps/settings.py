@@ -26,15 +26,15 @@ from diffusions.checks import (
     one_of,
     shown,
 )
-from experiments.grid_file import Entries, read_grids
 from experiments.learning_settings import LearningSettings
 from experiments.run.settings import EvaluationPopulation, WassersteinOrder
+from experiments.sweeps.grid_file import Entries, read_grids
 from jkonet_star.settings import SCHEMES
 from jkonet_star.solvers.registry import SOLVERS, scheme_of
 
 Executor = Literal["local", "slurm"]
 MOST_RUNS = 100_000
-GRIDS = Path(__file__).parent / "grids"
+GRIDS = Path(__file__).parents[1] / "grids"
 """Grids that ship with the project, found by their names."""
 
 

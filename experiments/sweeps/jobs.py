@@ -14,9 +14,9 @@ from typing import Any
 
 from data_generation.scripts.compilation_cache import keep_cache_from_jobs
 from diffusions.late_imports import import_extra
-from experiments.sweep_folder import SweepFolder
-from experiments.sweep_runs import Finished, carry_out, data_shape
-from experiments.sweep_settings import Cell, ExecutionSettings
+from experiments.sweeps.folder import SweepFolder
+from experiments.sweeps.runs import Finished, carry_out, data_shape
+from experiments.sweeps.settings import Cell, ExecutionSettings
 
 SECONDS_BETWEEN_LOOKS = 2.0
 

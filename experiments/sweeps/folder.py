@@ -22,7 +22,7 @@ from data_generation.scripts.files import check_writable, write_json
 from experiments.run.folder import TRAINING, RunFolder, open_run, start_run
 from experiments.run.records import Failure, Summary, TrainSummary, read_entries
 from experiments.run.settings import TrainSettings
-from experiments.sweep_settings import Cell, ExecutionSettings
+from experiments.sweeps.settings import Cell, ExecutionSettings
 
 _BATCH = re.compile("[0-9a-f]{16}")
 

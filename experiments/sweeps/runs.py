@@ -26,9 +26,9 @@ from experiments.datasets import population
 from experiments.network_training import divergences, train_side_by_side
 from experiments.reporting import assess, evaluation_key, judge, reported
 from experiments.run.session import conclude
-from experiments.sweep_folder import SweepFolder
-from experiments.sweep_library import Library
-from experiments.sweep_settings import Cell
+from experiments.sweeps.folder import SweepFolder
+from experiments.sweeps.library import Library
+from experiments.sweeps.settings import Cell
 from experiments.train import beta_details, train
 from jkonet_star.evaluation import earth_movers_distances, predict_one_step_ahead
 from jkonet_star.fitted import FittedEnergy

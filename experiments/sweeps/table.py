@@ -10,8 +10,8 @@ import numpy as np
 from data_generation.populations.settings import DataSettings
 from diffusions.files import write_text
 from experiments.run.tables import Row, markdown
-from experiments.sweep_folder import SweepFolder
-from experiments.sweep_settings import Cell
+from experiments.sweeps.folder import SweepFolder
+from experiments.sweeps.settings import Cell
 from jkonet_star.solvers.registry import SOLVERS
 
 DATA = (

@@ -7,9 +7,9 @@ from typing import Self
 from tqdm import tqdm
 
 from experiments.run.tables import Row, write_table
-from experiments.sweep_folder import SweepFolder
-from experiments.sweep_settings import Cell
-from experiments.sweep_table import COLUMNS, row_of, write_markdown
+from experiments.sweeps.folder import SweepFolder
+from experiments.sweeps.settings import Cell
+from experiments.sweeps.table import COLUMNS, row_of, write_markdown
 
 SECONDS_BETWEEN_TABLES = 10.0
 SECONDS_BETWEEN_FIGURES = 60.0
@@ -70,6 +70,6 @@ class Progress:
         write_table(self.folder.path / "table.csv", rows, COLUMNS)
         write_markdown(self.folder.path / "table.md", rows, self.title)
         if figure and self.folder.execution.plots:
-            from experiments.sweep_plots import plot_sweep
+            from experiments.sweeps.figures import plot_sweep
 
             plot_sweep(self.folder.path / "plots" / "errors.png", rows)

@@ -7,7 +7,7 @@ import yaml
 from data_generation.populations.settings import FUNCTIONAL_NAMES
 from experiments import sweep
 from experiments.learning_settings import PARTS, LearningSettings
-from experiments.sweep_settings import (
+from experiments.sweeps.settings import (
     GRIDS,
     Cell,
     Grid,

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from experiments.run.figures import new_figure, save_figure
 from experiments.run.tables import Row
-from experiments.sweep_table import DATA, varying
+from experiments.sweeps.table import DATA, varying
 
 MARKERS = "osD^vPX*<>"
 LEAST = 1e-8
