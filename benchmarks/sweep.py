@@ -40,7 +40,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
     from data_generation.populations.particles import simulate
-    from experiments.learning_settings import LearningSettings
+    from experiments.populations.learning_settings import LearningSettings
     from experiments.sweeps.runs import run_bytes
     from experiments.sweeps.settings import Cell
     from jkonet_star.settings import InternalSettings, NetworkSettings

@@ -195,9 +195,9 @@ def measure_compilations(request: dict[str, Any]) -> dict[str, Any]:
     """Programs compiled in each interval between evaluations of the scripts' own training loop."""
     import jax
 
-    from experiments.network_training import learn
+    from experiments.populations.settings import TrainSettings
+    from experiments.populations.training import learn
     from experiments.run.folder import open_run
-    from experiments.run.settings import TrainSettings
     from jkonet_star.settings import NetworkSettings
     from jkonet_star.solvers.network import Network
     from jkonet_star.solvers.problem import prepare

@@ -10,7 +10,7 @@ from typing import Any
 
 from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
 from diffusions.late_imports import import_extra
-from experiments.annotate_settings import AnnotateSettings
+from experiments.populations.settings import AnnotateSettings
 
 FLAGS = define_flags(AnnotateSettings)
 
@@ -41,7 +41,7 @@ def annotate(settings: AnnotateSettings) -> None:
     from data_generation.populations.datasets import Dataset
     from data_generation.scripts.files import check_writable
     from diffusions.files import kind_of, made_parents, new_file
-    from experiments.annotate_cells import annotate_cells, leading_coordinates, share_outside
+    from experiments.populations.cells import annotate_cells, leading_coordinates, share_outside
     from experiments.run.folder import RunFolder, versions
     from experiments.run.replaced import hint
 

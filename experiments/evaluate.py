@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
-from experiments.run.settings import EvaluateSettings
+from experiments.populations.settings import EvaluateSettings
 
 FLAGS = define_flags(EvaluateSettings)
 
@@ -24,8 +24,8 @@ def main() -> None:
     from data_generation.populations.datasets import load_dataset
     from data_generation.scripts.files import check_writable, write_json
     from diffusions.files import add_files, made_parents, naming, new_folder
-    from experiments.datasets import known_energy, population
-    from experiments.reporting import assess, draw, print_table
+    from experiments.populations.assessment import assess, draw, print_table
+    from experiments.populations.datasets import known_energy, population
     from experiments.run.folder import SCHEMA_VERSION, RunFolder
     from experiments.run.outputs import check_figures, check_output, is_evaluation
     from experiments.run.replaced import hint

@@ -14,7 +14,7 @@ from data_generation.scripts.command_line import define_flags, run_script, say, 
 from diffusions.checks import check_folder_name
 from diffusions.late_imports import import_extra
 from diffusions.memory import check_memory
-from experiments.learning_settings import define_learning_flags, learning_from_flags
+from experiments.populations.learning_settings import define_learning_flags, learning_from_flags
 from experiments.sweeps.settings import (
     Cell,
     ExecutionSettings,

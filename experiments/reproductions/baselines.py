@@ -14,7 +14,7 @@ from data_generation.formats.json_file import read_json
 from data_generation.populations.datasets import load_dataset
 from data_generation.scripts.files import write_json
 from diffusions.checks import NotNegative, conform
-from experiments.datasets import population
+from experiments.populations.datasets import population
 from experiments.run.tables import Row
 from experiments.sweeps.folder import SweepFolder
 from experiments.sweeps.settings import Cell

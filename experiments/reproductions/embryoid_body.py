@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.populations.settings import DataSettings
-from experiments.learning_settings import LearningSettings
+from experiments.populations.learning_settings import LearningSettings
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.run.tables import Row
 from experiments.sweeps.folder import SweepFolder

@@ -7,8 +7,8 @@ import numpy as np
 from checkpoints import load_energy
 from data_generation.populations.datasets import load_dataset
 from diffusions.files import write_text
-from experiments.plots import plot_predictions
-from experiments.reporting import evaluation_key
+from experiments.populations.assessment import evaluation_key
+from experiments.populations.figures import plot_predictions
 from experiments.reproductions.embryoid_body_protocols import Protocol
 from experiments.run.figures import new_figure, save_figure
 from experiments.run.tables import markdown

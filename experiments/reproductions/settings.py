@@ -15,7 +15,7 @@ from diffusions.checks import (
     check_folder_name,
     one_of,
 )
-from experiments.learning_settings import LearningSettings
+from experiments.populations.learning_settings import LearningSettings
 from jkonet_star.settings import NetworkSettings
 from jkonet_star.solvers.registry import SOLVERS
 

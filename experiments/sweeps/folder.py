@@ -19,9 +19,9 @@ from typing import Any
 
 from data_generation.populations.dataset_folder import METADATA, read_metadata
 from data_generation.scripts.files import check_writable, write_json
+from experiments.populations.settings import TrainSettings
 from experiments.run.folder import TRAINING, RunFolder, open_run, start_run
 from experiments.run.records import Failure, Summary, TrainSummary, read_entries
-from experiments.run.settings import TrainSettings
 from experiments.sweeps.settings import Cell, ExecutionSettings
 
 _BATCH = re.compile("[0-9a-f]{16}")

@@ -5,9 +5,9 @@ from typing import Any
 
 from data_generation.populations.datasets import Dataset, generate_dataset, load_dataset
 from data_generation.populations.settings import DataSettings
-from experiments.datasets import known_energy
+from experiments.populations.datasets import known_energy
+from experiments.populations.training import prepare_problem
 from experiments.sweeps.settings import Cell
-from experiments.train import prepare_problem
 from jkonet_star.evaluation import KnownEnergy
 from jkonet_star.solvers.problem import Problem
 from jkonet_star.solvers.registry import SOLVERS

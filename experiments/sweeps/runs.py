@@ -22,14 +22,13 @@ import numpy as np
 
 from checkpoints import save_energy
 from data_generation.populations.settings import DataSettings
-from experiments.datasets import population
-from experiments.network_training import divergences, train_side_by_side
-from experiments.reporting import assess, evaluation_key, judge, reported
+from experiments.populations.assessment import assess, evaluation_key, judge, reported
+from experiments.populations.datasets import population
+from experiments.populations.training import beta_details, divergences, train, train_side_by_side
 from experiments.run.session import conclude
 from experiments.sweeps.folder import SweepFolder
 from experiments.sweeps.library import Library
 from experiments.sweeps.settings import Cell
-from experiments.train import beta_details, train
 from jkonet_star.evaluation import earth_movers_distances, predict_one_step_ahead
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.solvers.interface import Solver
@@ -263,7 +262,7 @@ def run_alone(cell: Cell, folder: SweepFolder, library: Library) -> None:
     log = folder.path / "logs" / f"{cell.name}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as stream, contextlib.redirect_stdout(stream):
-        train(folder.train_settings(cell, resume=there), cell.learning)
+        train(folder.train_settings(cell, resume=there), cell.learning, time.perf_counter())
 
 
 def write_run(

@@ -26,8 +26,8 @@ from diffusions.checks import (
     one_of,
     shown,
 )
-from experiments.learning_settings import LearningSettings
-from experiments.run.settings import EvaluationPopulation, WassersteinOrder
+from experiments.populations.learning_settings import LearningSettings
+from experiments.populations.settings import EvaluationPopulation, WassersteinOrder
 from experiments.sweeps.grid_file import Entries, read_grids
 from jkonet_star.settings import SCHEMES
 from jkonet_star.solvers.registry import SOLVERS, scheme_of

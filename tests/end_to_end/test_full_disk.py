@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from checkpoints import latest_step, load_energy
-from experiments import evaluate, network_training, train
+from experiments import evaluate, train
+from experiments.populations import training as network_training
 
 TRAINING = ("--dataset=plain", "--hidden=8")
 

@@ -194,7 +194,7 @@ def test_without_a_dataset_the_demonstration_is_generated_once(tmp_path, monkeyp
     def small(**arguments):
         return DataSettings(n_particles=40, n_timesteps=2, n_gmm_components=0, **arguments)
 
-    monkeypatch.setattr("experiments.datasets.DataSettings", small)
+    monkeypatch.setattr("experiments.populations.datasets.DataSettings", small)
     monkeypatch.chdir(tmp_path)
     flags = ["--solver=jkonet-star-linear-potential", "--noplots", "--radial-centers=3"]
     assert train.run(flags) == 0

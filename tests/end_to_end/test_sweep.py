@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from experiments import evaluate, network_training, sweep, train
+from experiments import evaluate, sweep, train
+from experiments.populations import training as network_training
 from experiments.sweeps import progress as sweep_progress
 from experiments.sweeps import runs as sweep_runs
 from experiments.sweeps.settings import ExecutionSettings

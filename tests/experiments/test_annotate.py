@@ -14,7 +14,7 @@ from data_generation import __main__ as data_generation
 from data_generation.populations.cells import read_cells, write_cells
 from data_generation.populations.datasets import load_dataset
 from experiments import annotate, train
-from experiments.annotate_cells import annotate_cells, cell_fields, evaluation_time
+from experiments.populations.cells import annotate_cells, cell_fields, evaluation_time
 from jkonet_star.settings import SCHEMES
 
 anndata = pytest.importorskip("anndata")
@@ -118,7 +118,7 @@ def test_chunks_change_nothing(made, monkeypatch):
     x = np.asarray(made.annotated.obsm["X_lsi"][:, :2])
     times = made.annotated.obs["day"].astype(float).to_numpy()
     whole = cell_fields(made.energy, x, times)
-    monkeypatch.setattr("experiments.annotate_cells.ROWS_AT_ONCE", 13)
+    monkeypatch.setattr("experiments.populations.cells.ROWS_AT_ONCE", 13)
     for a, b in zip(whole, cell_fields(made.energy, x, times), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments import evaluate, train
-from experiments.run.settings import EvaluateSettings, TrainSettings
+from experiments.populations.settings import EvaluateSettings, TrainSettings
 from jkonet_star.settings import FeatureSettings, InternalSettings, NetworkSettings
 
 # The packages under test: of this tree, or of an installed wheel.

@@ -13,8 +13,9 @@ import pytest
 from checkpoints import load_energy, load_network, pretrained_models
 from checkpoints.message_passing import load_denoiser
 from data_generation import __main__ as data_generation
-from experiments import evaluate, report, reporting, train
-from experiments.network_training import divergences
+from experiments import evaluate, report, train
+from experiments.populations import assessment as reporting
+from experiments.populations.training import divergences
 from experiments.run.folder import RunFolder, open_run
 from experiments.run.records import Failure, Summary, TrainSummary, read_entries
 from experiments.sweeps.table import result_columns

@@ -17,13 +17,12 @@ from data_generation.images.mask_settings import MaskSettings
 from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import run_script, script_module, settings_from_flags
 from diffusions import memory
-from experiments.annotate_settings import AnnotateSettings
 from experiments.information_theoretic.settings import InformationTheoreticSettings
-from experiments.learning_settings import PARTS, learning_from_flags
 from experiments.linear_denoiser.settings import LearnedDenoiserSettings, LinearDenoiserSettings
+from experiments.populations.learning_settings import PARTS, learning_from_flags
+from experiments.populations.settings import AnnotateSettings, EvaluateSettings, TrainSettings
 from experiments.reports.settings import ReportSettings
 from experiments.reproductions.settings import ReproduceSettings
-from experiments.run.settings import EvaluateSettings, TrainSettings
 from experiments.sparse_localization.settings import CurriculumSettings, SparseSettings
 from experiments.sparse_pixels.settings import SamplingSettings, SparsePixelsSettings
 from experiments.sweeps.settings import (

@@ -13,13 +13,13 @@ import pytest
 from matplotlib.image import imread
 
 from experiments import report
-from experiments.learning_settings import learning_from_flags
+from experiments.populations.learning_settings import learning_from_flags
+from experiments.populations.settings import TrainSettings
 from experiments.reports.charts import MOST_POINTS, chart, curves
 from experiments.reports.html import content, markdown, text
 from experiments.run.commands import run_command
 from experiments.run.figures import new_figure, save_figure
 from experiments.run.folder import RunFolder, start_run
-from experiments.run.settings import TrainSettings
 from experiments.train import FLAGS as TRAIN_FLAGS
 
 VOID = {"meta", "img", "br", "path", "circle"}

@@ -9,7 +9,7 @@ import pytest
 
 import experiments
 from data_generation.populations.settings import DataSettings
-from experiments.learning_settings import LearningSettings
+from experiments.populations.learning_settings import LearningSettings
 from experiments.sweeps.folder import SweepFolder
 from experiments.sweeps.jobs import carry_out_in_jobs, shares
 from experiments.sweeps.settings import Cell, ExecutionSettings

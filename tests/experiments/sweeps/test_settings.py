@@ -6,7 +6,7 @@ import yaml
 
 from data_generation.populations.settings import FUNCTIONAL_NAMES
 from experiments import sweep
-from experiments.learning_settings import PARTS, LearningSettings
+from experiments.populations.learning_settings import PARTS, LearningSettings
 from experiments.sweeps.settings import (
     GRIDS,
     Cell,

@@ -13,7 +13,7 @@ import pytest
 
 from checkpoints import load_energy, load_network, save_energy, save_network
 from diffusions.networks.attention_unet import AttentionUNet
-from experiments.learning_settings import LearningSettings
+from experiments.populations.learning_settings import LearningSettings
 from jkonet_star import (
     FeatureSettings,
     Linear,

@@ -7,7 +7,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from experiments.plots import (
+from experiments.populations.figures import (
     plot_interaction,
     plot_potential,
     plot_predictions,

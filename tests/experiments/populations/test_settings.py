@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.run.settings import EvaluateSettings, TrainSettings
+from experiments.populations.settings import EvaluateSettings, TrainSettings
 
 
 @pytest.mark.parametrize(

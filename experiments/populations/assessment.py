@@ -10,7 +10,7 @@ import numpy as np
 
 from data_generation.scripts.command_line import say
 from diffusions.typing import Key
-from experiments.plots import plot_interaction, plot_potential, plot_predictions
+from experiments.populations.figures import plot_interaction, plot_potential, plot_predictions
 from jkonet_star.diagnostics import (
     Explanation,
     explanation,

@@ -1,0 +1,1 @@
+"""Energies of populations: their settings, training, assessment and figures."""

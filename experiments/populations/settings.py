@@ -1,0 +1,117 @@
+"""What a training, an evaluation and an annotation are told. Imports no JAX."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+from diffusions.checks import (
+    Bounds,
+    Count,
+    Natural,
+    PathText,
+    Seed,
+    check_fields,
+    one_of,
+    shown,
+)
+from experiments.run.settings import FolderSettings
+from jkonet_star.settings import Scheme
+from jkonet_star.solvers.registry import SOLVERS, scheme_of
+
+EvaluationPopulation = Literal["test_data", "train_data"]
+WassersteinOrder = Annotated[int, Bounds(1, 2)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings(FolderSettings):
+    """What a training run does.
+
+    Attributes:
+        solver: which energies are learned, and how.
+        dataset: name of a dataset in data_dir, or path of one; absent, the Styblinski-Tang
+            demonstration, generated where it is missing.
+        data_dir: where named datasets are.
+        scheme: explicit, implicit or midpoint; the learned energy predicts in the same one. auto is
+            the solver's own: implicit for jkonet, jkonet-vanilla and jkonet-monge-gap, else explicit.
+        seeds: random seeds, trained side by side in one program.
+        eval: the population that metrics are computed on, test_data or train_data.
+        eval_every: epochs between evaluations, each followed by a checkpoint.
+        wasserstein_order: 1 or 2, of the reported distances.
+    """
+
+    solver: str = "jkonet-star-potential"
+    dataset: str | None = None
+    data_dir: PathText = "data"
+    scheme: Scheme | Literal["auto"] = "auto"
+    seeds: Annotated[tuple[Seed, ...], Bounds(1, 1000)] = (0,)
+    eval: EvaluationPopulation = "test_data"
+    eval_every: Count = 100
+    wasserstein_order: WassersteinOrder = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        one_of("solver", self.solver, tuple(SOLVERS))
+        object.__setattr__(self, "scheme", scheme_of(self.scheme, self.solver))
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must be different, got {shown(self.seeds)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """What an evaluation does.
+
+    Attributes:
+        run: folder of a finished run.
+        dataset: another dataset, by name or path; absent, the one of the run.
+        data_dir: where named datasets are.
+        eval: the population, test_data or train_data.
+        wasserstein_order: 1 or 2.
+        plots: draw the figures.
+        output: file of the result, with the figures in a folder `<stem>_plots` beside it; absent,
+            `evaluation.json` in the run's folder.
+    """
+
+    run: str | None = None
+    dataset: str | None = None
+    data_dir: PathText = "data"
+    eval: EvaluationPopulation = "test_data"
+    wasserstein_order: WassersteinOrder = 1
+    plots: bool = True
+    output: PathText | None = None
+
+    def __post_init__(self):
+        if not self.run:
+            raise ValueError("--run is required: the folder of a run, such as runs/demo")
+        check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnnotateSettings:
+    """Which cells are annotated with which energy.
+
+    Attributes:
+        run: folder of a finished run of experiments.train.
+        h5ad: AnnData file with the cells.
+        out: AnnData file to write; it must not exist.
+        data_dir: where the run's dataset is, if it is not where the run found it.
+        time_key: entry of `obs` with the times; absent, that of the run's dataset.
+        representation: entry of `obsm`; absent, that of the run's dataset.
+        seed_index: which of the run's seeds, counted from 0.
+        prefix: of the names that are written.
+    """
+
+    run: str | None = None
+    h5ad: str | None = None
+    out: PathText | None = None
+    data_dir: PathText = "data"
+    time_key: str | None = None
+    representation: str | None = None
+    seed_index: Natural = 0
+    prefix: str = "jkonet"
+
+    def __post_init__(self):
+        for name in ("run", "h5ad", "out"):
+            if not getattr(self, name):
+                raise ValueError(f"--{name} is required")
+        check_fields(self)
+        if not self.prefix.isidentifier():
+            raise ValueError(f"prefix must be a name, got {shown(self.prefix)}")
