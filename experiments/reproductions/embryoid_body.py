@@ -14,42 +14,14 @@ at the same time.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from data_generation.populations.settings import DataSettings
 from experiments.populations.learning_settings import LearningSettings
+from experiments.reproductions.embryoid_body_methods import SOLVER, methods_of, network_of, seeds_of
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.run.tables import Row
 from experiments.sweeps.folder import SweepFolder
 from experiments.sweeps.settings import Cell
-from jkonet_star.settings import SCHEMES, NetworkSettings
-
-SOLVER = "jkonet-star-time-potential"
-VARIANTS: dict[str, dict[str, Any]] = {
-    "": {},
-    # Chosen for the explicit scheme on the one-step-ahead protocol's own test cells.
-    "regularised": {"hidden": (128, 128), "activation": "silu", "weight_decay": 1e-3},
-}
-
-
-def network_of(settings: ReproduceSettings, variant: str) -> NetworkSettings:
-    """The networks of a variant."""
-    batch_size = 50 if settings.quick else 250
-    return NetworkSettings(
-        epochs=settings.epochs_or(100), batch_size=batch_size, **VARIANTS[variant]
-    )
-
-
-def methods_of(settings: ReproduceSettings) -> list[tuple[str, str]]:
-    """Scheme and variant of everything that is compared."""
-    if settings.quick:
-        return [("explicit", "")]
-    return [*((scheme, "") for scheme in SCHEMES), ("explicit", "regularised")]
-
-
-def seeds_of(settings: ReproduceSettings) -> tuple[int, ...]:
-    """Of the training."""
-    return settings.or_default("seeds", (0, 1, 2, 3, 4), (0,))
 
 
 def cells(settings: ReproduceSettings) -> list[Cell]:

