@@ -1,6 +1,7 @@
-"""One direction of dependency between the packages, none on what is not installed, light settings."""
+"""One direction of dependency, no circle, none on what is not installed, light settings."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusions.late_imports import EXTRA_OF
+from diffusions.late_imports import EXTRA_OF, public_names
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("diffusions", "jkonet_star", "data_generation", "checkpoints", "experiments")
@@ -129,6 +130,69 @@ def test_what_is_allowed(package, source):
     assert violations(source, package) == []
 
 
+def module_name(file):
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(file): file for file in FILES}
+HOMES = {
+    f"{package}.{name}": home
+    for package in PACKAGES
+    if (ROOT / package / "__init__.pyi").is_file()
+    for name, home in public_names(package).items()
+}
+
+
+def own_imports(source, modules, homes):
+    """Modules of ours that a file imports, late imports too; not what only type checkers read."""
+    found, nodes = set(), [ast.parse(source)]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        nodes += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(homes.get(full, full if full in modules else node.module))
+    return found & set(modules)
+
+
+def circle(sources, homes):
+    """Modules that import each other, in order; empty where none do."""
+    graph = {name: own_imports(source, sources, homes) for name, source in sources.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_modules_import_each_other():
+    sources = {name: file.read_text(encoding="utf-8") for name, file in MODULES.items()}
+    assert circle(sources, HOMES) == []
+
+
+@pytest.mark.parametrize(
+    ("imported", "found"),
+    [
+        ("from p.a import x", True),
+        ("from p import a", True),
+        ("import p.a", True),
+        ("from p import x", True),
+        ("def f():\n    from p.a import x", True),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p.a import x", False),
+        ("from p import y", False),
+    ],
+)
+def test_a_circle_is_seen(imported, found):
+    sources = {"p": "", "p.a": "from p.b import z", "p.b": imported}
+    assert bool(circle(sources, {"p.x": "p.a"})) == found
+
+
 # What pyproject.toml calls a dependency -> the name that is imported.
 IMPORTED_AS = {
     "absl-py": "absl",
@@ -177,24 +241,40 @@ def test_every_extra_that_is_imported_late_is_declared():
         assert any(re.match(r"[\w-]+", line)[0] == module for line in declared)
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "jkonet_star",
-        "jkonet_star.settings",
-        "data_generation.populations.settings",
-        "data_generation.images.mask_settings",
-        "checkpoints.settings",
-        "diffusions.checks",
-        "diffusions.memory",
-        "diffusions.networks.presets",
-        "data_generation.formats.json_file",
-        "experiments.run.settings",
-        "experiments.information_theoretic.settings",
-        "experiments.linear_denoiser.settings",
-    ],
+def answers_at_once(name, file):
+    """Whether a module is what `--help` needs: settings, or a script with its flags."""
+    source = file.read_text(encoding="utf-8")
+    return name.endswith("settings") or re.search(r"^FLAGS = ", source, flags=re.M) is not None
+
+
+LIGHT = sorted(
+    {name for name, file in MODULES.items() if answers_at_once(name, file)}
+    | {
+        *("jkonet_star", "jkonet_star.solvers.registry", "diffusions.checks", "diffusions.memory"),
+        *("diffusions.networks.presets", "data_generation.formats.json_file"),
+    }
 )
-def test_settings_load_no_jax(module):
+
+
+def test_settings_and_scripts_are_found():
+    assert {
+        *(
+            "jkonet_star.settings",
+            "data_generation.populations.settings",
+            "data_generation.__main__",
+        ),
+        *(
+            "data_generation.images.mask_settings",
+            "checkpoints.settings",
+            "checkpoints.import_torch",
+        ),
+        *("experiments.run.settings", "experiments.train", "experiments.sparse_pixels.__main__"),
+        *("experiments.information_theoretic.settings", "experiments.linear_denoiser.settings"),
+    } <= set(LIGHT)
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_settings_and_scripts_load_no_jax(module):
     program = (
         f"import sys, {module}\n"
         "heavy = {'jax', 'jaxlib', 'flax', 'optax', 'ott', 'sklearn', 'matplotlib'}\n"

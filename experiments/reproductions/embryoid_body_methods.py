@@ -6,8 +6,6 @@ from experiments.reproductions.settings import ReproduceSettings
 from jkonet_star.settings import SCHEMES, NetworkSettings
 
 SOLVER = "jkonet-star-time-potential"
-
-
 VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
     # Chosen for the explicit scheme on the one-step-ahead protocol's own test cells.
