@@ -1,36 +1,16 @@
 """Learning V through the JKO step: a bilevel problem (Bunne et al., AISTATS 2022, arXiv 2106.06345).
 
-In normalised coordinates u = (x - c) / l, with r_k = s tau_k / l the typical displacement (`energies`),
-the inner problem of step k is that of the JKO step, written for a map T of parameters theta,
+The inner problem is the JKO step, equation (2) of `jko_step`, whose solution theta* depends on V. The
+outer problem compares the push-forward with the next snapshot by a Sinkhorn divergence S,
 
-    phi(y) = (1/r^2) E_i [tau V(y_i) / l^2 + |y_i - u_i|^2 / 2],                                     (1)
-    theta* = argmin L(theta, V),  L = phi(T(u)) + penalty(theta) + g M(u, T(u)) / r^2,               (2)
-
-with M the Monge gap E|T(u) - u|^2 - W(u, T(u)) (Uscidda and Cuturi, ICML 2023). The outer problem
-compares the push-forward with the next snapshot by a Sinkhorn divergence S,
-
-    min_V sum_k S(T_{theta*}(mu_k), mu_{k+1}),                                                       (3)
+    min_V sum_k S(T_{theta*}(mu_k), mu_{k+1}),                                                       (1)
 
 with one gradient step per k; without teacher forcing mu_k is replaced by the prediction of k - 1.
-
-(2) is solved by Adam. Its solution is differentiated through these steps (unrolled), or by its
-optimality, grad_theta L = 0 (implicit): with J the Jacobian of T and h = grad_theta S,
-
-    dS/dV = -(d/dV) <grad phi(y), J v>,   (J' (hess phi) J + lambda I) v = h.                        (4)
-
-The matrix of (4) is the Hessian of L without the curvature of T, which vanishes with the residual
-grad phi where the map attains the optimum of every particle, that is, the JKO step itself, and which
-elsewhere makes the matrix indefinite. It is solved by conjugate gradients. The plan of M is held
-fixed: its quadratic terms cancel, and M drops out of (4). Unrolling differentiates everything, but
-the derivative of Adam, which divides by the gradient's own size, grows along the way: after a hundred
-steps it is rounding.
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.struct
 import jax
@@ -43,12 +23,13 @@ from ott.tools.sinkhorn_divergence import sinkdiv
 
 from diffusions.memory import check_memory
 from diffusions.training import TrainingState, cut_batch, initial_state
-from diffusions.typing import Array, Float, Key, Params, PyTree
+from diffusions.typing import Array, Float, Key, Params
 from jkonet_star.energies.models import NetworkEnergy, Units
 from jkonet_star.settings import BilevelSettings, Scheme, TransportMapKind
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.bilevel_batches import BilevelData, bilevel_data, draw_batches
 from jkonet_star.solvers.interface import Frame, check_kinds, frame
+from jkonet_star.solvers.jko_step import JKOStep, Step
 from jkonet_star.solvers.network import Network
 from jkonet_star.solvers.problem import Problem
 from jkonet_star.solvers.transport_maps import TransportMap
@@ -58,197 +39,6 @@ SINKHORN_THRESHOLD = 1e-2
 IDENTITY_POINTS = 1000
 
 
-class Step(NamedTuple):
-    """What the inner problem is given beside the two networks."""
-
-    points: Float[Array, "n d"]  # u
-    weights: Float[Array, "n"]  # sum to 1
-    tau: Float[Array, ""]
-    units: Units
-
-    @property
-    def ratio(self) -> Float[Array, ""]:
-        """The typical displacement r."""
-        return self.units.speed * self.tau / self.units.length
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class JKOStep:
-    """The inner problem (2) and its derivative.
-
-    Attributes:
-        potential: V(params, units, x, t).
-        transport_map: T.
-        settings: of the inner problem.
-        monge_gap: M is a term of (2).
-    """
-
-    potential: Callable[[Params, Units, Array, Array], Array]
-    transport_map: TransportMap
-    settings: BilevelSettings
-    monge_gap: bool = False
-
-    def particle_objective(
-        self, energy: Params, y: Float[Array, "n d"], step: Step
-    ) -> Float[Array, ""]:
-        """Equation (1)."""
-        units = step.units
-
-        def potential(point: Array) -> Array:
-            x = units.center + units.length * point
-            return self.potential(energy, units, x, units.time_start)
-
-        # Of V only differences count: the value at the mean start keeps small numbers small.
-        level = potential(jnp.sum(step.weights[:, None] * step.points, axis=0))
-        values = step.tau * (jax.vmap(potential)(y) - level) / units.length**2
-        distances = 0.5 * jnp.sum((y - step.points) ** 2, axis=-1)
-        terms = values + self.settings.transport_weight * distances
-        return jnp.sum(step.weights * terms) / step.ratio**2
-
-    def objective(self, params: Params, energy: Params, step: Step) -> Float[Array, ""]:
-        """L of equation (2)."""
-        y = self.push(params, step)
-        value = self.particle_objective(energy, y, step)
-        if self.settings.weight_penalty:
-            value += self.settings.weight_penalty * self.transport_map.penalty(params)
-        if self.monge_gap and self.settings.monge_gap_weight:
-            gap = monge_gap(
-                step.points,
-                y,
-                epsilon=jnp.asarray(self.settings.monge_gap_epsilon),
-                iterations=self.settings.monge_gap_iterations,
-            )
-            value += self.settings.monge_gap_weight * gap / step.ratio**2
-        return value
-
-    def push(self, params: Params, step: Step) -> Float[Array, "n d"]:
-        """T(u)."""
-        return self.transport_map.apply(params, step.points, step.ratio)
-
-    def solve(self, start: Params, energy: Params, step: Step) -> Params:
-        """theta* of equation (2), by Adam from `start`; differentiable in `energy`."""
-        if self.settings.inner_gradient == "unrolled":
-            return self._descend(start, energy, step)
-        return _implicit(self, start, energy, step)
-
-    def _descend(self, start: Params, energy: Params, step: Step) -> Params:
-        settings = self.settings
-        optimizer = optax.adam(
-            settings.map_learning_rate, b1=settings.map_first_moment, b2=settings.map_second_moment
-        )
-        slope = jax.grad(self.objective)
-
-        def improve(carry: tuple[Params, PyTree], gradient: Params) -> tuple[Params, PyTree]:
-            params, state = carry
-            updates, state = optimizer.update(gradient, state)
-            return optax.apply_updates(params, updates), state
-
-        carry = (start, optimizer.init(start))
-        if settings.inner_tolerance == 0:
-            carry, _ = jax.lax.scan(
-                lambda c, _: (improve(c, slope(c[0], energy, step)), None),
-                carry,
-                None,
-                length=settings.inner_steps,
-            )
-            return carry[0]
-        first = slope(start, energy, step)
-        goal = settings.inner_tolerance * optax.global_norm(first)
-
-        def unfinished(loop: tuple) -> Array:
-            _, gradient, count = loop
-            # A NaN compares false and ends the loop too.
-            return (count < settings.inner_steps) & (optax.global_norm(gradient) > goal)
-
-        def advance(loop: tuple) -> tuple:
-            carry, gradient, count = loop
-            carry = improve(carry, gradient)
-            return carry, slope(carry[0], energy, step), count + 1
-
-        carry, _, _ = jax.lax.while_loop(unfinished, advance, (carry, first, 0))
-        return carry[0]
-
-    def pull_back(self, params: Params, energy: Params, step: Step, cotangent: Params) -> Params:
-        """Equation (4)."""
-        push = functools.partial(self.push, step=step)
-        y, forward = jax.linearize(push, params)
-        backward = jax.linear_transpose(forward, params)
-        _, curvature = jax.linearize(
-            jax.grad(lambda p: self.particle_objective(energy, p, step)), y
-        )
-
-        def bend(v: Params) -> Params:
-            return backward(curvature(forward(v)))[0]
-
-        # Damping is relative to the curvature along the right-hand side.
-        size = optax.tree.vdot(cotangent, cotangent)
-        along = jnp.abs(optax.tree.vdot(cotangent, bend(cotangent)))
-        shift = self.settings.damping * along / jnp.maximum(size, jnp.finfo(jnp.float32).tiny)
-
-        def matrix(v: Params) -> Params:
-            return jax.tree.map(lambda a, b: a + shift * b, bend(v), v)
-
-        v, _ = jax.scipy.sparse.linalg.cg(
-            matrix, cotangent, maxiter=self.settings.conjugate_gradients
-        )
-        moved = forward(v)
-
-        def slope_along(energy: Params) -> Array:
-            gradient = jax.grad(lambda p: self.particle_objective(energy, p, step))(y)
-            return -jnp.sum(gradient * moved)
-
-        return jax.grad(slope_along)(energy)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _implicit(problem: JKOStep, start: Params, energy: Params, step: Step) -> Params:
-    return problem._descend(start, energy, step)
-
-
-def _implicit_forward(problem: JKOStep, start: Params, energy: Params, step: Step) -> tuple:
-    params = problem._descend(start, energy, step)
-    return params, (params, energy, step)
-
-
-def _implicit_backward(problem: JKOStep, residuals: tuple, cotangent: Params) -> tuple:
-    params, energy, step = residuals
-    # The optimum depends neither on where the search starts nor is it differentiated by the data.
-    return None, problem.pull_back(params, energy, step, cotangent), None
-
-
-_implicit.defvjp(_implicit_forward, _implicit_backward)
-
-
-def monge_gap(
-    points: Float[Array, "n d"],
-    moved: Float[Array, "n d"],
-    *,
-    epsilon: Float[Array, ""],
-    iterations: int,
-) -> Float[Array, ""]:
-    """M of equation (2): what moving each point to its own image costs beyond the cheapest way.
-
-    OTT-JAX has it in `ott.neural`, whose import needs Diffrax, and in no other place.
-
-    Args:
-        points: u, of equal weight.
-        moved: T(u).
-        epsilon: of the entropy H of the plan P: W = <P, C> - epsilon H(P).
-        iterations: of Sinkhorn; all are carried out, whatever the error.
-
-    Returns:
-        M, in squared units of `points`.
-    """
-    solved = linear.solve(
-        pointcloud.PointCloud(points, moved, epsilon=epsilon),  # type: ignore[arg-type]
-        min_iterations=iterations,
-        max_iterations=iterations,
-        inner_iterations=iterations,
-    )
-    cheapest: Array = solved.ent_reg_cost  # type: ignore[union-attr]
-    return jnp.mean(jnp.sum((points - moved) ** 2, axis=-1)) - cheapest
-
-
 def outer_loss(
     y: Float[Array, "n d"],
     y_weights: Float[Array, "n"],
@@ -256,7 +46,7 @@ def outer_loss(
     target_weights: Float[Array, "m"],
     settings: BilevelSettings,
 ) -> Float[Array, ""]:
-    """S of equation (3), relative to the data's variance per coordinate.
+    """S of equation (1), relative to the data's variance per coordinate.
 
     Args:
         y: predicted particles, normalised.
@@ -293,7 +83,7 @@ class BilevelGiven:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bilevel(Network):
-    """A network potential by (3).
+    """A network potential by (1).
 
     The state's `optimizer_state` holds the optimiser of V, the maps that inner problems start from,
     and whether the run has diverged. A run whose loss or gradient is not finite keeps the last V that
@@ -334,7 +124,7 @@ class Bilevel(Network):
         )
 
     def _jko_step(self, model: NetworkEnergy) -> JKOStep:
-        """The inner problem (2)."""
+        """The inner problem."""
         return JKOStep(
             potential=model.potential,
             transport_map=self._map(model.dimension),
@@ -397,7 +187,7 @@ class Bilevel(Network):
     def advance(  # type: ignore[override]
         self, state: TrainingState, key: Key, data: BilevelGiven, n_epochs: int
     ) -> tuple[TrainingState, dict[str, Array]]:
-        """One gradient step of (3) per step in time and batch."""
+        """One gradient step of (1) per step in time and batch."""
         given, units = data.batches, data.units
         key = jax.random.fold_in(key, 1)
         jko_step = self._jko_step(self.model(data))

@@ -17,8 +17,9 @@ from jkonet_star import fit
 from jkonet_star.energies.models import Units
 from jkonet_star.settings import BilevelSettings, NetworkSettings
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
-from jkonet_star.solvers.bilevel import Bilevel, JKOStep, Step, monge_gap, outer_loss
+from jkonet_star.solvers.bilevel import Bilevel, outer_loss
 from jkonet_star.solvers.bilevel_batches import bilevel_data, draw_batches
+from jkonet_star.solvers.jko_step import JKOStep, Step, monge_gap
 from jkonet_star.solvers.problem import prepare
 from jkonet_star.solvers.side_by_side import SideBySide
 from jkonet_star.solvers.transport_maps import TransportMap
@@ -98,7 +99,7 @@ def test_the_inner_optimum_and_its_derivative_are_those_of_the_proximal_step(kin
         return jnp.sum(direction * (goal - step().units.center) / step().units.length)
 
     true = jax.grad(exact)(ENERGY)
-    # Central differences of the whole search, too: nothing here knows of equation (4).
+    # Central differences of the whole search, too: nothing here knows of equation (3).
     value = jax.jit(lambda energy: outcome(energy)[0])
     h = 0.05
     difference = (
