@@ -10,7 +10,6 @@ import numpy as np
 from diffusions.arguments import checked
 from diffusions.typing import Array, Float, Key, Keys
 from jkonet_star.diagnostics import explanation, outlier_warning, outliers, point_warning
-from jkonet_star.divergence import divergence_warning, first_unsound
 from jkonet_star.fit_report import ClosedFormReport, fit_report
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import (
@@ -22,6 +21,7 @@ from jkonet_star.settings import (
     NetworkSettings,
 )
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.solvers.divergence import divergence_warning, first_unsound
 from jkonet_star.solvers.interface import Solver
 from jkonet_star.solvers.problem import Densities, prepare
 from jkonet_star.solvers.registry import RegisteredSolver, known_solver

@@ -18,7 +18,6 @@ from jkonet_star.diagnostics import (
     outliers,
     point_warning,
 )
-from jkonet_star.divergence import divergence_warning
 from jkonet_star.evaluation import (
     KnownEnergy,
     Predictions,
@@ -29,6 +28,7 @@ from jkonet_star.evaluation import (
 from jkonet_star.fit_report import ClosedFormReport, fit_report
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.solvers.divergence import divergence_warning
 from jkonet_star.solvers.problem import Problem
 
 

@@ -36,11 +36,11 @@ from experiments.run.folder import RunFolder, start_run
 from experiments.run.replaced import keeps_replaced
 from experiments.run.session import check_settings, conclude
 from experiments.run.training import chunk_lengths
-from jkonet_star.divergence import first_unsound
 from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import InternalSettings
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.solvers.divergence import first_unsound
 from jkonet_star.solvers.interface import Solver
 from jkonet_star.solvers.problem import Problem, prepare
 from jkonet_star.solvers.registry import SOLVERS
@@ -235,7 +235,7 @@ def learn(
 
 
 def divergences(rows: list[dict[str, Any]], solver: Solver) -> list[int | None]:
-    """The epoch in which each seed diverged (see `jkonet_star.divergence`).
+    """The epoch in which each seed diverged (see `jkonet_star.solvers.divergence`).
 
     Args:
         rows: of the run's metrics.

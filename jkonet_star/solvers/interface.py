@@ -17,10 +17,10 @@ import jax.numpy as jnp
 
 from diffusions.checks import shown
 from diffusions.typing import Array, Bool, Float, Key, Params, PyTree
-from jkonet_star.divergence import ABSURD, finite
 from jkonet_star.energies.models import EnergyModel, Internal
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import Scheme
+from jkonet_star.solvers.divergence import ABSURD, finite
 from jkonet_star.solvers.registry import Terms
 
 if TYPE_CHECKING:

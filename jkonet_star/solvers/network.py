@@ -19,10 +19,10 @@ from diffusions.training import (
     train_epochs,
 )
 from diffusions.typing import Array, Key, PyTree
-from jkonet_star.divergence import sound_epochs
 from jkonet_star.energies.models import NetworkEnergy, Units
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import NetworkSettings
+from jkonet_star.solvers.divergence import sound_epochs
 from jkonet_star.solvers.first_order import FirstOrderConditions, jko_loss
 from jkonet_star.solvers.interface import Frame, Solver, check_kinds, frame
 from jkonet_star.solvers.registry import Terms

@@ -13,7 +13,6 @@ import pytest
 from data_generation.populations.functionals import functional
 from data_generation.populations.particles import simulate
 from jkonet_star.densities import fit_densities
-from jkonet_star.divergence import first_unsound
 from jkonet_star.fitting import fit
 from jkonet_star.settings import (
     SCHEMES,
@@ -24,6 +23,7 @@ from jkonet_star.settings import (
     NetworkSettings,
 )
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
+from jkonet_star.solvers.divergence import first_unsound
 from jkonet_star.solvers.network import Network
 from jkonet_star.solvers.problem import prepare
 from jkonet_star.solvers.registry import SOLVERS
