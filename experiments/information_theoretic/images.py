@@ -20,7 +20,8 @@ from diffusions.samplers import Model, ode, prior, sde, uniform_times
 from diffusions.typing import Array, Key, Params
 from experiments.information_theoretic.figures import plot_error_curve, plot_images, plot_loss
 from experiments.information_theoretic.settings import InformationTheoreticSettings
-from experiments.information_theoretic.training import EVALUATION_SEED, IMAGE_CHUNK, Measured, Task
+from experiments.information_theoretic.task import Measured, Task
+from experiments.information_theoretic.training import EVALUATION_SEED, IMAGE_CHUNK
 from experiments.run.folder import RunFolder
 
 SAMPLE_SEED = 22

@@ -24,7 +24,7 @@ from experiments.information_theoretic.figures import (
     square_grid,
 )
 from experiments.information_theoretic.settings import InformationTheoreticSettings
-from experiments.information_theoretic.training import Measured, Task
+from experiments.information_theoretic.task import Measured, Task
 from experiments.run.folder import RunFolder
 
 DENSITY_SEED = 21

@@ -1,12 +1,10 @@
 """Learning a density, whatever the data: training, evaluation, the network on disk."""
 
-import abc
 import dataclasses
 import functools
 import time
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,16 +15,15 @@ from data_generation.formats.json_file import read_record
 from data_generation.scripts.command_line import say
 from data_generation.scripts.files import write_json
 from diffusions.density.error_curves import ErrorCurves, error_curves
-from diffusions.density.gaussian_reference import GaussianReference, preconditioned
 from diffusions.density.likelihood import Likelihood, bits_per_dimension, mean_of, nll, nll_loss
 from diffusions.density.log_snr import LogSNRLaw, law_from_curve, law_from_spectrum
-from diffusions.objectives import Denoiser
 from diffusions.training import TrainingState, initial_state, shuffled_batches, train_epochs
 from diffusions.typing import Array, Key, Params
 from experiments.information_theoretic.settings import (
     InformationTheoreticSettings,
     log_snr_pair,
 )
+from experiments.information_theoretic.task import Measured, Task
 from experiments.run.folder import RunFolder
 from experiments.run.records import MeasuredLaw
 from experiments.run.tables import write_table
@@ -40,89 +37,6 @@ CURVE_IMAGES = 64
 """Validation images drawn for each log SNR of an error curve."""
 IMAGE_CHUNK = 100
 """Images whose likelihood is computed at a time."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What validation data say of the network and of the Gaussian reference.
-
-    Attributes:
-        nll: of the network, in nats, continuous.
-        gaussian_nll: likewise, exactly.
-        curves: denoising errors of the network.
-        gaussian_curves: those of the Gaussian, on the same examples and noises.
-    """
-
-    nll: Likelihood
-    gaussian_nll: Likelihood
-    curves: ErrorCurves
-    gaussian_curves: ErrorCurves
-
-
-class Task(abc.ABC):
-    """Data, network, and what is particular about their evaluation.
-
-    Attributes:
-        settings: resolved.
-        module: the network.
-        params: initial ones.
-        train: training data on the device.
-        validation: likewise.
-        reference: Gaussian of the training data's moments.
-        dimension: of one example.
-        checksums: of data that come from files; None where a seed makes them.
-        shown: whether a preconditioned network sees what the Gaussian predicts.
-    """
-
-    settings: InformationTheoreticSettings
-    module: nn.Module
-    params: Params
-    train: Array
-    validation: Array
-    reference: GaussianReference
-    dimension: int
-    checksums: dict[str, str] | None = None
-    shown: bool = False
-
-    @property
-    def n_parameters(self) -> int:
-        """Of the network."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
-
-    @abc.abstractmethod
-    def examples(self, key: Key, indices: Array) -> Array:
-        """A training batch, as the network sees it."""
-
-    @abc.abstractmethod
-    def validation_examples(self) -> Array:
-        """All validation data, as the network sees them."""
-
-    @abc.abstractmethod
-    def evaluated(self, run: RunFolder, params: Params, law: LogSNRLaw, epoch: int) -> None:
-        """Pictures on the way."""
-
-    @abc.abstractmethod
-    def concluded(
-        self, run: RunFolder, params: Params, law: LogSNRLaw, measured: Measured
-    ) -> dict[str, Any]:
-        """Pictures at the end, and more for the summary."""
-
-    def discrete(self, params: Params, law: LogSNRLaw) -> dict[str, Likelihood]:
-        """Bounds by name of -log P of data on a grid; none of other data."""
-        return {}
-
-    def denoiser(self, params: Params, *, dropout: Key | None = None) -> Denoiser:
-        """The denoiser of some parameters, with dropout where there is a key for it."""
-
-        def network(z: Array, a: Array) -> Array:
-            if dropout is None or not self.settings.dropout:
-                return self.module.apply(params, z, a)  # type: ignore[return-value]
-            rngs = {"dropout": dropout}
-            return self.module.apply(params, z, a, deterministic=False, rngs=rngs)  # type: ignore[return-value]
-
-        if self.settings.precondition == "none":
-            return network
-        return preconditioned(network, self.reference, shown=self.shown)
 
 
 def learn_density(

@@ -1,4 +1,4 @@
-"""The three-stage curriculum of the sparse denoiser, as a pure function of the epoch.
+"""The three-stage curriculum of the sparse denoiser: a pure function of the epoch, and a run of it.
 
     loss = mean over the batch of |m(y_t, t) - x|_F^2                                               (1)
 
@@ -18,13 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from checkpoints.message_passing import Denoiser, load_denoiser, save_denoiser
 from data_generation.sparse_rank_one import observations, sample_keys, sparse_vectors
+from diffusions.files import write_text
 from diffusions.networks.message_passing import MessagePassingDenoiser, start_vectors
 from diffusions.short_repr import short_repr
 from diffusions.sparse_estimators import squared_distance
 from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Array, Float, Int, Key, Params, PyTree
-from experiments.sparse_localization.settings import CurriculumSettings
+from experiments.run.folder import RunFolder
+from experiments.run.training import train_in_chunks
+from experiments.sparse_localization.settings import CurriculumSettings, SparseSettings
+from experiments.sparse_localization.task import DENOISER, DenoisingProblem
 
 
 @flax.struct.dataclass
@@ -226,3 +231,33 @@ class _Schedule:
             & ~noise_free
             & ~(last & (within < settings.settle_epochs)),
         )
+
+
+def train_denoiser(
+    run: RunFolder,
+    settings: SparseSettings,
+    curriculum: CurriculumSettings,
+    problem: DenoisingProblem,
+    key: Key,
+    seconds: dict[str, float],
+) -> Denoiser:
+    """The best network of the last stage, saved in the run's folder with its losses."""
+    path = run.path / DENOISER
+    if not path.exists():
+        training = Curriculum(problem.n, problem.k, settings.zero_probability, curriculum, key)
+        state: Any = train_in_chunks(
+            run,
+            training.initial(),
+            training.train,  # type: ignore[arg-type]  # of a state that holds more
+            epochs=sum(curriculum.epochs),
+            every=curriculum.checkpoint_every,
+            seconds=seconds,
+        )
+        save_denoiser(path, Denoiser(training.model, state.best, problem.n))
+    rows = run.rows("loss", "noise_free", "best_loss")
+    write_text(run.path / "losses.txt", "".join(f"{row['loss']!r}\n" for row in rows))
+    if settings.plots:
+        from experiments.sparse_localization.figures import plot_training
+
+        plot_training(run.plots / "training.png", rows)
+    return load_denoiser(path)

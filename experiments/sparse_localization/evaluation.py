@@ -1,0 +1,138 @@
+"""What a run tells of its denoisers: squared errors against time, and norms of samples."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from checkpoints.message_passing import Denoiser
+from data_generation.formats.array_files import write_npz
+from data_generation.scripts.command_line import say
+from diffusions.files import write_text
+from diffusions.stochastic_localization import uniform_times
+from diffusions.typing import Key
+from experiments.sparse_localization.measurement import (
+    baseline_estimators,
+    compare,
+    generate,
+    network_estimator,
+    norm_distance,
+    squared_errors,
+)
+from experiments.sparse_localization.settings import REFERENCE_SAMPLES, SparseSettings
+from experiments.sparse_localization.task import DenoisingProblem
+
+
+def evaluate(
+    path: Path,
+    settings: SparseSettings,
+    problem: DenoisingProblem,
+    denoisers: dict[str, Denoiser],
+    reference: dict[float, float],
+    key: Key,
+) -> dict[str, Any]:
+    """Mean squared errors, as a table, files, figures and for the summary."""
+    networks = _estimators(denoisers, problem.k)
+    estimators = networks | (baseline_estimators(problem.k) if settings.baselines else {})
+    found = squared_errors(
+        jax.random.fold_in(key, 3),
+        estimators,
+        problem.times,
+        n=problem.n,
+        k=problem.k,
+        zero_probability=settings.zero_probability,
+        n_samples=problem.n_samples,
+        batch_size=settings.batch_size,
+    )
+    names = [f"{t:g}" for t in problem.times]
+
+    def by_time(values: Any) -> dict[str, float]:
+        return dict(zip(names, np.asarray(values, float).tolist(), strict=True))
+
+    result: dict[str, Any] = {
+        "mse": {name: by_time(errors.mean) for name, errors in found.items()},
+        "standard_error": {n: by_time(errors.standard_error) for n, errors in found.items()},
+        "mse_of_zero": {n: by_time(errors.given(False)[0]) for n, errors in found.items()},
+        "mse_of_nonzero": {n: by_time(errors.given(True)[0]) for n, errors in found.items()},
+        "share_of_nonzero": by_time(next(iter(found.values())).nonzero.mean(axis=1)),
+    }
+    first = next(iter(networks))
+    if reference:
+        result |= compare(found[first], problem.times, reference, REFERENCE_SAMPLES)
+    for name, errors in found.items():
+        lines = "".join(f"{value!r}\n" for value in errors.mean.tolist())
+        write_text(path / f"numbers_{name}.txt", lines)
+    say("  mean squared error; in brackets relative to the share of non-zero matrices drawn")
+    say("      t     t/n" + "".join(f"{name:>26}" for name in found))
+    for i, t in enumerate(problem.times):
+        cells = []
+        for errors in found.values():
+            share = errors.nonzero[i].mean()
+            relative = errors.mean[i] / share if share else float("nan")
+            cells.append(
+                f"{errors.mean[i]:>10.5f} +-{errors.standard_error[i]:.5f} ({relative:.2f})"
+            )
+        score = f"   z {result['z'][names[i]]:+.2f}" if names[i] in result.get("z", {}) else ""
+        say(f"  {t:>6.4g} {t / problem.n:>6.3f} " + " ".join(cells) + score)
+    if settings.plots:
+        from experiments.sparse_localization.figures import plot_errors, plot_seeds
+
+        plots = path / "plots"
+        plot_errors(plots / "errors.png", problem.times, problem.n, found, reference)
+        if len(networks) > 1:
+            chosen = {name: found[name] for name in networks}
+            plot_seeds(plots / "seeds.png", problem.times, problem.n, chosen)
+    return result
+
+
+def _estimators(denoisers: dict[str, Denoiser], k: int) -> dict[str, Any]:
+    """Denoisers as functions; a single one is called `network`."""
+    return {
+        name if len(denoisers) > 1 else "network": network_estimator(
+            found.model.clone(n_nonzero=k), found.params
+        )
+        for name, found in denoisers.items()
+    }
+
+
+def sample(
+    path: Path,
+    settings: SparseSettings,
+    problem: DenoisingProblem,
+    denoisers: dict[str, Denoiser],
+    key: Key,
+) -> dict[str, Any]:
+    """Samples of the first denoiser, their norms, and the distance to the true law."""
+    estimator = next(iter(_estimators(denoisers, problem.k).values()))
+    times = uniform_times(settings.step, problem.horizon)
+    u = generate(
+        jax.random.fold_in(key, 4),
+        estimator,
+        times,
+        n=problem.n,
+        n_samples=problem.n_samples,
+        batch_size=settings.batch_size,
+    )
+    norms = np.sum(u.astype(np.float64) ** 2, axis=1)  # |u u^T|_F = |u|^2
+    write_npz(path / "samples.npz", {"u": u, "norms": norms})
+    distance = norm_distance(norms, settings.zero_probability)
+    quantiles = {
+        f"{q:g}": float(np.quantile(norms, q)) for q in (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+    }
+    say(f"  {problem.n_samples} samples in {len(times) - 1} steps up to t = {problem.horizon:g}")
+    say("  norms: " + ", ".join(f"{float(q):.0%} {value:.4g}" for q, value in quantiles.items()))
+    say(
+        f"  share above 1/2: {np.mean(norms > 0.5):.3f} "
+        f"(true law: {1 - settings.zero_probability:g}); W1 of the norms: {distance:.4f}"
+    )
+    if settings.plots:
+        from experiments.sparse_localization.figures import plot_norms
+
+        plot_norms(path / "plots" / "norms.png", norms, settings.zero_probability, distance)
+    return {
+        "norms": quantiles,
+        "share_of_norms_above_half": float(np.mean(norms > 0.5)),
+        "w1_norm": distance,
+        "steps": len(times) - 1,
+    }
