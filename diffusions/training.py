@@ -6,19 +6,21 @@
 Everything random in epoch e is drawn from fold_in(key, e), whatever happened before and however the
 epochs are cut into calls: a resumed run repeats the uninterrupted one, and evaluation between calls
 cannot shift the stream. The function is pure, so `vmap` over (state, key) trains many seeds at once.
+`advance_in_chunks` drives it, or any other compiled program, from the host.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from diffusions.arguments import checked
 from diffusions.short_repr import short_repr
-from diffusions.typing import Array, Float, Int, Key, Params, PyTree
+from diffusions.typing import Array, Float, HostArray, Int, Key, Params, PyTree
 
 Batches = Callable[[Key], PyTree]
 """Key of an epoch -> its batches, stacked along the leading axis of every leaf."""
@@ -98,6 +100,47 @@ def train_epochs(
         return new_state, jax.tree.map(jnp.mean, scalars)
 
     return jax.lax.scan(epoch, state, None, length=n_epochs)
+
+
+StateT = TypeVar("StateT")
+KeptT = TypeVar("KeptT")
+
+
+def advance_in_chunks(
+    state: StateT,
+    advance: Callable[[StateT, int], tuple[StateT, dict[str, Array]]],
+    lengths: Sequence[int],
+    *,
+    keep: Callable[[StateT], KeptT],
+    each: Callable[[int, dict[str, HostArray], KeptT], None],
+    ended: Callable[[StateT], bool] = lambda state: False,
+) -> StateT:
+    """Advances a state chunk by chunk; the device is at the next while the host sees to the last.
+
+    Args:
+        state: before the first epoch; it is consumed.
+        advance: (state, epochs) -> (next state, scalars per epoch); it may return before it has
+            computed them.
+        lengths: epochs of the chunks.
+        keep: what is needed of a state, taken before the next chunk consumes it.
+        each: called with the length of a chunk, its scalars and what was kept of its state.
+        ended: whether a state is the last, whatever chunks are left.
+
+    Returns:
+        The last state.
+    """
+    pending = advance(state, lengths[0]) if lengths else None
+    for number, size in enumerate(lengths):
+        assert pending is not None
+        state, scalars = pending
+        kept = keep(state)
+        found = {name: np.asarray(value) for name, value in scalars.items()}
+        last = number + 1 == len(lengths) or ended(state)
+        pending = None if last else advance(state, lengths[number + 1])
+        each(size, found, kept)
+        if last:
+            break
+    return state
 
 
 def cut_batch(batch_size: int, n_examples: int, what: str) -> str | None:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.arguments import checked
-from diffusions.typing import Array, Float, Key, Keys
+from diffusions.training import advance_in_chunks
+from diffusions.typing import Array, Float, HostArray, Key, Keys
 from jkonet_star.diagnostics import explanation, outlier_warning, outliers, point_warning
 from jkonet_star.fit_report import ClosedFormReport, fit_report
 from jkonet_star.fitted import FittedEnergy
@@ -141,15 +142,22 @@ def _train(
 ) -> tuple[FittedEnergy, Float[np.ndarray, "s epochs"]]:
     """The energies, and the losses."""
     epochs = training.solver.epochs
-    state = training.initial(keys)
     chunk = max(1, -(-epochs // PROGRESS_CALLS))
     losses = [np.zeros((len(keys), 0))]
-    for start in range(0, epochs, chunk):
-        stop = min(start + chunk, epochs)
-        state, scalars = training.advance(state, keys, stop - start)
-        losses.append(np.asarray(scalars["loss"]))
+
+    def each(size: int, scalars: dict[str, HostArray], kept: None) -> None:
+        losses.append(scalars["loss"])
         if on_progress is not None:
-            on_progress(stop, jax.tree.map(jnp.mean, scalars))
+            done = sum(part.shape[1] for part in losses)
+            on_progress(done, jax.tree.map(jnp.mean, scalars))
+
+    state = advance_in_chunks(
+        training.initial(keys),
+        lambda state, n_epochs: training.advance(state, keys, n_epochs),
+        [min(chunk, epochs - start) for start in range(0, epochs, chunk)],
+        keep=lambda state: None,
+        each=each,
+    )
     return training.energies(state), np.concatenate(losses, axis=1)
 
 

@@ -27,7 +27,7 @@ from experiments.information_theoretic.task import Measured, Task
 from experiments.run.folder import RunFolder
 from experiments.run.records import MeasuredLaw
 from experiments.run.tables import write_table
-from experiments.run.training import train_in_chunks
+from experiments.run.training import compiled, train_in_chunks
 
 EVALUATION_SEED = 20
 """Of the noise of every evaluation: nothing is taken from the training stream."""
@@ -70,9 +70,11 @@ def learn_density(
         task.evaluated(run, state.ema, law, epoch)
         return {"validation_nll": float(likelihood(state.ema).value)}
 
+    state, train = _training(task, settings, law, settings.epochs)  # type: ignore[arg-type]
     state = train_in_chunks(
         run,
-        *_training(task, settings, law, settings.epochs),  # type: ignore[arg-type]
+        state,
+        compiled(train),
         epochs=settings.epochs,  # type: ignore[arg-type]
         every=settings.eval_every,  # type: ignore[arg-type]
         seconds=seconds,
@@ -182,9 +184,11 @@ def _law(
         say(f"  measuring the error curve: {epochs} epochs with loc {loc:g}, scale {scale:g}")
         pilot = RunFolder(run.path / "pilot")
         pilot.path.mkdir(exist_ok=True)
+        state, train = _training(task, settings, wide, epochs)
         state = train_in_chunks(
             pilot,
-            *_training(task, settings, wide, epochs),
+            state,
+            compiled(train),
             epochs=epochs,
             every=epochs,
             seconds=seconds,

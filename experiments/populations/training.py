@@ -14,9 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from checkpoints import latest_step, restore_state, save_energy, save_state
+from checkpoints import save_energy
 from data_generation.scripts.command_line import say
 from data_generation.scripts.device import device_name, precision
 from diffusions.checks import record
@@ -35,7 +34,7 @@ from experiments.populations.settings import TrainSettings
 from experiments.run.folder import RunFolder, start_run
 from experiments.run.replaced import keeps_replaced
 from experiments.run.session import check_settings, conclude
-from experiments.run.training import chunk_lengths
+from experiments.run.training import train_in_chunks
 from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import InternalSettings
@@ -279,52 +278,26 @@ def train_side_by_side(
     Returns:
         The energies, stacked.
     """
-    epochs = training.solver.epochs
     start = time.perf_counter()
     state = training.initial(keys)
-    done = latest_step(run.checkpoints) or 0
-    if done:
-        state = restore_state(run.checkpoints, done, state)
-    run.keep_rows(done)
-    chunks = chunk_lengths(done, epochs, every)
-    if done and training.diverged(state).all():
-        chunks = []
-    for size in sorted(set(chunks)):
-        training.compile(state, keys, size)
-    energies = training.energies(state)
-    jax.block_until_ready(predict(energies))
+    jax.block_until_ready(predict(training.energies(state)))  # compiles it
     seconds["compile"] += time.perf_counter() - start
 
-    start = time.perf_counter()
-    waited = 0.0
-    progress = tqdm(total=epochs, initial=done, unit="epoch", desc="training", leave=False)
-    with progress:
-        pending = training.advance(state, keys, chunks[0]) if chunks else None
-        for number, size in enumerate(chunks):
-            assert pending is not None
-            state, scalars = pending
-            host_state = jax.device_get(state)
-            done += size
-            energies = training.energies(state)
-            one_step = jax.device_get(predict(energies))
-            losses = np.asarray(scalars["loss"])
-            last = number + 1 == len(chunks) or bool(training.diverged(state).all())
-            # The next chunk consumes `state`; from here on the device and the host work side by side.
-            if not last:
-                pending = training.advance(state, keys, chunks[number + 1])
-            before = time.perf_counter()
-            found = distances(one_step)
-            rows = [
-                {"epoch": done - size + 1 + e, "loss": losses[:, e].tolist()} for e in range(size)
-            ]
-            rows.append({"epoch": done, "emd_one_step_ahead": found.mean(axis=1).tolist()})
-            run.log(rows)
-            save_state(run.checkpoints, done, host_state)
-            progress.update(size)
-            progress.set_postfix(loss=f"{losses[:, -1].mean():.2e}", emd=f"{found.mean():.4f}")
-            if last:
-                waited += time.perf_counter() - before
-                break
-    seconds["train"] += time.perf_counter() - start - waited
-    seconds["evaluate"] += waited
-    return energies
+    def one_step_ahead(state: PyTree, done: int) -> PyTree:
+        return jax.device_get(predict(training.energies(state)))
+
+    def finish(one_step: PyTree) -> dict[str, Any]:
+        return {"emd_one_step_ahead": distances(one_step).mean(axis=1).tolist()}
+
+    state = train_in_chunks(
+        run,
+        state,
+        lambda state, n_epochs: training.program(state, keys, n_epochs),
+        epochs=training.solver.epochs,
+        every=every,
+        seconds=seconds,
+        evaluate=one_step_ahead,
+        finish=finish,
+        ended=lambda state: bool(training.diverged(state).all()),
+    )
+    return training.energies(state)

@@ -1,20 +1,27 @@
 """Training in a run folder: chunks of epochs, each one compiled program, logged and checkpointed.
 
 A chunk ends where an evaluation is due. What an interrupted run repeats is cut in the same places, and
-`diffusions.training` draws by epoch, so that the result has the same bits.
+everything random is drawn by epoch, so that the result has the same bits. While the device is at the
+next chunk, the host finishes the evaluation of the last one and writes the checkpoint.
 """
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from checkpoints import latest_step, restore_state, save_state
-from diffusions.training import TrainingState
+from diffusions.training import TrainingState, advance_in_chunks
+from diffusions.typing import Array, HostArray
 from experiments.run.folder import RunFolder
+
+StateT = TypeVar("StateT")
+
+Program = Callable[[StateT], tuple[StateT, dict[str, Array]]]
+"""A compiled chunk: the next state, and scalars of every epoch along the last axis. It consumes."""
 
 
 class Train(Protocol):
@@ -26,8 +33,10 @@ class Train(Protocol):
         """The next state, and the mean scalars of every epoch."""
 
 
-Evaluate = Callable[[TrainingState, int], dict[str, Any]]
-"""(state, epochs done) -> what to log; may draw figures. It must not keep the state."""
+def compiled(train: Train) -> Callable[[Any, int], Program]:
+    """The programs of a pure function, for `train_in_chunks`."""
+    jitted = jax.jit(train, static_argnames="n_epochs", donate_argnums=0)
+    return lambda state, n_epochs: jitted.lower(state, n_epochs=n_epochs).compile()
 
 
 def chunk_lengths(done: int, epochs: int, size: int) -> list[int]:
@@ -44,24 +53,29 @@ def chunk_lengths(done: int, epochs: int, size: int) -> list[int]:
 
 def train_in_chunks(
     run: RunFolder,
-    state: TrainingState,
-    train: Train,
+    state: StateT,
+    program: Callable[[StateT, int], Program],
     *,
     epochs: int,
     every: int,
     seconds: dict[str, float],
-    evaluate: Evaluate | None = None,
-) -> TrainingState:
+    evaluate: Callable[[StateT, int], Any] = lambda state, done: {},
+    finish: Callable[[Any], dict[str, Any]] = dict,
+    ended: Callable[[StateT], bool] = lambda state: False,
+) -> StateT:
     """Trains from the newest checkpoint, or from `state` where there is none.
 
     Args:
         run: the folder; losses per epoch and evaluations go to its metrics.
-        state: before the first epoch.
-        train: one chunk.
+        state: before the first epoch; any pytree of arrays.
+        program: of a chunk: (state like the ones it is to advance, epochs) -> the program.
         epochs: in all.
         every: epochs between evaluations, each followed by a checkpoint.
         seconds: `compile`, `train` and `evaluate` are added to.
-        evaluate: called at the end of every chunk.
+        evaluate: (state, epochs done) -> what is known of it; called at the end of every chunk, may
+            draw figures, and must not keep the state.
+        finish: of what `evaluate` gave to what is logged, on the host while the device goes on.
+        ended: whether the training is over before its time.
 
     Returns:
         The state after the last epoch.
@@ -73,28 +87,56 @@ def train_in_chunks(
     if done:
         state = restore_state(run.checkpoints, done, state)
     run.keep_rows(done)
-    chunks = chunk_lengths(done, epochs, every)
-    start = time.perf_counter()
-    jitted = jax.jit(train, static_argnames="n_epochs", donate_argnums=0)
-    programs = {n: jitted.lower(state, n_epochs=n).compile() for n in sorted(set(chunks))}
-    seconds["compile"] = seconds.get("compile", 0.0) + time.perf_counter() - start
+    chunks = [] if done and ended(state) else chunk_lengths(done, epochs, every)
+    clock = _Clock(seconds)
+    programs = {n: program(state, n) for n in sorted(set(chunks))}
+    clock.give("compile")
+
+    def keep(state: StateT) -> tuple[Any, Any]:
+        host_state = jax.device_get(state)
+        clock.give("train")
+        kept = evaluate(state, done + sum(trained) + chunks[len(trained)])
+        clock.give("evaluate")
+        return host_state, kept
+
+    def each(size: int, scalars: dict[str, HostArray], kept: tuple[Any, Any]) -> None:
+        host_state, found = kept
+        trained.append(size)
+        now = done + sum(trained)
+        rows: list[dict[str, Any]] = [
+            {"epoch": now - size + 1 + e, **{k: v[..., e].tolist() for k, v in scalars.items()}}
+            for e in range(size)
+        ]
+        evaluation = finish(found)
+        if evaluation:
+            rows.append({"epoch": now, **evaluation})
+        run.log(rows)
+        save_state(run.checkpoints, now, host_state)
+        progress.update(size)
+        shown = {name: f"{np.mean(value):.4g}" for name, value in evaluation.items()}
+        progress.set_postfix(loss=f"{np.mean(scalars['loss'][..., -1]):.3g}", **shown)
+
+    trained: list[int] = []
     with tqdm(total=epochs, initial=done, unit="epoch", desc="training", leave=False) as progress:
-        for size in chunks:
-            start = time.perf_counter()
-            state, scalars = programs[size](state)
-            scalars = {name: np.asarray(value) for name, value in scalars.items()}
-            done += size
-            seconds["train"] = seconds.get("train", 0.0) + time.perf_counter() - start
-            rows = [
-                {"epoch": done - size + 1 + e, **{k: v[e].tolist() for k, v in scalars.items()}}
-                for e in range(size)
-            ]
-            start = time.perf_counter()
-            if evaluate is not None:
-                rows.append({"epoch": done, **evaluate(state, done)})
-            seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.perf_counter() - start
-            run.log(rows)
-            save_state(run.checkpoints, done, jax.device_get(state))
-            progress.update(size)
-            progress.set_postfix(loss=f"{np.mean(scalars['loss'][-1]):.4g}")
+        state = advance_in_chunks(
+            state,
+            lambda state, n: programs[n](state),
+            chunks,
+            keep=keep,
+            each=each,
+            ended=ended,
+        )
+    clock.give("evaluate")
     return state
+
+
+class _Clock:
+    """Gives the time since the last call to an activity."""
+
+    def __init__(self, seconds: dict[str, float]):
+        self.seconds, self.last = seconds, time.perf_counter()
+
+    def give(self, activity: str) -> None:
+        now = time.perf_counter()
+        self.seconds[activity] = self.seconds.get(activity, 0.0) + now - self.last
+        self.last = now

@@ -27,7 +27,7 @@ from diffusions.sparse_estimators import squared_distance
 from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Array, Float, Int, Key, Params, PyTree
 from experiments.run.folder import RunFolder
-from experiments.run.training import train_in_chunks
+from experiments.run.training import compiled, train_in_chunks
 from experiments.sparse_localization.settings import CurriculumSettings, SparseSettings
 from experiments.sparse_localization.task import DENOISER, DenoisingProblem
 
@@ -248,7 +248,7 @@ def train_denoiser(
         state: Any = train_in_chunks(
             run,
             training.initial(),
-            training.train,  # type: ignore[arg-type]  # of a state that holds more
+            compiled(training.train),  # type: ignore[arg-type]  # of a state that holds more
             epochs=sum(curriculum.epochs),
             every=curriculum.checkpoint_every,
             seconds=seconds,

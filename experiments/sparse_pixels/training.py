@@ -19,7 +19,7 @@ from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Key, Params
 from experiments.run.folder import RunFolder
 from experiments.run.outputs import ABOUT, about, check_results
-from experiments.run.training import train_in_chunks
+from experiments.run.training import compiled, train_in_chunks
 from experiments.sparse_pixels.evaluation import (
     draw,
     evaluate,
@@ -106,7 +106,7 @@ def _trained(
     key: Key,
     epochs: int,
     seconds: dict[str, float],
-    panel: Any = None,
+    panel: Any = lambda state, epoch: {},
 ) -> Params:
     """The averaged parameters after the last epoch."""
     settings = task.settings
@@ -124,7 +124,7 @@ def _trained(
     state = train_in_chunks(
         run,
         initial_state(params, optimizer),
-        train,
+        compiled(train),
         epochs=epochs,
         every=settings.panel_every,
         seconds=seconds,

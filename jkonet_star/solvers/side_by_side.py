@@ -6,7 +6,7 @@ solved has no epochs.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -67,6 +67,13 @@ class SideBySide:
     def initial(self, keys: Keys) -> PyTree:
         """States before the first epoch, one per key."""
         return _init(self.solver, keys, self.data, several=self._several)
+
+    def program(
+        self, state: PyTree, keys: Keys, n_epochs: int
+    ) -> Callable[[PyTree], tuple[PyTree, dict[str, Array]]]:
+        """`advance` for this many epochs, compiled for states like this one."""
+        self.compile(state, keys, n_epochs)
+        return lambda state: self.advance(state, keys, n_epochs)
 
     def compile(self, state: PyTree, keys: Keys, n_epochs: int) -> jax.stages.Compiled:
         """Makes the program of `advance` for this many epochs, without running it."""

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-import experiments.populations.training
+import experiments.run.training
 from checkpoints import load_energy, save_state
 
 FLAGS = (
@@ -49,7 +49,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(place, solver, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiments.populations.training, "save_state", interrupt)
+        patch.setattr(experiments.run.training, "save_state", interrupt)
         place.train(f"{solver}-cut", *flags, status=130)
     cut = place.train(f"{solver}-cut", *flags, "--resume")
     assert bits(cut) == bits(whole)

@@ -11,7 +11,7 @@ import pytest
 
 from checkpoints import latest_step, load_energy
 from experiments import evaluate, train
-from experiments.populations import training as network_training
+from experiments.run import training
 
 TRAINING = ("--dataset=plain", "--hidden=8")
 
@@ -53,14 +53,14 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(
     room_for, small_disk, place, whole, capfd, monkeypatch
 ):
     disk = small_disk(20_000 if room_for == "no state" else 10_000_000)
-    save_state = network_training.save_state
+    save_state = training.save_state
 
     def fill_after(*state):
         save_state(*state)
         room = os.statvfs(disk)
         small_disk((room.f_blocks - room.f_bfree) * room.f_frsize + 8192)
 
-    monkeypatch.setattr(network_training, "save_state", fill_after)
+    monkeypatch.setattr(training, "save_state", fill_after)
     arguments = [*place.training("full", *TRAINING), f"--runs-dir={disk}"]
     capfd.readouterr()
     assert train.run(arguments) == 2

@@ -16,7 +16,7 @@ import pytest
 
 import checkpoints.array_folder
 import checkpoints.training
-import experiments.populations.training
+import experiments.run.training
 from checkpoints import latest_step, load_energy, save_state
 from experiments.run.folder import RunFolder
 
@@ -101,7 +101,7 @@ def half_of_the_removal(folder):
 
 
 LOG = (RunFolder, "log")
-SAVE = (experiments.populations.training, "save_state")
+SAVE = (experiments.run.training, "save_state")
 REMOVE = (checkpoints.training, "_remove")
 MOMENTS = {
     "before the first rows": (*LOG, 1, lambda *args: None, None),

@@ -1,0 +1,117 @@
+"""The driver of all trainings in a folder: cut, logged, ended and continued."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from checkpoints import latest_step
+from experiments.run.folder import RunFolder
+from experiments.run.training import train_in_chunks
+
+
+def program(state, n_epochs):
+    """x doubles every epoch; the scalars have a leading axis, as those of several seeds."""
+
+    def advance(state):
+        values = [state["x"] * 2.0**e for e in range(1, n_epochs + 1)]
+        return {"x": values[-1]}, {"loss": jnp.stack(values, axis=-1)}
+
+    return advance
+
+
+def start():
+    return {"x": jnp.asarray([1.0, -1.0])}
+
+
+def rows(run):
+    return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    return folder
+
+
+def test_every_epoch_is_logged_and_every_chunk_evaluated_and_kept(run):
+    seconds = {}
+    order = []
+
+    def evaluate(state, done):
+        order.append(("evaluate", done))
+        return np.asarray(state["x"])
+
+    def finish(found):
+        order.append(("finish", float(found[0])))
+        return {"largest": float(found.max())}
+
+    state = train_in_chunks(
+        run, start(), program, epochs=5, every=2, seconds=seconds, evaluate=evaluate, finish=finish
+    )
+    np.testing.assert_array_equal(state["x"], [32.0, -32.0])
+    losses = [row["loss"] for row in rows(run) if "loss" in row]
+    assert losses == [[2.0**e, -(2.0**e)] for e in range(1, 6)]
+    evaluations = [(row["epoch"], row["largest"]) for row in rows(run) if "largest" in row]
+    assert evaluations == [(2, 4.0), (4, 16.0), (5, 32.0)]
+    assert order[::2] == [("evaluate", n) for n in (2, 4, 5)]
+    assert order[1::2] == [("finish", 2.0**n) for n in (2, 4, 5)]
+    assert latest_step(run.checkpoints) == 5
+    assert seconds.keys() == {"compile", "train", "evaluate"}
+
+
+def test_a_training_that_was_cut_gives_the_same_rows_and_state(run, tmp_path):
+    def broken(found):
+        if found == 4:
+            raise KeyboardInterrupt
+        return {"at": found}
+
+    def count(state, done):
+        return done
+
+    with pytest.raises(KeyboardInterrupt):
+        train_in_chunks(
+            run, start(), program, epochs=5, every=2, seconds={}, evaluate=count, finish=broken
+        )
+    assert latest_step(run.checkpoints) == 2
+    whole = RunFolder(tmp_path / "whole")
+    whole.path.mkdir()
+    found = [
+        train_in_chunks(
+            folder,
+            start(),
+            program,
+            epochs=5,
+            every=2,
+            seconds={},
+            evaluate=count,
+            finish=lambda done: {"at": done},
+        )["x"].tolist()
+        for folder in (run, whole)
+    ]
+    assert found[0] == found[1]
+    assert rows(run) == rows(whole)
+
+
+def test_what_has_ended_is_not_gone_on_with(run):
+    asked = []
+
+    def recorded(state, n_epochs):
+        asked.append(n_epochs)
+        return program(state, n_epochs)
+
+    for _ in range(2):
+        state = train_in_chunks(
+            run,
+            start(),
+            recorded,
+            epochs=9,
+            every=2,
+            seconds={},
+            ended=lambda state: bool(state["x"][0] > 10.0),
+        )
+        np.testing.assert_array_equal(state["x"], [16.0, -16.0])
+    assert asked == [1, 2]  # the second time nothing is compiled
+    assert [row["epoch"] for row in rows(run)] == [1, 2, 3, 4]
