@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import evaluate, sweep, train
-from experiments.populations import training as network_training
+from experiments.run import training
 from experiments.sweeps import progress as sweep_progress
 from experiments.sweeps import runs as sweep_runs
 from experiments.sweeps.settings import ExecutionSettings
@@ -124,8 +124,8 @@ def test_a_run_is_that_of_the_training_script(sweeps, batched):
 def test_an_interrupted_sweep_continues(sweeps, batched, monkeypatch):
     with monkeypatch.context() as patched:
         # First in the middle of the networks' training, just after a checkpoint.
-        save = network_training.save_state
-        patched.setattr(network_training, "save_state", _interrupted_after(save, calls=1))
+        save = training.save_state
+        patched.setattr(training, "save_state", _interrupted_after(save, calls=1))
         folder = sweeps.run("interrupted", status=130)
     assert not list((folder / "runs").glob("*/summary.json"))
     (batch,) = (folder / "batches").iterdir()
