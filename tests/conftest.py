@@ -1,23 +1,29 @@
-"""Checks of shapes while the tests run, plots without a screen, and double precision on request.
+"""Checks of shapes while the tests run, plots without a screen, compilation once and in haste.
 
 The annotations of the numerical modules are enforced by jaxtyping's import hook, in the tests only.
 Settings are left out: what is wrong with them shall be said by their own errors, not by a type
-checker's. So are the constructors of pytrees, through which JAX passes whatever a transformation
-puts in place of arrays: NumPy arrays, batches, axis numbers.
+checker's. So is what checks each field of a file, hundreds of thousands of times where files are
+damaged in every way. So are the constructors of pytrees, through which JAX passes whatever a
+transformation puts in place of arrays: NumPy arrays, batches, axis numbers.
 """
 
 import os
 from pathlib import Path
 
+# One per worker of xdist: those of two wait for each other, spinning. Before NumPy is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 import flax.struct
 import jax
 import jaxtyping
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 ROOT = Path(__file__).parents[1]
-UNCHECKED = ("__init__", "settings")
+UNCHECKED = ("__init__", "settings", "checks")
 CHECKED = [
     ".".join(file.relative_to(ROOT).with_suffix("").parts)
     for package in ("diffusions", "jkonet_star")
@@ -52,16 +58,36 @@ def double_precision():
         yield
 
 
-@pytest.fixture(scope="module")
-def compiled_in_haste():
-    """Compilation takes most of the time of small networks and runs: fewer optimisations cut it."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(scope="session", autouse=True)
+def programs(tmp_path_factory):
+    """Where compiled programs are kept: one module, worker or script compiles, the others read.
+
+    Most of them are small, and each module needs nearly the same ones again (see below).
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    wanted = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in wanted.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))  # of scripts in processes of their own
+        compilation_cache.reset_cache()
+        yield folder
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _memory_is_given_back():
-    """Compiled programs of one file serve few others, and all of them together need gigabytes."""
+def _compilation(request):
+    """In haste, unless a module is `OPTIMISED`, because it computes for longer than it compiles.
+
+    What is compiled is not kept in memory: all of it together needs gigabytes.
+    """
+    in_haste = not getattr(request.module, "OPTIMISED", False)
+    jax.config.update("jax_disable_most_optimizations", in_haste)
     yield
+    jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()

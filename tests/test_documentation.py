@@ -382,7 +382,6 @@ def test_every_page_with_an_example_has_a_check():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_in_haste")
 @pytest.mark.parametrize("page", sorted(CHECKS))
 def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -156,7 +156,6 @@ def environment(tmp_path_factory):
         "JKONET_NOTEBOOK_QUICK": "1",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "IPYTHONDIR": str(home / "ipython"),
-        "JAX_COMPILATION_CACHE_DIR": str(home / "compiled"),
         "XDG_CACHE_HOME": str(home / "cache"),
         "TMPDIR": str(tmp_path_factory.mktemp("temporary")),
         "PYTHONPATH": python_path(),

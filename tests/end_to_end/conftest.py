@@ -8,10 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from data_generation import __main__ as data_generation
 from data_generation.images import datasets as images
@@ -23,7 +21,7 @@ ROOT = Path(train.__file__).parents[1]
 SMALL = ("--n-particles=120", "--n-timesteps=2")
 TINIEST = {
     "width": 4,
-    "multipliers": (1, 2),
+    "multipliers": (1,),
     "blocks_per_level": 1,
     "attention_levels": (),
     "groups": 2,
@@ -102,33 +100,6 @@ def small_networks_and_images():
         patch.setitem(UNET_PRESETS, "tiny", TINIEST)
         patch.setattr(images, "synthetic_images", pictures)
         yield
-
-
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory):
-    """Where compiled programs are kept."""
-    return tmp_path_factory.mktemp("programs")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs_are_compiled_once(programs, compiled_in_haste):
-    """In haste, and read from a cache in another run: compilation is most of a small run."""
-    before = {
-        name: getattr(jax.config, name)
-        for name in (
-            "jax_compilation_cache_dir",
-            "jax_persistent_cache_min_compile_time_secs",
-            "jax_persistent_cache_min_entry_size_bytes",
-        )
-    }
-    jax.config.update("jax_compilation_cache_dir", str(programs))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

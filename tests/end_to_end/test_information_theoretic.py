@@ -173,7 +173,10 @@ def test_a_finished_run_is_left_alone(place, scg, capsys):
 
 
 @pytest.mark.parametrize("log_snr", ["curve", "1,2.5"])
-def test_log_snr_of_any_kind(place, log_snr):
+def test_log_snr_of_any_kind(place, log_snr, monkeypatch):
+    monkeypatch.setattr(
+        "data_generation.planar.ENTROPY_SAMPLE", 1000
+    )  # of the law, which is not the subject
     run = start(
         place, f"law-{log_snr[:2]}", "--dataset=moons", *PLANE, f"--log-snr={log_snr}", "--noplots"
     )

@@ -4,13 +4,18 @@ import csv
 import json
 import math
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
 
+from data_generation.gaussians import IsotropicMixture
+from diffusions.networks import attention_unet
 from experiments import learned_denoiser
 from experiments.linear_denoiser import __main__ as linear_denoiser
+from experiments.linear_denoiser.settings import LearnedDenoiserSettings
 from experiments.run.contents import check_own
 from experiments.run.folder import RunFolder
 
@@ -64,9 +69,9 @@ def interrupted_and_resumed(script, folder, name, flags, monkeypatch):
             raise KeyboardInterrupt
         log(run, rows)
 
-    monkeypatch.setattr(RunFolder, "log", killed)
-    start(script, folder, name, *flags, status=130)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "log", killed)
+        start(script, folder, name, *flags, status=130)
     assert not (folder / name / "summary.json").exists()
     start(script, folder, name, "--resume", *flags)
     return result(folder / name)
@@ -128,8 +133,22 @@ def test_a_resumed_linear_run_is_the_uninterrupted_one(folder, linear, monkeypat
     assert resumed == result(folder / "linear")
 
 
+class OneScale(nn.Module):
+    """Stands for the attention U-Net, which takes longer to compile than all the rest to run."""
+
+    channels: tuple[int, ...]
+    heads: int
+
+    @nn.compact
+    def __call__(self, x, t):
+        h = attention_unet.Convolution(self.channels[0])(x)
+        h = attention_unet.ScaleChange(self.channels[1])(h, t)
+        return nn.Dense(x.shape[-1])(attention_unet.Attention(self.heads)(h))
+
+
 @pytest.mark.slow
 def test_the_learned_script_and_its_resumption(folder, monkeypatch):
+    monkeypatch.setattr(attention_unet, "AttentionUNet", OneScale)
     summary = start(learned_denoiser, folder, "learned", *LEARNED)
     table = summary["table"]
     assert [row["n"] for row in table] == [12, 30]
@@ -154,6 +173,25 @@ def test_the_learned_script_and_its_resumption(folder, monkeypatch):
     flags = ("--noplots", *LEARNED)
     resumed = interrupted_and_resumed(learned_denoiser, folder, "cut", flags, monkeypatch)
     assert resumed == result(folder / "learned")
+
+
+def test_the_attention_u_net_is_trained_and_sampled():
+    """Traced only: with the script's own settings, from the parameters to the images."""
+    settings = LearnedDenoiserSettings(n_generated=3, n_train=(12,))
+    data = IsotropicMixture(settings.mean_list, settings.std_list, settings.weights)
+    experiment = learned_denoiser.Experiment(data, settings, 1)
+    keys = jax.random.split(jax.random.key(0), 4)
+    train = jax.ShapeDtypeStruct((12, *experiment.shape), jnp.float32)
+
+    def once(train):
+        params = experiment._initialise(keys[0])
+        trained, _ = experiment._train(params, train, keys[1], keys[2])
+        return params, trained, experiment._sample(trained, keys[3], keys[0])
+
+    params, trained, images = jax.eval_shape(once, train)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 11_997_057
+    assert trained == params
+    assert images.shape == (3, *experiment.shape)
 
 
 @pytest.mark.skipif(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[2] / "README.md"
+OPTIMISED = True  # a whole training of the default length
 
 
 @pytest.mark.slow

@@ -82,23 +82,23 @@ def result(run):
     return found, (run / "metrics.jsonl").read_bytes(), leaves
 
 
-@pytest.mark.parametrize("call", [2, 3])
-def test_resumed_is_uninterrupted(place, flow, monkeypatch, call):
-    # The second checkpoint ends the diffusion model's training, the third the regression's.
-    kept, left = experiments.run.training.save_state, [call]
+def test_resumed_is_uninterrupted(place, flow, monkeypatch):
+    """Killed before the last state of the diffusion model, and again before the regression's."""
+    folder = place.runs / "killed"
+    for call, resume in ((2, ()), (2, ("--resume",))):
+        kept, left = experiments.run.training.save_state, [call]
 
-    def interrupted(*args, **kwargs):
-        left[0] -= 1
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        return kept(*args, **kwargs)
+        def interrupted(*args, left=left, kept=kept, **kwargs):
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            return kept(*args, **kwargs)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(experiments.run.training, "save_state", interrupted)
-        start(place, f"killed-{call}", status=130)
-    assert not (place.runs / f"killed-{call}" / "summary.json").exists()
-    run = start(place, f"killed-{call}", "--resume")
-    assert result(run) == result(flow)
+        with monkeypatch.context() as patch:
+            patch.setattr(experiments.run.training, "save_state", interrupted)
+            start(place, "killed", *resume, status=130)
+        assert not (folder / "summary.json").exists()
+    assert result(start(place, "killed", "--resume")) == result(flow)
 
 
 def reuse(flow, *flags, status=0):

@@ -41,7 +41,7 @@ def cells(seed=0):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, compiled_in_haste):
+def made(tmp_path_factory):
     """A file of cells, the run that learned from it, and the cells annotated by the script."""
     path = tmp_path_factory.mktemp("cells")
     cells().write_h5ad(path / "cells.h5ad")

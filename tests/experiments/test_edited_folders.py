@@ -97,7 +97,7 @@ def script(module, *arguments):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, compiled_in_haste):
+def place(tmp_path_factory):
     """A finished run of a closed form, with its data, and rows of a network."""
     place = tmp_path_factory.mktemp("edited")
     data = [f"--data-dir={place / 'data'}", "--dataset-name=small", "--n-particles=30"]

@@ -24,7 +24,6 @@ KEY = jax.random.key(0)
 SOLVER = "jkonet-star-linear-potential"
 FEATURES = FeatureSettings(degree=3, radial="none")
 N = 400
-pytestmark = pytest.mark.usefixtures("compiled_in_haste")
 
 
 def explained(arrays, solver=SOLVER, dt=1.0):

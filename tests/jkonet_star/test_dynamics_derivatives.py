@@ -9,7 +9,7 @@ from jkonet_star import dynamics
 from jkonet_star.dynamics import STEPS
 from jkonet_star.energies.interactions import interaction_drift
 
-pytestmark = pytest.mark.usefixtures("compiled_in_haste", "double_precision")
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 N = 7
 

@@ -28,7 +28,6 @@ from jkonet_star.transport.couplings import couple, coupled_steps
 KEY = jax.random.key(0)
 FEATURES = FeatureSettings(degree=2, radial="none")
 LINEAR, NETWORK = "jkonet-star-linear-potential", "jkonet-star-potential"
-pytestmark = pytest.mark.usefixtures("compiled_in_haste")
 
 
 def contracting(n=40, steps=2):

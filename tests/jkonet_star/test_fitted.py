@@ -10,6 +10,7 @@ import pytest
 from jkonet_star.fitted import FittedEnergy
 
 KEY = jax.random.key(0)
+OPTIMISED = True  # paths of one and of two steps have the same bits then
 TIMES = np.array([0.0, 0.1, 0.3, 0.6], np.float32)
 STIFFNESS = np.array([2.0, 0.5], np.float32)
 

@@ -39,7 +39,6 @@ NETWORK = NetworkSettings(
 )
 FEATURES = FeatureSettings(degree=2, radial="none")
 DENSITY = DensitySettings(n_components=2)
-pytestmark = pytest.mark.usefixtures("compiled_in_haste")
 
 
 def factor(scheme):

@@ -104,7 +104,6 @@ def test_of_linear_solvers(solver):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_in_haste")
 @pytest.mark.parametrize("solver", TRAINED)
 def test_of_trained_solvers(solver):
     assert_invariant(solver, **EVERYTHING, tolerance=2e-2)

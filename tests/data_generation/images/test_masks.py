@@ -14,7 +14,6 @@ PATTERNS = get_args(MaskPattern)
 KEY = jax.random.key(3)
 N = 24
 compiled = jax.jit(sparse_masks, static_argnames=("shape", "settings"))
-pytestmark = pytest.mark.usefixtures("compiled_in_haste")
 
 
 def masks(epoch=0, indices=N, *, shape=(16, 16, 3), draw=0, key=KEY, **settings):

@@ -25,7 +25,6 @@ from jkonet_star.solvers.side_by_side import SideBySide
 from jkonet_star.solvers.transport_maps import TransportMap
 from jkonet_star.transport.couplings import couple
 
-pytestmark = pytest.mark.usefixtures("compiled_in_haste")
 KEY = jax.random.key(0)
 TAU = 0.5
 ENERGY = {"k": jnp.asarray(1.2), "a": jnp.asarray([0.4, -0.3])}

@@ -26,7 +26,7 @@ from jkonet_star import (
 )
 from jkonet_star.solvers.registry import SOLVERS
 
-pytestmark = [pytest.mark.usefixtures("compiled_in_haste"), pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 X = np.random.default_rng(0).normal(size=(40, 2))
 WELL = snapshots_from_arrays([X, 0.9 * X, 0.81 * X], dt=0.1)

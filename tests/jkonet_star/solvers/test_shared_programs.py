@@ -15,7 +15,7 @@ from jkonet_star import (
     snapshots_from_arrays,
 )
 
-pytestmark = [pytest.mark.usefixtures("compiled_in_haste"), pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def population(scale):
