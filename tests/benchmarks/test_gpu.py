@@ -105,7 +105,7 @@ def test_parity_tells_what_is_beyond_its_tolerance(monkeypatch):
     assert "BEYOND" in row["beside"]
 
 
-def test_the_shipped_systems_agree_with_themselves(monkeypatch, compiled_in_haste):
+def test_the_shipped_systems_agree_with_themselves(monkeypatch):
     cheap = {k: v for k, v in gpu_measurements.PARITY.items() if "pixels" not in k}
     monkeypatch.setattr(gpu_measurements, "PARITY", cheap)
     rows = gpu_measurements.measure_parity({"size": "tiny"})
