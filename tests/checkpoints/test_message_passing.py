@@ -12,6 +12,8 @@ from checkpoints.message_passing import SHIPPED, load_denoiser, save_denoiser
 from checkpoints.torch.message_passing import from_state_dict, import_message_passing
 from diffusions.networks.message_passing import MessagePassingDenoiser, start_vectors
 
+OPTIMISED = True  # numbers that were shipped, and their last bits
+
 LAYERS, HIDDEN = 2, 5
 
 
