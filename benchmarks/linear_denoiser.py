@@ -63,7 +63,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     n, repetitions = request["n"], request["repetitions"]
     if request["kind"] == "learned":
         from data_generation.gaussians import IsotropicMixture
-        from experiments.learned_denoiser import Experiment
+        from experiments.linear_denoiser.learned_task import Experiment
         from experiments.linear_denoiser.settings import LearnedDenoiserSettings
 
         experiment = Experiment(IsotropicMixture((0.5,), (0.1,)), LearnedDenoiserSettings(), 1)

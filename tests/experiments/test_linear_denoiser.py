@@ -9,8 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from diffusions.linear_denoiser.model import OneStepModel
-from experiments import learned_denoiser
-from experiments.linear_denoiser import __main__ as linear_denoiser
+from experiments.linear_denoiser import evaluation, learned_evaluation
 from experiments.linear_denoiser.settings import (
     LearnedDenoiserSettings,
     LinearDenoiserSettings,
@@ -109,7 +108,7 @@ def test_the_linear_summary():
         | {"delta_sign": [[-1.0, 1.0]], "delta_log": [[0.0, 0.0]]}
         | {name: values[:1] for name, values in logs.items()},
     ]
-    small, large = linear_denoiser.summarise(rows, OneStepModel(dimension=4), (3, 9))
+    small, large = evaluation.summarise(rows, OneStepModel(dimension=4), (3, 9))
     assert (small["n"], small["kl"], small["hellinger_squared"]) == (3, math.inf, 1.0)
     assert small["kl_standard_error"] is None
     assert small["mean_variance"] == pytest.approx(0.6)
@@ -139,12 +138,12 @@ def learned_rows():
 
 
 def test_the_learned_summary_and_its_running_averages():
-    (row,) = learned_denoiser.summarise(learned_rows(), (5,))
+    (row,) = learned_evaluation.summarise(learned_rows(), (5,))
     assert row["delta"] == 1.0
     assert row["delta_standard_error"] == pytest.approx(2 / math.sqrt(3))
     assert row["p_delta_positive"] == pytest.approx(2 / 3)
     assert row["validation_loss"] is None
-    averages = learned_denoiser.running_averages(learned_rows(), (5,))
+    averages = learned_evaluation.running_averages(learned_rows(), (5,))
     assert [a["repetitions"] for a in averages] == [1, 2, 3]
     assert [a["delta"] for a in averages] == [1.0, 0.0, 1.0]
     assert [a["p_delta_positive"] for a in averages] == pytest.approx([1.0, 0.5, 2 / 3])

@@ -1,0 +1,148 @@
+"""Repetitions of the linear denoiser, as one program per chunk, in a run folder."""
+
+import functools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import scipy.linalg.cython_lapack  # noqa: F401  JAX's linear algebra: a limit needs it loaded
+from threadpoolctl import threadpool_limits
+
+from data_generation.gaussians import IsotropicMixture
+from data_generation.scripts.command_line import say
+from data_generation.scripts.device import device_name, precision
+from diffusions.linear_denoiser.distance import difference, log_cross, log_pairs
+from diffusions.linear_denoiser.model import (
+    OneStepModel,
+    generated_law,
+    kl_divergence,
+    log_affinity,
+)
+from diffusions.networks.linear import least_squares
+from diffusions.precision import double_precision
+from experiments.linear_denoiser.evaluation import STATISTICS, say_table, summarise
+from experiments.linear_denoiser.figures import plot_linear
+from experiments.linear_denoiser.settings import LinearDenoiserSettings
+from experiments.run.folder import start_run
+from experiments.run.repetitions import run_chunks
+from experiments.run.session import check_settings, conclude
+from experiments.run.tables import write_table
+
+
+def simulate(settings: LinearDenoiserSettings, begin: float) -> None:
+    """Runs what the settings ask for.
+
+    Args:
+        settings: of the flags.
+        begin: when the script did, by `time.perf_counter`.
+    """
+    # On small matrices BLAS threads wait for each other, longer than one alone takes.
+    with (
+        threadpool_limits(1, user_api="blas"),
+        double_precision(settings.precision == "float64"),
+    ):
+        _run(settings, begin)
+
+
+def _run(settings: LinearDenoiserSettings, begin: float) -> None:
+    check_settings(settings)
+    model = OneStepModel(
+        dimension=settings.n_pixels**2,
+        mean=settings.mean,
+        std=settings.std,
+        time=settings.time,
+        noise_scale=settings.noise_scale,
+    )
+    run = start_run(settings, "experiments.linear_denoiser", f"linear_denoiser__d{model.dimension}")
+    if run.finished:
+        say(f"{run.path} is already finished")
+        return
+    say(
+        f"linear denoiser in dimension {model.dimension}, time {model.time:g}, lambda "
+        f"{model.noise_scale:g}: {settings.n_simulations} repetitions of "
+        f"n = {','.join(map(str, settings.n_train))}, {settings.n_original} original points"
+    )
+    numbers = precision(settings.precision)
+    say(f"  {device_name()}, {numbers}, seed {settings.seed}; results in {run.path}")
+    seconds = {"compile": 0.0, "simulate": 0.0}
+    size = min(settings.chunk_size, settings.n_simulations)
+    key = jax.random.key(settings.seed)
+    start = time.perf_counter()
+    program = _program(model, settings, size).lower(key, 0).compile()
+    seconds["compile"] = time.perf_counter() - start
+
+    def compute(chunk: dict[str, Any]) -> dict[str, Any]:
+        values = jax.device_get(program(key, chunk["first"]))
+        return {name: value[: chunk["count"]].tolist() for name, value in values.items()}
+
+    chunks = [
+        {"first": first, "count": min(size, settings.n_simulations - first)}
+        for first in range(0, settings.n_simulations, size)
+    ]
+    start = time.perf_counter()
+    rows = run_chunks(run, chunks, compute, columns=STATISTICS, n_each=len(settings.n_train))
+    seconds["simulate"] = time.perf_counter() - start
+    table = summarise(rows, model, settings.n_train)
+    say_table(table, model)
+    write_table(run.path / "table.csv", table)
+    if settings.plots:
+        plot_linear(run.plots / "curves.png", table, model)
+    seconds["total"] = time.perf_counter() - begin
+    limit = {
+        "kl": model.limiting_kl,
+        "hellinger_squared": model.limiting_hellinger_squared,
+        "mean_variance": model.limiting_ratio * model.std**2,
+    }
+    results = {"table": table, "large_n_limit": limit, "n_simulations": settings.n_simulations}
+    conclude(run, settings, results, seconds)
+
+
+def _program(model: Any, settings: LinearDenoiserSettings, size: int) -> Any:
+    """(key, first repetition) -> statistics (repetitions, sizes) of a chunk, as one jitted program."""
+    data = IsotropicMixture((settings.mean,), (settings.std,))
+    scale = settings.bandwidth_scale
+
+    def draw(key: Any, n: int) -> Any:
+        return data.draw(key, n, model.dimension).astype(settings.precision)
+
+    pairs = functools.partial(log_pairs, model, scale=scale, block_size=settings.block_size)
+    cross = functools.partial(log_cross, model, scale=scale)
+
+    def repetition(key: Any) -> dict[str, Any]:
+        original_key, train_key = jax.random.split(key)
+        original = draw(original_key, settings.n_original)
+        original_pairs = pairs(original)
+        rows = []
+        for n in settings.n_train:
+            # The draw of a size does not depend on which others there are.
+            data_key, noise_key = jax.random.split(jax.random.fold_in(train_key, n))
+            drawn = data.draw(data_key, n, model.dimension)
+            # Noise in float32 in either precision, so that the data are the same.
+            z = model.corrupt(noise_key, drawn).astype(settings.precision)
+            x = drawn.astype(settings.precision)
+            law = generated_law(model, least_squares(z, x), x)
+            near, far = (pairs(x), cross(law, x)), (original_pairs, cross(law, original))
+            delta = difference(near, far)
+            rows.append(
+                {
+                    "kl": kl_divergence(model, law),
+                    "log_affinity": log_affinity(model, law),
+                    "mean_variance": law.variance,
+                    "train_log_pairs": near[0],
+                    "train_log_cross": near[1],
+                    "original_log_pairs": far[0],
+                    "original_log_cross": far[1],
+                    "delta_sign": delta.sign,
+                    "delta_log": delta.log,
+                }
+            )
+        return jax.tree.map(lambda *values: jnp.stack(values), *rows)
+
+    vmapped = settings.vmapped or (1 if jax.default_backend() == "cpu" else size)
+
+    def chunk(key: Any, first: Any) -> dict[str, Any]:
+        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(first + jnp.arange(size))
+        return jax.lax.map(repetition, keys, batch_size=vmapped if vmapped > 1 else None)
+
+    return jax.jit(chunk)
