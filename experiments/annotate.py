@@ -5,10 +5,8 @@ jkonet_drift, in the coordinates of the representation; uns["jkonet"] says how t
 """
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
+from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
 from diffusions.late_imports import import_extra
 from experiments.populations.settings import AnnotateSettings
 
@@ -21,132 +19,11 @@ python -m experiments.annotate --run=runs/cells --h5ad=cells.h5ad --out=annotate
 
 def main() -> None:
     """Annotates the cells of the flags."""
-    annotate(settings_from_flags(AnnotateSettings, FLAGS))
+    settings = settings_from_flags(AnnotateSettings, FLAGS)
+    import_extra("anndata", str(settings.h5ad))  # what is missing is said before anything is loaded
+    from experiments.populations.annotation import annotate
 
-
-def annotate(settings: AnnotateSettings) -> None:
-    """One file of cells, from the run's energy to the new file.
-
-    Raises:
-        ValueError: the run has no energy, the coordinates are not those that it was trained on, the
-            file is damaged, or the new one exists.
-        ImportError: AnnData is not installed.
-    """
-    source, out = Path(str(settings.h5ad)), Path(str(settings.out))
-    import_extra("anndata", str(source))  # what is missing is said before anything is loaded
-    import numpy as np
-
-    from checkpoints import load_energy
-    from data_generation.populations.cells import write_cells
-    from data_generation.populations.datasets import Dataset
-    from data_generation.scripts.files import check_writable
-    from diffusions.files import kind_of, made_parents, new_file
-    from experiments.populations.cells import annotate_cells, leading_coordinates, share_outside
-    from experiments.run.folder import RunFolder, versions
-    from experiments.run.replaced import hint
-
-    run = RunFolder.existing(str(settings.run))
-    trained = run.trained()
-    if not run.energy.is_dir():
-        raise ValueError(
-            f"{run.path} holds no energy: it is unfinished, or no run of a solver{hint(run.path)}"
-        )
-    if kind_of(out) is not None:
-        raise ValueError(f"{out} already exists")
-    check_writable(out.parent)
-    energies = load_energy(run.energy)
-    energy = energies.member(settings.seed_index)
-    dataset: Dataset | None = _dataset(run, trained.dataset, settings.data_dir)
-    representation, time_key = _names(settings, dataset, trained.dataset)
-    data = _read(source)
-    try:
-        annotate_cells(
-            data,
-            energy,
-            representation=representation,
-            time_key=time_key,
-            prefix=settings.prefix,
-        )
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
-    said: dict[str, Any] = {
-        "run": str(run.path),
-        "solver": trained.solver,
-        "dataset": Path(trained.dataset).name,
-        "seed": trained.seeds[settings.seed_index],
-        "versions": versions(),
-    }
-    say(f"{source}: {data.n_obs} cells, {representation}, {energy.dimension} coordinates")
-    if dataset is not None:
-        points = leading_coordinates(data, representation, energy.dimension)
-        said["share_outside_training_range"] = share_outside(points, dataset.train.arrays())
-        say(
-            f"  {100 * said['share_outside_training_range']:.1f} % of them lie outside the range of "
-            "the training particles, where the energy is extrapolated"
-        )
-    data.uns[settings.prefix] |= said
-    for name in (f"{settings.prefix}_potential", f"{settings.prefix}_energy"):
-        values = np.asarray(data.obs[name])
-        say(f"  obs[{name!r}]: {values.min():.4g} to {values.max():.4g}")
-    with made_parents(out), new_file(out) as temporary:
-        write_cells(data, temporary)
-    say(f"  {out}")
-
-
-def _dataset(run: Any, recorded: str, data_dir: str) -> Any:
-    """The run's dataset, or None where it is gone.
-
-    Raises:
-        ValueError: it is not the one that was learned from.
-    """
-    from data_generation.populations.dataset_folder import METADATA
-    from data_generation.populations.datasets import load_dataset
-
-    for folder in (Path(recorded), Path(data_dir) / Path(recorded).name):
-        if (folder / METADATA).is_file():
-            dataset = load_dataset(folder)
-            run.check_data(dataset.metadata["checksums"])
-            return dataset
-    return None
-
-
-def _names(
-    settings: AnnotateSettings, dataset: Any, recorded: str
-) -> tuple[str | None, str | None]:
-    """Representation and time key: as told, or as the training data were read."""
-    if settings.representation is not None:
-        made_with = dataset.metadata["arguments"] if dataset is not None else {}
-        return settings.representation, settings.time_key or made_with.get("time_key")
-    if dataset is None:
-        raise ValueError(
-            f"the run's dataset {recorded} is gone: name its coordinates with --representation, or "
-            "its place with --data-dir"
-        )
-    arguments = dataset.metadata["arguments"]
-    file = str(arguments.get("load_from_file"))
-    if not file.lower().endswith(".h5ad"):
-        origin = "simulated" if file == "None" else f"read from {Path(file).name}"
-        raise ValueError(
-            f"the run's dataset was {origin}, which says nothing of an entry of obsm: name the one "
-            "with exactly its coordinates, in its scale, with --representation"
-        )
-    from data_generation.populations.cells import REPRESENTATION
-
-    return (
-        arguments.get("representation") or REPRESENTATION,
-        settings.time_key or arguments.get("time_key"),
-    )
-
-
-def _read(source: Path) -> Any:
-    from data_generation.populations.cells import read_cells
-
-    if not source.is_file():
-        raise ValueError(f"{source}: no such file")
-    try:
-        return read_cells(source)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+    annotate(settings)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

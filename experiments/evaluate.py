@@ -1,11 +1,9 @@
 """Evaluates the energies of a finished run, on its own dataset or another one."""
 
-import contextlib
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
+from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
 from experiments.populations.settings import EvaluateSettings
 
 FLAGS = define_flags(EvaluateSettings)
@@ -20,64 +18,9 @@ def main() -> None:
     """Evaluates the run of the flags."""
     start = time.perf_counter()
     settings = settings_from_flags(EvaluateSettings, FLAGS)
-    from checkpoints import load_energy
-    from data_generation.populations.datasets import load_dataset
-    from data_generation.scripts.files import check_writable, write_json
-    from diffusions.files import add_files, made_parents, naming, new_folder
-    from experiments.populations.assessment import assess, draw, print_table
-    from experiments.populations.datasets import known_energy, population
-    from experiments.run.folder import SCHEMA_VERSION, RunFolder
-    from experiments.run.outputs import check_figures, check_output, is_evaluation
-    from experiments.run.replaced import hint
+    from experiments.populations.evaluation import evaluate_run
 
-    run = RunFolder.existing(str(settings.run))
-    trained = run.trained()
-    if not run.energy.is_dir():
-        raise ValueError(
-            f"{run.path} is not finished; continue it with experiments.train --resume{hint(run.path)}"
-        )
-    energies = load_energy(run.energy)
-    dataset = load_dataset(settings.dataset or trained.dataset, settings.data_dir)
-    if settings.dataset is None:
-        try:
-            run.check_data(dataset.metadata["checksums"])
-        except ValueError as error:
-            raise ValueError(
-                f"{error}; --dataset={dataset.path} takes them as another dataset"
-            ) from None
-    snapshots = population(dataset, settings.eval)
-    if energies.dimension != snapshots.dimension:
-        raise ValueError(
-            f"{run.path} was learned in dimension {energies.dimension}, the dataset "
-            f"{dataset.name} has dimension {snapshots.dimension}"
-        )
-    output = Path(settings.output) if settings.output else run.path / "evaluation.json"
-    check_writable(output.parent)
-    check_output(output, is_evaluation, "a result of experiments.evaluate")
-    plots = output.with_name(f"{output.stem}_plots")
-    if settings.plots:
-        check_figures(plots, output)
-    truth = known_energy(dataset)
-    result, predictions = assess(energies, snapshots, truth, settings.wasserstein_order)
-    say(f"{run.path} ({trained.solver}, {energies.scheme}) on {dataset.name}, {settings.eval}")
-    print_table(result, snapshots.time_values().tolist(), truth)
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "run": str(run.path),
-        "solver": trained.solver,
-        "dataset": dataset.name,
-        "eval": settings.eval,
-        **result,
-        "seconds": time.perf_counter() - start,
-    }
-    with made_parents(output), contextlib.ExitStack() as drawn:
-        if settings.plots:
-            folder = drawn.enter_context(new_folder(plots, move=add_files))
-            with naming(plots):
-                draw(folder, energies, truth, snapshots, predictions)
-        # Before the figures have their place: by the result they are known as ours.
-        write_json(output, content)
-    say(f"  {output}")
+    evaluate_run(settings, start)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from checkpoints import load_energy, load_network, pretrained_models
 from checkpoints.message_passing import load_denoiser
 from data_generation import __main__ as data_generation
 from experiments import evaluate, report, train
-from experiments.populations import assessment as reporting
+from experiments.populations import evaluation as reporting
 from experiments.populations.training import divergences
 from experiments.run.folder import RunFolder, open_run
 from experiments.run.records import Failure, Summary, TrainSummary, read_entries

@@ -1,0 +1,93 @@
+"""What `--mode` of sparse pixels does: a run that trains, or the network of a finished one."""
+
+import dataclasses
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from data_generation.scripts.command_line import say
+from data_generation.scripts.device import device_name, precision
+from data_generation.scripts.files import check_writable
+from diffusions.files import recover
+from diffusions.training import cut_batch
+from experiments.run.folder import RunFolder, start_run
+from experiments.run.outputs import check_results
+from experiments.run.replaced import hint, keeps_replaced
+from experiments.run.session import check_settings, conclude
+from experiments.sparse_pixels.settings import SamplingSettings, SparsePixelsSettings
+from experiments.sparse_pixels.task import SparseTask
+from experiments.sparse_pixels.training import learn, reuse
+
+
+@keeps_replaced
+def train_run(settings: SparsePixelsSettings, begin: float) -> None:
+    """A new run, or one that goes on; `begin` is when the script did."""
+    check_settings(settings)
+    task = SparseTask(settings)
+    run = start_run(
+        settings,
+        "experiments.sparse_pixels",
+        f"sparse-pixels__{settings.dataset}__{settings.model}__{settings.supervision}",
+        data=task.checksums,
+    )
+    if run.finished:
+        say(f"{run.path} is already finished")
+        return
+    told, asked = task.counts(task.shape[0])
+    say(
+        f"{settings.dataset}: {len(task.train)} training and {len(task.test)} held-out images of "
+        f"{' x '.join(map(str, task.shape))}, {told} pixels told and {asked} asked of each"
+    )
+    numbers = "bfloat16" if settings.bfloat16 else "float32"
+    say(f"  {device_name()}, {precision(numbers)}, seed {settings.seed}; results in {run.path}")
+    cut = cut_batch(settings.batch_size, len(task.train), "training images")  # type: ignore[arg-type]
+    if cut is not None:
+        say(f"  {cut}")
+    seconds = {"data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
+    results = learn(run, task, seconds)
+    seconds["total"] = time.perf_counter() - begin
+    shared = {name: getattr(settings, name) for name in ("dataset", "model", "supervision")}
+    conclude(run, settings, {**shared, **results}, seconds)
+
+
+def reuse_run(given: SparsePixelsSettings, begin: float, *, given_flags: Collection[str]) -> None:
+    """Images, or an evaluation, by a finished run; flags that are not given keep what it had."""
+    run = RunFolder(Path(given.run or ""))
+    if not run.finished:
+        raise ValueError(f"{run.path} is not the folder of a finished run{hint(run.path)}")
+    settings = _of_run(given, run.config()["settings"], given_flags)
+    folder = Path(given.output or run.path / _OUTPUT[given.mode])
+    recover(folder)
+    if folder.exists() and not given.overwrite:
+        raise ValueError(f"{folder} already exists; give --overwrite or another --output")
+    if folder.exists():
+        check_results(folder, "experiments.sparse_pixels")
+
+    check_writable(folder.parent)
+
+    reuse(given.mode, run, folder, settings)
+    say(f"  {time.perf_counter() - begin:.1f} seconds; {folder}")
+
+
+_OUTPUT = {"sample": "samples", "evaluate": "evaluation"}
+
+
+def _of_run(
+    given: SparsePixelsSettings, recorded: dict[str, Any], given_flags: Collection[str]
+) -> SparsePixelsSettings:
+    """The settings of a run, with those of sampling, and of the place of the data, that are given."""
+    fields = {field.name for field in dataclasses.fields(SparsePixelsSettings)}
+    if recorded.get("script") != "experiments.sparse_pixels":
+        raise ValueError(f"{given.run} is a run of {recorded.get('script')}, not of this script")
+    own = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in recorded.items()
+        if name in fields
+    }
+    changed = {f.name for f in dataclasses.fields(SamplingSettings)} & set(given_flags)
+    if "sampler" in changed and "steps" not in changed:
+        own["steps"] = None
+    changed |= {"data_path", "n_panel", "plots"} & set(given_flags)
+    values: dict[str, Any] = own | {name: getattr(given, name) for name in changed}
+    return SparsePixelsSettings(**values).resolved()
