@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 RecordT = TypeVar("RecordT")
+SettingsT = TypeVar("SettingsT")
 
 MOST_INT = 2**31 - 1
 MOST_FLOAT = (2.0 - 2.0**-23) * 2.0**127
@@ -171,6 +172,22 @@ def check_fields(settings: Any) -> None:
     for field in dataclasses.fields(settings):
         value = conform(getattr(settings, field.name), hints[field.name], field.name)
         object.__setattr__(settings, field.name, value)
+
+
+def resolved_as(kind: type[SettingsT], settings: Any, choices: Mapping[str, Any]) -> SettingsT:
+    """Settings with every choice made.
+
+    Args:
+        kind: their class once more, with hints that leave no room for None.
+        settings: with None for what is not given.
+        choices: what stands in its place.
+
+    Raises:
+        ValueError: something is neither given nor chosen.
+    """
+    given = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    made = {name: value for name, value in choices.items() if given[name] is None}
+    return kind(**given | made)
 
 
 _HINTS: dict[type, dict[str, Any]] = {}

@@ -19,7 +19,7 @@ from diffusions.networks.unet import UNet
 from diffusions.samplers import Model, ode, prior, sde, uniform_times
 from diffusions.typing import Array, Key, Params
 from experiments.information_theoretic.figures import plot_error_curve, plot_images, plot_loss
-from experiments.information_theoretic.settings import InformationTheoreticSettings
+from experiments.information_theoretic.settings import ResolvedInformationTheoreticSettings
 from experiments.information_theoretic.task import Measured, Task
 from experiments.information_theoretic.training import EVALUATION_SEED, IMAGE_CHUNK
 from experiments.run.folder import RunFolder
@@ -35,7 +35,7 @@ ROUNDING_IMAGES = 16
 class ImageTask(Task):
     """The data are bytes on the device."""
 
-    def __init__(self, settings: InformationTheoreticSettings):
+    def __init__(self, settings: ResolvedInformationTheoreticSettings):
         self.settings = settings
         everything = self._read("train")
         chosen = everything
@@ -43,7 +43,6 @@ class ImageTask(Task):
             chosen = subset(everything, settings.n_points, seed=settings.data_seed)
         held_out = self._read("test")
         self.checksums = checksums(train=everything, test=held_out)
-        assert settings.n_test is not None
         if settings.n_test < len(held_out):
             held_out = subset(held_out, settings.n_test, seed=settings.data_seed)
         self.train = jnp.asarray(chosen.images)
@@ -59,7 +58,6 @@ class ImageTask(Task):
             self.params = saved.params
             self._check_weights(image)
             return
-        assert settings.unet is not None
         self.module = UNet(
             out_channels=self.train.shape[-1],
             dropout=settings.dropout,
@@ -84,7 +82,6 @@ class ImageTask(Task):
 
     def _read(self, split: Any) -> ImageData:
         settings = self.settings
-        assert settings.unet is not None
         multiple = 2 ** (len(UNET_PRESETS[settings.unet]["multipliers"]) - 1)
         data = load_images(settings.dataset, split, path=settings.data_path)  # type: ignore[arg-type]
         return padded(data, multiple)
@@ -127,7 +124,6 @@ class ImageTask(Task):
 
     def _discrete(self, params: Params | None, law: LogSNRLaw) -> Likelihood:
         n_log_snr = self.settings.n_log_snr
-        assert n_log_snr is not None
         grid: dict[str, Any] = {"delta": GRID_STEP, "bound": 1.0}
         key = jax.random.key(EVALUATION_SEED)
         choice_key, noise_key = jax.random.fold_in(key, 2), jax.random.fold_in(key, 3)
@@ -157,7 +153,6 @@ class ImageTask(Task):
 
     def _samples(self, params: Params, law: LogSNRLaw) -> Array:
         settings = self.settings
-        assert settings.n_samples is not None
         low, high = law.ends
         times = uniform_times(low, high, settings.sampler_steps)
         model = Model(self.denoiser(params), CHANNEL)

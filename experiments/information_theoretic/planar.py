@@ -23,7 +23,7 @@ from experiments.information_theoretic.figures import (
     plot_samples,
     square_grid,
 )
-from experiments.information_theoretic.settings import InformationTheoreticSettings
+from experiments.information_theoretic.settings import ResolvedInformationTheoreticSettings
 from experiments.information_theoretic.task import Measured, Task
 from experiments.run.folder import RunFolder
 
@@ -37,7 +37,7 @@ MMD_BANDWIDTH = 0.5
 class PlanarTask(Task):
     """The data are a standardised sample of a known law."""
 
-    def __init__(self, settings: InformationTheoreticSettings):
+    def __init__(self, settings: ResolvedInformationTheoreticSettings):
         self.settings = settings
         self.data = planar_data(
             settings.dataset,
@@ -73,7 +73,6 @@ class PlanarTask(Task):
         return self.validation
 
     def _density(self, params: Params, nodes: Array, law: LogSNRLaw) -> Array:
-        assert self.settings.n_log_snr is not None
         return log_density(
             self.denoiser(params),
             jax.random.key(DENSITY_SEED),
@@ -134,7 +133,6 @@ class PlanarTask(Task):
 
     def _samples(self, params: Params, law: LogSNRLaw) -> dict[str, Array]:
         settings = self.settings
-        assert settings.n_samples is not None
         low, high = law.ends
         times = uniform_times(low, high, settings.sampler_steps)
         model = Model(self.denoiser(params), CHANNEL)

@@ -14,6 +14,7 @@ from diffusions.checks import (
     Rounds,
     Seed,
     conform,
+    resolved_as,
     shown,
 )
 from diffusions.networks.presets import UNetPreset
@@ -132,8 +133,6 @@ class InformationTheoreticSettings(RunSettings):
     def memory_needs(self) -> dict[str, float]:
         """Bytes of the largest arrays, at least."""
         given = self.resolved()
-        assert given.n_samples is not None
-        assert given.n_log_snr is not None
         dimension = 2.0 if self.is_planar else 28.0**2
         needs = {
             "the points (--n-points)": 4 * dimension * (given.n_points or 0),
@@ -155,7 +154,12 @@ class InformationTheoreticSettings(RunSettings):
         """Whether the data are points in the plane."""
         return self.dataset in PLANAR
 
-    def resolved(self) -> "InformationTheoreticSettings":
+    @property
+    def usual_log_snr(self) -> str:
+        """LOC,SCALE where nothing is measured."""
+        return "0,3" if self.is_planar else "6.2614,3.0976"
+
+    def resolved(self) -> "ResolvedInformationTheoreticSettings":
         """The same settings with no None left but for paths and n_points in the plane."""
         if self.is_planar:
             values: dict = {
@@ -164,7 +168,7 @@ class InformationTheoreticSettings(RunSettings):
                 "noises": 4,
                 "weighting": "likelihood",
                 "learning_rate": 3e-3,
-                "log_snr": "0,3",
+                "log_snr": self.usual_log_snr,
                 "n_log_snr": 200,
                 "n_samples": 2000,
                 "n_test": 1000,
@@ -177,7 +181,7 @@ class InformationTheoreticSettings(RunSettings):
                 "noises": 1,
                 "weighting": "uniform",
                 "learning_rate": 1e-4,
-                "log_snr": "6.2614,3.0976",
+                "log_snr": self.usual_log_snr,
                 "n_log_snr": 100,
                 "n_samples": 64,
                 "n_test": 1000,
@@ -193,12 +197,26 @@ class InformationTheoreticSettings(RunSettings):
                     "n_samples": 16,
                     "n_test": 500,
                 }
-        given = {k: v for k in values if (v := getattr(self, k)) is not None}
-        made = values | given
-        made["eval_every"] = self.eval_every or max(
-            1, made["epochs"] // (10 if self.is_planar else 5)
-        )
-        return dataclasses.replace(self, **made)
+        epochs = self.epochs or values["epochs"]
+        values["eval_every"] = max(1, epochs // (10 if self.is_planar else 5))
+        return resolved_as(ResolvedInformationTheoreticSettings, self, values)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResolvedInformationTheoreticSettings(InformationTheoreticSettings):
+    """`InformationTheoreticSettings` with every choice made."""
+
+    epochs: Rounds
+    batch_size: Count
+    noises: Count
+    learning_rate: Positive
+    weighting: Literal["likelihood", "uniform"]
+    log_snr: str
+    unet: UNetPreset
+    eval_every: Count
+    n_log_snr: Two
+    n_test: Two
+    n_samples: Count
 
 
 def log_snr_pair(text: str) -> tuple[float, float]:

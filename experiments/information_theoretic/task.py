@@ -13,7 +13,7 @@ from diffusions.density.likelihood import Likelihood
 from diffusions.density.log_snr import LogSNRLaw
 from diffusions.objectives import Denoiser
 from diffusions.typing import Array, Key, Params
-from experiments.information_theoretic.settings import InformationTheoreticSettings
+from experiments.information_theoretic.settings import ResolvedInformationTheoreticSettings
 from experiments.run.folder import RunFolder
 
 
@@ -49,7 +49,7 @@ class Task(abc.ABC):
         shown: whether a preconditioned network sees what the Gaussian predicts.
     """
 
-    settings: InformationTheoreticSettings
+    settings: ResolvedInformationTheoreticSettings
     module: nn.Module
     params: Params
     train: Array

@@ -20,7 +20,7 @@ from diffusions.density.log_snr import LogSNRLaw, law_from_curve, law_from_spect
 from diffusions.training import TrainingState, initial_state, shuffled_batches, train_epochs
 from diffusions.typing import Array, Key, Params
 from experiments.information_theoretic.settings import (
-    InformationTheoreticSettings,
+    ResolvedInformationTheoreticSettings,
     log_snr_pair,
 )
 from experiments.information_theoretic.task import Measured, Task
@@ -42,7 +42,7 @@ IMAGE_CHUNK = 100
 def learn_density(
     run: RunFolder,
     task: Task,
-    settings: InformationTheoreticSettings,
+    settings: ResolvedInformationTheoreticSettings,
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     """Trains, evaluates and saves; what is found goes to the summary."""
@@ -70,13 +70,13 @@ def learn_density(
         task.evaluated(run, state.ema, law, epoch)
         return {"validation_nll": float(likelihood(state.ema).value)}
 
-    state, train = _training(task, settings, law, settings.epochs)  # type: ignore[arg-type]
+    state, train = _training(task, settings, law, settings.epochs)
     state = train_in_chunks(
         run,
         state,
         compiled(train),
-        epochs=settings.epochs,  # type: ignore[arg-type]
-        every=settings.eval_every,  # type: ignore[arg-type]
+        epochs=settings.epochs,
+        every=settings.eval_every,
         seconds=seconds,
         evaluate=evaluate,
     )
@@ -117,13 +117,10 @@ def learn_density(
 
 
 def _training(
-    task: Task, settings: InformationTheoreticSettings, law: LogSNRLaw, epochs: int
+    task: Task, settings: ResolvedInformationTheoreticSettings, law: LogSNRLaw, epochs: int
 ) -> tuple[TrainingState, Any]:
     """The initial state, and the training with all but the state and its length filled in."""
     n, batch_size = len(task.train), settings.batch_size
-    assert batch_size is not None
-    assert settings.learning_rate is not None
-    assert settings.noises is not None
     steps = epochs * -(-n // batch_size)
     rate: Any = settings.learning_rate
     if settings.schedule == "cosine":
@@ -163,12 +160,11 @@ def _training(
 def _law(
     run: RunFolder,
     task: Task,
-    settings: InformationTheoreticSettings,
+    settings: ResolvedInformationTheoreticSettings,
     seconds: dict[str, float],
 ) -> LogSNRLaw:
     """The law of the log SNRs that the settings ask for; a measured one is kept with the run."""
     text = settings.log_snr
-    assert text is not None
     if text == "spectrum":
         return law_from_spectrum(task.reference.eigenvalues, clip=settings.clip)
     if text != "curve":
@@ -176,11 +172,9 @@ def _law(
         return LogSNRLaw(loc=loc, scale=scale, clip=settings.clip)
     file = run.path / "log_snr.json"
     if not file.exists():
-        first = dataclasses.replace(settings, log_snr=None).resolved()
-        assert first.log_snr is not None
-        loc, scale = log_snr_pair(first.log_snr)
+        loc, scale = log_snr_pair(settings.usual_log_snr)
         wide = LogSNRLaw(loc=loc, scale=scale, clip=settings.clip)
-        epochs = max(1, settings.epochs // 10)  # type: ignore[operator]
+        epochs = max(1, settings.epochs // 10)
         say(f"  measuring the error curve: {epochs} epochs with loc {loc:g}, scale {scale:g}")
         pilot = RunFolder(run.path / "pilot")
         pilot.path.mkdir(exist_ok=True)
@@ -203,7 +197,6 @@ def _law(
 def _curves(task: Task, params: Params | None, law: LogSNRLaw) -> ErrorCurves:
     """Of the network, or without parameters of the Gaussian, on the same examples and noises."""
     n_log_snr = task.settings.n_log_snr
-    assert n_log_snr is not None
     x = task.validation_examples()
     measure = jax.jit(
         lambda params, reference, x: error_curves(
@@ -228,7 +221,9 @@ def _write_curves(run: RunFolder, measured: Measured) -> None:
     write_table(run.path / "mse_curve.csv", [dict(zip(columns, row, strict=True)) for row in rows])
 
 
-def _about(settings: InformationTheoreticSettings, law: LogSNRLaw, shown: bool) -> dict[str, Any]:
+def _about(
+    settings: ResolvedInformationTheoreticSettings, law: LogSNRLaw, shown: bool
+) -> dict[str, Any]:
     return {
         "condition": "log_snr",
         "prediction": "epsilon",

@@ -19,6 +19,7 @@ from diffusions.checks import (
     Rounds,
     Share,
     check_fields,
+    resolved_as,
     shown,
 )
 from experiments.run.settings import RunSettings
@@ -187,23 +188,30 @@ class CurriculumSettings:
             / (self.time_step or self.largest_time or 1),
         }
 
-    def scaled(self, n: int) -> "CurriculumSettings":
+    def scaled(self, n: int) -> "ScaledCurriculumSettings":
         """The same with every time filled in."""
         ratio = n / PUBLISHED_N
-        result = dataclasses.replace(
-            self,
-            time_step=self.time_step or 0.5 * ratio,
-            largest_time=self.largest_time or 700.0 * ratio,
-            heavy_from=self.heavy_from or (400 * ratio, 325 * ratio, 205 * ratio),
+        heavy = self.heavy_from or (400 * ratio, 325 * ratio, 205 * ratio)
+        times = {"time_step": 0.5 * ratio, "largest_time": 700.0 * ratio}
+        return resolved_as(
+            ScaledCurriculumSettings, dataclasses.replace(self, heavy_from=heavy), times
         )
-        assert result.time_step is not None
-        assert result.largest_time is not None
-        if result.time_step > result.largest_time:
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScaledCurriculumSettings(CurriculumSettings):
+    """`CurriculumSettings` of a dimension: with all times."""
+
+    time_step: Positive
+    largest_time: Positive
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.time_step > self.largest_time:
             raise ValueError(
-                f"time_step {result.time_step:g} exceeds largest_time {result.largest_time:g}"
+                f"time_step {self.time_step:g} exceeds largest_time {self.largest_time:g}"
             )
-        if max(result.heavy_from) >= result.largest_time:
+        if max(self.heavy_from) >= self.largest_time:
             raise ValueError(
-                f"heavy_from {result.heavy_from} must be below largest_time {result.largest_time:g}"
+                f"heavy_from {self.heavy_from} must be below largest_time {self.largest_time:g}"
             )
-        return result

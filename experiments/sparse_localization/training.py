@@ -28,7 +28,7 @@ from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Array, Float, Int, Key, Params, PyTree
 from experiments.run.folder import RunFolder
 from experiments.run.training import compiled, train_in_chunks
-from experiments.sparse_localization.settings import CurriculumSettings, SparseSettings
+from experiments.sparse_localization.settings import ScaledCurriculumSettings, SparseSettings
 from experiments.sparse_localization.task import DENOISER, DenoisingProblem
 
 
@@ -54,7 +54,7 @@ class Curriculum:
     """
 
     def __init__(
-        self, n: int, k: int, zero_probability: float, settings: CurriculumSettings, key: Key
+        self, n: int, k: int, zero_probability: float, settings: ScaledCurriculumSettings, key: Key
     ):
         self.n, self.k, self.zero_probability = n, k, zero_probability
         self.settings = settings
@@ -162,8 +162,6 @@ class Curriculum:
         """Times of the grid, most of them late."""
         settings = self.settings
         step, largest = settings.time_step, settings.largest_time
-        assert step is not None
-        assert largest is not None
         grid = jnp.asarray(np.arange(1, round(largest / step) + 1) * step, jnp.float32)
         late = grid > here.heavy_from
         weight = jnp.where(
@@ -209,7 +207,7 @@ class _Schedule:
     candidate: np.ndarray  # whether the epoch may be the best of its stage
 
     @classmethod
-    def of(cls, settings: CurriculumSettings) -> "_Schedule":
+    def of(cls, settings: ScaledCurriculumSettings) -> "_Schedule":
         """The schedule of all epochs."""
         stage = np.repeat(np.arange(len(settings.epochs)), settings.epochs)
         within = np.concatenate([np.arange(size) for size in settings.epochs])
@@ -236,7 +234,7 @@ class _Schedule:
 def train_denoiser(
     run: RunFolder,
     settings: SparseSettings,
-    curriculum: CurriculumSettings,
+    curriculum: ScaledCurriculumSettings,
     problem: DenoisingProblem,
     key: Key,
     seconds: dict[str, float],

@@ -28,7 +28,7 @@ from experiments.run.folder import RunFolder
 from experiments.run.tables import write_table
 from experiments.sparse_pixels.figures import plot_comparison, plot_diversity, plot_panel
 from experiments.sparse_pixels.sampling import Reconstruction, SamplerSpec
-from experiments.sparse_pixels.settings import Sampler, SamplingSettings
+from experiments.sparse_pixels.settings import ResolvedSparsePixelsSettings, Sampler
 from experiments.sparse_pixels.task import SparseTask
 
 SAMPLE_SEED = 31
@@ -56,11 +56,8 @@ def held_out(task: SparseTask, reconstruction: Reconstruction, n: int) -> Held:
     )
 
 
-def sampler_spec(settings: SamplingSettings) -> SamplerSpec:
+def sampler_spec(settings: ResolvedSparsePixelsSettings) -> SamplerSpec:
     """The sampler of resolved settings."""
-    assert settings.sampler is not None
-    assert settings.steps is not None
-    assert settings.impose is not None
     return SamplerSpec(
         settings.sampler, settings.steps, settings.eta, settings.churn, settings.impose
     )
@@ -156,7 +153,7 @@ def evaluate(
     reconstruction: Reconstruction,
     params: Params,
     regression: Params | None,
-    settings: SamplingSettings,
+    settings: ResolvedSparsePixelsSettings,
     *,
     plots: bool,
 ) -> dict[str, Any]:
@@ -174,9 +171,6 @@ def evaluate(
     Returns:
         What is found.
     """
-    assert settings.n_test is not None
-    assert settings.draws is not None
-    assert settings.eval_batch is not None
     held = held_out(task, reconstruction, settings.n_test)
     methods = interpolated(reconstruction, held)
     if regression is not None:
@@ -234,7 +228,10 @@ def evaluate(
 
 
 def _compare(
-    reconstruction: Reconstruction, params: Params, held: Held, settings: SamplingSettings
+    reconstruction: Reconstruction,
+    params: Params,
+    held: Held,
+    settings: ResolvedSparsePixelsSettings,
 ) -> list[dict[str, Any]]:
     """Samplers and step counts on a part of the images."""
     n = min(settings.n_compare or 0, len(held.images))

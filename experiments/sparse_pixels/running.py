@@ -15,13 +15,17 @@ from experiments.run.folder import RunFolder, start_run
 from experiments.run.outputs import check_results
 from experiments.run.replaced import hint, keeps_replaced
 from experiments.run.session import check_settings, conclude
-from experiments.sparse_pixels.settings import SamplingSettings, SparsePixelsSettings
+from experiments.sparse_pixels.settings import (
+    ResolvedSparsePixelsSettings,
+    SamplingSettings,
+    SparsePixelsSettings,
+)
 from experiments.sparse_pixels.task import SparseTask
 from experiments.sparse_pixels.training import learn, reuse
 
 
 @keeps_replaced
-def train_run(settings: SparsePixelsSettings, begin: float) -> None:
+def train_run(settings: ResolvedSparsePixelsSettings, begin: float) -> None:
     """A new run, or one that goes on; `begin` is when the script did."""
     check_settings(settings)
     task = SparseTask(settings)
@@ -41,7 +45,7 @@ def train_run(settings: SparsePixelsSettings, begin: float) -> None:
     )
     numbers = "bfloat16" if settings.bfloat16 else "float32"
     say(f"  {device_name()}, {precision(numbers)}, seed {settings.seed}; results in {run.path}")
-    cut = cut_batch(settings.batch_size, len(task.train), "training images")  # type: ignore[arg-type]
+    cut = cut_batch(settings.batch_size, len(task.train), "training images")
     if cut is not None:
         say(f"  {cut}")
     seconds = {"data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
@@ -75,7 +79,7 @@ _OUTPUT = {"sample": "samples", "evaluate": "evaluation"}
 
 def _of_run(
     given: SparsePixelsSettings, recorded: dict[str, Any], given_flags: Collection[str]
-) -> SparsePixelsSettings:
+) -> ResolvedSparsePixelsSettings:
     """The settings of a run, with those of sampling, and of the place of the data, that are given."""
     fields = {field.name for field in dataclasses.fields(SparsePixelsSettings)}
     if recorded.get("script") != "experiments.sparse_pixels":

@@ -18,6 +18,7 @@ from diffusions.checks import (
     Share,
     check_fields,
     one_of,
+    resolved_as,
 )
 from diffusions.networks.presets import UNetPreset
 from experiments.run.settings import RunSettings
@@ -38,7 +39,7 @@ CALLS_PER_STEP = {"ode-heun": 2, "ode-rk4": 4}
 class SamplingSettings:
     """How images are sampled and judged, also of a run that is finished.
 
-    Fields that are None take the value that suits the model, see `resolved`.
+    Fields that are None take the value that suits the model, see `sampling_choices`.
 
     Attributes:
         sampler: ddpm is ancestral sampling; all work for both models; absent, ddpm for ddpm, ode-euler
@@ -77,12 +78,12 @@ class SamplingSettings:
         """Bytes of the largest arrays, at least, for the smallest images."""
         return {"the samples of one image (--draws)": 4 * 28.0**2 * (self.draws or 1)}
 
-    def sampling_resolved(self, model: ModelName, preset: str, noising_steps: int) -> Any:
-        """The same settings with no None left."""
+    def sampling_choices(self, model: ModelName, preset: str, noising_steps: int) -> dict[str, Any]:
+        """What stands in the place of None."""
         sampler = self.sampler or ("ddpm" if model == "ddpm" and preset == "paper" else None)
         sampler = sampler or ("ddim" if model == "ddpm" else "ode-euler")
         small = preset == "cpu"
-        values: dict[str, Any] = {
+        return {
             "sampler": sampler,
             "steps": noising_steps if sampler == "ddpm" and not small else 20 if small else 50,
             "n_test": 200 if small else 1000,
@@ -91,8 +92,6 @@ class SamplingSettings:
             "eval_batch": 100 if small else 250,
             "n_compare": 16 if small else 250,
         }
-        given = {k: v for k in values if (v := getattr(self, k)) is not None}
-        return dataclasses.replace(self, **(values | given))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,7 +201,7 @@ class SparsePixelsSettings(RunSettings, SamplingSettings, MaskSettings):
         if self.supervision == "full-input" and self.unseen is not None:
             raise ValueError("unseen is for --supervision=observed; full-input hides nothing")
 
-    def resolved(self) -> "SparsePixelsSettings":
+    def resolved(self) -> "ResolvedSparsePixelsSettings":
         """The same settings with no None left but for paths, and n_train where all images are used."""
         values: dict[str, Any] = {
             "unseen": "hidden",
@@ -232,9 +231,30 @@ class SparsePixelsSettings(RunSettings, SamplingSettings, MaskSettings):
             }
         if self.supervision == "full-input":
             del values["unseen"]
-        given = {k: v for k in values if (v := getattr(self, k)) is not None}
-        made = values | given
-        if self.regression_epochs is None:
-            made["regression_epochs"] = max(1, made["epochs"] // (3 if self.preset == "cpu" else 1))
-        settings = dataclasses.replace(self, **made)
-        return settings.sampling_resolved(self.model, self.preset, self.noising_steps)
+        epochs = self.epochs or values["epochs"]
+        values["regression_epochs"] = max(1, epochs // (3 if self.preset == "cpu" else 1))
+        values |= self.sampling_choices(self.model, self.preset, self.noising_steps)
+        return resolved_as(ResolvedSparsePixelsSettings, self, values)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResolvedSparsePixelsSettings(SparsePixelsSettings):
+    """`SparsePixelsSettings` with every choice made; n_train is None where all images are used."""
+
+    sampler: Sampler
+    steps: Rounds
+    impose: bool
+    n_test: Count
+    draws: Rounds
+    eval_batch: Count
+    n_compare: Natural
+    residual: bool
+    unet: UNetPreset
+    dropout: Decay
+    epochs: Rounds
+    batch_size: Count
+    learning_rate: Positive
+    schedule: Literal["cosine", "constant"]
+    ema_decay: Decay
+    panel_every: Count
+    regression_epochs: Annotated[int, Bounds(0, 10**6)]

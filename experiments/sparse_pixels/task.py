@@ -21,7 +21,7 @@ from diffusions.objectives import stratified_uniform
 from diffusions.processes import LinearBetaDDPM, Process, RectifiedFlow
 from diffusions.training import shuffled_batches
 from diffusions.typing import Array, Key, Params
-from experiments.sparse_pixels.settings import SparsePixelsSettings
+from experiments.sparse_pixels.settings import ResolvedSparsePixelsSettings
 
 TIME_SCALE = 1000.0
 """Radians of the network's finest sinusoid over the whole noising."""
@@ -43,10 +43,8 @@ class SparseTask:
         checksums: of both splits, whole.
     """
 
-    def __init__(self, settings: SparsePixelsSettings):
+    def __init__(self, settings: ResolvedSparsePixelsSettings):
         """Args: resolved settings."""
-        assert settings.unet is not None
-        assert settings.n_test is not None
         self.settings = settings
         self.masks = MaskSettings(**{name: getattr(settings, name) for name in MASK_FIELDS})
         train, test = (self._read(split) for split in ("train", "test"))
@@ -151,7 +149,6 @@ class SparseTask:
     def batches(self, key: Key) -> dict[str, Array]:
         """The batches of an epoch: images, and what their masks are drawn by."""
         order_key, epoch_key = jax.random.split(key)
-        assert self.settings.batch_size is not None
         indices = shuffled_batches(order_key, len(self.train), self.settings.batch_size)
         # The loop gives an epoch's key and not its number; any number of its own will do.
         epoch = (jax.random.bits(epoch_key) >> 1).astype(jnp.int32)
@@ -232,8 +229,6 @@ class SparseTask:
     def optimizer(self, epochs: int) -> optax.GradientTransformation:
         """Adam with a bounded gradient."""
         settings = self.settings
-        assert settings.batch_size is not None
-        assert settings.learning_rate is not None
         rate: Any = settings.learning_rate
         if settings.schedule == "cosine":
             steps = epochs * -(-len(self.train) // settings.batch_size)

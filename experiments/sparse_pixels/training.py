@@ -29,7 +29,7 @@ from experiments.sparse_pixels.evaluation import (
 )
 from experiments.sparse_pixels.figures import plot_diversity, plot_losses, plot_panel
 from experiments.sparse_pixels.sampling import Reconstruction
-from experiments.sparse_pixels.settings import Mode, SparsePixelsSettings
+from experiments.sparse_pixels.settings import Mode, ResolvedSparsePixelsSettings
 from experiments.sparse_pixels.task import SparseTask
 
 NETWORK, REGRESSION = "network", "regression"
@@ -49,8 +49,6 @@ def learn(run: RunFolder, task: SparseTask, seconds: dict[str, float]) -> dict[s
         The results for the summary.
     """
     settings = task.settings
-    assert settings.epochs is not None
-    assert settings.regression_epochs is not None
     reconstruction = Reconstruction(task)
     panel = functools.partial(_panel, run, task, reconstruction)
     key = jax.random.key(settings.seed)
@@ -110,8 +108,6 @@ def _trained(
 ) -> Params:
     """The averaged parameters after the last epoch."""
     settings = task.settings
-    assert settings.panel_every is not None
-    assert settings.ema_decay is not None
     optimizer = task.optimizer(epochs)
     train = functools.partial(
         train_epochs,
@@ -177,7 +173,7 @@ def _save(run: RunFolder, task: SparseTask, params: Params) -> None:
     save_network(folder, task.module, params, about)
 
 
-def reuse(mode: Mode, run: RunFolder, folder: Path, settings: SparsePixelsSettings) -> None:
+def reuse(mode: Mode, run: RunFolder, folder: Path, settings: ResolvedSparsePixelsSettings) -> None:
     """Samples or judges with the networks of a finished run; the results are complete or absent.
 
     Args:
@@ -216,8 +212,6 @@ def _sample(
 ) -> None:
     """Samples of the first held-out images: arrays and a panel."""
     settings = task.settings
-    assert settings.draws is not None
-    assert settings.eval_batch is not None
     held = held_out(task, reconstruction, settings.n_panel)
     draws = draw(
         reconstruction,
