@@ -5,7 +5,7 @@ A reproduction is a sweep: it continues where it was killed.
 
 from collections.abc import Sequence
 
-from data_generation.scripts.command_line import define_flags, run_script, say, settings_from_flags
+from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.sweeps.settings import ExecutionSettings
 
@@ -23,22 +23,9 @@ def main() -> None:
     """Carries out the experiment of the flags."""
     settings = settings_from_flags(ReproduceSettings, FLAGS)
     execution = settings_from_flags(ExecutionSettings, FLAGS)
-    import importlib
-    from pathlib import Path
+    from experiments.reproductions.running import reproduce
 
-    from experiments.sweep import run_sweep
-    from experiments.sweeps.folder import SweepFolder
-
-    module = str(settings.experiment).replace("-", "_")
-    experiment = importlib.import_module(f"experiments.reproductions.{module}")
-    cells = experiment.cells(settings)
-    rows = run_sweep(cells, settings.name, execution)
-    folder = SweepFolder(Path(execution.runs_dir) / settings.name, execution)
-    if all(row["status"] == "missing" for row in rows):
-        return
-    experiment.report(rows, cells, folder, settings)
-    say(f"  {folder.path / f'{settings.experiment}.md'}")
-    say(f"  {folder.path / 'plots' / f'{settings.experiment}.png'}")
+    reproduce(settings, execution)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

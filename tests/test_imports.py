@@ -38,6 +38,10 @@ MAY_IMPORT = {
 FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
 
 
+MOST_LATE_IMPORTS = 30
+"""Inside functions: a script's one, what not everybody needs, and what would be slow at `--help`."""
+
+
 def within(module, parent):
     return module == parent or module.startswith(parent + ".")
 
@@ -284,3 +288,15 @@ def test_settings_and_scripts_load_no_jax(module):
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == ""
+
+
+def test_few_imports_are_inside_functions():
+    late = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in FILES
+        for function in ast.walk(ast.parse(file.read_text()))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert len(late) <= MOST_LATE_IMPORTS, late

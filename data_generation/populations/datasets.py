@@ -27,7 +27,6 @@ from data_generation.populations.dataset_folder import (
     write_folder,
 )
 from data_generation.populations.particles import named_key, simulate
-from data_generation.populations.pictures import draw_snapshots
 from data_generation.populations.principal_components import Projection
 from data_generation.populations.reading import read_file
 from data_generation.populations.settings import DEFAULT_TEST_RATIO, DataSettings
@@ -140,7 +139,7 @@ def generate_dataset(settings: DataSettings) -> Dataset:
         archives,
         metadata,
         replace=settings.overwrite,
-        draw=lambda path: draw_snapshots(train, path / PICTURE, title=settings.name),
+        draw=lambda path: _draw(train, path / PICTURE, settings.name),
     )
     return Dataset(
         train=train,
@@ -351,6 +350,13 @@ def _snapshot_arrays(snapshots: Snapshots) -> dict[str, np.ndarray]:
         if getattr(snapshots, f) is not None:
             arrays[f] = np.asarray(getattr(snapshots, f))
     return arrays
+
+
+def _draw(snapshots: Snapshots, file: Path, title: str) -> None:
+    # Only now: Matplotlib takes a second to load, and only a new dataset needs it.
+    from data_generation.populations.pictures import draw_snapshots
+
+    draw_snapshots(snapshots, file, title=title)
 
 
 def _source(settings: DataSettings) -> dict[str, str] | None:

@@ -5,6 +5,11 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
 
 from diffusions.files import write_bytes
 from jkonet_star.snapshots import Snapshots
@@ -25,16 +30,8 @@ def draw_snapshots(snapshots: Snapshots, file: Path, *, title: str = "") -> None
         file: a .png.
         title: above the axes.
     """
-    # Matplotlib takes a second to load, and only a new dataset needs it. The canvas is chosen here,
-    # so that no display and no global state is touched.
-    from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import ListedColormap, Normalize
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(6, 5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)  # chosen here: no display and no global state is touched
     axes = figure.add_subplot()
     times = snapshots.time_values()
     many = len(times) > _MOST_LABELS

@@ -29,6 +29,7 @@ from experiments.populations.assessment import (
     reported,
 )
 from experiments.populations.datasets import known_energy, open_dataset, population
+from experiments.populations.figures import plot_training
 from experiments.populations.learning_settings import LearningSettings
 from experiments.populations.settings import TrainSettings
 from experiments.run.folder import RunFolder, start_run
@@ -113,8 +114,6 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
     if not run.energy.exists():
         save_energy(run.energy, energies)
     if settings.plots:
-        from experiments.populations.figures import plot_training
-
         draw(run.plots, energies, truth, snapshots, predictions)
         if solver.epochs:
             plot_training(run.plots / "training.png", run.rows())

@@ -56,17 +56,6 @@ def report(
     rows: Sequence[Row], runs: Sequence[Cell], folder: SweepFolder, settings: ReproduceSettings
 ) -> None:
     """The other two protocols, figures and tables."""
-    from experiments.reproductions.embryoid_body_protocols import (
-        leave_one_out,
-        leave_two_out,
-        one_step_ahead,
-    )
-    from experiments.reproductions.embryoid_body_report import draw_cells, write_report
+    from experiments.reproductions.embryoid_body_report import write_report
 
-    protocols = [
-        one_step_ahead(rows, runs, folder),
-        leave_one_out(folder, settings),
-        *leave_two_out(folder, settings),
-    ]
-    write_report(folder, protocols)
-    draw_cells(runs, folder)
+    write_report(rows, runs, folder, settings)

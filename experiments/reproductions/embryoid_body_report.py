@@ -9,9 +9,15 @@ from data_generation.populations.datasets import load_dataset
 from diffusions.files import write_text
 from experiments.populations.assessment import evaluation_key
 from experiments.populations.figures import plot_predictions
-from experiments.reproductions.embryoid_body_protocols import Protocol
+from experiments.reproductions.embryoid_body_protocols import (
+    Protocol,
+    leave_one_out,
+    leave_two_out,
+    one_step_ahead,
+)
+from experiments.reproductions.settings import ReproduceSettings
 from experiments.run.figures import new_figure, save_figure
-from experiments.run.tables import markdown
+from experiments.run.tables import Row, markdown
 from experiments.sweeps.folder import SweepFolder
 from experiments.sweeps.settings import Cell
 from jkonet_star.evaluation import predict_snapshots
@@ -22,7 +28,20 @@ SOURCE = (
 )
 
 
-def write_report(folder: SweepFolder, protocols: Sequence[Protocol]) -> None:
+def write_report(
+    rows: Sequence[Row], runs: Sequence[Cell], folder: SweepFolder, settings: ReproduceSettings
+) -> None:
+    """All three protocols, as tables and figures."""
+    protocols = [
+        one_step_ahead(rows, runs, folder),
+        leave_one_out(folder, settings),
+        *leave_two_out(folder, settings),
+    ]
+    write_table(folder, protocols)
+    draw_cells(runs, folder)
+
+
+def write_table(folder: SweepFolder, protocols: Sequence[Protocol]) -> None:
     """`embryoid-body.md` and its figure."""
     parts = [SOURCE]
     for protocol in protocols:

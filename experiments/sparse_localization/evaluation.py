@@ -12,6 +12,7 @@ from data_generation.scripts.command_line import say
 from diffusions.files import write_text
 from diffusions.stochastic_localization import uniform_times
 from diffusions.typing import Key
+from experiments.sparse_localization.figures import plot_errors, plot_norms, plot_seeds
 from experiments.sparse_localization.measurement import (
     baseline_estimators,
     compare,
@@ -76,8 +77,6 @@ def evaluate(
         score = f"   z {result['z'][names[i]]:+.2f}" if names[i] in result.get("z", {}) else ""
         say(f"  {t:>6.4g} {t / problem.n:>6.3f} " + " ".join(cells) + score)
     if settings.plots:
-        from experiments.sparse_localization.figures import plot_errors, plot_seeds
-
         plots = path / "plots"
         plot_errors(plots / "errors.png", problem.times, problem.n, found, reference)
         if len(networks) > 1:
@@ -127,8 +126,6 @@ def sample(
         f"(true law: {1 - settings.zero_probability:g}); W1 of the norms: {distance:.4f}"
     )
     if settings.plots:
-        from experiments.sparse_localization.figures import plot_norms
-
         plot_norms(path / "plots" / "norms.png", norms, settings.zero_probability, distance)
     return {
         "norms": quantiles,

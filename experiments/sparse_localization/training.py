@@ -28,6 +28,7 @@ from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Array, Float, Int, Key, Params, PyTree
 from experiments.run.folder import RunFolder
 from experiments.run.training import compiled, train_in_chunks
+from experiments.sparse_localization.figures import plot_training
 from experiments.sparse_localization.settings import ScaledCurriculumSettings, SparseSettings
 from experiments.sparse_localization.task import DENOISER, DenoisingProblem
 
@@ -255,7 +256,5 @@ def train_denoiser(
     rows = run.rows("loss", "noise_free", "best_loss")
     write_text(run.path / "losses.txt", "".join(f"{row['loss']!r}\n" for row in rows))
     if settings.plots:
-        from experiments.sparse_localization.figures import plot_training
-
         plot_training(run.plots / "training.png", rows)
     return load_denoiser(path)

@@ -18,7 +18,7 @@ a simulation knows its particles, decides nothing.
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.struct
 import jax
@@ -31,9 +31,8 @@ from diffusions.typing import Array, Float, HostArray, Int, Key
 from jkonet_star.fit_report import CoupledStep
 from jkonet_star.settings import CouplingSettings
 from jkonet_star.snapshots import Snapshots, sorted_rows
-from jkonet_star.transport.entropic import SparsePlan, sinkhorn_plan
 from jkonet_star.transport.exact import exact_plan
-from jkonet_star.transport.low_rank import low_rank_plan
+from jkonet_star.transport.sparse_plan import SparsePlan
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +249,7 @@ def _couple_step(
     n_blocks = 1 if settings.batch_size < 0 else -(-largest // settings.batch_size)
     blocks = _blocks(a[order_x], b[order_y], n_blocks)
     method = chosen_method(settings, max(max(len(i), len(j)) for i, j, *_ in blocks))
-    solve = {"exact": _exact, "sinkhorn": sinkhorn_plan, "low-rank": low_rank_plan}[method]
+    solve = _solver(method)
     plans, shares = [], []
     for i, j, a_block, b_block in blocks:
         i, j = order_x[i], order_y[j]
@@ -309,6 +308,19 @@ def _slice_of_mass(weights: HostArray, low: float, high: float) -> tuple[HostArr
     # Cuts that fall between two particles up to rounding shall not make a sliver of either.
     rows = np.flatnonzero(inside > 1e-6 * weights)
     return rows, np.minimum(inside[rows], weights[rows])
+
+
+def _solver(method: str) -> Callable[..., SparsePlan]:
+    """(x, y, a, b, settings) -> plan. Exact plans need no OTT-JAX, which takes a second to load."""
+    if method == "exact":
+        return _exact
+    if method == "sinkhorn":
+        from jkonet_star.transport.entropic import sinkhorn_plan
+
+        return sinkhorn_plan
+    from jkonet_star.transport.low_rank import low_rank_plan
+
+    return low_rank_plan
 
 
 def _exact(

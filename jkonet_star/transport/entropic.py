@@ -21,16 +21,20 @@ targets would vanish, so that at a large epsilon only the sparsest regions survi
 lighter than a tenth of the mean would vanish always. The mass that fell below is reported.
 """
 
-import dataclasses
 import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ott.geometry import epsilon_scheduler
+from ott.problems.linear import linear_problem
+from ott.solvers.linear import sinkhorn
 
 from diffusions.typing import Array, Float, HostArray, Int
 from jkonet_star.settings import CouplingSettings
+from jkonet_star.transport.blocked_point_cloud import BlockedPointCloud, squared_distances
+from jkonet_star.transport.sparse_plan import SparsePlan
 
 # Entries of a dense plan or cost matrix held at a time (16 MiB in single precision).
 BLOCK_ENTRIES = 2**22
@@ -39,29 +43,6 @@ _SIZE_QUANTUM = 64
 # Annealing: epsilon starts at the mean cost and shrinks by this factor per iteration.
 _ANNEALING_DECAY = 0.9
 _INNER_ITERATIONS = 10
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SparsePlan:
-    """The pairs of a transport plan that carry mass.
-
-    Attributes:
-        rows: (c,) rows in the source.
-        cols: (c,) rows in the target.
-        mass: (c,) mass; it sums to the plan's mass, 1 unless transport is unbalanced.
-        converged: whether the marginal error fell below the threshold.
-        iterations: of the solver.
-        marginal_error: of the solver, in the L1 norm.
-        dropped_mass: fraction of the mass that lay below (3), before rows were scaled back.
-    """
-
-    rows: HostArray
-    cols: HostArray
-    mass: HostArray
-    converged: bool
-    iterations: int
-    marginal_error: float
-    dropped_mass: float
 
 
 def sinkhorn_plan(
@@ -189,12 +170,6 @@ def _potentials(
     batch_size: int,
 ) -> tuple[Float[Array, "n"], Float[Array, "m"], Array, Array]:
     """The dual potentials f, g of (2), the marginal error, and the iterations taken."""
-    from ott.geometry import epsilon_scheduler
-    from ott.problems.linear import linear_problem
-    from ott.solvers.linear import sinkhorn
-
-    from jkonet_star.transport.blocked_point_cloud import BlockedPointCloud
-
     # From the mean cost down to epsilon, and half of the iterations at least for epsilon itself.
     start = max(1.0, 1.0 / epsilon)
     annealing = math.ceil(math.log(start) / -math.log(_ANNEALING_DECAY))
@@ -242,8 +217,6 @@ def _plan_rows(
     Where the source marginal is a constraint, `row_terms` are its weights, and f is whatever meets
     them: a row is a softmax, which cannot underflow. Elsewhere `row_terms` is f.
     """
-    from jkonet_star.transport.blocked_point_cloud import squared_distances
-
     x = jax.lax.dynamic_slice_in_dim(x, first, n_rows)
     row_terms = jax.lax.dynamic_slice_in_dim(row_terms, first, n_rows)[:, None]
     cost = squared_distances(x, y)

@@ -20,11 +20,16 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ott.geometry import pointcloud
+from ott.initializers.linear import initializers_lr
+from ott.problems.linear import linear_problem
+from ott.solvers.linear import sinkhorn_lr
 
 from diffusions.typing import Array, Float, HostArray
 from jkonet_star.settings import CouplingSettings
-from jkonet_star.transport.entropic import SparsePlan, standardised
+from jkonet_star.transport.entropic import standardised
 from jkonet_star.transport.exact import exact_plan
+from jkonet_star.transport.sparse_plan import SparsePlan
 
 # Sub-populations overlap softly; shares of a particle below this would only enlarge every pair.
 _SMALLEST_SHARE = 0.05
@@ -110,11 +115,6 @@ def _factors(
     threshold: float,
 ) -> tuple[Float[Array, "n k"], Float[Array, "m k"], Array, Array]:
     """Q and R of (1), whether the solver converged, and its iterations."""
-    from ott.geometry import pointcloud
-    from ott.initializers.linear import initializers_lr
-    from ott.problems.linear import linear_problem
-    from ott.solvers.linear import sinkhorn_lr
-
     with jax.default_matmul_precision("highest"):
         problem = linear_problem.LinearProblem(pointcloud.PointCloud(x, y), a=a, b=b)
         solver = sinkhorn_lr.LRSinkhorn(

@@ -23,19 +23,25 @@ from report import Report
 from data_generation.scripts.command_line import script_module
 
 DOORS = {
-    "data_generation.__main__": ("data_generation.populations.datasets", "find_dataset"),
-    "experiments.train": ("experiments.run.session", "check_settings"),
-    "experiments.evaluate": ("experiments.run.folder", "RunFolder"),
-    "experiments.information_theoretic": ("experiments.run.session", "check_settings"),
-    "experiments.sparse_localization": ("experiments.run.session", "check_settings"),
-    "experiments.sparse_pixels": ("experiments.run.session", "check_settings"),
-    "experiments.learned_denoiser": ("experiments.run.session", "check_settings"),
-    "experiments.linear_denoiser": ("experiments.run.session", "check_settings"),
-    "experiments.sweep": ("experiments.sweep", "run_sweep"),
-    "experiments.reproduce": ("experiments.sweep", "run_sweep"),
-    "experiments.report": ("experiments.report", "write_report"),
-    "experiments.annotate": ("experiments.annotate", "annotate"),
-    "checkpoints.import_torch": ("checkpoints.torch.state_dict", "read_state_dict"),
+    "data_generation.__main__": ("data_generation.populations.making", "find_dataset"),
+    "experiments.train": ("experiments.populations.training", "check_settings"),
+    "experiments.evaluate": ("experiments.populations.evaluation", "RunFolder"),
+    "experiments.information_theoretic": (
+        "experiments.information_theoretic.running",
+        "check_settings",
+    ),
+    "experiments.sparse_localization": (
+        "experiments.sparse_localization.running",
+        "check_settings",
+    ),
+    "experiments.sparse_pixels": ("experiments.sparse_pixels.running", "check_settings"),
+    "experiments.learned_denoiser": ("experiments.linear_denoiser.learned_task", "check_settings"),
+    "experiments.linear_denoiser": ("experiments.linear_denoiser.task", "check_settings"),
+    "experiments.sweep": ("experiments.sweeps.running", "run_sweep"),
+    "experiments.reproduce": ("experiments.reproductions.running", "run_sweep"),
+    "experiments.report": ("experiments.reports.page", "write_report"),
+    "experiments.annotate": ("experiments.populations.annotation", "annotate"),
+    "checkpoints.import_torch": ("checkpoints.torch.importing", "read_state_dict"),
 }
 """The first thing that each script does with its settings once they are checked."""
 
