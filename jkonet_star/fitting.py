@@ -65,7 +65,7 @@ def fit(
         densities: where already computed.
         network: of the network solvers.
         bilevel: of the bilevel solvers, beside `network`.
-        features: of the linear solvers.
+        features: of the linear solvers, and of the energies with which beta is found.
         internal: how beta is found, by the solvers that learn it.
         coupling_settings: used where `couplings` is absent.
         density_settings: used where `densities` is absent.
@@ -103,6 +103,7 @@ def fit(
         couplings=couplings,
         densities=densities,
         internal=internal,
+        features=features,
         coupling_settings=coupling_settings,
         density_settings=density_settings,
     )

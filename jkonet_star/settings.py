@@ -27,8 +27,27 @@ DensityMethod = Literal["gmm", "kde"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CouplingSettings:
-    """How consecutive snapshots are coupled.
+class TransportSettings:
+    """What the iterative transport solvers may be told.
+
+    Attributes:
+        tau_a: in (0, 1], below 1 lets mass die (unbalanced transport, OTT-JAX's parametrisation).
+        tau_b: in (0, 1], below 1 lets mass be born.
+        rank: of the low-rank coupling.
+        max_iterations: of Sinkhorn.
+        threshold: Sinkhorn's marginal error at convergence.
+    """
+
+    tau_a: PositiveShare = 1.0
+    tau_b: PositiveShare = 1.0
+    rank: Count = 50
+    max_iterations: Rounds = 5000
+    threshold: Positive = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CouplingSettings(TransportSettings):
+    """How consecutive snapshots are coupled, besides what `TransportSettings` says.
 
     Attributes:
         method: `exact` is the unregularised optimum; `sinkhorn` and `low-rank` are entropic;
@@ -36,42 +55,47 @@ class CouplingSettings:
         epsilon: entropic regularisation, relative to the mean squared distance of two particles, one
             of each snapshot, about the centres of their snapshots.
         batch_size: particles per block; blocks are random and coupled separately. Negative: one block.
-        tau_a: in (0, 1], below 1 lets mass die (unbalanced transport, OTT-JAX's parametrisation).
-        tau_b: in (0, 1], below 1 lets mass be born.
-        rank: rank of the low-rank coupling.
-        max_iterations: of Sinkhorn.
-        threshold: Sinkhorn's marginal error at convergence.
     """
 
     method: CouplingMethod = "auto"
     epsilon: Positive = 0.0005
     batch_size: int = 1000
-    tau_a: PositiveShare = 1.0
-    tau_b: PositiveShare = 1.0
-    rank: Count = 50
-    max_iterations: Rounds = 5000
-    threshold: Positive = 1e-3
 
     def __post_init__(self):
         one_of("coupling", self.method, get_args(CouplingMethod))
         check_fields(self)
         if self.batch_size == 0:
             raise ValueError("batch_size must be positive, or negative for one block, got 0")
+        unbalanced = self.tau_a < 1 or self.tau_b < 1
+        if unbalanced and self.method in ("exact", "low-rank"):
+            raise ValueError(
+                f"coupling {self.method!r} is balanced, but tau_a is {self.tau_a} and tau_b is "
+                f"{self.tau_b}; unbalanced transport needs 'sinkhorn'"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DensitySettings:
-    """How the density of each snapshot is estimated.
+class KernelDensitySettings:
+    """What a kernel density may be told.
+
+    Attributes:
+        bandwidth_scale: of `kde`, relative to Scott's rule.
+    """
+
+    bandwidth_scale: Positive = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DensitySettings(KernelDensitySettings):
+    """How the density of each snapshot is estimated, besides what `KernelDensitySettings` says.
 
     Attributes:
         method: `gmm`, a Gaussian mixture by expectation maximisation; `kde`, a Gaussian kernel density.
         n_components: mixture components; 0 fits no density (and no internal energy can be learned).
-        bandwidth_scale: of `kde`, relative to Scott's rule.
     """
 
     method: DensityMethod = "gmm"
     n_components: Natural = 10
-    bandwidth_scale: Positive = 1.0
 
     def __post_init__(self):
         one_of("density", self.method, get_args(DensityMethod))

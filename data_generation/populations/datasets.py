@@ -29,7 +29,7 @@ from data_generation.populations.dataset_folder import (
 from data_generation.populations.particles import named_key, simulate
 from data_generation.populations.principal_components import Projection
 from data_generation.populations.reading import read_file
-from data_generation.populations.settings import DEFAULT_TEST_RATIO, DataSettings
+from data_generation.populations.settings import DEFAULT_TEST_RATIO, DEFAULTS, DataSettings
 from data_generation.populations.splitting import leave_one_out, split_particles, split_population
 from data_generation.scripts.files import check_writable, sha256
 from diffusions.checks import shown
@@ -173,8 +173,8 @@ def find_dataset(settings: DataSettings) -> Dataset | None:
         check_archives(folder, metadata)
     except ValueError as error:
         raise ValueError(f"{error}; {_remedy(folder)}") from error
-    recorded = metadata["arguments"]
-    different = [k for k, v in settings.content.items() if recorded.get(k) != v]
+    recorded = DEFAULTS | metadata["arguments"]
+    different = [k for k, v in settings.content.items() if recorded[k] != v]
     source = _source(settings)
     if not different and (metadata.get("source") or {}).get("sha256") != (source or {}).get(
         "sha256"
@@ -183,7 +183,7 @@ def find_dataset(settings: DataSettings) -> Dataset | None:
     if different:
         key = different[0]
         raise ValueError(
-            f"{folder} exists with --{key.replace('_', '-')}={recorded.get(key)} instead of "
+            f"{folder} exists with --{key.replace('_', '-')}={recorded[key]} instead of "
             f"{getattr(settings, key)}; give --overwrite or another --dataset-name"
             if key != "load_from_file"
             else f"{folder} exists and was read from other data than {settings.load_from_file}; "

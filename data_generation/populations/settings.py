@@ -18,7 +18,14 @@ from diffusions.checks import (
     one_of,
     shown,
 )
-from jkonet_star.settings import CouplingMethod, CouplingSettings, DensityMethod, DensitySettings
+from jkonet_star.settings import (
+    CouplingMethod,
+    CouplingSettings,
+    DensityMethod,
+    DensitySettings,
+    KernelDensitySettings,
+    TransportSettings,
+)
 
 Functional = Literal[
     "none",
@@ -55,7 +62,7 @@ _NOT_CONTENT = ("load_from_file", "dataset_name", "data_dir", "overwrite")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataSettings:
+class DataSettings(TransportSettings, KernelDensitySettings):
     """One dataset: simulated, or read from a file.
 
     Attributes:
@@ -141,7 +148,7 @@ class DataSettings:
 
     def _refuse(self, names: tuple[str, ...], why: str) -> None:
         for name in names:
-            if getattr(self, name) != _DEFAULTS[name]:
+            if getattr(self, name) != DEFAULTS[name]:
                 raise ValueError(f"--{name.replace('_', '-')} {why}")
 
     def _check_left_out(self, n_snapshots: int) -> None:
@@ -151,15 +158,20 @@ class DataSettings:
     @property
     def coupling_settings(self) -> CouplingSettings:
         """The couplings' part."""
+        shared: dict[str, Any] = {"batch_size": self.batch_size, **_part(self, TransportSettings)}
         if self.sinkhorn is None:
-            return CouplingSettings(method=self.coupling, batch_size=self.batch_size)
+            return CouplingSettings(method=self.coupling, **shared)
         method: CouplingMethod = "low-rank" if self.coupling == "low-rank" else "sinkhorn"
-        return CouplingSettings(method=method, epsilon=self.sinkhorn, batch_size=self.batch_size)
+        return CouplingSettings(method=method, epsilon=self.sinkhorn, **shared)
 
     @property
     def density_settings(self) -> DensitySettings:
         """The densities' part."""
-        return DensitySettings(method=self.density, n_components=self.n_gmm_components)
+        return DensitySettings(
+            method=self.density,
+            n_components=self.n_gmm_components,
+            **_part(self, KernelDensitySettings),
+        )
 
     @property
     def memory_needs(self) -> dict[str, float]:
@@ -200,14 +212,20 @@ class DataSettings:
             stem, spelled = _plain(Path(self.load_from_file).stem).lstrip(".-_") or "file", set()
         suffixes = []
         for key, value in self.content.items():
-            if key in spelled or value == _DEFAULTS[key]:
+            if key in spelled or value == DEFAULTS[key]:
                 continue
             label = _SUFFIXES.get(key, key)
             suffixes.append(f"_{label}" if value is True else f"_{label}_{_plain(str(value))}")
         return stem + "".join(suffixes)
 
 
-_DEFAULTS: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(DataSettings)}
+def _part(settings: DataSettings, kind: type) -> dict[str, Any]:
+    """The fields that a class shares with these settings."""
+    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(kind)}
+
+
+DEFAULTS: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(DataSettings)}
+"""What an older dataset was made with, whose arguments lack a setting."""
 _SPELLED = (
     "potential",
     "internal",

@@ -93,7 +93,9 @@ def define_flags(
     values = flags.FlagValues() if into is None else into
     hints = typing.get_type_hints(settings_class)
     documentation = attribute_documentation(settings_class)
-    for field in dataclasses.fields(settings_class):
+    own = inspect.get_annotations(settings_class)
+    # What many classes share comes after what is particular to one.
+    for field in sorted(dataclasses.fields(settings_class), key=lambda f: f.name not in own):
         if field.name in exclude:
             continue
         default = _default(field)

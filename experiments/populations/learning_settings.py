@@ -20,7 +20,7 @@ class LearningSettings:
     Attributes:
         internal: of the solvers that learn an internal energy.
         network: of the network energies.
-        features: of the linear energies.
+        features: of the linear energies, and of those with which beta is found.
         bilevel: of the bilevel solvers, beside `network`.
     """
 
@@ -33,7 +33,12 @@ class LearningSettings:
         """The parts that decide what a solver learns: what is recorded of a run."""
         entry = SOLVERS[solver]
         learner = tuple(getattr(self, name, kind()) for name, kind in entry.settings.items())
-        return (*learner, self.internal) if entry.terms.internal else learner
+        if not entry.terms.internal:
+            return learner
+        # Beta is found with the features, whatever the energies are. Where these are the usual ones a
+        # run that knew of no others may go on.
+        usual = "features" in entry.settings or self.features == FeatureSettings()
+        return (*learner, self.internal, *(() if usual else (self.features,)))
 
     def solver(self, name: str) -> "Solver":
         """The solver of a name, with its part of these."""

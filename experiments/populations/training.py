@@ -38,7 +38,6 @@ from experiments.run.session import check_settings, conclude
 from experiments.run.training import train_in_chunks
 from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.settings import InternalSettings
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.divergence import first_unsound
 from jkonet_star.solvers.interface import Solver
@@ -66,7 +65,7 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
     solver = learning.solver(settings.solver)
     start = time.perf_counter()
     problem = prepare_problem(
-        settings.solver, settings.scheme, settings.seeds[0], learning.internal, dataset
+        settings.solver, settings.scheme, settings.seeds[0], learning, dataset
     )
     seconds["train"] += time.perf_counter() - start
     solver.check(dataset.train.dimension)
@@ -131,7 +130,7 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
 
 
 def prepare_problem(
-    solver: str, scheme: str, seed: int, internal: InternalSettings, dataset: Any
+    solver: str, scheme: str, seed: int, learning: LearningSettings, dataset: Any
 ) -> Problem:
     """What `jkonet_star.solvers.problem.prepare` makes of a dataset's training population.
 
@@ -150,7 +149,8 @@ def prepare_problem(
         key=jax.random.key(seed),
         couplings=dataset.couplings,
         densities=dataset.densities,
-        internal=internal,
+        internal=learning.internal,
+        features=learning.features,
         coupling_reports=[record(CouplingReport, row) for row in dataset.metadata["couplings"]],
     )
 

@@ -44,11 +44,12 @@ class Library:
         assert cell.solver is not None
         # The data of (1) do not know how an energy is represented.
         terms = SOLVERS[cell.solver].terms
-        internal = cell.learning.internal if terms.internal else None
+        learning = cell.learning
+        internal = (learning.internal, learning.features) if terms.internal else None
         shared = dataclasses.replace(terms, time_varying=False)
         key: tuple[Any, ...] = (cell.dataset_name, cell.scheme, shared, internal)
         if key not in self._problems:
             self._problems[key] = prepare_problem(
-                cell.solver, cell.scheme, cell.seed, cell.learning.internal, self.dataset(cell)
+                cell.solver, cell.scheme, cell.seed, learning, self.dataset(cell)
             )
         return dataclasses.replace(self._problems[key], terms=terms)

@@ -89,6 +89,7 @@ def prepare(
     couplings: Couplings | None = None,
     densities: Densities | None = None,
     internal: InternalSettings = InternalSettings(),  # noqa: B008 (frozen)
+    features: FeatureSettings = FeatureSettings(),  # noqa: B008 (frozen)
     coupling_settings: CouplingSettings = CouplingSettings(),  # noqa: B008 (frozen)
     density_settings: DensitySettings = DensitySettings(),  # noqa: B008 (frozen)
     coupling_reports: Sequence[CouplingReport] = (),
@@ -103,6 +104,7 @@ def prepare(
         couplings: where already computed.
         densities: where already computed.
         internal: how beta is found.
+        features: of the linear energies with which it is found.
         coupling_settings: used where `couplings` is absent.
         density_settings: used where `densities` is absent.
         coupling_reports: of `couple`, for `couplings` that it made.
@@ -151,7 +153,7 @@ def prepare(
     # SciPy's trees, needed here only.
     from jkonet_star.internal_energy.estimate import estimate_internal
 
-    model, constants = linear_model(terms, snapshots, FeatureSettings())
+    model, constants = linear_model(terms, snapshots, features)
     # A few hundred unknowns: more threads than one would only wait for each other.
     with threadpool_limits(1, user_api="blas"):
         estimate = estimate_internal(model, constants, snapshots, regime=internal.beta_estimator)

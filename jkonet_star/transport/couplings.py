@@ -107,16 +107,7 @@ def couple(
 
     Returns:
         The couplings, and one report per step.
-
-    Raises:
-        ValueError: `exact` with tau_a or tau_b below 1.
     """
-    unbalanced = settings.tau_a < 1 or settings.tau_b < 1
-    if unbalanced and settings.method in ("exact", "low-rank"):
-        raise ValueError(
-            f"coupling {settings.method!r} is balanced, but tau_a is {settings.tau_a} and tau_b is "
-            f"{settings.tau_b}; unbalanced transport needs 'sinkhorn'"
-        )
     points, weights = np.asarray(snapshots.points), np.asarray(snapshots.weights, np.float64)
     parts: list[tuple[HostArray, ...]] = []
     reports = []

@@ -23,10 +23,11 @@ from jkonet_star.internal_energy.paired_likelihood import (
     maximisation,
     mean_log_likelihood,
 )
-from jkonet_star.settings import FeatureSettings
+from jkonet_star.settings import DensitySettings, FeatureSettings
 from jkonet_star.snapshots import snapshots_from_arrays
 from jkonet_star.solvers.closed_form import split_coefficients
 from jkonet_star.solvers.linear_model import linear_model
+from jkonet_star.solvers.problem import prepare
 from jkonet_star.solvers.registry import Terms
 from jkonet_star.units import population_units
 
@@ -392,6 +393,25 @@ class TestDisplacementRegression:
         shrinkage = choose_shrinkages(sums, [slice(0, 5), slice(5, 20)])
         assert shrinkage[0] <= 0.1
         assert shrinkage[-1] >= 1.0
+
+
+def test_beta_is_found_with_the_features_that_the_user_names():
+    x = simulate(jax.random.key(1), potential="styblinski_tang", beta=0.2, n_particles=200)
+    snapshots = snapshots_from_arrays(np.asarray(x), dt=0.01)
+    named = FeatureSettings(degree=2, radial="none")
+    found = {}
+    for features in (named, FeatureSettings()):
+        problem = prepare(
+            snapshots,
+            "jkonet-star-potential-internal",
+            key=jax.random.key(0),
+            features=features,
+            density_settings=DensitySettings(n_components=1),
+        )
+        expected = estimate(snapshots, features).beta
+        assert problem.internal.beta == pytest.approx(expected, rel=1e-9)
+        found[features] = expected
+    assert abs(found[named] / found[FeatureSettings()] - 1) > 1e-3
 
 
 @pytest.mark.slow

@@ -190,7 +190,7 @@ def test_overwriting_replaces_nothing_but_a_dataset(change, reason, copy, monkey
 
 def test_what_came_while_a_dataset_was_made_stays(copy, monkeypatch):
     folder, same = copy
-    monkeypatch.setattr(datasets, "draw_snapshots", lambda *a, **k: with_a_thesis(folder))
+    monkeypatch.setattr(datasets, "_draw", lambda *a, **k: with_a_thesis(folder))
     with pytest.raises(ValueError, match="also holds thesis.txt"):
         generate_dataset(dataclasses.replace(same, overwrite=True))
     assert (folder / "thesis.txt").read_text() == "precious"
@@ -397,6 +397,19 @@ def test_other_arguments_under_the_same_name_are_refused(copy):
     assert entries(folder) == before
 
 
+def test_a_dataset_that_knew_fewer_arguments_is_found(copy):
+    folder, same = copy
+    file = folder / "metadata.json"
+    metadata = json.loads(file.read_text())
+    for name in ("tau_a", "tau_b", "rank", "max_iterations", "threshold", "bandwidth_scale"):
+        del metadata["arguments"][name]
+    file.write_text(json.dumps(metadata))
+    assert generate_dataset(same).path == folder
+    other = dataclasses.replace(same, dataset_name=folder.name, rank=3)
+    with pytest.raises(ValueError, match="exists with --rank=50 instead of 3"):
+        generate_dataset(other)
+
+
 def test_a_dataset_is_found_by_name_or_path_and_near_misses_are_named(made):
     data_dir = made.path.parent
     assert load_dataset(made.name, data_dir).path == made.path
@@ -409,7 +422,7 @@ def test_a_dataset_is_found_by_name_or_path_and_near_misses_are_named(made):
         load_dataset("x", data_dir / "nowhere")
 
 
-@pytest.mark.parametrize("failing", ["couple", "fit_densities", "draw_snapshots"])
+@pytest.mark.parametrize("failing", ["couple", "fit_densities", "_draw"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_failure_leaves_nothing_behind(tmp_path, made, monkeypatch, failing, error, overwrite):

@@ -1,8 +1,11 @@
 """Names of datasets, and settings that contradict themselves."""
 
+from dataclasses import fields
+
 import pytest
 
 from data_generation.populations.settings import DataSettings
+from jkonet_star.settings import CouplingSettings, DensitySettings
 
 
 @pytest.mark.parametrize(
@@ -48,7 +51,8 @@ def test_every_argument_that_matters_changes_the_name():
         "interaction": "flat", "dimension": 3, "n_particles": 10, "batch_size": 10,
         "n_gmm_components": 3, "seed": 1, "test_ratio": 0.1, "split_population": True,
         "leave_one_out": 1, "sinkhorn": 0.1, "unpaired": True, "substeps": 2,
-        "coupling": "sinkhorn", "density": "kde",
+        "coupling": "sinkhorn", "density": "kde", "bandwidth_scale": 2.0,
+        "tau_a": 0.9, "tau_b": 0.9, "rank": 5, "max_iterations": 7, "threshold": 0.1,
     }  # fmt: skip
     file_only = {"time_key", "representation", "n_components"}
     assert set(changes) == set(DataSettings().content) - file_only
@@ -100,3 +104,28 @@ def test_settings_name_what_is_wrong(changes, reason):
 def test_paths_have_no_control_characters(name):
     with pytest.raises(ValueError, match=f"{name} must be a path without control characters"):
         DataSettings(**{name: "cells\n.csv"})
+
+
+def test_every_setting_of_couplings_and_densities_can_be_given():
+    transport = {"tau_a": 0.9, "tau_b": 0.8, "rank": 5, "max_iterations": 7, "threshold": 0.1}
+    settings = DataSettings(
+        coupling="sinkhorn",
+        sinkhorn=0.2,
+        batch_size=9,
+        density="kde",
+        bandwidth_scale=2.0,
+        **transport,
+    )
+    assert settings.coupling_settings == CouplingSettings(
+        method="sinkhorn", epsilon=0.2, batch_size=9, **transport
+    )
+    assert settings.density_settings == DensitySettings(method="kde", bandwidth_scale=2.0)
+    declared = {f.name for kind in (CouplingSettings, DensitySettings) for f in fields(kind)}
+    renamed = {"method", "epsilon"}
+    assert declared - renamed <= {f.name for f in fields(DataSettings)}
+
+
+@pytest.mark.parametrize("method", ["exact", "low-rank"])
+def test_what_is_balanced_is_refused_before_anything_is_made(method):
+    with pytest.raises(ValueError, match="is balanced, but tau_a is 0.5"):
+        DataSettings(coupling=method, tau_a=0.5)
