@@ -20,7 +20,7 @@ from experiments.run.folder import RunFolder
 
 StateT = TypeVar("StateT")
 
-Program = Callable[[StateT], tuple[StateT, dict[str, Array]]]
+Program = Callable[[Any], tuple[Any, dict[str, Array]]]
 """A compiled chunk: the next state, and scalars of every epoch along the last axis. It consumes."""
 
 

@@ -16,6 +16,7 @@ from diffusions.networks import attention_unet
 from diffusions.networks.embeddings import sinusoidal_embedding
 from experiments import learned_denoiser
 from experiments.linear_denoiser import __main__ as linear_denoiser
+from experiments.linear_denoiser import learned_task
 from experiments.linear_denoiser.settings import LearnedDenoiserSettings
 from experiments.run.contents import check_own
 from experiments.run.folder import RunFolder
@@ -149,7 +150,7 @@ class OneConvolution(nn.Module):
 
 @pytest.mark.slow
 def test_the_learned_script_and_its_resumption(folder, monkeypatch):
-    monkeypatch.setattr(attention_unet, "AttentionUNet", OneConvolution)
+    monkeypatch.setattr(learned_task, "AttentionUNet", OneConvolution)
     summary = start(learned_denoiser, folder, "learned", *LEARNED)
     table = summary["table"]
     assert [row["n"] for row in table] == [12, 30]
@@ -180,7 +181,7 @@ def test_the_attention_u_net_is_trained_and_sampled():
     """Traced only: with the script's own settings, from the parameters to the images."""
     settings = LearnedDenoiserSettings(n_generated=3, n_train=(12,))
     data = IsotropicMixture(settings.mean_list, settings.std_list, settings.weights)
-    experiment = learned_denoiser.Experiment(data, settings, 1)
+    experiment = learned_task.Experiment(data, settings, 1)
     keys = jax.random.split(jax.random.key(0), 4)
     train = jax.ShapeDtypeStruct((12, *experiment.shape), jnp.float32)
 
