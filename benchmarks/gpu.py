@@ -104,13 +104,23 @@ def train(
     name: str, arguments: argparse.Namespace, seconds: float, *, full: bool
 ) -> dict[str, Any]:
     """Trains until it is done or the time is up; rows of the run's summary."""
-    runs = arguments.report.resolve().parent / "gpu_runs"
+    report = arguments.report.resolve()
+    # Of this report, sizes and data: other ones are another run.
+    data = "cifar10" if arguments.cifar10 else "synthetic"
+    runs = report.parent / f"{report.stem}_runs" / f"{data}-{arguments.epochs if full else 'tiny'}"
     module, *flags = training_command(name, arguments.cifar10, runs, arguments.epochs, full=full)
     command = [sys.executable, "-m", module, *flags]
     print("  " + " ".join(command[1:]), flush=True)
     began = time.monotonic()
+    # A training and its continuation compile the same programs.
+    programs = report.parent / f"{report.stem}_runs" / "programs"
     try:
-        done = subprocess.run(command, timeout=seconds, env=environment(), check=False)
+        done = subprocess.run(
+            command,
+            timeout=seconds,
+            env=environment(JAX_COMPILATION_CACHE_DIR=str(programs)),
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return {"failed": f"stopped after {seconds:.0f} s; the next call continues"}
     if done.returncode:
@@ -181,9 +191,7 @@ def main() -> int:
     if unknown:
         print(f"error: no item {', '.join(sorted(unknown))}", file=sys.stderr)
         return 2
-    os.environ.setdefault(  # a training and its continuation compile the same programs
-        "JAX_COMPILATION_CACHE_DIR", str(arguments.report.resolve().parent / "gpu_programs")
-    )
+    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # measurements of compilation compile
     found = measure_apart(__file__, {"measure": "device"}, 300)
     if "failed" in found:
         print(f"error: no device: {found['failed']}", file=sys.stderr)
@@ -227,7 +235,8 @@ def main() -> int:
     missing = [name for name in (*(i.name for i in ITEMS), *names) if wanted(name)]
     if missing:
         print(f"not done: {', '.join(missing)}; the same command goes on")
-    return 1 if any("failed" in items.get(name, {}) for name in items) else 0
+    failed = {name for name, item in items.items() if "failed" in item}
+    return 1 if failed & set(arguments.only or failed) else 0
 
 
 if __name__ == "__main__":

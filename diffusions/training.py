@@ -123,7 +123,8 @@ def advance_in_chunks(
             computed them.
         lengths: epochs of the chunks.
         keep: what is needed of a state, taken before the next chunk consumes it.
-        each: called with the length of a chunk, its scalars and what was kept of its state.
+        each: called with the length of a chunk, its scalars and what was kept of its state; where
+            `advance` waits, only after the next chunk, and then what it keeps is a chunk behind.
         ended: whether a state is the last, whatever chunks are left.
 
     Returns:
@@ -136,8 +137,10 @@ def advance_in_chunks(
         kept = keep(state)
         found = {name: np.asarray(value) for name, value in scalars.items()}
         last = number + 1 == len(lengths) or ended(state)
-        pending = None if last else advance(state, lengths[number + 1])
-        each(size, found, kept)
+        try:
+            pending = None if last else advance(state, lengths[number + 1])
+        finally:  # what is known is seen to, also where the next chunk fails
+            each(size, found, kept)
         if last:
             break
     return state

@@ -3,13 +3,11 @@
 import warnings
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffusions.arguments import checked
 from diffusions.training import advance_in_chunks
-from diffusions.typing import Array, Float, HostArray, Key, Keys
+from diffusions.typing import Float, HostArray, Key, Keys
 from jkonet_star.diagnostics import explanation, outlier_warning, outliers, point_warning
 from jkonet_star.fit_report import ClosedFormReport, fit_report
 from jkonet_star.fitted import FittedEnergy
@@ -29,7 +27,7 @@ from jkonet_star.solvers.registry import RegisteredSolver, known_solver
 from jkonet_star.solvers.side_by_side import SideBySide
 from jkonet_star.transport.couplings import Couplings
 
-Progress = Callable[[int, dict[str, Array]], None]
+Progress = Callable[[int, dict[str, float]], None]
 """Called with the number of finished epochs and the mean scalars of the last chunk."""
 
 PROGRESS_CALLS = 10
@@ -150,7 +148,7 @@ def _train(
         losses.append(scalars["loss"])
         if on_progress is not None:
             done = sum(part.shape[1] for part in losses)
-            on_progress(done, jax.tree.map(jnp.mean, scalars))
+            on_progress(done, {name: float(value.mean()) for name, value in scalars.items()})
 
     state = advance_in_chunks(
         training.initial(keys),

@@ -33,9 +33,9 @@ class TransportSettings:
     Attributes:
         tau_a: in (0, 1], below 1 lets mass die (unbalanced transport, OTT-JAX's parametrisation).
         tau_b: in (0, 1], below 1 lets mass be born.
-        rank: of the low-rank coupling.
-        max_iterations: of Sinkhorn.
-        threshold: Sinkhorn's marginal error at convergence.
+        rank: of the low-rank coupling, which is balanced.
+        max_iterations: of the entropic solvers.
+        threshold: their marginal error at convergence.
     """
 
     tau_a: PositiveShare = 1.0

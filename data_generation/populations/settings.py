@@ -137,6 +137,12 @@ class DataSettings(TransportSettings, KernelDensitySettings):
             )
         if self.sinkhorn is not None and self.coupling == "exact":
             raise ValueError("--sinkhorn makes an entropic coupling; --coupling=exact excludes it")
+        if self.coupling != "low-rank":
+            self._refuse(("rank",), "needs --coupling=low-rank")
+        if self.coupling == "exact":
+            self._refuse(("max_iterations", "threshold"), "excludes --coupling=exact")
+        if self.density != "kde":
+            self._refuse(("bandwidth_scale",), "needs --density=kde")
         if self.load_from_file is None:
             self._refuse(_FILE_ONLY, "needs --load-from-file")
             self._check_left_out(self.n_timesteps + 1)

@@ -138,14 +138,12 @@ class Experiment:
         return self.data.draw_images(key, n, self.settings.n_pixels)
 
     def _initialise(self, key: Any) -> Any:
-
         return self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros(1))
 
     def _denoiser(self, params: Any) -> Callable[[Any, Any], Any]:
         return lambda z, t: self.network.apply(params, z, t)
 
     def _losses(self, params: Any, key: Any, images: Any) -> Any:
-
         time_key, noise_key = jax.random.split(key)
         t = jax.random.randint(time_key, images.shape[:1], 1, self.settings.diffusion_steps + 1)
         return denoising_loss(

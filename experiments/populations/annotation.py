@@ -117,7 +117,6 @@ def _names(
 
 
 def _read(source: Path) -> Any:
-
     if not source.is_file():
         raise ValueError(f"{source}: no such file")
     try:

@@ -35,10 +35,11 @@ class LearningSettings:
         learner = tuple(getattr(self, name, kind()) for name, kind in entry.settings.items())
         if not entry.terms.internal:
             return learner
-        # Beta is found with the features, whatever the energies are. Where these are the usual ones a
-        # run that knew of no others may go on.
-        usual = "features" in entry.settings or self.features == FeatureSettings()
-        return (*learner, self.internal, *(() if usual else (self.features,)))
+        first_order = self.internal.beta_estimator == "first-order"
+        if first_order or self.features == FeatureSettings():
+            return (*learner, self.internal)
+        # Beta is found with them, whatever the energies are.
+        return (*learner, self.internal, self.features)
 
     def solver(self, name: str) -> "Solver":
         """The solver of a name, with its part of these."""

@@ -63,12 +63,12 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
     dataset = open_dataset(settings.dataset, settings.data_dir)
     seconds = {"data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
     solver = learning.solver(settings.solver)
+    solver.check(dataset.train.dimension)
     start = time.perf_counter()
     problem = prepare_problem(
         settings.solver, settings.scheme, settings.seeds[0], learning, dataset
     )
     seconds["train"] += time.perf_counter() - start
-    solver.check(dataset.train.dimension)
     run = start_run(
         settings,
         "experiments.train",

@@ -9,6 +9,7 @@ import jax
 from threadpoolctl import threadpool_limits
 
 from diffusions.arguments import checked
+from diffusions.memory import check_memory
 from diffusions.short_repr import short_repr
 from diffusions.typing import Key
 from jkonet_star.densities import GaussianMixtures, KernelDensities, density_report, fit_densities
@@ -111,10 +112,12 @@ def prepare(
 
     Raises:
         ValueError: an unknown solver or scheme, an internal energy without a density, couplings or
-            densities of other snapshots.
+            densities of other snapshots, or features that do not fit into memory.
     """
     scheme = scheme_of(scheme, solver)
     terms = known_solver(solver).terms
+    if terms.internal and internal.beta_estimator != "first-order":
+        check_memory(features.memory_needs_in(snapshots.dimension))
     if densities is not None and densities.dimension != snapshots.dimension:
         raise ValueError(
             f"the densities have dimension {densities.dimension}, the snapshots "

@@ -414,6 +414,19 @@ def test_beta_is_found_with_the_features_that_the_user_names():
     assert abs(found[named] / found[FeatureSettings()] - 1) > 1e-3
 
 
+def test_features_that_fit_nowhere_are_refused_before_anything_is_coupled(monkeypatch):
+    snapshots = snapshots_from_arrays(np.zeros((2, 3, 5)) + np.arange(3)[:, None], dt=0.01)
+    monkeypatch.setattr("jkonet_star.solvers.problem.couple", None)
+    monkeypatch.setattr("diffusions.memory.available_bytes", lambda: 2**30)
+    with pytest.raises(ValueError, match="memory"):
+        prepare(
+            snapshots,
+            "jkonet-star-potential-internal",
+            key=jax.random.key(0),
+            features=FeatureSettings(degree=20, total_degree=100),
+        )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("unpaired", [False, True])
 def test_mean_over_five_data_seeds(unpaired):

@@ -405,8 +405,8 @@ def test_a_dataset_that_knew_fewer_arguments_is_found(copy):
         del metadata["arguments"][name]
     file.write_text(json.dumps(metadata))
     assert generate_dataset(same).path == folder
-    other = dataclasses.replace(same, dataset_name=folder.name, rank=3)
-    with pytest.raises(ValueError, match="exists with --rank=50 instead of 3"):
+    other = dataclasses.replace(same, dataset_name=folder.name, threshold=0.5)
+    with pytest.raises(ValueError, match="exists with --threshold=0.001 instead of 0.5"):
         generate_dataset(other)
 
 

@@ -56,7 +56,8 @@ def test_every_argument_that_matters_changes_the_name():
     }  # fmt: skip
     file_only = {"time_key", "representation", "n_components"}
     assert set(changes) == set(DataSettings().content) - file_only
-    names = {DataSettings(**(base | {k: v})).name for k, v in changes.items()}
+    needed = {"rank": {"coupling": "low-rank"}, "bandwidth_scale": {"density": "kde"}}
+    names = {DataSettings(**(base | needed.get(k, {}) | {k: v})).name for k, v in changes.items()}
     assert len(names | {DataSettings(**base).name}) == len(changes) + 1
 
 
@@ -107,7 +108,7 @@ def test_paths_have_no_control_characters(name):
 
 
 def test_every_setting_of_couplings_and_densities_can_be_given():
-    transport = {"tau_a": 0.9, "tau_b": 0.8, "rank": 5, "max_iterations": 7, "threshold": 0.1}
+    transport = {"tau_a": 0.9, "tau_b": 0.8, "max_iterations": 7, "threshold": 0.1}
     settings = DataSettings(
         coupling="sinkhorn",
         sinkhorn=0.2,
@@ -120,9 +121,24 @@ def test_every_setting_of_couplings_and_densities_can_be_given():
         method="sinkhorn", epsilon=0.2, batch_size=9, **transport
     )
     assert settings.density_settings == DensitySettings(method="kde", bandwidth_scale=2.0)
+    low_rank = DataSettings(coupling="low-rank", rank=5, threshold=0.1).coupling_settings
+    assert low_rank == CouplingSettings(method="low-rank", rank=5, threshold=0.1)
     declared = {f.name for kind in (CouplingSettings, DensitySettings) for f in fields(kind)}
     renamed = {"method", "epsilon"}
     assert declared - renamed <= {f.name for f in fields(DataSettings)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"rank": 7}, "--rank needs --coupling=low-rank"),
+        ({"bandwidth_scale": 2.0}, "--bandwidth-scale needs --density=kde"),
+        ({"coupling": "exact", "threshold": 0.1}, "--threshold excludes --coupling=exact"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(changes, reason):
+    with pytest.raises(ValueError, match=reason):
+        DataSettings(**changes)
 
 
 @pytest.mark.parametrize("method", ["exact", "low-rank"])
