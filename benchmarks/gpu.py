@@ -104,7 +104,7 @@ def train(
     name: str, arguments: argparse.Namespace, seconds: float, *, full: bool
 ) -> dict[str, Any]:
     """Trains until it is done or the time is up; rows of the run's summary."""
-    report = arguments.report.resolve()
+    report = arguments.output.resolve()
     # Of this report, sizes and data: other ones are another run.
     data = "cifar10" if arguments.cifar10 else "synthetic"
     runs = report.parent / f"{report.stem}_runs" / f"{data}-{arguments.epochs if full else 'tiny'}"
@@ -149,7 +149,7 @@ def define(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=25.0, help="that all may take together")
     parser.add_argument("--size", choices=("auto", "full", "tiny"), default="auto")
     parser.add_argument("--only", type=words, default=[], help="items, comma-separated")
-    parser.add_argument("--report", type=Path, default=Path("gpu_report.json"))
+    parser.set_defaults(output=Path("gpu_report.json"))
     parser.add_argument("--epochs", type=int, default=30, help="of each training")
     parser.add_argument("--cifar10", type=Path, help="folder of CIFAR-10 for the trainings")
 
@@ -166,11 +166,11 @@ def known_report(file: Path, device: str, size: str) -> dict[str, Any]:
         report = json.loads(file.read_text())
         items, there = report["items"], (report["device"], report["size"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is no report of this script; give another --report") from error
+        raise ValueError(f"{file} is no report of this script; give another --output") from error
     if there != (device, size):
         raise ValueError(
             f"{file} is of {there[0]} at {there[1]} size, not of {device} at {size} size; "
-            "give another --report"
+            "give another --output"
         )
     return items
 
@@ -200,7 +200,7 @@ def main() -> int:
     full = arguments.size == "full" or (arguments.size == "auto" and device != "cpu")
     size = "full" if full else "tiny"
     try:
-        items = known_report(arguments.report, device, size)
+        items = known_report(arguments.output, device, size)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -214,7 +214,7 @@ def main() -> int:
 
     def record(name: str, result: dict[str, Any]) -> None:
         items[name] = result
-        write_output(arguments.report, device=device, size=size, items=items)
+        write_output(arguments.output, device=device, size=size, items=items)
         for row in result.get("rows", [{"failed": result.get("failed")}]):
             table.add({"item": name, **row})
 
@@ -223,7 +223,7 @@ def main() -> int:
         left = deadline - time.monotonic()
         if wanted(item.name) and left > (item.least if full else 0):
             request = {"measure": item.measure, "size": size, **item.request}
-            record(item.name, measure_apart(__file__, request, left))
+            record(item.name, measure_apart(__file__, request, min(left, arguments.timeout)))
     names = [name for name in TRAININGS if wanted(name)]
     if full and arguments.cifar10 is None:
         names = []

@@ -174,6 +174,11 @@ def check_fields(settings: Any) -> None:
         object.__setattr__(settings, field.name, value)
 
 
+def part_of(kind: type, settings: Any) -> dict[str, Any]:
+    """The fields of a settings class, as other settings that have them too hold them."""
+    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(kind)}
+
+
 def resolved_as(kind: type[SettingsT], settings: Any, choices: Mapping[str, Any]) -> SettingsT:
     """Settings with every choice made.
 
@@ -185,7 +190,7 @@ def resolved_as(kind: type[SettingsT], settings: Any, choices: Mapping[str, Any]
     Raises:
         ValueError: something is neither given nor chosen.
     """
-    given = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    given = part_of(type(settings), settings)
     made = {name: value for name, value in choices.items() if given[name] is None}
     return kind(**given | made)
 

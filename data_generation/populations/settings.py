@@ -16,6 +16,7 @@ from diffusions.checks import (
     Seed,
     check_fields,
     one_of,
+    part_of,
     shown,
 )
 from jkonet_star.settings import (
@@ -164,7 +165,7 @@ class DataSettings(TransportSettings, KernelDensitySettings):
     @property
     def coupling_settings(self) -> CouplingSettings:
         """The couplings' part."""
-        shared: dict[str, Any] = {"batch_size": self.batch_size, **_part(self, TransportSettings)}
+        shared: dict[str, Any] = {"batch_size": self.batch_size, **part_of(TransportSettings, self)}
         if self.sinkhorn is None:
             return CouplingSettings(method=self.coupling, **shared)
         method: CouplingMethod = "low-rank" if self.coupling == "low-rank" else "sinkhorn"
@@ -176,7 +177,7 @@ class DataSettings(TransportSettings, KernelDensitySettings):
         return DensitySettings(
             method=self.density,
             n_components=self.n_gmm_components,
-            **_part(self, KernelDensitySettings),
+            **part_of(KernelDensitySettings, self),
         )
 
     @property
@@ -223,11 +224,6 @@ class DataSettings(TransportSettings, KernelDensitySettings):
             label = _SUFFIXES.get(key, key)
             suffixes.append(f"_{label}" if value is True else f"_{label}_{_plain(str(value))}")
         return stem + "".join(suffixes)
-
-
-def _part(settings: DataSettings, kind: type) -> dict[str, Any]:
-    """The fields that a class shares with these settings."""
-    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(kind)}
 
 
 DEFAULTS: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(DataSettings)}

@@ -39,7 +39,6 @@ def train_run(settings: ResolvedInformationTheoreticSettings, begin: float) -> N
     if cut is not None:
         say(f"  {cut}")
     seconds = {"data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
-
     results = learn_density(run, task, settings, seconds)
     seconds["total"] = time.perf_counter() - begin
     conclude(run, settings, {"dataset": settings.dataset, **results}, seconds)

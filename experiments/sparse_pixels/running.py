@@ -67,9 +67,7 @@ def reuse_run(given: SparsePixelsSettings, begin: float, *, given_flags: Collect
         raise ValueError(f"{folder} already exists; give --overwrite or another --output")
     if folder.exists():
         check_results(folder, "experiments.sparse_pixels")
-
     check_writable(folder.parent)
-
     reuse(given.mode, run, folder, settings)
     say(f"  {time.perf_counter() - begin:.1f} seconds; {folder}")
 

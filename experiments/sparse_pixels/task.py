@@ -13,6 +13,7 @@ from data_generation.images.batches import mirrored, normalised
 from data_generation.images.datasets import ImageData, checksums, load_images, padded, subset
 from data_generation.images.mask_settings import MaskSettings
 from data_generation.images.masks import Masks, sparse_masks
+from diffusions.checks import part_of
 from diffusions.images.kriging import Kriging
 from diffusions.images.sparse_denoising import Network, SparseDenoising
 from diffusions.networks.presets import UNET_PRESETS
@@ -25,7 +26,6 @@ from experiments.sparse_pixels.settings import ResolvedSparsePixelsSettings
 
 TIME_SCALE = 1000.0
 """Radians of the network's finest sinusoid over the whole noising."""
-MASK_FIELDS = tuple(field.name for field in dataclasses.fields(MaskSettings))
 
 
 class SparseTask:
@@ -46,7 +46,7 @@ class SparseTask:
     def __init__(self, settings: ResolvedSparsePixelsSettings):
         """Args: resolved settings."""
         self.settings = settings
-        self.masks = MaskSettings(**{name: getattr(settings, name) for name in MASK_FIELDS})
+        self.masks = MaskSettings(**part_of(MaskSettings, settings))
         train, test = (self._read(split) for split in ("train", "test"))
         self.checksums = checksums(train=train, test=test)
         if settings.n_train is not None and settings.n_train < len(train):

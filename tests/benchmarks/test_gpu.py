@@ -29,7 +29,7 @@ def campaign(tmp_path, monkeypatch, capsys):
             return {"device": "A card"} if request["measure"] == "device" else measure(request)
 
         monkeypatch.setattr(gpu, "measure_apart", measured)
-        monkeypatch.setattr(sys, "argv", ["gpu", f"--report={report}", *flags])
+        monkeypatch.setattr(sys, "argv", ["gpu", f"--output={report}", *flags])
         code = gpu.main()
         kept = json.loads(report.read_text()) if report.exists() else None
         return code, capsys.readouterr(), kept, asked
@@ -120,7 +120,7 @@ def test_the_command_on_a_processor_is_dry(tmp_path):
             sys.executable,
             "-m",
             "benchmarks.gpu",
-            f"--report={report}",
+            f"--output={report}",
             "--only=messages,populations",
         ],
         cwd=ROOT,
