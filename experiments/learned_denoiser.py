@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
 from experiments.linear_denoiser.settings import LearnedDenoiserSettings
-from experiments.run.replaced import keeps_replaced
 
 FLAGS = define_flags(LearnedDenoiserSettings)
 
@@ -21,7 +20,6 @@ python -m experiments.learned_denoiser --quick --mean-list=0.3,0.7 --std-list=0.
 """
 
 
-@keeps_replaced
 def main() -> None:
     """Runs the experiment of the flags."""
     begin = time.perf_counter()

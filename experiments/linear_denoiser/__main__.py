@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
 from experiments.linear_denoiser.settings import LinearDenoiserSettings
-from experiments.run.replaced import keeps_replaced
 
 FLAGS = define_flags(LinearDenoiserSettings)
 
@@ -20,7 +19,6 @@ python -m experiments.linear_denoiser --noise-scale=0.01 --n-pixels=4 --n-train=
 """
 
 
-@keeps_replaced
 def main() -> None:
     """Runs the experiment of the flags."""
     begin = time.perf_counter()

@@ -1,7 +1,6 @@
 """Repetitions of the learned denoiser: data, training, samples and distances, in a run folder."""
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +10,6 @@ import numpy as np
 import optax
 
 from data_generation.gaussians import IsotropicMixture
-from data_generation.scripts.command_line import say
-from data_generation.scripts.device import device_name, precision
 from diffusions.linear_denoiser.pixel_distance import pixel_distance
 from diffusions.networks.attention_unet import AttentionUNet
 from diffusions.objectives import denoising_loss
@@ -22,9 +19,8 @@ from diffusions.training import initial_state, shuffled_batches, train_epochs
 from experiments.linear_denoiser.figures import plot_generated, plot_learned
 from experiments.linear_denoiser.learned_evaluation import running_averages, say_table, summarise
 from experiments.linear_denoiser.settings import LearnedDenoiserSettings
-from experiments.run.folder import start_run
 from experiments.run.repetitions import run_chunks
-from experiments.run.session import check_settings, conclude
+from experiments.run.session import Session, session
 from experiments.run.tables import write_table
 
 
@@ -35,21 +31,26 @@ def simulate(settings: LearnedDenoiserSettings, begin: float) -> None:
         settings: of the flags.
         begin: when the script did, by `time.perf_counter`.
     """
-    check_settings(settings)
-    data = IsotropicMixture(settings.mean_list, settings.std_list, settings.weights)
-    simulations = settings.n_simulations
-    size = settings.chunk_size or (1 if jax.default_backend() == "cpu" else 10)
-    size = min(size, simulations)
-    run = start_run(settings, "experiments.learned_denoiser", "learned_denoiser", chunk_size=size)
-    if run.finished:
-        say(f"{run.path} is already finished")
-        return
-    say(
-        f"learned denoiser of {settings.n_pixels} x {settings.n_pixels} images: {simulations} "
-        f"repetitions of n = {','.join(map(str, settings.n_train))}, {settings.epochs} epochs, "
-        f"{settings.diffusion_steps} steps"
-    )
-    say(f"  {device_name()}, {precision()}, seed {settings.seed}; results in {run.path}")
+    with session(settings, "experiments.learned_denoiser", begin) as run:
+        data = IsotropicMixture(settings.mean_list, settings.std_list, settings.weights)
+        simulations = settings.n_simulations
+        size = settings.chunk_size or (1 if jax.default_backend() == "cpu" else 10)
+        size = min(size, simulations)
+        started = run.start(
+            "learned_denoiser",
+            f"learned denoiser of {settings.n_pixels} x {settings.n_pixels} images: {simulations} "
+            f"repetitions of n = {','.join(map(str, settings.n_train))}, {settings.epochs} epochs, "
+            f"{settings.diffusion_steps} steps",
+            chunk_size=size,
+        )
+        if started:
+            run.conclude(_results(run, data, settings, size))
+
+
+def _results(
+    run: Session, data: IsotropicMixture, settings: LearnedDenoiserSettings, size: int
+) -> dict[str, Any]:
+    """All repetitions, `size` of them side by side, with tables and figures; for the summary."""
     experiment = Experiment(data, settings, size)
     newest: dict[str, Any] = {}
 
@@ -60,30 +61,29 @@ def simulate(settings: LearnedDenoiserSettings, begin: float) -> None:
 
     # Every size before the next repetitions: an unfinished run has all of them already.
     chunks = [
-        {"n": n, "first": first, "count": min(size, simulations - first)}
-        for first in range(0, simulations, size)
+        {"n": n, "first": first, "count": min(size, settings.n_simulations - first)}
+        for first in range(0, settings.n_simulations, size)
         for n in settings.n_train
     ]
-    start = time.perf_counter()
-    rows = run_chunks(
-        run,
-        chunks,
-        compute,
-        columns=("delta", "distance_train", "distance_original", "loss"),
-        unit="training" if size == 1 else "chunk",
-    )
-    seconds = {"simulate": time.perf_counter() - start}
+    folder = run.folder
+    with run.timed("simulate"):
+        rows = run_chunks(
+            folder,
+            chunks,
+            compute,
+            columns=("delta", "distance_train", "distance_original", "loss"),
+            unit="training" if size == 1 else "chunk",
+        )
     table = summarise(rows, settings.n_train)
     say_table(table)
-    write_table(run.path / "table.csv", table)
+    write_table(folder.path / "table.csv", table)
     averages = running_averages(rows, settings.n_train)
-    write_table(run.path / "running_averages.csv", averages)
+    write_table(folder.path / "running_averages.csv", averages)
     if settings.plots:
-        plot_learned(run.plots / "curves.png", table, averages)
+        plot_learned(folder.plots / "curves.png", table, averages)
         if newest:  # absent when a resumed run had all rows
-            plot_generated(run.plots / "generated.png", np.asarray(newest["images"]), data)
-    seconds["total"] = time.perf_counter() - begin
-    conclude(run, settings, {"table": table, "n_simulations": simulations}, seconds)
+            plot_generated(folder.plots / "generated.png", np.asarray(newest["images"]), data)
+    return {"table": table, "n_simulations": settings.n_simulations}
 
 
 class Experiment:

@@ -1,7 +1,6 @@
 """Repetitions of the linear denoiser, as one program per chunk, in a run folder."""
 
 import functools
-import time
 from typing import Any
 
 import jax
@@ -10,8 +9,6 @@ import scipy.linalg.cython_lapack  # noqa: F401  JAX's linear algebra: a limit n
 from threadpoolctl import threadpool_limits
 
 from data_generation.gaussians import IsotropicMixture
-from data_generation.scripts.command_line import say
-from data_generation.scripts.device import device_name, precision
 from diffusions.linear_denoiser.distance import difference, log_cross, log_pairs
 from diffusions.linear_denoiser.model import (
     OneStepModel,
@@ -24,9 +21,8 @@ from diffusions.precision import double_precision
 from experiments.linear_denoiser.evaluation import STATISTICS, say_table, summarise
 from experiments.linear_denoiser.figures import plot_linear
 from experiments.linear_denoiser.settings import LinearDenoiserSettings
-from experiments.run.folder import start_run
 from experiments.run.repetitions import run_chunks
-from experiments.run.session import check_settings, conclude
+from experiments.run.session import Session, session
 from experiments.run.tables import write_table
 
 
@@ -46,31 +42,33 @@ def simulate(settings: LinearDenoiserSettings, begin: float) -> None:
 
 
 def _run(settings: LinearDenoiserSettings, begin: float) -> None:
-    check_settings(settings)
-    model = OneStepModel(
-        dimension=settings.n_pixels**2,
-        mean=settings.mean,
-        std=settings.std,
-        time=settings.time,
-        noise_scale=settings.noise_scale,
-    )
-    run = start_run(settings, "experiments.linear_denoiser", f"linear_denoiser__d{model.dimension}")
-    if run.finished:
-        say(f"{run.path} is already finished")
-        return
-    say(
-        f"linear denoiser in dimension {model.dimension}, time {model.time:g}, lambda "
-        f"{model.noise_scale:g}: {settings.n_simulations} repetitions of "
-        f"n = {','.join(map(str, settings.n_train))}, {settings.n_original} original points"
-    )
-    numbers = precision(settings.precision)
-    say(f"  {device_name()}, {numbers}, seed {settings.seed}; results in {run.path}")
-    seconds = {"compile": 0.0, "simulate": 0.0}
+    with session(
+        settings, "experiments.linear_denoiser", begin, activities=("compile", "simulate")
+    ) as run:
+        model = OneStepModel(
+            dimension=settings.n_pixels**2,
+            mean=settings.mean,
+            std=settings.std,
+            time=settings.time,
+            noise_scale=settings.noise_scale,
+        )
+        started = run.start(
+            f"linear_denoiser__d{model.dimension}",
+            f"linear denoiser in dimension {model.dimension}, time {model.time:g}, lambda "
+            f"{model.noise_scale:g}: {settings.n_simulations} repetitions of "
+            f"n = {','.join(map(str, settings.n_train))}, {settings.n_original} original points",
+            numbers=settings.precision,
+        )
+        if started:
+            run.conclude(_results(run, model, settings))
+
+
+def _results(run: Session, model: OneStepModel, settings: LinearDenoiserSettings) -> dict[str, Any]:
+    """All repetitions, their table and figure; the results for the summary."""
     size = min(settings.chunk_size, settings.n_simulations)
     key = jax.random.key(settings.seed)
-    start = time.perf_counter()
-    program = _program(model, settings, size).lower(key, 0).compile()
-    seconds["compile"] = time.perf_counter() - start
+    with run.timed("compile"):
+        program = _program(model, settings, size).lower(key, 0).compile()
 
     def compute(chunk: dict[str, Any]) -> dict[str, Any]:
         values = jax.device_get(program(key, chunk["first"]))
@@ -80,22 +78,20 @@ def _run(settings: LinearDenoiserSettings, begin: float) -> None:
         {"first": first, "count": min(size, settings.n_simulations - first)}
         for first in range(0, settings.n_simulations, size)
     ]
-    start = time.perf_counter()
-    rows = run_chunks(run, chunks, compute, columns=STATISTICS, n_each=len(settings.n_train))
-    seconds["simulate"] = time.perf_counter() - start
-    table = summarise(rows, model, settings.n_train)
+    folder, sizes = run.folder, settings.n_train
+    with run.timed("simulate"):
+        rows = run_chunks(folder, chunks, compute, columns=STATISTICS, n_each=len(sizes))
+    table = summarise(rows, model, sizes)
     say_table(table, model)
-    write_table(run.path / "table.csv", table)
+    write_table(folder.path / "table.csv", table)
     if settings.plots:
-        plot_linear(run.plots / "curves.png", table, model)
-    seconds["total"] = time.perf_counter() - begin
+        plot_linear(folder.plots / "curves.png", table, model)
     limit = {
         "kl": model.limiting_kl,
         "hellinger_squared": model.limiting_hellinger_squared,
         "mean_variance": model.limiting_ratio * model.std**2,
     }
-    results = {"table": table, "large_n_limit": limit, "n_simulations": settings.n_simulations}
-    conclude(run, settings, results, seconds)
+    return {"table": table, "large_n_limit": limit, "n_simulations": settings.n_simulations}
 
 
 def _program(model: Any, settings: LinearDenoiserSettings, size: int) -> Any:

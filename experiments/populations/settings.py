@@ -54,6 +54,11 @@ class TrainSettings(FolderSettings):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be different, got {shown(self.seeds)}")
 
+    @property
+    def seeds_in_words(self) -> str:
+        """All of them."""
+        return f"seeds {','.join(map(str, self.seeds))}"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:

@@ -17,7 +17,6 @@ import numpy as np
 
 from checkpoints import save_energy
 from data_generation.scripts.command_line import say
-from data_generation.scripts.device import device_name, precision
 from diffusions.checks import record
 from diffusions.typing import Keys, PyTree
 from experiments.populations.assessment import (
@@ -32,9 +31,8 @@ from experiments.populations.datasets import known_energy, open_dataset, populat
 from experiments.populations.figures import plot_training
 from experiments.populations.learning_settings import LearningSettings
 from experiments.populations.settings import TrainSettings
-from experiments.run.folder import RunFolder, start_run
-from experiments.run.replaced import keeps_replaced
-from experiments.run.session import check_settings, conclude
+from experiments.run.folder import TRAINING, RunFolder
+from experiments.run.session import TRAINING_ACTIVITIES, session
 from experiments.run.training import train_in_chunks
 from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
 from jkonet_star.fitted import FittedEnergy
@@ -47,7 +45,6 @@ from jkonet_star.solvers.side_by_side import SideBySide
 from jkonet_star.transport.couplings import CouplingReport
 
 
-@keeps_replaced
 def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> None:
     """One run, from the dataset to the finished folder.
 
@@ -59,74 +56,58 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
     Raises:
         ValueError: as the folder, the dataset and the solver do.
     """
-    check_settings(settings)
-    dataset = open_dataset(settings.dataset, settings.data_dir)
-    seconds = {"data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
-    solver = learning.solver(settings.solver)
-    solver.check(dataset.train.dimension)
-    start = time.perf_counter()
-    problem = prepare_problem(
-        settings.solver, settings.scheme, settings.seeds[0], learning, dataset
-    )
-    seconds["train"] += time.perf_counter() - start
-    run = start_run(
-        settings,
-        "experiments.train",
-        f"{settings.solver}__{dataset.name}",
-        *learning.of(settings.solver),
-        data=dataset.metadata["checksums"],
-        dataset=str(dataset.path),
-    )
-    if run.finished:
-        say(f"{run.path} is already finished")
-        return
-    say(
-        f"{settings.solver} ({settings.scheme}) on {dataset.name}: "
-        f"{problem.conditions.point.shape[0]} couplings in dimension {dataset.train.dimension}"
-    )
-    say(
-        f"  {device_name()}, {precision()}, seeds "
-        f"{','.join(map(str, settings.seeds))}; results in {run.path}"
-    )
-    truth = known_energy(dataset)
-    snapshots = population(dataset, settings.eval)
-    cut = solver.remark(problem)
-    if cut is not None:
-        say(f"  {cut}")
-    start = time.perf_counter()
-    training = SideBySide(solver, problem)
-    seconds["train"] += time.perf_counter() - start
-    if not solver.epochs:
-        say_solved(training.facts[0], len(settings.seeds))
-    energies, details = learn(run, training, settings, snapshots, seconds)
-    if problem.internal is not None:
-        details["beta_estimate"] = beta_details(problem.internal)
-    details |= judge(problem, energies)
-    if cut is not None:
-        details["warnings"].insert(0, cut)
-    energies = reported(problem, energies, settings.solver, run.rows(), details)
-    start = time.perf_counter()
-    result, predictions = assess(energies, snapshots, truth, settings.wasserstein_order)
-    seconds["evaluate"] += time.perf_counter() - start
-    times = snapshots.time_values().tolist()
-    print_table(result, times, truth)
-    if not run.energy.exists():
-        save_energy(run.energy, energies)
-    if settings.plots:
-        draw(run.plots, energies, truth, snapshots, predictions)
-        if solver.epochs:
-            plot_training(run.plots / "training.png", run.rows())
-    seconds["total"] = time.perf_counter() - begin
-    results = {
-        "solver": settings.solver,
-        "dataset": dataset.name,
-        "scheme": settings.scheme,
-        "seeds": list(settings.seeds),
-        "eval": settings.eval,
-        **result,
-        **details,
-    }
-    conclude(run, settings, results, seconds)
+    with session(settings, TRAINING, begin, activities=TRAINING_ACTIVITIES) as run:
+        with run.timed("data", since=begin):
+            dataset = open_dataset(settings.dataset, settings.data_dir)
+        solver = learning.solver(settings.solver)
+        solver.check(dataset.train.dimension)
+        with run.timed("train"):
+            problem = prepare_problem(
+                settings.solver, settings.scheme, settings.seeds[0], learning, dataset
+            )
+        cut = solver.remark(problem)
+        started = run.start(
+            f"{settings.solver}__{dataset.name}",
+            f"{settings.solver} ({settings.scheme}) on {dataset.name}: "
+            f"{problem.conditions.point.shape[0]} couplings in dimension {dataset.train.dimension}",
+            *learning.of(settings.solver),
+            cut=cut,
+            data=dataset.metadata["checksums"],
+            dataset=str(dataset.path),
+        )
+        if not started:
+            return
+        truth = known_energy(dataset)
+        snapshots = population(dataset, settings.eval)
+        with run.timed("train"):
+            training = SideBySide(solver, problem)
+        if not solver.epochs:
+            say_solved(training.facts[0], len(settings.seeds))
+        folder = run.folder
+        energies, details = learn(folder, training, settings, snapshots, run.seconds)
+        if problem.internal is not None:
+            details["beta_estimate"] = beta_details(problem.internal)
+        details |= judge(problem, energies)
+        if cut is not None:
+            details["warnings"].insert(0, cut)
+        energies = reported(problem, energies, settings.solver, folder.rows(), details)
+        with run.timed("evaluate"):
+            result, predictions = assess(energies, snapshots, truth, settings.wasserstein_order)
+        print_table(result, snapshots.time_values().tolist(), truth)
+        if not folder.energy.exists():
+            save_energy(folder.energy, energies)
+        if settings.plots:
+            draw(folder.plots, energies, truth, snapshots, predictions)
+            if solver.epochs:
+                plot_training(folder.plots / "training.png", folder.rows())
+        about = {
+            "solver": settings.solver,
+            "dataset": dataset.name,
+            "scheme": settings.scheme,
+            "seeds": list(settings.seeds),
+            "eval": settings.eval,
+        }
+        run.conclude({**about, **result, **details})
 
 
 def prepare_problem(

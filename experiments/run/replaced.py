@@ -13,20 +13,15 @@ What the user puts in there later is not lost either (`run_contents`).
 """
 
 import contextlib
-import functools
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from data_generation.scripts.command_line import Hint
 from diffusions.files import temporary_name
 from experiments.run.contents import check_own, remove_own
 from experiments.run.lock import held, moved, release, release_all_but
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 # Runs that this process has put in the place of others and not finished.
 _REPLACING: list[Path] = []
@@ -85,33 +80,29 @@ def forget_replaced(path: Path) -> None:
         _REPLACING.remove(path)
 
 
-def keeps_replaced(script: Callable[P, T]) -> Callable[P, T]:
-    """A script whose failure puts back the run that it was to replace, unless it can be resumed.
+@contextlib.contextmanager
+def keeps_replaced() -> Iterator[None]:
+    """A failure inside puts back the run that was to be replaced, unless the new one can be resumed.
 
-    The line of an unfinished run's end then says where the other one is. However the script ends, it
-    lets go of the run that it wrote.
+    The line of an unfinished run's end then says where the other one is. However it ends, the run
+    that was written is let go of.
     """
-
-    @functools.wraps(script)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-        before, locked = len(_REPLACING), held()
-        try:
-            return script(*args, **kwargs)
-        except BaseException as error:
-            for path in _REPLACING[before:]:
-                # What went wrong is to be heard of, and what the user put in there is to stay.
-                with contextlib.suppress(OSError, ValueError):
-                    if not _can_be_resumed(path):
-                        _undo(path)
-            for path in held():
-                if path not in locked and replaced_runs(path):
-                    error.add_note(Hint(f"{path} is unfinished{hint(path)}"))
-            raise
-        finally:
-            del _REPLACING[before:]
-            release_all_but(locked)
-
-    return guarded
+    before, locked = len(_REPLACING), held()
+    try:
+        yield
+    except BaseException as error:
+        for path in _REPLACING[before:]:
+            # What went wrong is to be heard of, and what the user put in there is to stay.
+            with contextlib.suppress(OSError, ValueError):
+                if not _can_be_resumed(path):
+                    _undo(path)
+        for path in held():
+            if path not in locked and replaced_runs(path):
+                error.add_note(Hint(f"{path} is unfinished{hint(path)}"))
+        raise
+    finally:
+        del _REPLACING[before:]
+        release_all_but(locked)
 
 
 def _can_be_resumed(path: Path) -> bool:

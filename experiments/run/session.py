@@ -1,43 +1,151 @@
-"""Both ends of every script: what is refused before any work, and the summary, tracked if asked for."""
+"""What every script does around its work: refuse, open or resume, say where, time the parts, conclude.
 
+with session(settings, "experiments.entropy", begin) as run:
+    law = planar_law(settings.law)                      # what the run's name, or its data, need
+    if not run.start(f"entropy__{settings.law}", f"entropy of {settings.law}"):
+        return                                          # it is finished already
+    with run.timed("average"):
+        ...
+    run.conclude({"entropy": entropy})
+"""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from data_generation.scripts.command_line import say
+from data_generation.scripts.device import device_name, precision
 from diffusions.late_imports import import_extra
-from experiments.run.folder import RunFolder, check_run, peak_memory_bytes
+from experiments.run.folder import RunFolder, check_run, peak_memory_bytes, start_run
+from experiments.run.replaced import keeps_replaced
 from experiments.run.settings import FolderSettings
 
+TRAINING_ACTIVITIES = ("data", "compile", "train", "evaluate")
+"""Of what trains on data, in the order of the summary."""
 
-def check_settings(settings: FolderSettings) -> None:
-    """Refuses what could not be finished, before any work is done.
+
+@dataclasses.dataclass(kw_only=True)
+class Session:
+    """One script's work on one run.
+
+    Attributes:
+        settings: of the script.
+        script: as it is started, such as `experiments.train`.
+        begin: when it was, by `time.perf_counter`.
+        seconds: by activity.
+        folder: of the run, from `start` on.
+    """
+
+    settings: FolderSettings
+    script: str
+    begin: float
+    seconds: dict[str, float]
+    folder: RunFolder = dataclasses.field(init=False)
+
+    def start(
+        self,
+        name: str,
+        title: str,
+        *parts: Any,
+        numbers: str = "float32",
+        cut: str | None = None,
+        data: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> bool:
+        """Opens the folder, and says what is done, by what and where.
+
+        Args:
+            name: of the run where the settings give none.
+            title: what is done, in a line.
+            *parts: as in `start_run`.
+            numbers: that data and networks are held in.
+            cut: what is done less than was asked for, in words.
+            data: as in `start_run`.
+            **more: as in `start_run`.
+
+        Returns:
+            Whether there is anything to do: a finished run is left as it is.
+
+        Raises:
+            ValueError: as `open_run`.
+        """
+        self.folder = start_run(self.settings, self.script, name, *parts, data=data, **more)
+        if self.folder.finished:
+            say(f"{self.folder.path} is already finished")
+            return False
+        say(title)
+        say(
+            f"  {device_name()}, {precision(numbers)}, {self.settings.seeds_in_words}; "
+            f"results in {self.folder.path}"
+        )
+        if cut is not None:
+            say(f"  {cut}")
+        return True
+
+    @contextlib.contextmanager
+    def timed(self, activity: str, *, since: float | None = None) -> Iterator[None]:
+        """Adds the time that is spent inside, or has passed since then, to an activity."""
+        start = time.perf_counter() if since is None else since
+        yield
+        spent = time.perf_counter() - start
+        self.seconds[activity] = self.seconds.get(activity, 0.0) + spent
+
+    def conclude(self, results: dict[str, Any]) -> None:
+        """Ends the run, with the time since the script began as the total."""
+        total = time.perf_counter() - self.begin
+        conclude(self.folder, self.settings, results, {**self.seconds, "total": total})
+
+
+@contextlib.contextmanager
+def session(
+    settings: FolderSettings,
+    script: str,
+    begin: float | None = None,
+    *,
+    activities: Sequence[str] = (),
+) -> Iterator[Session]:
+    """Refuses what could not be finished, before any work is done, and cares for what goes wrong.
+
+    A run that was to be replaced comes back where the new one fails and cannot be resumed; the run
+    is let go of however its script ends.
+
+    Args:
+        settings: of the script.
+        script: as it is started, such as `experiments.train`.
+        begin: when it was, by `time.perf_counter`; absent, now.
+        activities: that `Session.seconds` begins with, in this order.
 
     Raises:
         ValueError: as `check_run`.
         ImportError: Weights & Biases is asked for and not installed.
     """
-    if settings.wandb:
-        import_extra("wandb", "--wandb")
-    check_run(
-        settings.runs_dir, settings.run_name, resume=settings.resume, overwrite=settings.overwrite
-    )
+    begin = time.perf_counter() if begin is None else begin
+    with keeps_replaced():
+        if settings.wandb:
+            import_extra("wandb", "--wandb")
+        check_run(
+            settings.runs_dir,
+            settings.run_name,
+            resume=settings.resume,
+            overwrite=settings.overwrite,
+        )
+        seconds = dict.fromkeys(activities, 0.0)
+        yield Session(settings=settings, script=script, begin=begin, seconds=seconds)
 
 
 def conclude(
     run: RunFolder, settings: FolderSettings, results: dict[str, Any], seconds: dict[str, float]
-) -> dict[str, Any]:
+) -> None:
     """Writes `summary.json`, which ends the run, and says how long it took.
 
     Args:
         run: the folder.
         settings: of the folder.
-        results: of the script.
+        results: of the script; `seconds`, `device` and `peak_memory_bytes` are added.
         seconds: by activity, with a total.
-
-    Returns:
-        The summary: the results, `seconds`, `device` and `peak_memory_bytes`.
     """
-    from data_generation.scripts.device import device_name  # only now: it needs JAX
-
     summary = {
         **results,
         "seconds": seconds,
@@ -53,7 +161,6 @@ def conclude(
         + f"; peak memory {summary['peak_memory_bytes'] / 2**20:.0f} MiB"
     )
     say(f"  {run.path}")
-    return summary
 
 
 def _log_to_wandb(run: RunFolder, summary: dict[str, Any]) -> None:

@@ -39,6 +39,11 @@ class FolderSettings:
         if self.run_name is not None:
             check_folder_name("run_name", self.run_name)
 
+    @property
+    def seeds_in_words(self) -> str:
+        """Where a run's randomness comes from."""
+        return "no seed"
+
 
 FOLDER_FIELDS = tuple(field.name for field in dataclasses.fields(FolderSettings))
 """Fields that say nothing of a run's results, so that a resumed run may have others."""
@@ -53,3 +58,8 @@ class RunSettings(FolderSettings):
     """
 
     seed: Seed = 0
+
+    @property
+    def seeds_in_words(self) -> str:
+        """The seed."""
+        return f"seed {self.seed}"

@@ -7,52 +7,41 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.scripts.command_line import say
-from data_generation.scripts.device import device_name, precision
 from data_generation.scripts.files import check_writable
 from diffusions.files import recover
 from diffusions.training import cut_batch
-from experiments.run.folder import RunFolder, start_run
+from experiments.run.folder import RunFolder
 from experiments.run.outputs import check_results
-from experiments.run.replaced import hint, keeps_replaced
-from experiments.run.session import check_settings, conclude
+from experiments.run.replaced import hint
+from experiments.run.session import TRAINING_ACTIVITIES, session
 from experiments.sparse_pixels.settings import (
     ResolvedSparsePixelsSettings,
     SamplingSettings,
     SparsePixelsSettings,
 )
 from experiments.sparse_pixels.task import SparseTask
-from experiments.sparse_pixels.training import learn, reuse
+from experiments.sparse_pixels.training import SCRIPT, learn, reuse
 
 
-@keeps_replaced
 def train_run(settings: ResolvedSparsePixelsSettings, begin: float) -> None:
     """A new run, or one that goes on; `begin` is when the script did."""
-    check_settings(settings)
-    task = SparseTask(settings)
-    run = start_run(
-        settings,
-        "experiments.sparse_pixels",
-        f"sparse-pixels__{settings.dataset}__{settings.model}__{settings.supervision}",
-        data=task.checksums,
-    )
-    if run.finished:
-        say(f"{run.path} is already finished")
-        return
-    told, asked = task.counts(task.shape[0])
-    say(
-        f"{settings.dataset}: {len(task.train)} training and {len(task.test)} held-out images of "
-        f"{' x '.join(map(str, task.shape))}, {told} pixels told and {asked} asked of each"
-    )
-    numbers = "bfloat16" if settings.bfloat16 else "float32"
-    say(f"  {device_name()}, {precision(numbers)}, seed {settings.seed}; results in {run.path}")
-    cut = cut_batch(settings.batch_size, len(task.train), "training images")
-    if cut is not None:
-        say(f"  {cut}")
-    seconds = {"data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
-    results = learn(run, task, seconds)
-    seconds["total"] = time.perf_counter() - begin
-    shared = {name: getattr(settings, name) for name in ("dataset", "model", "supervision")}
-    conclude(run, settings, {**shared, **results}, seconds)
+    with session(settings, SCRIPT, begin, activities=TRAINING_ACTIVITIES) as run:
+        with run.timed("data", since=begin):
+            task = SparseTask(settings)
+        told, asked = task.counts(task.shape[0])
+        started = run.start(
+            f"sparse-pixels__{settings.dataset}__{settings.model}__{settings.supervision}",
+            f"{settings.dataset}: {len(task.train)} training and {len(task.test)} held-out images "
+            f"of {' x '.join(map(str, task.shape))}, {told} pixels told and {asked} asked of each",
+            numbers="bfloat16" if settings.bfloat16 else "float32",
+            cut=cut_batch(settings.batch_size, len(task.train), "training images"),
+            data=task.checksums,
+        )
+        if not started:
+            return
+        results = learn(run.folder, task, run.seconds)
+        shared = {name: getattr(settings, name) for name in ("dataset", "model", "supervision")}
+        run.conclude({**shared, **results})
 
 
 def reuse_run(given: SparsePixelsSettings, begin: float, *, given_flags: Collection[str]) -> None:
@@ -66,7 +55,7 @@ def reuse_run(given: SparsePixelsSettings, begin: float, *, given_flags: Collect
     if folder.exists() and not given.overwrite:
         raise ValueError(f"{folder} already exists; give --overwrite or another --output")
     if folder.exists():
-        check_results(folder, "experiments.sparse_pixels")
+        check_results(folder, SCRIPT)
     check_writable(folder.parent)
     reuse(given.mode, run, folder, settings)
     say(f"  {time.perf_counter() - begin:.1f} seconds; {folder}")
@@ -80,7 +69,7 @@ def _of_run(
 ) -> ResolvedSparsePixelsSettings:
     """The settings of a run, with those of sampling, and of the place of the data, that are given."""
     fields = {field.name for field in dataclasses.fields(SparsePixelsSettings)}
-    if recorded.get("script") != "experiments.sparse_pixels":
+    if recorded.get("script") != SCRIPT:
         raise ValueError(f"{given.run} is a run of {recorded.get('script')}, not of this script")
     own = {
         name: tuple(value) if isinstance(value, list) else value

@@ -33,7 +33,7 @@ from experiments.sparse_pixels.settings import Mode, ResolvedSparsePixelsSetting
 from experiments.sparse_pixels.task import SparseTask
 
 NETWORK, REGRESSION = "network", "regression"
-_SCRIPT = "experiments.sparse_pixels"
+SCRIPT = "experiments.sparse_pixels"
 DRAWS_SHOWN = 4
 
 
@@ -199,11 +199,11 @@ def reuse(mode: Mode, run: RunFolder, folder: Path, settings: ResolvedSparsePixe
                 results, task, reconstruction, params, regression, settings, plots=settings.plots
             )
             write_json(unfinished / "evaluation.json", found)
-        write_json(unfinished / ABOUT, about(unfinished, _SCRIPT))
+        write_json(unfinished / ABOUT, about(unfinished, SCRIPT))
 
 
 def _replace(folder: Path, new: Path) -> None:
-    check_results(folder, _SCRIPT)  # something may have come into it since the work began
+    check_results(folder, SCRIPT)  # something may have come into it since the work began
     replace_folder(folder, new)
 
 

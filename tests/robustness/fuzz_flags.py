@@ -24,19 +24,19 @@ from data_generation.scripts.command_line import script_module
 
 DOORS = {
     "data_generation.__main__": ("data_generation.populations.making", "find_dataset"),
-    "experiments.train": ("experiments.populations.training", "check_settings"),
+    "experiments.train": ("experiments.populations.training", "session"),
     "experiments.evaluate": ("experiments.populations.evaluation", "RunFolder"),
     "experiments.information_theoretic": (
         "experiments.information_theoretic.running",
-        "check_settings",
+        "session",
     ),
     "experiments.sparse_localization": (
         "experiments.sparse_localization.running",
-        "check_settings",
+        "session",
     ),
-    "experiments.sparse_pixels": ("experiments.sparse_pixels.running", "check_settings"),
-    "experiments.learned_denoiser": ("experiments.linear_denoiser.learned_task", "check_settings"),
-    "experiments.linear_denoiser": ("experiments.linear_denoiser.task", "check_settings"),
+    "experiments.sparse_pixels": ("experiments.sparse_pixels.running", "session"),
+    "experiments.learned_denoiser": ("experiments.linear_denoiser.learned_task", "session"),
+    "experiments.linear_denoiser": ("experiments.linear_denoiser.task", "session"),
     "experiments.sweep": ("experiments.sweeps.running", "run_sweep"),
     "experiments.reproduce": ("experiments.reproductions.running", "run_sweep"),
     "experiments.report": ("experiments.reports.page", "write_report"),

@@ -52,7 +52,7 @@ def test_the_old_run_goes_when_the_new_one_is_finished(tmp_path, old):
     assert run.config()["settings"] == {"seed": 1}
 
 
-@keeps_replaced
+@keeps_replaced()
 def script(folder, error, *, rows=(), state=False, finish=False):
     run = opened(folder)
     run.log(rows)
@@ -111,7 +111,7 @@ def test_the_last_line_says_where_the_replaced_run_is(error, status, line, tmp_p
     assert said.count("\n") == 1
     assert contents(aside) == old
 
-    @keeps_replaced
+    @keeps_replaced()
     def resumed():
         opened(tmp_path, resume=True, overwrite=False)
         raise KeyboardInterrupt
