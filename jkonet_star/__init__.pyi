@@ -3,6 +3,8 @@ from jkonet_star.evaluation import evaluate as evaluate
 from jkonet_star.fit_report import FitReport as FitReport
 from jkonet_star.fitted import FittedEnergy as FittedEnergy
 from jkonet_star.fitting import fit as fit
+from jkonet_star.law import Law as Law
+from jkonet_star.law import judge_law as judge_law
 from jkonet_star.settings import BilevelSettings as BilevelSettings
 from jkonet_star.settings import CouplingSettings as CouplingSettings
 from jkonet_star.settings import DensitySettings as DensitySettings

@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from diffusions.typing import Array, Float, HostArray, Int, Key
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.first_order import FirstOrderConditions, residuals
+from jkonet_star.two_samples import mean_distance, spread
 from jkonet_star.units import ROUNDING
 
 if TYPE_CHECKING:
@@ -117,11 +117,6 @@ def _residuals(
     return jax.vmap(one)(energies)
 
 
-def _spread(x: HostArray, a: HostArray) -> float:
-    """E|X - X'| of two different particles."""
-    return float(a @ cdist(x, x) @ a / max(1.0 - (a**2).sum(), np.finfo(np.float64).tiny))
-
-
 def _some(rng: np.random.Generator, rows: HostArray, most: int) -> HostArray:
     return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
 
@@ -158,12 +153,12 @@ def explanation(problem: "Problem", energies: FittedEnergy) -> Explanation:
         a = mass[part] / mass[part].sum()
         seen = _some(rng, np.flatnonzero(weights[k + 1]), most)
         y, b = points[k + 1, seen], weights[k + 1, seen] / weights[k + 1, seen].sum()
-        spread = _spread(y, b)
+        between = spread(y, b)
         for i, z in enumerate([x[own], *ends[:, own]]):
             # A prediction beyond all bounds has no distance; it must not end the others'.
             with np.errstate(all="ignore"):
-                distances[i] += 2.0 * a @ cdist(z, y) @ b - _spread(z, a) - spread
-        size += spread
+                distances[i] += 2.0 * mean_distance(z, y, a, b) - spread(z, a) - between
+        size += between
         smallest = max(smallest, (a**2).sum(), (b**2).sum())
     if _is_one_point(points):
         distances[:] = 0.0  # rounding over rounding would be no number to judge by

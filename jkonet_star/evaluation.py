@@ -31,8 +31,11 @@ from diffusions.typing import Array, Bool, Float, Key
 from jkonet_star.dynamics import Step, scheme_time
 from jkonet_star.energies.interactions import interaction_drift
 from jkonet_star.fitted import FittedEnergy
+from jkonet_star.law import judge_law
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.transport.couplings import Couplings
 from jkonet_star.transport.exact import wasserstein
+from jkonet_star.yardsticks import measure_yardsticks
 
 MOST_POINTS = 3000
 """Exact transport is cubic: larger populations are compared on this many random particles."""
@@ -216,23 +219,39 @@ def evaluate_predictions(
 
 @checked
 def evaluate(
-    energy: FittedEnergy, snapshots: Snapshots, *, key: Key, order: int = 1
+    energy: FittedEnergy,
+    snapshots: Snapshots,
+    *,
+    key: Key,
+    order: int = 1,
+    learned_from: Snapshots | None = None,
+    couplings: Couplings | None = None,
 ) -> dict[str, Any]:
-    """How far one energy's predictions are from held-out snapshots, equation (1).
+    """How far one energy's predictions are from held-out snapshots: equation (1), and `law`.
+
+    `law` holds the scores of `jkonet_star.law`, each beside its yardsticks, and a `verdict` in words.
 
     Args:
         energy: a single one, without a seed axis.
         snapshots: held-out.
         key: of the noise.
         order: p.
+        learned_from: the snapshots of the fit, for the yardsticks that know them.
+        couplings: of `learned_from`, for the lookups: `couple(learned_from, key=key)[0]`.
 
     Raises:
-        ValueError: the energy is a stack, or differs from the snapshots in dimension.
+        ValueError: the energy is a stack, or differs from the snapshots in dimension; couplings that
+            are not of `learned_from`.
     """
     energy.check_single()
     _check_dimension(energy, snapshots)
+    beside = measure_yardsticks(
+        snapshots, learned_from=learned_from, couplings=couplings, order=order
+    )
     stacked = jax.tree.map(lambda leaf: leaf[None], energy)
-    return evaluate_predictions(predict_snapshots(stacked, snapshots, key), snapshots, order=order)
+    predictions = predict_snapshots(stacked, snapshots, key)
+    law = judge_law(np.asarray(predictions.one_step), snapshots, beside=beside)
+    return evaluate_predictions(predictions, snapshots, order=order) | {"law": law.as_dict()}
 
 
 def _bures_wasserstein(x: np.ndarray, a: np.ndarray, y: np.ndarray, b: np.ndarray) -> float:
