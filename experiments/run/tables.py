@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from diffusions.files import write_text
 
 Row = dict[str, Any]
-
-Z95 = 1.959963984540054  # of a two-sided 95 % interval
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float | None]:
@@ -31,11 +30,8 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
         successes: out of `trials`.
         trials: at least 1.
     """
-    p = successes / trials
-    scale = 1.0 + Z95**2 / trials
-    middle = p + Z95**2 / (2 * trials)
-    half = Z95 * math.sqrt(p * (1 - p) / trials + Z95**2 / (4 * trials**2))
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+    interval = stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def positive_share(deltas: np.ndarray) -> dict[str, float]:
