@@ -31,6 +31,24 @@ CHECKED = [
     if file.stem not in UNCHECKED
 ]
 _flax_dataclass = flax.struct.dataclass
+# What takes longest: started last, it would leave one worker to wait for the other.
+FIRST = ("test_notebooks.py", "robustness", "test_documentation.py", "end_to_end")
+
+
+def pytest_configure(config):
+    """xdist gives files out in our order, where it knows how to (3.7), not by the number of tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first."""
+
+    def place(item):
+        first = item.path.relative_to(ROOT / "tests").parts[0]
+        return FIRST.index(first) if first in FIRST else len(FIRST)
+
+    items.sort(key=place)
 
 
 def _pytree_with_free_constructor(cls=None, **options):
