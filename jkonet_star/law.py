@@ -33,9 +33,15 @@ from jkonet_star.yardsticks import (
 )
 
 ERRORS = 2.0
-SCORES = ("energy_distance", "c2st", "variance_ratio", "w1", "w2")
+SCORES = {
+    "energy_distance": "energy distance",
+    "c2st": "C2ST",
+    "variance_ratio": "variance ratio",
+    "w1": "W1",
+    "w2": "W2",
+}
+"""In words."""
 _RIVALS = {"no_motion": "no motion", "lookup": "the lookup", "lookup_mean": "the lookup's mean"}
-_SAID = {"energy_distance": "energy distance", "c2st": "C2ST", "variance_ratio": "variance ratio"}
 # What rounding leaves of equal scores.
 _EQUAL = 1e-6
 
@@ -114,10 +120,15 @@ class Law:
         """In words: what beats the prediction, in which scores."""
         said = []
         for rival, names in self.behind().items():
-            for clear, verb in ((True, "beats"), (False, "is no worse than")):
-                inside = [self._against(n, rival) for n, c in names.items() if c is clear]
-                if inside:
-                    said.append(f"{_RIVALS[rival]} {verb} this energy in {_listed(inside)}")
+            beats, level = (
+                _listed([self._against(n, rival) for n, c in names.items() if c is clear])
+                for clear in (True, False)
+            )
+            verbs = [f"beats this energy in {beats}"] if beats else []
+            if level:
+                verbs.append(f"is level with {'it' if beats else 'this energy'} in {level}")
+            if verbs:
+                said.append(f"{_RIVALS[rival]} {' and '.join(verbs)}")
         if said:
             return "; ".join(said)
         known = [words for rival, words in _RIVALS.items() if getattr(self.w1, rival) is not None]
@@ -140,7 +151,7 @@ class Law:
     def _against(self, name: str, rival: str) -> str:
         score = getattr(self, name)
         numbers = f"{_digits(getattr(score, rival))} against {_digits(score.mean)}"
-        return f"{_SAID.get(name, name.upper())} ({numbers})"
+        return f"{SCORES[name]} ({numbers})"
 
 
 @checked
@@ -206,7 +217,7 @@ def judge_law(
 
 
 def _names(orders: tuple[int, ...]) -> tuple[str, ...]:
-    return (*SCORES[:3], *(f"w{p}" for p in orders))
+    return (*list(SCORES)[:3], *(f"w{p}" for p in orders))
 
 
 def _summary(name: str, found: list[list[Found]], beside: Yardsticks) -> Score:

@@ -11,6 +11,7 @@ import numpy as np
 from data_generation.scripts.command_line import say
 from diffusions.typing import Key
 from experiments.populations.figures import plot_interaction, plot_potential, plot_predictions
+from experiments.populations.law_figure import plot_law
 from jkonet_star.diagnostics import (
     Explanation,
     explanation,
@@ -27,9 +28,11 @@ from jkonet_star.evaluation import (
 )
 from jkonet_star.fit_report import ClosedFormReport, fit_report
 from jkonet_star.fitted import FittedEnergy
+from jkonet_star.law import SCORES, judge_law
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.divergence import divergence_warning
 from jkonet_star.solvers.problem import Problem
+from jkonet_star.yardsticks import YARDSTICKS, Yardsticks
 
 
 def evaluation_key() -> Key:
@@ -38,12 +41,25 @@ def evaluation_key() -> Key:
 
 
 def assess(
-    energies: FittedEnergy, snapshots: Snapshots, truth: KnownEnergy | None, order: int
+    energies: FittedEnergy,
+    snapshots: Snapshots,
+    truth: KnownEnergy | None,
+    order: int,
+    beside: Yardsticks,
 ) -> tuple[dict[str, Any], Predictions]:
-    """Every number that is reported of a stack of energies, and the predictions behind them."""
+    """Every number that is reported of a stack of energies, and the predictions behind them.
+
+    Args:
+        energies: every leaf with a leading seed axis.
+        snapshots: that judge them.
+        truth: of simulated data.
+        order: of the Wasserstein distance.
+        beside: of the snapshots.
+    """
     predictions = predict_snapshots(energies, snapshots, evaluation_key())
     result = evaluate_predictions(predictions, snapshots, order=order)
     result["wasserstein_order"] = order
+    result["law"] = judge_law(np.asarray(predictions.one_step), snapshots, beside=beside).as_dict()
     beta = np.asarray(jax.vmap(lambda e: e.beta)(energies), np.float64)
     result["beta"] = {
         "mean": float(beta.mean()),
@@ -69,6 +85,7 @@ def print_table(result: dict[str, Any], times: list[float], truth: KnownEnergy |
         say(f"  std over seeds {ahead['std']:>15.5f}   {onward['std']:>14.5f}")
     if not result["converged"]:
         say("  warning: some prediction steps did not converge; their distances are unreliable")
+    print_law(result["law"])
     errors = result["field_error"]
     if errors is not None:
         for name, label in (
@@ -84,6 +101,30 @@ def print_table(result: dict[str, Any], times: list[float], truth: KnownEnergy |
     if truth is not None or result["beta"]["mean"]:
         known = "" if truth is None else f" (true: {truth.beta:g})"
         say(f"  beta {result['beta']['mean']:.4g}{known}")
+
+
+def print_law(law: dict[str, Any]) -> None:
+    """The scores of a law beside its yardsticks, as far as they are there."""
+    there = [name for name in YARDSTICKS if law["w1"][name] is not None]
+    heads = "".join(f"{name.replace('_', ' '):>13}" for name in there)
+    say(f"  one step ahead    energy{heads}")
+    for name, label in SCORES.items():
+        if name in law:
+            values = [law[name][column] for column in ("mean", *there)]
+            shown = (f"{'none' if v is None else format(v, '.4g'):>13}" for v in values)
+            say(f"  {label:<{24 - 13}}{''.join(shown)}")
+    judged = f"{max(law['n_compared']):,} particles a side"
+    if law["n_transported"] != law["n_compared"]:
+        judged += f", {max(law['n_transported']):,} for W1"
+    if law["halved"]:
+        judged += "; one half judges the other, since these were learned from"
+    say(f"  by at most {judged}; C2ST .5 and a variance ratio of 1 are equal laws")
+
+
+def say_verdict(result: dict[str, Any]) -> None:
+    """Whether anything that learns nothing is as good as the energies."""
+    law = result["law"]
+    say(f"  {'warning: ' if law['beaten'] else ''}{law['verdict']}")
 
 
 def judge(problem: Problem, energies: FittedEnergy) -> dict[str, Any]:
@@ -149,6 +190,7 @@ def draw(
     truth: KnownEnergy | None,
     snapshots: Snapshots,
     predictions: Predictions,
+    law: dict[str, Any],
 ) -> None:
     """The figures of the first seed's energy."""
     energy = energies.member(0)
@@ -158,3 +200,4 @@ def draw(
         plot_interaction(folder / "interaction.png", energy, truth, snapshots)
     one_step = np.asarray(predictions.one_step[0])
     plot_predictions(folder / "predictions.png", energy, snapshots, one_step)
+    plot_law(folder / "law.png", snapshots, one_step, law)

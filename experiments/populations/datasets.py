@@ -6,6 +6,7 @@ from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import say
 from jkonet_star.evaluation import KnownEnergy
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.yardsticks import Yardsticks, measure_yardsticks
 
 
 def open_dataset(name_or_path: str | None, data_dir: str) -> Dataset:
@@ -32,3 +33,20 @@ def known_energy(dataset: Dataset) -> KnownEnergy | None:
 def population(dataset: Dataset, which: str) -> Snapshots:
     """The held-out or the training population."""
     return dataset.test if which == "test_data" else dataset.train
+
+
+def yardsticks(dataset: Dataset, which: str, order: int, *, learned: bool = True) -> Yardsticks:
+    """What predictions of the held-out or the training population are judged by.
+
+    Args:
+        dataset: of the population.
+        which: test_data or train_data.
+        order: of the Wasserstein distance.
+        learned: whether the energies were learned from this dataset; else only `no_motion` is there.
+    """
+    return measure_yardsticks(
+        population(dataset, which),
+        learned_from=dataset.train if learned else None,
+        couplings=dataset.couplings if learned else None,
+        order=order,
+    )

@@ -9,8 +9,8 @@ from data_generation.populations.datasets import load_dataset
 from data_generation.scripts.command_line import say
 from data_generation.scripts.files import check_writable, write_json
 from diffusions.files import add_files, made_parents, naming, new_folder
-from experiments.populations.assessment import assess, draw, print_table
-from experiments.populations.datasets import known_energy, population
+from experiments.populations.assessment import assess, draw, print_table, say_verdict
+from experiments.populations.datasets import known_energy, population, yardsticks
 from experiments.populations.settings import EvaluateSettings
 from experiments.run.folder import SCHEMA_VERSION, RunFolder
 from experiments.run.outputs import check_figures, check_output, is_evaluation
@@ -56,7 +56,9 @@ def evaluate_run(settings: EvaluateSettings, start: float) -> None:
     if settings.plots:
         check_figures(plots, output)
     truth = known_energy(dataset)
-    result, predictions = assess(energies, snapshots, truth, settings.wasserstein_order)
+    order = settings.wasserstein_order
+    beside = yardsticks(dataset, settings.eval, order, learned=settings.dataset is None)
+    result, predictions = assess(energies, snapshots, truth, order, beside)
     say(f"{run.path} ({trained.solver}, {energies.scheme}) on {dataset.name}, {settings.eval}")
     print_table(result, snapshots.time_values().tolist(), truth)
     content = {
@@ -72,7 +74,8 @@ def evaluate_run(settings: EvaluateSettings, start: float) -> None:
         if settings.plots:
             folder = drawn.enter_context(new_folder(plots, move=add_files))
             with naming(plots):
-                draw(folder, energies, truth, snapshots, predictions)
+                draw(folder, energies, truth, snapshots, predictions, result["law"])
         # Before the figures have their place: by the result they are known as ours.
         write_json(output, content)
     say(f"  {output}")
+    say_verdict(result)

@@ -26,8 +26,9 @@ from experiments.populations.assessment import (
     judge,
     print_table,
     reported,
+    say_verdict,
 )
-from experiments.populations.datasets import known_energy, open_dataset, population
+from experiments.populations.datasets import known_energy, open_dataset, population, yardsticks
 from experiments.populations.figures import plot_training
 from experiments.populations.learning_settings import LearningSettings
 from experiments.populations.settings import TrainSettings
@@ -92,12 +93,14 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
             details["warnings"].insert(0, cut)
         energies = reported(problem, energies, settings.solver, folder.rows(), details)
         with run.timed("evaluate"):
-            result, predictions = assess(energies, snapshots, truth, settings.wasserstein_order)
+            order = settings.wasserstein_order
+            beside = yardsticks(dataset, settings.eval, order)
+            result, predictions = assess(energies, snapshots, truth, order, beside)
         print_table(result, snapshots.time_values().tolist(), truth)
         if not folder.energy.exists():
             save_energy(folder.energy, energies)
         if settings.plots:
-            draw(folder.plots, energies, truth, snapshots, predictions)
+            draw(folder.plots, energies, truth, snapshots, predictions, result["law"])
             if solver.epochs:
                 plot_training(folder.plots / "training.png", folder.rows())
         about = {
@@ -108,6 +111,7 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
             "eval": settings.eval,
         }
         run.conclude({**about, **result, **details})
+        say_verdict(result)
 
 
 def prepare_problem(

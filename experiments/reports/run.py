@@ -23,6 +23,7 @@ from experiments.reports.html import (
     table,
     text,
 )
+from experiments.reports.law import law_content
 from experiments.run.commands import (
     changed,
     dataset_command,
@@ -49,10 +50,12 @@ def run_sections(run: RunFolder) -> list[str]:
     settings = config["settings"]
     summary = run.summary()
     results = {name: value for name, value in summary.items() if name not in ENVIRONMENT}
+    law = results.pop("law", None)
     return [
         _head(run, settings),
         "" if run.finished else notice(_progress(run)),
         cards(headline({k: v for k, v in results.items() if k not in settings})),
+        section("Predicted law", law_content(law)),
         section("Results", content(results) if results else ""),
         section("Training", _charts(run)),
         section("Figures", pictures((run.path / "plots").glob("*.png"))),
@@ -113,7 +116,9 @@ def _evaluations(run: RunFolder) -> list[str]:
     for file in sorted(run.path.glob("evaluation*.json")):
         found = {k: v for k, v in read_entries(file, Summary).items() if k not in ENVIRONMENT}
         plots = file.with_name(f"{file.stem}_plots")
-        made.append(section(file.stem.capitalize(), content(found), pictures(plots.glob("*.png"))))
+        law = law_content(found.pop("law", None))
+        figures = pictures(plots.glob("*.png"))
+        made.append(section(file.stem.capitalize(), law, content(found), figures))
     return made
 
 

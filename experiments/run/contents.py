@@ -35,7 +35,7 @@ CHECKPOINT: Contents = {r"(removed-)?\d+": _ARRAYS, r"\d+\.orbax-checkpoint-tmp(
 _ENERGY: Contents = {r"energy\.json": None, r"arrays": _ARRAYS}
 _NETWORK: Contents = {r"network\.json": None, r"arrays": _ARRAYS}
 _PLOTS: Contents = {
-    r"(potential|interaction|predictions|training)\.png": None,
+    r"(potential|interaction|predictions|law|training)\.png": None,
     r"(curves|data|generated|mse_curve|samples)\.png": None,
     r"density(_\d{4,})?\.png|panel_\d{4,}\.png": None,
     r"(errors|norms|seeds)\.png": None,

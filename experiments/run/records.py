@@ -87,6 +87,27 @@ class FieldErrors:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LawScore:
+    """A score of the predicted law, of which the mean is relied on; None where none was measured."""
+
+    MORE: ClassVar = True
+
+    mean: Number | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Law:
+    """The scores of the predicted law; older releases have none."""
+
+    MORE: ClassVar = True
+
+    energy_distance: LawScore
+    c2st: LawScore
+    variance_ratio: LawScore
+    beaten: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Seconds:
     """Of the activities that every run of a solver has."""
 
@@ -105,6 +126,7 @@ class TrainSummary:
     emd_cumulative: Mean
     beta: Mean
     field_error: FieldErrors | None
+    law: Law | None = None
     seconds: Seconds
     converged: bool
     epochs: Count | None = None

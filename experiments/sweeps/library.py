@@ -5,12 +5,13 @@ from typing import Any
 
 from data_generation.populations.datasets import Dataset, generate_dataset, load_dataset
 from data_generation.populations.settings import DataSettings
-from experiments.populations.datasets import known_energy
+from experiments.populations.datasets import known_energy, yardsticks
 from experiments.populations.training import prepare_problem
 from experiments.sweeps.settings import Cell
 from jkonet_star.evaluation import KnownEnergy
 from jkonet_star.solvers.problem import Problem
 from jkonet_star.solvers.registry import SOLVERS
+from jkonet_star.yardsticks import Yardsticks
 
 
 class Library:
@@ -20,6 +21,7 @@ class Library:
         self._datasets: dict[str, Dataset] = {}
         self._truths: dict[str, KnownEnergy | None] = {}
         self._problems: dict[tuple, Problem] = {}
+        self._yardsticks: dict[tuple, Yardsticks] = {}
 
     def dataset(self, cell: Cell) -> Dataset:
         """The cell's dataset, generated where it is missing."""
@@ -38,6 +40,13 @@ class Library:
         if name not in self._truths:
             self._truths[name] = known_energy(self.dataset(cell))
         return self._truths[name]
+
+    def yardsticks(self, cell: Cell, which: str, order: int) -> Yardsticks:
+        """What predictions of the cell's data are judged by."""
+        key = (cell.dataset_name, which, order)
+        if key not in self._yardsticks:
+            self._yardsticks[key] = yardsticks(self.dataset(cell), which, order)
+        return self._yardsticks[key]
 
     def problem(self, cell: Cell) -> Problem:
         """The cell's coupled snapshots; solvers that learn the same terms share them."""

@@ -279,7 +279,8 @@ def write_run(
     start = time.perf_counter()
     snapshots = population(library.dataset(cell), folder.execution.eval)
     order = folder.execution.wasserstein_order
-    result, _ = assess(energies, snapshots, library.truth(cell), order)
+    beside = library.yardsticks(cell, folder.execution.eval, order)
+    result, _ = assess(energies, snapshots, library.truth(cell), order, beside)
     seconds = {**seconds, "evaluate": seconds.get("evaluate", 0.0) + time.perf_counter() - start}
     run = folder.open(cell)
     if rows:

@@ -26,9 +26,11 @@ DATA = (
     "data_seed",
 )
 RUN = ("solver", "scheme", "variant", "seed")
+LAW = ("energy_distance", "c2st", "variance_ratio")
 RESULTS = (
     "emd",
     "emd_cumulative",
+    *LAW,
     "drift_error",
     "potential_error",
     "interaction_error",
@@ -38,7 +40,7 @@ RESULTS = (
     "seconds",
     "side_by_side",
 )
-COLUMNS = (*DATA, *RUN, "status", *RESULTS, "converged", "reason")
+COLUMNS = (*DATA, *RUN, "status", *RESULTS, "beaten", "converged", "reason")
 
 
 def row_of(cell: Cell, folder: SweepFolder) -> Row:
@@ -88,6 +90,7 @@ def result_columns(summary: dict[str, Any]) -> Row:
         "status": "diverged" if summary.get("diverged") or not math.isfinite(emd) else "finished",
         "emd": emd,
         "emd_cumulative": float(summary["emd_cumulative"]["mean"]),
+        **{name: _number((summary.get("law") or {}).get(name)) for name in LAW},
         "drift_error": error("drift"),
         "potential_error": error("potential_gradient"),
         "interaction_error": error("interaction_gradient"),
@@ -96,8 +99,13 @@ def result_columns(summary: dict[str, Any]) -> Row:
         "seconds_training": seconds["train"],
         "seconds": seconds["total"],
         "side_by_side": summary.get("side_by_side", 1),
+        "beaten": (summary.get("law") or {}).get("beaten"),
         "converged": summary["converged"],
     }
+
+
+def _number(score: dict[str, Any] | None) -> float | None:
+    return None if score is None or score["mean"] is None else float(score["mean"])
 
 
 def _mean(values: Sequence[Any]) -> float:
@@ -130,6 +138,8 @@ def means_over_seeds(rows: Sequence[Row]) -> list[Row]:
         for name in RESULTS:
             values = [r[name] for r in group if r[name] is not None]
             row[name] = float(np.mean(values)) if values else None
+        known = [r["beaten"] for r in group if r["beaten"] is not None]
+        row["beaten"] = any(known) if known else None
         finite = [r["emd"] for r in group if r["emd"] is not None]
         row["emd_std"] = float(np.std(finite)) if finite and np.isfinite(finite).all() else None
         merged.append(row)
@@ -141,6 +151,8 @@ def write_markdown(file: Path, rows: Sequence[Row], title: str) -> None:
     merged = means_over_seeds(rows)
     columns = [c for c in varying(rows) if c != "seed"] or ["dataset"]
     columns += [c for c in RESULTS[:-3] if any(row[c] is not None for row in merged)]
+    if any(row["beaten"] for row in merged):
+        columns.append("beaten")
     if any(row["status"] != "finished" for row in merged):
         columns += ["status", "reason"]
     n_seeds = len({row["seed"] for row in rows})

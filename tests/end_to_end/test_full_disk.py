@@ -101,4 +101,8 @@ def test_an_evaluation_without_room_leaves_nothing_half_made(small_disk, place, 
     assert (disk / "e.json").read_bytes() == before
     small_disk(10_000_000)
     assert evaluate.run([*flags, f"--output={disk / 'e.json'}"]) == 0
-    assert {p.name for p in (disk / "e_plots").iterdir()} == {"potential.png", "predictions.png"}
+    assert {p.name for p in (disk / "e_plots").iterdir()} == {
+        "law.png",
+        "potential.png",
+        "predictions.png",
+    }

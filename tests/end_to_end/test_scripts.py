@@ -52,6 +52,19 @@ def check_distances(found, n_steps, n_seeds):
     assert found["std"] == pytest.approx(np.std(found["per_seed"]), abs=1e-12)
 
 
+def check_law(law, n_steps, n_seeds):
+    for name in ("energy_distance", "c2st", "variance_ratio", "w1"):
+        score = law[name]
+        assert (len(score["per_step"]), len(score["per_seed"])) == (n_steps, n_seeds)
+        assert score["mean"] == pytest.approx(np.mean(score["per_step"]))
+        for yardstick in ("no_motion", "floor", "lookup", "lookup_mean"):
+            per_step = score["per_step_yardsticks"][yardstick]
+            assert score[yardstick] == pytest.approx(np.mean(per_step))
+    assert law["c2st"]["floor"] == pytest.approx(0.5, abs=0.25)
+    assert len(law["n_compared"]) == n_steps
+    assert law["verdict"]
+
+
 def check_summary(summary, solver, dataset, scheme, seeds):
     kind, n_steps = SOLVERS[solver].terms, dataset.test.n_steps
     assert (summary["solver"], summary["dataset"]) == (solver, dataset.name)
@@ -60,6 +73,7 @@ def check_summary(summary, solver, dataset, scheme, seeds):
         check_distances(summary[name], n_steps, len(seeds))
     first = summary["emd_one_step_ahead"]["per_step"][0]
     assert summary["emd_cumulative"]["per_step"][0] == pytest.approx(first)
+    check_law(summary["law"], n_steps, len(seeds))
     beta = summary["beta"]
     assert len(beta["per_seed"]) == len(seeds)
     assert beta["mean"] == pytest.approx(np.mean(beta["per_seed"]))
@@ -127,12 +141,14 @@ def test_every_solver_from_data_to_evaluation(solver, place, capfd):
     else:
         assert summary["closed_form"]["n_features"] > 0
     found = place.evaluate(run)
-    for key in ("emd_one_step_ahead", "emd_cumulative", "field_error", "beta", "converged"):
+    for key in ("emd_one_step_ahead", "emd_cumulative", "field_error", "beta", "converged", "law"):
         assert found[key] == summary[key], key
     check_own(run)
     out, err = capfd.readouterr()
     assert "EMD one step ahead" in out
     assert err == ""
+    verdict = ("warning: " if summary["law"]["beaten"] else "") + summary["law"]["verdict"]
+    assert out.splitlines()[-1] == f"  {verdict}"
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -170,7 +186,7 @@ def test_data_without_a_known_truth_in_one_dimension(place):
         (0,),
     )
     names = sorted(p.name for p in (run / "plots").iterdir())
-    assert names == ["potential.png", "predictions.png", "training.png"]
+    assert names == ["law.png", "potential.png", "predictions.png", "training.png"]
     for name in names:
         assert matplotlib.image.imread(run / "plots" / name)[..., :3].std() > 0.01
 
@@ -221,8 +237,11 @@ def test_the_population_of_the_evaluation_does_not_touch_the_training(place):
     assert first["emd_one_step_ahead"] != second["emd_one_step_ahead"]
     found = place.evaluate(held_out, "--eval=train_data")
     assert found["emd_one_step_ahead"] == second["emd_one_step_ahead"]
+    assert found["law"] == second["law"]
+    assert (first["law"]["halved"], second["law"]["halved"]) == (False, True)
     other = place.evaluate(held_out, "--wasserstein-order=2")
     assert other["emd_one_step_ahead"]["mean"] > first["emd_one_step_ahead"]["mean"]
+    assert other["law"]["w2"]["mean"] > other["law"]["w1"]["mean"] == first["law"]["w1"]["mean"]
 
 
 def test_evaluation_elsewhere_leaves_the_run_as_it_was(place, tmp_path):
@@ -234,7 +253,10 @@ def test_evaluation_elsewhere_leaves_the_run_as_it_was(place, tmp_path):
     assert json.loads(output.read_text())["dataset"] == "full"
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
     pictures = sorted(p.name for p in (tmp_path / "deep" / "result_plots").iterdir())
-    assert pictures == ["potential.png", "predictions.png"]
+    assert pictures == ["law.png", "potential.png", "predictions.png"]
+    law = json.loads(output.read_text())["law"]["w1"]
+    assert (law["floor"], law["lookup"]) == (None, None), "learned from other data"
+    assert law["no_motion"] > 0
     assert evaluate.run(arguments) == 0
     after = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     assert {p: after[p] for p in before} == before

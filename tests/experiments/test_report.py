@@ -17,6 +17,7 @@ from experiments.populations.learning_settings import learning_from_flags
 from experiments.populations.settings import TrainSettings
 from experiments.reports.charts import MOST_POINTS, chart, curves
 from experiments.reports.html import content, markdown, text
+from experiments.reports.law import law_content
 from experiments.run.commands import run_command
 from experiments.run.figures import new_figure, save_figure
 from experiments.run.folder import RunFolder, start_run
@@ -78,6 +79,20 @@ def page_of(folder, *flags):
     assert "url(" not in "".join(page.styles)
     assert "@import" not in "".join(page.styles)
     return page
+
+
+def judged(**more):
+    """A law, as a summary has it."""
+    yardsticks = {"no_motion": [0.75, 0.5], "lookup": [None, None]}
+    score = {"mean": 0.0625, "per_step": [0.05, 0.075], "no_motion": 0.625, "lookup": None}
+    score |= {"per_step_yardsticks": yardsticks}
+    return {
+        "w1": score,
+        "n_compared": [40, 41],
+        "verdict": "the lookup's <b>",
+        "beaten": False,
+        **more,
+    }
 
 
 def figure(file):
@@ -299,3 +314,19 @@ def test_in_a_real_browser(made):
     pixels = imread(shot)
     assert pixels.shape[:2] == (900, 800)
     assert np.ptp(pixels[..., :3]) > 0.5
+
+
+def test_the_predicted_law_stands_beside_its_yardsticks(tmp_path):
+    run = make_run(tmp_path, "made", finish=False)
+    RunFolder(run).finish({**RESULTS, "law": judged()})
+    page = page_of(run)
+    assert "Predicted law energy no motion lookup w1 0.0625 0.625 The lookup's <b>." in page.text
+    assert "step energy no motion lookup 0 0.05 0.75 1 0.075 0.5" in page.text
+    assert not any(p.get("class") == "notice" for p in page.each("p"))
+    RunFolder(run).finish({**RESULTS, "law": judged(beaten=True)})
+    assert any(p.get("class") == "notice" for p in page_of(run).each("p"))
+
+
+@pytest.mark.parametrize("law", [None, {}, [], 3, "x", {"w1": {"per_step": 1}}, {"w1": [1]}])
+def test_a_law_of_another_form_is_shown_as_it_is(law):
+    Page(f'<!DOCTYPE html>\n<html lang="en">{law_content(law)}</html>')

@@ -114,7 +114,7 @@ def test_a_difference_within_chance_is_no_defeat():
     behind = found.behind()["no_motion"]
     assert behind, "some score is worse by chance"
     assert not any(behind.values())
-    assert found.verdict().startswith("no motion is no worse than this energy in ")
+    assert found.verdict().startswith("no motion is level with this energy in ")
 
 
 def test_what_was_learned_from_is_judged_by_halves():
@@ -239,7 +239,7 @@ def test_an_evaluation_has_the_law_as_plain_numbers():
     assert law["w1"]["mean"] == pytest.approx(found["emd_one_step_ahead"]["mean"])
     assert law["w1"]["mean"] == pytest.approx(0.3, abs=1e-2)
     assert set(law) == {
-        *law_module.SCORES[:4],
+        *list(law_module.SCORES)[:4],
         *("n_compared", "n_transported", "halved", "beaten", "verdict"),
     }
     alone = evaluate(energy, judged, key=0)["law"]["w1"]
