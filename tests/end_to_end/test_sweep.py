@@ -104,6 +104,10 @@ def test_a_run_is_that_of_the_training_script(sweeps, batched):
         assert float(row["emd"]) == pytest.approx(
             summary["emd_one_step_ahead"]["mean"], rel=1e-3, abs=1e-6
         )
+        law = summary["law"]
+        for name in ("energy_distance", "c2st", "variance_ratio"):
+            assert float(row[name]) == pytest.approx(law[name]["mean"], rel=1e-3, abs=1e-5)
+        assert row["beaten"] == str(law["beaten"])
         swept = batched / "runs" / f"{solver}__explicit__{dataset}__seed_1"
         config = [json.loads((p / "config.json").read_text())["settings"] for p in (run, swept)]
         assert config[0] == config[1]
