@@ -13,7 +13,12 @@ from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("checkpoints", "data_generation", "diffusions", "experiments", "jkonet_star")
-DATA = ("data_generation/*.csv", "checkpoints/pretrained/**/*", "experiments/grids/*.yaml")
+DATA = (
+    "data_generation/*.csv",
+    "checkpoints/pretrained/**/*",
+    "experiments/grids/*.yaml",
+    "experiments/reports/templates/*.jinja",
+)
 LATE = ("checkpoints", "data_generation", "diffusions", "jkonet_star")  # names on first use
 TYPES = [f"{name}/py.typed" for name in PACKAGES] + [f"{name}/__init__.pyi" for name in LATE]
 

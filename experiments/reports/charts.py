@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from experiments.reports.html import label, number, text
 
 WIDTH, HEIGHT = 360, 220
@@ -94,7 +96,9 @@ def chart(name: str, lines: Sequence[Line]) -> str:
     made.append("</svg>")
     scale = ", logarithmic" if logarithmic else ""
     several = f", {len(lines)} seeds" if len(lines) > 1 else ""
-    return f"<figure>{''.join(made)}<figcaption>{label(name)}{several}{scale}</figcaption></figure>"
+    return Markup(
+        f"<figure>{''.join(made)}<figcaption>{label(name)}{several}{scale}</figcaption></figure>"
+    )
 
 
 def _ticks(low: float, high: float, logarithmic: bool) -> list[float]:

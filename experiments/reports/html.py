@@ -1,67 +1,42 @@
-"""HTML without a template engine: tables of whatever JSON holds, figures as data, one page.
+"""The parts of a report's page: templates fill themselves, and whatever JSON holds has a form.
 
-Every function returns HTML; text that comes from elsewhere goes through `text`.
+Every function returns markup. Templates escape all else that they are given.
 """
 
 import base64
-import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup, escape
+
 _LONG = 8
 _LONG_TEXT = 24
 _MOST_ROWS = 500
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2127; --quiet: #5d6672; --line: #d9dde3; --soft: #f4f6f8;
-  --accent: #1f6feb; --warn: #fff4ce; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e8ee; --quiet: #9aa5b1; --line: #353c45;
-  --soft: #1c2128; --accent: #6ea8fe; --warn: #4a3b0a; } body { background: #12161b; } }
-* { box-sizing: border-box; }
-body { color: var(--ink); font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 64rem;
-  padding: 1.2rem 1rem 4rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .2rem; }
-h2 { border-bottom: 1px solid var(--line); font-size: 1.15rem; margin: 2.2rem 0 .8rem; }
-h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
-p { margin: .4rem 0; }
-.quiet { color: var(--quiet); }
-.notice { background: var(--warn); border-radius: .4rem; padding: .6rem .8rem; }
-.wide { margin: .4rem 0; max-width: 100%; overflow-x: auto; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); overflow-wrap: normal; padding: .25rem .7rem .25rem 0;
-  text-align: left; vertical-align: top; }
-thead th { color: var(--quiet); font-weight: 600; }
-tbody th { font-weight: 500; }
-td.number { white-space: nowrap; }
-td.long { min-width: 12rem; overflow-wrap: anywhere; }
-thead + tbody td.number { text-align: right; }
-td .wide { margin: 0; }
-td table { font-size: inherit; }
-td tr:last-child > * { border-bottom: 0; }
-.cards { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
-.card { background: var(--soft); border-radius: .4rem; padding: .5rem .8rem; }
-.card b { display: block; font-size: 1.15rem; font-variant-numeric: tabular-nums; }
-.card span { color: var(--quiet); font-size: .8rem; }
-pre { background: var(--soft); border-radius: .4rem; font-size: .82rem; margin: .4rem 0;
-  padding: .6rem .8rem; white-space: pre-wrap; }
-figure { margin: 1rem 0; }
-figure img { background: #fff; border-radius: .3rem; display: block; height: auto; max-width: 100%; }
-figcaption { color: var(--quiet); font-size: .85rem; }
-details { margin: .4rem 0; }
-summary { color: var(--accent); cursor: pointer; }
-.charts { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); }
-.charts figure { margin: 0; }
-svg { display: block; height: auto; max-width: 100%; width: 100%; }
-.changed { color: var(--accent); font-weight: 600; }
-@media print { details { display: block; } body { max-width: none; } }
-"""
+_TEMPLATES = Environment(
+    loader=PackageLoader("experiments.reports"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_PARTS: Any = _TEMPLATES.get_template("parts.html.jinja").module
+head, heading, quiet, notice = _PARTS.head, _PARTS.heading, _PARTS.quiet, _PARTS.notice
+command, folded, charts = _PARTS.command, _PARTS.folded, _PARTS.charts
+row_head, plain_cell, paragraph = _PARTS.row_head, _PARTS.cell, _PARTS.paragraph
 
 
-def text(content: Any) -> str:
+def text(content: Any) -> Markup:
     """Anything as text of a page."""
-    return html.escape(str(content))
+    return escape(str(content))
+
+
+def lines(parts: Iterable[str]) -> Markup:
+    """Parts below each other; empty ones are left out."""
+    return Markup("\n").join(part for part in parts if part)
 
 
 def page(title: str, sections: Iterable[str], footer: str) -> str:
@@ -69,51 +44,20 @@ def page(title: str, sections: Iterable[str], footer: str) -> str:
 
     Args:
         title: of the window.
-        sections: HTML.
-        footer: HTML.
+        sections: markup.
+        footer: a line.
     """
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{text(title)}</title>",
-            f"<style>{_STYLE}</style>",
-            "</head>",
-            "<body>",
-            *sections,
-            f'<footer class="quiet"><p>{footer}</p></footer>',
-            "</body>",
-            "</html>",
-            "",
-        ]
-    )
+    template = _TEMPLATES.get_template("page.html.jinja")
+    return template.render(title=title, sections=sections, footer=footer)
 
 
-def section(title: str, *content: str) -> str:
+def section(title: str, *parts: str) -> Markup:
     """A titled section; nothing where there is no content."""
-    body = "\n".join(part for part in content if part)
-    return f"<section>\n<h2>{text(title)}</h2>\n{body}\n</section>" if body else ""
+    body = lines(parts)
+    return _PARTS.section(title, body) if body else Markup()
 
 
-def folded(title: str, content: str) -> str:
-    """Content that opens on request."""
-    return f"<details><summary>{text(title)}</summary>\n{content}\n</details>"
-
-
-def command(line: str) -> str:
-    """A command line."""
-    return f"<pre>{text(line)}</pre>"
-
-
-def notice(message: str) -> str:
-    """What a reader must not miss."""
-    return f'<p class="notice">{text(message)}</p>'
-
-
-def label(name: str) -> str:
+def label(name: str) -> Markup:
     """`emd_one_step_ahead` as words."""
     return text(name.replace("_", " "))
 
@@ -141,42 +85,37 @@ def parsed(word: str) -> Any:
     return word
 
 
-def cards(values: Mapping[str, Any]) -> str:
+def cards(values: Mapping[str, Any]) -> Markup:
     """The numbers at the top."""
-    if not values:
-        return ""
-    made = [
-        f'<div class="card"><b>{number(value)}</b><span>{label(name)}</span></div>'
-        for name, value in values.items()
-    ]
-    return f'<div class="cards">{"".join(made)}</div>'
+    made = [(label(name), number(value)) for name, value in values.items()]
+    return _PARTS.cards(made) if made else Markup()
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, heads: bool = False) -> str:
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, heads: bool = False) -> Markup:
     """A table; with `heads`, the first entry of a row names it."""
+    made = []
     rows = list(rows)
-    more = len(rows) - _MOST_ROWS
-    body = []
     for row in rows[:_MOST_ROWS]:
         cells = [cell(value) for value in row]
         if heads:
-            cells[0] = f'<th scope="row">{content(row[0])}</th>'
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    head = "".join(f'<th scope="col">{label(c)}</th>' for c in columns)
-    head = f"<thead><tr>{head}</tr></thead>" if any(columns) else ""
-    rest = f'<p class="quiet">and {more} more rows in the file</p>' if more > 0 else ""
-    return f'<div class="wide"><table>{head}<tbody>{"".join(body)}</tbody></table></div>{rest}'
+            cells[0] = row_head(content(row[0]))
+        made.append(Markup().join(cells))
+    return table_of_rows(columns, made, n_more=len(rows) - _MOST_ROWS)
 
 
-def cell(value: Any, kind: str = "") -> str:
+def table_of_rows(columns: Sequence[str], rows: Iterable[Markup], *, n_more: int = 0) -> Markup:
+    """A table of rows that are made of `cell` and `row_head`."""
+    return _PARTS.table([label(c) for c in columns] if any(columns) else [], rows, n_more)
+
+
+def cell(value: Any, kind: str = "") -> Markup:
     """An entry of a table, of a class of the style sheet where one is given."""
     kinds = [kind] if kind else []
     if isinstance(value, int | float) and not isinstance(value, bool):
         kinds.append("number")
     elif isinstance(value, str) and len(value) > _LONG_TEXT:
         kinds.append("long")
-    named = f' class="{" ".join(kinds)}"' if kinds else ""
-    return f"<td{named}>{content(value)}</td>"
+    return _PARTS.cell(content(value), kinds)
 
 
 def content(value: Any) -> str:
@@ -211,24 +150,20 @@ def _sequence(value: list) -> str:
         return table(columns, [[v.get(c) for c in columns] for v in value])
     if any(isinstance(v, dict | list) for v in value):
         return folded(f"{len(value)} entries", table([], [[v] for v in value]))
-    listed = ", ".join(number(v) for v in value)
+    listed = Markup(", ").join(number(v) for v in value)
     if len(value) <= _LONG:
         return listed
     plain = [v for v in value if isinstance(v, int | float)]
     spread = f", {number(min(plain))} to {number(max(plain))}" if len(plain) == len(value) else ""
-    return folded(f"{len(value)} values{spread}", f"<p>{listed}</p>")
+    return folded(f"{len(value)} values{spread}", paragraph(listed))
 
 
-def picture(file: Path) -> str:
+def picture(file: Path) -> Markup:
     """A PNG as part of the page."""
-    data = base64.b64encode(file.read_bytes()).decode("ascii")
-    return (
-        f'<figure><img alt="{text(file.stem)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{text(file.name)}</figcaption></figure>"
-    )
+    return _PARTS.picture(file, base64.b64encode(file.read_bytes()).decode("ascii"))
 
 
-def pictures(files: Iterable[Path]) -> str:
+def pictures(files: Iterable[Path]) -> Markup:
     """Figures; those of a numbered series but the last are folded."""
     series: dict[str, list[Path]] = {}
     for file in sorted(file for file in files if file.is_file()):
@@ -237,27 +172,27 @@ def pictures(files: Iterable[Path]) -> str:
     for name, members in series.items():
         made.append(picture(members[-1]))
         if len(members) > 1:
-            earlier = "\n".join(picture(file) for file in members[:-1])
+            earlier = lines(picture(file) for file in members[:-1])
             made.append(folded(f"{len(members) - 1} earlier of {name.strip('_')}", earlier))
-    return "\n".join(made)
+    return lines(made)
 
 
-def markdown(source: str) -> str:
+def markdown(source: str) -> Markup:
     """Headings, paragraphs, names and tables of a Markdown file of this project."""
     made: list[str] = []
     for block in re.split(r"\n\s*\n", source.strip()):
-        lines = block.splitlines()
-        if not lines:
+        rows = block.splitlines()
+        if not rows:
             continue  # an empty file
-        if lines[0].startswith("#"):
-            made.append(f"<h3>{text(lines[0].lstrip('# '))}</h3>")
-            lines = lines[1:]
-        if len(lines) > 1 and lines[0].startswith("|"):
-            head, *rows = (
-                [c.strip() for c in line.strip().strip("|").split("|")] for line in lines
-            )
-            made.append(table(head, [[parsed(c) for c in row] for row in rows[1:]]))
-        elif lines:
-            words = re.sub(r"`([^`]+)`", r"<code>\1</code>", text(" ".join(lines)))
-            made.append(f"<p>{words}</p>")
-    return "\n".join(made)
+        if rows[0].startswith("#"):
+            made.append(heading(rows[0].lstrip("# ")))
+            rows = rows[1:]
+        if len(rows) > 1 and rows[0].startswith("|"):
+            top, *rest = ([c.strip() for c in row.strip().strip("|").split("|")] for row in rows)
+            made.append(table(top, [[parsed(c) for c in row] for row in rest[1:]]))
+        elif rows:
+            # Every second part stands between backticks.
+            parts = re.split(r"`([^`]+)`", " ".join(rows))
+            words = (_PARTS.code(part) if k % 2 else part for k, part in enumerate(parts))
+            made.append(paragraph(Markup().join(words)))
+    return lines(made)

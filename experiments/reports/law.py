@@ -2,7 +2,16 @@
 
 from typing import Any
 
-from experiments.reports.html import content, folded, label, notice, table, text
+from experiments.reports.html import (
+    content,
+    folded,
+    heading,
+    label,
+    lines,
+    notice,
+    paragraph,
+    table,
+)
 
 _FIRST = "energy"
 
@@ -21,15 +30,15 @@ def law_content(law: Any) -> str:
     verdict = str(law.get("verdict", ""))
     if verdict:
         line = f"{verdict[:1].upper()}{verdict[1:]}."
-        made.append(notice(line) if law.get("beaten") else f"<p>{text(line)}</p>")
+        made.append(notice(line) if law.get("beaten") else paragraph(line))
     by_step = []
     for name, score in scores.items():
         columns = {_FIRST: score["per_step"], **score["per_step_yardsticks"]}
         rows = [[k, *values] for k, values in enumerate(zip(*columns.values(), strict=False))]
-        by_step.append(f"<h3>{label(name)}</h3>{table(['step', *columns], rows)}")
-    made.append(folded("by step", "\n".join(by_step)))
+        by_step += [heading(label(name)), table(["step", *columns], rows)]
+    made.append(folded("by step", lines(by_step)))
     rest = {k: law[k] for k in ("n_compared", "n_transported", "halved") if k in law}
-    return "\n".join([*made, content(rest)])
+    return lines([*made, content(rest)])
 
 
 def _scores(law: Any) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from data_generation.scripts.command_line import say
 from data_generation.scripts.files import check_writable
 from diffusions.files import made_parents, write_text
-from experiments.reports.html import page, text
+from experiments.reports.html import page
 from experiments.reports.run import run_sections
 from experiments.reports.settings import ReportSettings
 from experiments.reports.sweep import is_sweep, sweep_sections
@@ -49,7 +49,7 @@ def write_report(folder: Path, file: Path) -> int:
     check_writable(file.parent)
     now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
     release = versions()["jkonet-diffusions"]
-    footer = f"Report of {text(folder)}, made {now} by jkonet-diffusions {text(release)}."
+    footer = f"Report of {folder}, made {now} by jkonet-diffusions {release}."
     with made_parents(file):
         write_text(file, page(folder.resolve().name, sections, footer))
     return file.stat().st_size

@@ -6,22 +6,30 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from data_generation.formats.json_file import MOST_LINES_BYTES, read_text
 from experiments.reports.charts import chart, curves
 from experiments.reports.html import (
     cards,
     cell,
+    charts,
     command,
     content,
     folded,
+    head,
+    lines,
     markdown,
     notice,
     number,
     parsed,
     pictures,
+    plain_cell,
+    quiet,
+    row_head,
     section,
     table,
-    text,
+    table_of_rows,
 )
 from experiments.reports.law import law_content
 from experiments.run.commands import (
@@ -81,14 +89,11 @@ def headline(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _head(run: RunFolder, settings: dict[str, Any]) -> str:
-    script = text(settings.get("script", "an experiment"))
+    script = settings.get("script", "an experiment")
     state = "unfinished"
     if run.finished:
         state = f"finished {_when(run.path / 'summary.json')}"
-    return (
-        f"<header><h1>{text(run.path.resolve().name)}</h1>"
-        f'<p class="quiet">{script}, {state}</p></header>'
-    )
+    return head(run.path.resolve().name, f"{script}, {state}")
 
 
 def _when(file: Path) -> str:
@@ -106,13 +111,13 @@ def _progress(run: RunFolder) -> str:
 
 
 def _charts(run: RunFolder) -> str:
-    made = [chart(name, lines) for name, lines in curves(run.rows()).items()]
-    return f'<div class="charts">{"".join(made)}</div>' if made else ""
+    made = [chart(name, drawn) for name, drawn in curves(run.rows()).items()]
+    return charts(lines(made)) if made else ""
 
 
 def _evaluations(run: RunFolder) -> list[str]:
     """What `experiments.evaluate` has written into the folder."""
-    made = []
+    made: list[str] = []
     for file in sorted(run.path.glob("evaluation*.json")):
         found = {k: v for k, v in read_entries(file, Summary).items() if k not in ENVIRONMENT}
         plots = file.with_name(f"{file.stem}_plots")
@@ -164,16 +169,12 @@ def _configuration(settings: dict[str, Any]) -> str:
     rows = []
     for name, value in settings.items():
         default = values[name].default if name in values else None
-        rows.append(
-            f'<tr><th scope="row">{text(name)}</th>'
-            f"{cell(value, 'changed' if name in different else '')}"
-            f"{cell(default if name in different else None, 'quiet')}</tr>"
-        )
-    head = '<th scope="col">setting</th><th scope="col">value</th><th scope="col">default</th>'
-    return (
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+        if name in different:
+            cells = cell(value, "changed") + cell(default, "quiet")
+        else:
+            cells = cell(value) + cell(None, "quiet")
+        rows.append(row_head(name) + cells)
+    return table_of_rows(["setting", "value", "default"], rows)
 
 
 def environment(configs: Iterable[dict[str, Any]], summaries: Iterable[dict[str, Any]]) -> str:
@@ -198,11 +199,8 @@ def environment(configs: Iterable[dict[str, Any]], summaries: Iterable[dict[str,
     peak = max((summary.get("peak_memory_bytes", 0) for summary in finished), default=0)
     if peak:
         note("peak memory, MiB", round(peak / _MEBI))
-    rows = [
-        f'<tr><th scope="row">{text(name)}</th><td>{", ".join(values)}</td></tr>'
-        for name, values in found.items()
-    ]
-    return f'<div class="wide"><table><tbody>{"".join(rows)}</tbody></table></div>'
+    rows = [row_head(n) + plain_cell(Markup(", ").join(v)) for n, v in found.items()]
+    return table_of_rows([], rows)
 
 
 def _commands(settings: dict[str, Any]) -> list[str]:
@@ -212,18 +210,17 @@ def _commands(settings: dict[str, Any]) -> list[str]:
         made.append(command(dataset_command(metadata)))
         if metadata.get("source"):
             source = metadata["source"]
-            made.append(
-                f'<p class="quiet">{text(source["file"])} has the SHA-256 checksum '
-                f"{text(source['sha256'])}.</p>"
-            )
+            made.append(quiet(f"{source['file']} has the SHA-256 checksum {source['sha256']}."))
     again = run_command(settings)
     if again is None:
         made.append(notice(f"This release has no script {settings.get('script')}."))
     else:
         made.append(command(again))
         made.append(
-            '<p class="quiet">Every setting that is not a default, from config.json; equal seeds '
-            "give equal numbers on the same device and versions.</p>"
+            quiet(
+                "Every setting that is not a default, from config.json; equal seeds give equal "
+                "numbers on the same device and versions."
+            )
         )
     return made
 

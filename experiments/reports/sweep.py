@@ -8,12 +8,14 @@ from experiments.reports.html import (
     cards,
     command,
     folded,
+    head,
+    heading,
+    lines,
     markdown,
     notice,
     pictures,
     section,
     table,
-    text,
 )
 from experiments.reports.run import csv_rows, csv_table, environment
 from experiments.run.commands import run_command
@@ -46,10 +48,9 @@ def sweep_sections(folder: Path) -> list[str]:
         line = run_command(config["settings"])
         state = "" if summary else " (unfinished)"
         if line is not None:
-            commands.append(f"<h3>{text(run.path.name)}{state}</h3>{command(line)}")
+            commands += [heading(run.path.name + state), command(line)]
     return [
-        f"<header><h1>{text(folder.resolve().name)}</h1>"
-        f'<p class="quiet">a sweep of {sum(status.values())} runs</p></header>',
+        head(folder.resolve().name, f"a sweep of {sum(status.values())} runs"),
         notice(f"{left} of {sum(status.values())} runs are not finished.") if left else "",
         cards(status),
         section("Results", *(markdown(read_text(file)) for file in sorted(folder.glob("*.md")))),
@@ -62,7 +63,7 @@ def sweep_sections(folder: Path) -> list[str]:
         section("Environment", environment(configs, summaries)),
         section(
             "How to reproduce",
-            folded(f"the command of each of the {len(commands)} runs", "\n".join(commands))
+            folded(f"the command of each of the {len(commands) // 2} runs", lines(commands))
             if commands
             else "",
         ),
