@@ -83,7 +83,8 @@ def define_flags(
 
     Args:
         settings_class: a dataclass whose fields are int, float, str, bool, a Literal of words, a
-            tuple of one of int, float, str, or one of these or None.
+            tuple of one of int, float, str, or one of these or None. Of a field with the metadata
+            `names` the help says these.
         into: flags to add to; new ones when absent.
         exclude: fields that get no flag.
 
@@ -101,8 +102,10 @@ def define_flags(
         default = _default(field)
         doc = documentation.get(field.name, "")
         kind, words = _kind(hints[field.name])
+        words = words or tuple(field.metadata.get("names", ()))
         if words:
-            doc = f"{doc} One of {', '.join(words)}.".strip()
+            one = "Each one" if isinstance(kind, tuple) else "One"
+            doc = f"{doc} {one} of {', '.join(words)}.".strip()
         if kind is bool:
             flags.DEFINE_boolean(field.name, default, doc, flag_values=values)
         elif isinstance(kind, tuple):
@@ -310,6 +313,7 @@ def help_text(values: flags.FlagValues, program: str, description: str, example:
             _WIDTH,
             initial_indent=" " * 6,
             subsequent_indent=" " * 6,
+            break_on_hyphens=False,  # a name is to be copied whole
         )
     return "\n".join(lines)
 

@@ -38,7 +38,7 @@ class TrainSettings(FolderSettings):
         wasserstein_order: 1 or 2, of the reported distances.
     """
 
-    solver: str = "jkonet-star-potential"
+    solver: str = dataclasses.field(default="jkonet-star-potential", metadata={"names": SOLVERS})
     dataset: str | None = None
     data_dir: PathText = "data"
     scheme: Scheme | Literal["auto"] = "auto"

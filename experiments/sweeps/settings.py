@@ -67,7 +67,9 @@ class Grid:
     couplings: Annotated[tuple[str, ...], Bounds(1, 1000)] = ("auto",)
     substeps: Annotated[tuple[Rounds, ...], Bounds(1, 1000)] = (1,)
     data_seeds: Annotated[tuple[Seed, ...], Bounds(1, 1000)] = (0,)
-    solvers: Annotated[tuple[str, ...], Bounds(0, 1000)] = ("jkonet-star-potential",)
+    solvers: Annotated[tuple[str, ...], Bounds(0, 1000)] = dataclasses.field(
+        default=("jkonet-star-potential",), metadata={"names": SOLVERS}
+    )
     schemes: Annotated[tuple[str, ...], Bounds(1, 1000)] = ("auto",)
     seeds: Annotated[tuple[Seed, ...], Bounds(1, 1000)] = (0,)
     internal: InternalEnergy | None = None

@@ -6,11 +6,16 @@ as an object, or by a name:
     register_solver(
         "my-solver", "my_package.my_module:MySolver", terms=Terms(potential=True), settings={},
     )
+
+An installed package makes its solvers known without being imported: each is an entry point of the
+group `GROUP`, of the solver's name, at a `RegisteredSolver` in a module that imports no JAX.
 """
 
 import dataclasses
+import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from diffusions.checks import check_fields, one_of, shown
@@ -24,6 +29,10 @@ from jkonet_star.settings import (
 
 if TYPE_CHECKING:
     from jkonet_star.solvers.interface import Solver
+
+
+GROUP = "jkonet_star.solvers"
+"""Of entry points."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +97,67 @@ class RegisteredSolver:
         return kind(terms=self.terms, **self.options, **made)
 
 
-SOLVERS: dict[str, RegisteredSolver] = {}
+class KnownSolvers(MutableMapping[str, RegisteredSolver]):
+    """By name: what is registered in this process, then what installed packages declare.
+
+    Looking for names reads what the packages declare; only what is asked for by its name is imported.
+    A declared name that is registered already keeps its meaning.
+    """
+
+    def __init__(self) -> None:
+        self._registered: dict[str, RegisteredSolver] = {}
+
+    @functools.cached_property
+    def _declared(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=GROUP)}
+
+    def __getitem__(self, name: str) -> RegisteredSolver:
+        """Raises KeyError for an unknown name, ValueError for a declared one that cannot be loaded."""
+        if name not in self._registered:
+            self._registered[name] = _loaded(self._declared[name])
+        return self._registered[name]
+
+    def __setitem__(self, name: str, entry: RegisteredSolver) -> None:
+        self._registered[name] = entry
+
+    def __delitem__(self, name: str) -> None:
+        del self._registered[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._registered or name in self._declared
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._registered, **self._declared})
+
+    def __len__(self) -> int:
+        return len({**self._registered, **self._declared})
+
+    def setdefault(self, name: str, entry: RegisteredSolver) -> RegisteredSolver:  # type: ignore[override]
+        """The one that is registered by a name, which is the given one where there was none."""
+        return self._registered.setdefault(name, entry)
+
+
+def _loaded(point: EntryPoint) -> RegisteredSolver:
+    """What an installed package declares.
+
+    Raises:
+        ValueError: it cannot be loaded, whatever the reason, or is something else.
+    """
+    try:
+        entry = point.load()
+    except Exception as error:
+        raise ValueError(
+            f"the solver {point.name!r} at {point.value} cannot be loaded: {error}"
+        ) from error
+    if not isinstance(entry, RegisteredSolver):
+        raise ValueError(
+            f"the solver {point.name!r} at {point.value} must be a RegisteredSolver, got "
+            f"{shown(entry)}"
+        )
+    return entry
+
+
+SOLVERS = KnownSolvers()
 """By name."""
 
 
