@@ -3,7 +3,8 @@
     energy.json     schema version, model, scheme, how it was fitted, checksums of the arrays' files
     arrays/         params, constants, times; origin and start, where the data have them
 
-Schema 2 has the units of linear energies and the origin; folders of schema 1 are read.
+Schema 2 has the units of linear energies and the origin, schema 3 widths among the radial centres;
+folders of schemas 1 and 2 are read.
 
 The JSON alone says how to rebuild the model, so that a file opens without the code that trained it. A
 user's own Flax module is not rebuilt, since no file may say what code is imported: it is given again.
@@ -26,7 +27,7 @@ from jkonet_star.fit_report import FitReport
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import Scheme
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _NAME = "energy"
 _OPTIONAL = ("origin", "start")
 
@@ -69,7 +70,8 @@ def _check_arrays(model: EnergyModel, arrays: dict[str, Any]) -> None:
                 raise ValueError(f"its {name} has features of another dimension than {d}")
             wanted["params"][name] = jax.ShapeDtypeStruct((features.n_features,), jnp.float32)
             if features.n_centers:
-                centers = jax.ShapeDtypeStruct((features.n_centers, d), jnp.float32)
+                columns = d + (features.width is None)
+                centers = jax.ShapeDtypeStruct((features.n_centers, columns), jnp.float32)
                 wanted["constants"][name] = centers
         if model.internal != "none":
             wanted["params"]["internal"] = scalar

@@ -76,14 +76,15 @@ def _radial_factor(kind: str, r2: Array) -> tuple[Array, Array]:
 class Features:
     """A fixed list of features: monomials (1), their sines and cosines (3), radial functions (4).
 
-    Hashable and without arrays; the radial centres, (k, d), are passed in.
+    Hashable and without arrays, the static part of a program; the radial centres, (k, d), are passed
+    in. Where they follow from the data their width does, too, and is passed in with them.
 
     Attributes:
         dimension: d.
         exponents: e of each monomial.
         trigonometric: whether (3) is included.
         radial: the factor g, or none.
-        width: w.
+        width: w; None where every centre has its own, in a last column, (k, d + 1).
         n_centers: radial functions.
     """
 
@@ -91,7 +92,7 @@ class Features:
     exponents: tuple[tuple[Degree, ...], ...]
     trigonometric: bool
     radial: RadialFunction
-    width: Positive
+    width: Positive | None
     n_centers: Natural
 
     @property
@@ -124,7 +125,11 @@ class Features:
         derivative = jnp.asarray(powers, x.dtype) * power_table[np.maximum(powers - 1, 0), axes]
         return power_table[powers, axes], derivative
 
-    def values(self, centers: Float[Array, "k d"], x: Float[Array, "d"]) -> Float[Array, "f"]:
+    def _centers(self, table: Float[Array, "k c"]) -> tuple[Array, Array | float]:
+        """The centres, (k, d), and w, of all or of each."""
+        return (table[:, :-1], table[:, -1]) if self.width is None else (table, self.width)
+
+    def values(self, centers: Float[Array, "k c"], x: Float[Array, "d"]) -> Float[Array, "f"]:
         """All features at one point."""
         parts = []
         if self.exponents:
@@ -133,12 +138,13 @@ class Features:
             if self.trigonometric:
                 parts += [jnp.sin(monomials), jnp.cos(monomials)]
         if self.n_centers:
+            centers, width = self._centers(centers)
             r2 = jnp.sum((x[None] - centers) ** 2, axis=-1)
             factor, _ = _radial_factor(self.radial, r2)
-            parts.append(factor * jnp.exp(-r2 / self.width))
+            parts.append(factor * jnp.exp(-r2 / width))
         return jnp.concatenate(parts)
 
-    def jacobian(self, centers: Float[Array, "k d"], x: Float[Array, "d"]) -> Float[Array, "f d"]:
+    def jacobian(self, centers: Float[Array, "k c"], x: Float[Array, "d"]) -> Float[Array, "f d"]:
         """Gradients of all features at one point, equations (2) and (5)."""
         parts = []
         if self.exponents:
@@ -157,10 +163,11 @@ class Features:
                 monomials = jnp.prod(factors, axis=-1)[:, None]
                 parts += [jnp.cos(monomials) * gradients, -jnp.sin(monomials) * gradients]
         if self.n_centers:
+            centers, width = self._centers(centers)
             difference = x[None] - centers
             r2 = jnp.sum(difference**2, axis=-1)
             factor, slope = _radial_factor(self.radial, r2)
-            radial = (slope - 2.0 * factor / self.width) * jnp.exp(-r2 / self.width)
+            radial = (slope - 2.0 * factor / width) * jnp.exp(-r2 / width)
             parts.append(difference * radial[:, None])
         return jnp.concatenate(parts)
 
@@ -171,6 +178,7 @@ class Features:
         degree = math.isqrt(len(self.exponents) + 1) - 1
         return (
             self.dimension == 2
+            and self.width is not None
             and not self.trigonometric
             and self.radial in ("constant", "none")
             and side**2 == self.n_centers
@@ -186,11 +194,12 @@ class Features:
             powers.append(powers[-1] * z)
         return jnp.stack(powers, axis=-1), jnp.stack(slopes, axis=-1)
 
-    def _bump_tables(self, z: Array, axis_centers: Array) -> tuple[Array, Array]:
+    @staticmethod
+    def _bump_tables(z: Array, axis_centers: Array, width: Array | float) -> tuple[Array, Array]:
         """exp(-(z - c)^2 / w) and its derivative for every c, along a new last axis."""
         difference = z[..., None] - jnp.expand_dims(axis_centers, range(z.ndim))
-        bump = jnp.exp(-(difference**2) / self.width)
-        return bump, -2.0 / self.width * difference * bump
+        bump = jnp.exp(-(difference**2) / width)
+        return bump, -2.0 / width * difference * bump
 
     def _separable_mean(
         self, centers: Array, x: Array, population: Array, weights: Array
@@ -203,11 +212,12 @@ class Features:
             tables.append((self._power_tables(z[..., 0]), self._power_tables(z[..., 1])))
         if self.n_centers:
             side = math.isqrt(self.n_centers)
+            centers, width = self._centers(centers)
             grid = centers.reshape(side, side, 2)
             tables.append(
                 (
-                    self._bump_tables(z[..., 0], grid[:, 0, 0]),
-                    self._bump_tables(z[..., 1], grid[0, :, 1]),
+                    self._bump_tables(z[..., 0], grid[:, 0, 0], width),
+                    self._bump_tables(z[..., 1], grid[0, :, 1], width),
                 )
             )
         parts = []
@@ -223,7 +233,7 @@ class Features:
 
     def mean_jacobian(
         self,
-        centers: Float[Array, "k d"],
+        centers: Float[Array, "k c"],
         x: Float[Array, "n d"],
         population: Float[Array, "m d"],
         weights: Float[Array, "m"],
@@ -348,7 +358,7 @@ def radial_width(
     if len(centers) < 2:
         return RELATIVE_WIDTH * (2.0 * UNIFORM_HALF_WIDTH / 9.0) ** 2
     nearest = cKDTree(centers).query(centers, 2)[0][:, 1]
-    # Three digits: the width is part of the compiled program, and rounding shall not make another one.
+    # Three digits: a grid's width is part of the compiled program, and rounding shall not make another.
     return float(f"{RELATIVE_WIDTH * np.mean(nearest**2):.3g}")
 
 
@@ -359,19 +369,25 @@ def make_features(
     center: Float[np.ndarray, "d"] | float = 0.0,
     length: float = 1.0,
     extend: bool = True,
-) -> tuple[Features, Float[np.ndarray, "k d"]]:
+) -> tuple[Features, Float[np.ndarray, "k c"]]:
     """The features that the settings describe for data like the sample, and their radial centres.
+
+    Those of k-means bring their width along, in a last column: it differs from sample to sample.
 
     Args: as `radial_centers`.
     """
     centers = radial_centers(settings, sample, center=center, length=length, extend=extend)
     dimension = sample.shape[1]
+    width = radial_width(settings, centers, length)
+    of_each = dimension > 2 and len(centers) > 0
     features = Features(
         dimension=dimension,
         exponents=monomial_exponents(dimension, settings.degree, settings.total_degree),
         trigonometric=settings.trigonometric,
         radial=settings.radial,
-        width=radial_width(settings, centers, length),
+        width=None if of_each else width,
         n_centers=len(centers),
     )
+    if of_each:
+        centers = np.column_stack([centers, np.full(len(centers), width)])
     return features, centers

@@ -57,9 +57,11 @@ def network(name="potential", *, dimension=2, seed=0):
     )
 
 
-def linear(name="published", *, terms=("potential", "interaction"), internal="none", seed=0):
+def linear(
+    name="published", *, terms=("potential", "interaction"), internal="none", seed=0, dimension=2
+):
     rng = np.random.default_rng(seed)
-    sample = rng.normal(size=(40, 2))
+    sample = rng.normal(size=(40, dimension))
     features, constants, params = {}, {}, {}
     for term in ("potential", "interaction"):
         features[term] = None
@@ -70,7 +72,7 @@ def linear(name="published", *, terms=("potential", "interaction"), internal="no
     if internal != "none":
         params["internal"] = jnp.float32(0.1)
     model = LinearEnergy(
-        dimension=2,
+        dimension=dimension,
         potential_features=features["potential"],
         interaction_features=features["interaction"],
         internal=internal,
@@ -93,6 +95,7 @@ ENERGIES = {
     **{f"linear-{name}": (linear, name, {}) for name in FEATURES},
     "linear-learned": (linear, "published", {"internal": "learned"}),
     "linear-given": (linear, "published", {"internal": "given", "terms": ("potential",)}),
+    "linear-k-means": (linear, "published", {"dimension": 3}),
     "linear-interaction": (linear, "published", {"terms": ("interaction",)}),
 }
 
@@ -229,7 +232,7 @@ def binary(folder):
         (written(""), r"energy\.json is damaged"),
         (edited(schema_version=None), r"energy\.json is damaged"),
         (edited(schema_version="1"), "is damaged: its schema_version is '1'"),
-        (edited(schema_version=3), "has schema version 3; .* upgrade jkonet-diffusions"),
+        (edited(schema_version=4), "has schema version 4; .* upgrade jkonet-diffusions"),
         (edited(kind=None), "is damaged"),
         (edited(kind="tabular"), "is damaged: unknown kind 'tabular'"),
         (edited(model={"dimension": 2}), "is damaged"),

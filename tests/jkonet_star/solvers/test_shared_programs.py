@@ -46,3 +46,19 @@ def test_the_second_fit_compiles_nothing(solver, caplog):
     assert [r.getMessage()[:80] for r in caplog.records if "ompil" in r.getMessage()] == []
     x = np.ones((1, 2))
     assert np.abs(np.asarray(first.drift(x) - second.drift(x))).max() > 0
+
+
+def test_radial_functions_that_k_means_lays_are_data_of_the_program(caplog):
+    def fitted(seed):
+        x = np.random.default_rng(seed).gamma(1.0, size=(30, 3))
+        features = FeatureSettings(degree=1, radial_centers=4)
+        snapshots = snapshots_from_arrays([x, 0.8 * x, 0.6 * x], dt=0.5)
+        return fit(snapshots, "jkonet-star-linear", key=jax.random.key(1), features=features)
+
+    first = fitted(0)
+    with jax.log_compiles(), caplog.at_level(logging.DEBUG, logger="jax"):
+        second = fitted(1)
+    assert [r.getMessage()[:80] for r in caplog.records if "ompil" in r.getMessage()] == []
+    widths = [np.asarray(energy.constants["potential"])[:, 3] for energy in (first, second)]
+    assert np.ptp(widths[0]) == np.ptp(widths[1]) == 0.0
+    assert widths[0][0] != widths[1][0]
