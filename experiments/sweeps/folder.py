@@ -41,9 +41,8 @@ class SweepFolder:
 
     def train_settings(self, cell: Cell, **more: Any) -> TrainSettings:
         """What `experiments.train` would be told."""
-        assert cell.solver is not None
         return TrainSettings(
-            solver=cell.solver,
+            solver=cell.solver_name,
             dataset=str(cell.dataset_path),
             data_dir=cell.data_dir,
             scheme=cell.scheme,  # type: ignore[arg-type]
@@ -68,7 +67,7 @@ class SweepFolder:
             self.train_settings(cell, resume=resume, overwrite=replace),
             TRAINING,
             cell.name,
-            *cell.learning.of(str(cell.solver)),
+            *cell.learning.of(cell.solver_name),
             data=self._data(cell),
             dataset=str(cell.dataset_path),
         )

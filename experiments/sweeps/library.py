@@ -50,15 +50,14 @@ class Library:
 
     def problem(self, cell: Cell) -> Problem:
         """The cell's coupled snapshots; solvers that learn the same terms share them."""
-        assert cell.solver is not None
         # The data of (1) do not know how an energy is represented.
-        terms = SOLVERS[cell.solver].terms
+        terms = SOLVERS[cell.solver_name].terms
         learning = cell.learning
         internal = (learning.internal, learning.features) if terms.internal else None
         shared = dataclasses.replace(terms, time_varying=False)
         key: tuple[Any, ...] = (cell.dataset_name, cell.scheme, shared, internal)
         if key not in self._problems:
             self._problems[key] = prepare_problem(
-                cell.solver, cell.scheme, cell.seed, learning, self.dataset(cell)
+                cell.solver_name, cell.scheme, cell.seed, learning, self.dataset(cell)
             )
         return dataclasses.replace(self._problems[key], terms=terms)

@@ -28,7 +28,7 @@ class Progress:
             folder.forget_failure(cell)
         self._rows = {name: row_of(cell, folder) for name, cell in self._cells.items()}
         self._table_due = self._figure_due = 0.0
-        self._bar: tqdm | None = None
+        self._bar: tqdm  # while it is entered
 
     @property
     def rows(self) -> list[Row]:
@@ -48,13 +48,11 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._bar is not None
         self._bar.close()
         self._write(figure=True)
 
     def finished(self, cell: Cell) -> None:
         """Takes a run into the table."""
-        assert self._bar is not None
         self._rows[cell.name] = row_of(cell, self.folder)
         self._bar.update()
         now = time.monotonic()

@@ -251,8 +251,7 @@ def run_solved(cells: Sequence[Cell], folder: SweepFolder, library: Library) -> 
 
 
 def _solver(cell: Cell) -> Solver:
-    assert cell.solver is not None
-    return cell.learning.solver(cell.solver)
+    return cell.learning.solver(cell.solver_name)
 
 
 def run_alone(cell: Cell, folder: SweepFolder, library: Library) -> None:
@@ -290,7 +289,7 @@ def write_run(
         details = details | judge(problem, energies)
         if problem.internal is not None:
             details["beta_estimate"] = beta_details(problem.internal)
-    energies = reported(problem, energies, str(cell.solver), rows, details)
+    energies = reported(problem, energies, cell.solver_name, rows, details)
     save_energy(run.energy, energies)
     results = {
         "solver": cell.solver,

@@ -215,6 +215,13 @@ class Cell:
         parts = [self.solver, self.scheme, self.variant, self.dataset_name, f"seed_{self.seed}"]
         return "__".join(part for part in parts if part)
 
+    @property
+    def solver_name(self) -> str:
+        """The solver of a run that has one; raises ValueError where data are made and nothing else."""
+        if self.solver is None:
+            raise ValueError(f"the run {self.name} makes data only")
+        return self.solver
+
 
 def cells_of(
     grids: Iterable[Grid], simulation: SimulationSettings, learning: LearningSettings
