@@ -26,7 +26,7 @@ from data_generation.populations.dataset_folder import (
     read_metadata,
     write_folder,
 )
-from data_generation.populations.particles import named_key, simulate
+from data_generation.populations.particles import simulate
 from data_generation.populations.principal_components import Projection
 from data_generation.populations.reading import read_file
 from data_generation.populations.settings import DEFAULT_TEST_RATIO, DEFAULTS, DataSettings
@@ -34,6 +34,7 @@ from data_generation.populations.splitting import leave_one_out, split_particles
 from data_generation.scripts.files import check_writable, sha256
 from diffusions.checks import shown
 from diffusions.files import recover
+from diffusions.keys import named_key
 from diffusions.short_repr import short_repr
 from diffusions.typing import Key
 from jkonet_star.densities import (

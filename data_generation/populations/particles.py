@@ -9,7 +9,6 @@ integral of U, whose symmetrised form is.
 """
 
 import functools
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +16,12 @@ import numpy as np
 
 from data_generation.populations.functionals import functional
 from diffusions.arguments import checked
+from diffusions.keys import named_key
 from diffusions.typing import Array, Float, Int, Key
 from jkonet_star.energies.interactions import interaction_drift
 
 INITIAL_HALF_WIDTH = 4.0
 _MAX_PAIRS = 2**22  # of particles at once in the interaction, so that memory stays bounded
-
-
-def named_key(key: Key, name: str) -> Key:
-    """The random stream called `name`, independent of every other name's."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
 
 
 def drift(x: Float[Array, "n d"], *, potential: str, interaction: str) -> Float[Array, "n d"]:

@@ -13,6 +13,7 @@ import pytest
 import data_generation.populations.datasets as datasets
 from data_generation.populations.datasets import find_dataset, generate_dataset, load_dataset
 from data_generation.populations.settings import DataSettings
+from diffusions.keys import named_key
 from jkonet_star.densities import to_arrays
 from jkonet_star.transport.couplings import couple
 
@@ -541,7 +542,7 @@ def test_loaded_snapshots_of_unequal_counts(tmp_path, cells):
     expected, _ = couple(
         data.train,
         DataSettings().coupling_settings,
-        key=datasets.named_key(jax.random.key(0), "couplings"),
+        key=named_key(jax.random.key(0), "couplings"),
     )
     assert_same_arrays(data.couplings, expected)
     target = np.bincount(np.asarray(data.couplings.target), minlength=19)

@@ -11,9 +11,10 @@ import pytest
 from data_generation.images.batches import mirrored
 from data_generation.images.mask_settings import MaskPattern, MaskSettings
 from data_generation.images.masks import sparse_masks
-from data_generation.populations.particles import drift, named_key, simulate
+from data_generation.populations.particles import drift, simulate
 from data_generation.populations.settings import FUNCTIONAL_NAMES
 from data_generation.sparse_rank_one import sample_keys, sparse_vectors, symmetric_noise
+from diffusions.keys import named_key
 
 KEY = jax.random.key(0)
 SMALL = {"n_particles": 40, "dimension": 2, "n_timesteps": 3, "dt": 0.01}
@@ -119,15 +120,6 @@ def test_unpaired_snapshots_share_no_particle():
     assert np.corrcoef(paired[:, :, 0])[0, 3] > 0.9999
     off_diagonal = np.corrcoef(unpaired[:, :, 0]) - np.eye(4)
     assert np.abs(off_diagonal).max() < 5 / np.sqrt(n)
-
-
-def test_named_keys_differ_by_name_and_by_parent():
-    bits = {
-        jax.random.key_data(named_key(jax.random.key(seed), name)).tobytes()
-        for seed in (0, 1)
-        for name in ("train", "test", "couplings", "densities", "split")
-    }
-    assert len(bits) == 10
 
 
 def test_divergence_names_the_potential_and_the_step():
