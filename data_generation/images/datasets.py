@@ -3,15 +3,14 @@
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 
 from data_generation.images import cifar10, idx
 from data_generation.images.cifar10 import Split
+from data_generation.images.dataset_names import ImageDataset
 from diffusions.short_repr import short_repr
-
-ImageDataset = Literal["cifar10", "fashion-mnist", "synthetic"]
 
 _SYNTHETIC_CLASSES = ("disc", "bar", "square", "cross")
 _SYNTHETIC_SIZES = {"train": 4096, "test": 512}
@@ -63,10 +62,9 @@ def load_images(
     if dataset == "synthetic":
         # The splits share nothing: each has a stream of its own.
         return synthetic_images(_SYNTHETIC_SIZES[split], seed=("train", "test").index(split))
-    if dataset not in ("cifar10", "fashion-mnist"):
-        raise ValueError(
-            f"unknown image dataset {dataset!r} (accepted: cifar10, fashion-mnist, synthetic)"
-        )
+    accepted = get_args(ImageDataset)
+    if dataset not in accepted:
+        raise ValueError(f"unknown image dataset {dataset!r} (accepted: {', '.join(accepted)})")
     if path is None:
         raise ValueError(f"{dataset} needs the folder of its files")
     if dataset == "cifar10":

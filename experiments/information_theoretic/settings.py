@@ -1,8 +1,9 @@
 """Flags of `experiments.information_theoretic`. Imports no JAX."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
+from data_generation.images.dataset_names import ImageDataset
 from diffusions.checks import (
     MOST_INT,
     Bounds,
@@ -20,9 +21,8 @@ from diffusions.checks import (
 from diffusions.networks.presets import UNetPreset
 from experiments.run.settings import RunSettings
 
-PLANAR = ("dino", "moons", "scg", "line", "circle")
-IMAGES = ("cifar10", "fashion-mnist", "synthetic")
-Dataset = Literal["dino", "moons", "scg", "line", "circle", "cifar10", "fashion-mnist", "synthetic"]
+PlanarDataset = Literal["dino", "moons", "scg", "line", "circle"]
+PLANAR = get_args(PlanarDataset)
 Preset = Literal["paper", "cpu"]
 Two = Annotated[int, Bounds(2, MOST_INT)]
 
@@ -77,7 +77,7 @@ class InformationTheoreticSettings(RunSettings):
         sampler_steps: network calls are twice as many for the ode (Heun).
     """
 
-    dataset: Dataset = "dino"
+    dataset: PlanarDataset | ImageDataset = "dino"
     data_path: PathText | None = None
     preset: Preset = "paper"
     data_seed: Seed = 0

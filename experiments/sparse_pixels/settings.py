@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Annotated, Any, Literal, get_args
 
+from data_generation.images.dataset_names import ImageDataset
 from data_generation.images.mask_settings import MaskSettings
 from diffusions.checks import (
     Bounds,
@@ -23,7 +24,6 @@ from diffusions.checks import (
 from diffusions.networks.presets import UNetPreset
 from experiments.run.settings import RunSettings
 
-Dataset = Literal["cifar10", "fashion-mnist", "synthetic"]
 ModelName = Literal["ddpm", "flow"]
 Supervision = Literal["observed", "full-input"]
 Unseen = Literal["hidden", "mean", "simulated"]
@@ -144,7 +144,7 @@ class SparsePixelsSettings(RunSettings, SamplingSettings, MaskSettings):
     mode: Mode = "train"
     run: str | None = None
     output: PathText | None = None
-    dataset: Dataset = "cifar10"
+    dataset: ImageDataset = "cifar10"
     data_path: PathText | None = None
     preset: Literal["paper", "cpu"] = "paper"
     model: ModelName = "flow"
