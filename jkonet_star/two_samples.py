@@ -39,6 +39,7 @@ FEWEST = NEIGHBOURS
 _TREE_UP_TO = 12
 """Dimension up to which a tree finds neighbours faster than all distances do."""
 _ROWS_AT_ONCE = 1024
+_ENTRIES_AT_ONCE = 2**22
 _APART = 1e-9
 """Of the spread: how far ties are moved apart, below what single precision tells apart."""
 
@@ -206,8 +207,9 @@ def nearest(
     if points.shape[1] <= _TREE_UP_TO:
         return cKDTree(points).query(queries, k=np.arange(1, count + 1))[1]
     found = np.empty((len(queries), count), np.int64)
-    for start in range(0, len(queries), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
+    block = max(1, _ENTRIES_AT_ONCE // len(points))
+    for start in range(0, len(queries), block):
+        rows = slice(start, start + block)
         distances = cdist(queries[rows], points, "sqeuclidean")
         chosen = np.argpartition(distances, count - 1, axis=1)[:, :count]
         order = np.argsort(np.take_along_axis(distances, chosen, axis=1), axis=1, kind="stable")

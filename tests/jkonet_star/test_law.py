@@ -245,3 +245,13 @@ def test_an_evaluation_has_the_law_as_plain_numbers():
     alone = evaluate(energy, judged, key=0)["law"]["w1"]
     assert (alone["floor"], alone["lookup"], alone["lookup_mean"]) == (None, None, None)
     assert alone["mean"] == pytest.approx(law["w1"]["mean"])
+
+
+def test_no_partner_is_in_the_half_that_judges():
+    # From nearly one place, a lookup ends where a partner is.
+    both = snapshots_from_arrays([1e-5 * cloud(0), cloud(1)], dt=1.0)
+    paired = pairs(*((0, i, i, 1 / 300) for i in range(300)))
+    predicted = np.asarray(both.points[1:])
+    found = judge_law(predicted, both, learned_from=both, couplings=paired)
+    assert found.w1.lookup > found.w1.floor
+    assert found.c2st.lookup > 0.5

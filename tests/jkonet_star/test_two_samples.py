@@ -134,7 +134,8 @@ def test_copies_that_are_drawn_are_no_neighbours_of_themselves():
 
 
 @pytest.mark.parametrize("d", [3, 20])
-def test_neighbours_are_the_nearest_in_any_dimension(d):
+def test_neighbours_are_the_nearest_in_any_dimension(d, monkeypatch):
+    monkeypatch.setattr("jkonet_star.two_samples._ENTRIES_AT_ONCE", 7 * 300)
     points, queries = rng(1).normal(size=(300, d)), rng(2).normal(size=(40, d))
     exact = np.argsort(((queries[:, None] - points) ** 2).sum(-1), axis=1)
     np.testing.assert_array_equal(nearest(points, queries, 4), exact[:, :4])
