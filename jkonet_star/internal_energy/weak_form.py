@@ -60,6 +60,9 @@ WEIGHT_ITERATIONS = 3
 """Iterations after which B and Omega stay fixed."""
 
 
+Instruments = list[tuple[int, int, np.ndarray, np.ndarray]]
+
+
 class WeakFormFit(NamedTuple):
     """A root of equation (4)."""
 
@@ -136,7 +139,7 @@ def fit_weak_form(
         beta: likewise.
         precision: of the prior.
     """
-    problem = _WeakForm(steps, weights, tests)
+    problem = WeakForm(steps, weights, tests)
     f = steps.n_features
     prior = np.append(0.0, precision)
     estimate = centre = np.append(beta, theta)
@@ -149,11 +152,7 @@ def fit_weak_form(
         slopes, gaps, smoothed = problem.linearise(estimate, derivatives=fresh)
         if fresh:
             instruments, curvature = problem.instruments(slopes, smoothed)
-        moment = sum(
-            np.einsum("tjf,tj->f", wa, gaps[c]) + np.einsum("tjf,tj->f", wc, gaps[a])
-            for a, c, wa, wc in instruments
-        )
-        moment = problem.count * moment / (FOLDS * (FOLDS - 1))
+        moment = problem.moment(instruments, gaps)
         scale = np.sqrt(np.maximum(np.abs(np.diag(curvature)) + prior, 1e-300))
         values, basis = np.linalg.eigh((curvature + np.diag(prior)) / scale / scale[:, None])
         inverse = np.where(values > TRUNCATION, 1.0 / np.where(values > TRUNCATION, values, 1), 0)
@@ -172,12 +171,7 @@ def fit_weak_form(
     _, gaps, smoothed = problem.linearise(estimate, derivatives=False)
     moved = []  # beta_a of equation (6), less beta
     for part in range(FOLDS):
-        others = [
-            np.einsum("tjf,tj->f", wa, gaps[c]) + np.einsum("tjf,tj->f", wc, gaps[a])
-            for a, c, wa, wc in instruments
-            if part not in (a, c)
-        ]
-        without = problem.count * np.sum(others, axis=0) / ((FOLDS - 1) * (FOLDS - 2))
+        without = problem.moment(instruments, gaps, without=part)
         slope = (without - prior * (estimate - centre)) / scale
         moved.append(float(basis[0] @ (inverse * (basis.T @ slope)) / scale[0]))
     return WeakFormFit(
@@ -190,8 +184,15 @@ def fit_weak_form(
     )
 
 
-class _WeakForm:
-    """The sums of equation (4)."""
+class WeakForm:
+    """The sums of equation (4).
+
+    Attributes:
+        steps: the data, as in `fit_weak_form`.
+        folds: of every snapshot.
+        count: effective particles per snapshot.
+        bumps: test functions, with `tests` behind them.
+    """
 
     def __init__(self, steps: Steps, weights: list[np.ndarray], tests: Tests | None):
         self.steps, self.tests = steps, tests
@@ -263,6 +264,18 @@ class _WeakForm:
                     slopes[a, k, :, 1:] = -tau * self.projection.T @ own
         return slopes, gaps, smoothed
 
+    def mean_gradients(self, k: int, points: np.ndarray, heat: float) -> np.ndarray:
+        """Means of grad P f over points with the weights of snapshot k, (j, d)."""
+        w = self.folds[k].weights
+        blocks = self._values(points, heat)
+        rows = [
+            np.outer(w @ block[1], direction)
+            for block, direction in zip(blocks, self.bumps.directions, strict=False)
+        ]
+        if self.tests is not None:
+            rows.append(np.stack([w @ slope for slope in blocks[-1][1]], axis=1))
+        return self.projection.T @ np.vstack(rows)
+
     def _drift_slopes(self, blocks: list, k: int, part: slice) -> np.ndarray:
         """Weighted sums of G . grad P f over one part, (tests, f)."""
         w = self.folds[k].weights[part, None]
@@ -273,19 +286,37 @@ class _WeakForm:
             rows.append(sum((gradient[i][part] * w).T @ g[i][part] for i in range(len(g))))
         return np.vstack(rows)
 
-    def instruments(
-        self, slopes: np.ndarray, smoothed: list[np.ndarray]
-    ) -> tuple[list[tuple[int, int, np.ndarray, np.ndarray]], np.ndarray]:
-        """(a, c, W B_a, W B_c) for every two parts, and the matrix of equation (4)."""
+    def moment(
+        self, instruments: Instruments, gaps: np.ndarray, *, without: int | None = None
+    ) -> np.ndarray:
+        """The right-hand side of equation (4), less the prior; without the terms of one part."""
+        kept = [row for row in instruments if without not in row[:2]]
+        total = sum(
+            np.einsum("tjf,tj->f", wa, gaps[c]) + np.einsum("tjf,tj->f", wc, gaps[a])
+            for a, c, wa, wc in kept
+        )
+        return self.count * total / (2 * len(kept))
+
+    def _covariances(
+        self,
+        smoothed: list[np.ndarray],
+        observed: list[np.ndarray] | None,
+        kept: list[list[int]],
+    ) -> list[tuple[list[np.ndarray], list[np.ndarray]]]:
+        """The blocks of (3), on the diagonal and above, from some parts each."""
         n_steps, folds = len(smoothed), self.folds
+        own_products, own_means = self.observed_products, self.observed_means
+        if observed is None:
+            observed = self.observed
+        elif observed is not self.observed:
+            own_products = [q.products(o, o) for q, o in zip(folds, observed, strict=True)]
+            own_means = [q.means(o) for q, o in zip(folds, observed, strict=True)]
         image_means = [folds[k].means(s) for k, s in enumerate(smoothed)]
         image_products = [folds[k].products(s, s) for k, s in enumerate(smoothed)]
-        cross_products = [folds[k].products(self.observed[k], s) for k, s in enumerate(smoothed)]
-        f1, j = slopes.shape[-1], slopes.shape[2]
-        ridge = max(RIDGE, RIDGE_PARTICLES / self.count) * np.eye(j)
-        found, curvature = [], np.zeros((f1, f1))
-        for a, c in itertools.combinations(range(FOLDS), 2):
-            rest = [q for q in range(FOLDS) if q not in (a, c)]
+        cross_products = [folds[k].products(observed[k], s) for k, s in enumerate(smoothed)]
+        ridge = max(RIDGE, RIDGE_PARTICLES / self.count) * np.eye(smoothed[0].shape[1])
+        found = []
+        for rest in kept:
 
             def covariance(k, products, left, right, rest=rest):
                 mass = folds[k].mass[rest]
@@ -294,16 +325,56 @@ class _WeakForm:
                 centred = products[k][rest].sum(axis=0) / total - np.outer(one, two)
                 return centred * (self.count / folds[k].count)
 
-            observed, own = self.observed_means, image_means
             diagonal = [
-                covariance(k + 1, self.observed_products, observed, observed)
-                + covariance(k, image_products, own, own)
+                covariance(k + 1, own_products, own_means, own_means)
+                + covariance(k, image_products, image_means, image_means)
                 + 2 * ridge
                 for k in range(n_steps)
             ]
             upper = [
-                -covariance(k, cross_products, observed, own) - ridge for k in range(1, n_steps)
+                -covariance(k, cross_products, own_means, image_means) - ridge
+                for k in range(1, n_steps)
             ]
+            found.append((diagonal, upper))
+        return found
+
+    def deviance(
+        self, residual: np.ndarray, smoothed: list[np.ndarray], observed: list[np.ndarray]
+    ) -> float:
+        """Minus twice the Gaussian log likelihood of mean residuals (steps, j), but for a constant.
+
+        Other arguments as of `instruments`; the covariance (3) is that of all parts.
+        """
+        ((diagonal, upper),) = self._covariances(smoothed, observed, [list(range(FOLDS))])
+        solved = block_tridiagonal_solve(diagonal, upper, list(residual[..., None]))
+        total = self.count * float(np.sum(np.stack(solved)[..., 0] * residual))
+        pivot = diagonal[0]
+        for k in range(len(diagonal)):
+            total += float(np.linalg.slogdet(pivot)[1])
+            if k + 1 < len(diagonal):
+                pivot = diagonal[k + 1] - upper[k].T @ np.linalg.solve(pivot, upper[k])
+                pivot = 0.5 * (pivot + pivot.T)
+        return total
+
+    def instruments(
+        self,
+        slopes: np.ndarray,
+        smoothed: list[np.ndarray],
+        observed: list[np.ndarray] | None = None,
+    ) -> tuple[Instruments, np.ndarray]:
+        """(a, c, W B_a, W B_c) for every two parts, and the matrix of equation (4).
+
+        Args:
+            slopes: B.
+            smoothed: what a particle adds to the residual of the step that it begins, P f(z) of (3).
+            observed: likewise of the step that it ends; f(y) where not given.
+        """
+        f1 = slopes.shape[-1]
+        found, curvature = [], np.zeros((f1, f1))
+        pairs = list(itertools.combinations(range(FOLDS), 2))
+        rest = [[q for q in range(FOLDS) if q not in pair] for pair in pairs]
+        blocks = self._covariances(smoothed, observed, rest)
+        for (a, c), (diagonal, upper) in zip(pairs, blocks, strict=True):
             both = np.concatenate([slopes[a], slopes[c]], axis=-1)
             solved = np.stack(block_tridiagonal_solve(diagonal, upper, list(both)))
             found.append((a, c, solved[..., :f1], solved[..., f1:]))
@@ -311,9 +382,14 @@ class _WeakForm:
         curvature = self.count * (curvature + curvature.T) / (FOLDS * (FOLDS - 1))
         return found, curvature
 
-    def misfit(self, gaps: np.ndarray, smoothed: list[np.ndarray]) -> float:
+    def misfit(
+        self,
+        gaps: np.ndarray,
+        smoothed: list[np.ndarray],
+        observed: list[np.ndarray] | None = None,
+    ) -> float:
         """The sum over a < c of g_a^T W g_c, over its standard deviation for a true model."""
-        found, _ = self.instruments(gaps[..., None], smoothed)
+        found, _ = self.instruments(gaps[..., None], smoothed, observed)
         total = sum(float(np.sum(own[..., 0] * gaps[c])) for a, c, own, _ in found)
         total *= 2.0 * self.count / (FOLDS * (FOLDS - 1))
         dimensions = gaps.shape[1] * gaps.shape[2]

@@ -352,7 +352,7 @@ class TestWeakForm:
         steps = Steps(points[:-1], points[1:], features, np.full(5, 0.01))
         centers = np.asarray(constants["potential"])
         tests = weak_form_tests.potential_tests(model.potential_features, centers)
-        problem = weak_form._WeakForm(steps, weights, tests)
+        problem = weak_form.WeakForm(steps, weights, tests)
         estimate = np.array([0.3, 1.0, -2.0, 0.5, 0.3, 0.2])
         slopes, _, _ = problem.linearise(estimate, derivatives=True)
         for q, step in enumerate(1e-5 * np.eye(6)):
