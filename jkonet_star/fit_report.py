@@ -76,6 +76,23 @@ class BetaReport:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class WeakFormReport:
+    """The drift of independent snapshots (`weak_form_drift`), where it is the energy's.
+
+    Attributes:
+        kept: which of the linear energy's features, those of V first.
+        covariance: of beta and their coefficients, at unit scale; a row each.
+        attraction: q of equation (2) there, per mean step.
+        misfit: of the residuals, in standard deviations.
+    """
+
+    kept: list[Natural]
+    covariance: list[list[Double]]
+    attraction: Double
+    misfit: Double
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ClosedFormReport:
     """How well posed the least-squares problem was.
 
@@ -122,6 +139,7 @@ class FitReport:
         density: of the snapshots, where the solver uses one.
         beta: its estimate, where there is one.
         closed_form: of the linear solvers.
+        weak_form: where the drift is that of the weak form, not of couplings.
         epochs: of training; 0 where it was solved.
         batch_size: of training.
         loss_epochs: the epochs whose losses are kept.
@@ -139,6 +157,7 @@ class FitReport:
     density: DensityReport | None = None
     beta: BetaReport | None = None
     closed_form: ClosedFormReport | None = None
+    weak_form: WeakFormReport | None = None
     epochs: Natural = 0
     batch_size: Count | None = None
     loss_epochs: list[Count] = dataclasses.field(default_factory=list)
@@ -172,7 +191,13 @@ class FitReport:
                 f"{solved.n_features} features, ridge {solved.regularization:g}, condition number "
                 f"{solved.condition_number:.1e}, remaining residual {solved.relative_residual:.2e}"
             )
-        found.append(self._couplings())
+        if self.weak_form is None:
+            found.append(self._couplings())
+        else:
+            found.append(
+                f"drift by the weak form: {len(self.weak_form.kept)} features, "
+                f"misfit {self.weak_form.misfit:.2g} standard deviations"
+            )
         if self.beta is not None:
             regime = "the same particles" if self.beta.paired else "different particles"
             failed = "" if self.beta.converged else ", NOT converged"
@@ -259,6 +284,7 @@ def fit_report(
             converged=estimate.converged,
         ),
         closed_form=closed_form,
+        weak_form=weak_form_report(problem),
         epochs=epochs,
         batch_size=batch_size,
         loss_epochs=(kept + 1).tolist(),
@@ -266,6 +292,19 @@ def fit_report(
         chance=None if explained is None else _number(explained.chance),
         members=members,
         warnings=list(warnings),
+    )
+
+
+def weak_form_report(problem: "Problem") -> WeakFormReport | None:
+    """Of a problem whose drift is that of the weak form."""
+    drift = None if problem.internal is None else problem.internal.drift
+    if drift is None or problem.weak_form is None:
+        return None
+    return WeakFormReport(
+        kept=drift.kept.tolist(),
+        covariance=drift.covariance.tolist(),
+        attraction=drift.attraction,
+        misfit=drift.misfit,
     )
 
 

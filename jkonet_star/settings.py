@@ -107,6 +107,7 @@ TransportMapKind = Literal["input-convex", "mlp"]
 InnerGradient = Literal["implicit", "unrolled"]
 OuterLoss = Literal["divergence", "cost"]
 BetaEstimator = Literal["auto", "paired", "unpaired", "first-order"]
+DriftSource = Literal["auto", "couplings", "weak-form"]
 SCHEMES: tuple[str, ...] = get_args(Scheme)
 Activation = Literal["softplus", "silu", "gelu", "tanh"]
 LearningRateSchedule = Literal["cosine", "constant"]
@@ -127,17 +128,30 @@ RadialFunction = Literal[
 class InternalSettings:
     """How the weight beta of the internal energy is found, by the solvers that learn it.
 
+    And the drift beside it.
+
     Attributes:
         beta_estimator: `paired`, by the likelihood of particles that all snapshots share;
             `unpaired`, by moments of snapshots of different particles; `auto` decides between these
             two; `first-order`, as published, along with the other energies from an estimated
             density (badly biased, see `jkonet_star.internal_energy.estimate`).
+        drift: `weak-form`, by moments of snapshots of different particles, to which networks are then
+            fitted (see `jkonet_star.internal_energy.weak_form_drift`); `couplings`, by first-order
+            conditions; `auto` takes the weak form in the explicit scheme, where the snapshots are
+            found to show different particles and the features explain them.
     """
 
     beta_estimator: BetaEstimator = "auto"
+    drift: DriftSource = "auto"
 
     def __post_init__(self):
         check_fields(self)
+        one_of("drift", self.drift, get_args(DriftSource))
+        if self.drift == "weak-form" and self.beta_estimator in ("paired", "first-order"):
+            raise ValueError(
+                f"drift 'weak-form' is of snapshots of different particles, but beta_estimator is "
+                f"{self.beta_estimator!r}: it must be 'auto' or 'unpaired'"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

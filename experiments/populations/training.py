@@ -87,7 +87,7 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
         folder = run.folder
         energies, details = learn(folder, training, settings, snapshots, run.seconds)
         if problem.internal is not None:
-            details["beta_estimate"] = beta_details(problem.internal)
+            details["beta_estimate"] = beta_details(problem)
         details |= judge(problem, energies)
         if cut is not None:
             details["warnings"].insert(0, cut)
@@ -140,16 +140,24 @@ def prepare_problem(
     )
 
 
-def beta_details(estimate: Any) -> dict[str, Any]:
-    """The estimate of beta for the summary, said on the way."""
+def beta_details(problem: Problem) -> dict[str, Any]:
+    """The estimate of beta for the summary, and where the drift is from; said on the way."""
+    estimate: Any = problem.internal
     regime = "the same particles" if estimate.paired else "different particles"
     say(f"  beta {estimate.beta:.4g}, estimated for snapshots of {regime}")
+    if problem.weak_form is not None:
+        say(
+            f"  drift by the weak form: {len(estimate.drift.kept)} of "
+            f"{len(estimate.drift_coefficients)} features, misfit {estimate.drift.misfit:.2g} "
+            "standard deviations"
+        )
     return {
         "beta": estimate.beta,
         "standard_error": estimate.standard_error,
         "paired": estimate.paired,
         "gain": estimate.gain,
         "converged": estimate.converged,
+        "drift": "couplings" if problem.weak_form is None else "weak-form",
     }
 
 

@@ -288,7 +288,7 @@ def write_run(
     with contextlib.redirect_stdout(io.StringIO()):
         details = details | judge(problem, energies)
         if problem.internal is not None:
-            details["beta_estimate"] = beta_details(problem.internal)
+            details["beta_estimate"] = beta_details(problem)
     energies = reported(problem, energies, cell.solver_name, rows, details)
     save_energy(run.energy, energies)
     results = {

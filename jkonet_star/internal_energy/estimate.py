@@ -14,10 +14,12 @@ likelihood tells: snapshots are paired if their
 
 (`paired_likelihood`, equation (7)), the second term being what f coefficients gain by chance.
 
-Idle features cost precision, and hundreds of them with little data can make any beta fit: the weak
-form takes a drift to be absent unless its misfit contradicts that. A weak drift that the marginals
-cannot tell from less noise is therefore read as less noise. If the misfit contradicts the prior,
-too, two other ones are tried, and the least misfit decides.
+Idle features cost precision, and hundreds of them with little data can make any beta fit. Of
+independent snapshots `weak_form_drift` takes the monomials that the data ask for, and looks at the
+radial functions where its misfit says that they do not suffice; its drift is far better than that of
+couplings. Where neither suffices, the weak form takes a drift to be absent unless its misfit
+contradicts that. A weak drift that the marginals cannot tell from less noise is then read as less
+noise. If the misfit contradicts the prior, too, two other ones are tried, and the least misfit decides.
 """
 
 import dataclasses
@@ -40,7 +42,7 @@ from jkonet_star.internal_energy.displacement_regression import (
     transport_sums,
 )
 from jkonet_star.internal_energy.euler_steps import Steps, drift_features
-from jkonet_star.internal_energy.moments import potential_tests
+from jkonet_star.internal_energy.moments import Tests, potential_tests
 from jkonet_star.internal_energy.paired_likelihood import (
     PairedFit,
     effective_parameters,
@@ -50,7 +52,13 @@ from jkonet_star.internal_energy.paired_likelihood import (
     self_log_likelihood,
     standard_error,
 )
+from jkonet_star.internal_energy.representatives import representatives
 from jkonet_star.internal_energy.weak_form import FOLDS, WeakFormFit, fit_weak_form
+from jkonet_star.internal_energy.weak_form_drift import (
+    WeakFormDrift,
+    fit_weak_form_drift,
+    spread_out,
+)
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.units import population_units
 
@@ -97,6 +105,8 @@ class InternalEstimate:
             step; potential features first (`closed_form.split_coefficients`).
         iterations: of the estimator used.
         converged: whether it met its tolerance and the residuals do not contradict it.
+        drift: of independent snapshots that the features explain, at unit scale; its theta are the
+            `drift_coefficients`.
     """
 
     beta: float
@@ -106,6 +116,7 @@ class InternalEstimate:
     drift_coefficients: np.ndarray
     iterations: int
     converged: bool
+    drift: WeakFormDrift | None = None
 
     __repr__ = short_repr
 
@@ -173,10 +184,21 @@ def _problem(
     model: LinearEnergy,
     constants: PyTree,
     rng: np.random.Generator,
+    *,
+    independent: bool = False,
 ) -> _Problem:
-    """Couples a part of the population; the interaction is a mean over the whole of it."""
+    """Couples a part of the population; the interaction is a mean over the whole of it.
+
+    Of independent snapshots it is the mean over `representatives`, where they are many: the chance of
+    a sample would move all particles.
+    """
     others, weights = [], []
     for y, w in zip(whole.points[: len(own.tau)], whole.weights, strict=False):
+        if independent and len(y) > WHOLE_POPULATION_UP_TO:
+            one, mass = representatives(y, w, POPULATION_SAMPLE)
+            others.append(one)
+            weights.append(mass)
+            continue
         m = len(y) if len(y) <= WHOLE_POPULATION_UP_TO else POPULATION_SAMPLE
         others.append(y[:m])
         weights.append(w[:m] / w[:m].sum())
@@ -291,8 +313,20 @@ def _at_unit_scale(
         elif regime == "paired":
             logger.warning("%d particles are too many to tell apart: taken as independent", n)
     sample = whole.thinned(int(np.clip(rows // n_steps, LEAST_SAMPLE, MOST_PARTICLES)))
+    drift = _drift(sample, whole, model, constants, rng)
+    if drift is not None:
+        return InternalEstimate(
+            beta=drift.beta,
+            standard_error=float(np.sqrt(drift.covariance[0, 0])),
+            paired=False,
+            gain=gain,
+            drift_coefficients=drift.theta,
+            iterations=drift.iterations,
+            converged=True,
+            drift=drift,
+        )
     if problem is None or sample is not part:
-        problem = _problem(sample, whole, model, constants, rng)
+        problem = _problem(sample, whole, model, constants, rng, independent=True)
     solution, theta = _unpaired(problem, model, constants)
     return InternalEstimate(
         beta=solution.beta,
@@ -303,6 +337,59 @@ def _at_unit_scale(
         iterations=solution.iterations,
         converged=solution.converged and solution.misfit < ACCEPTED_MISFIT,
     )
+
+
+def _drift(
+    sample: _Population,
+    whole: _Population,
+    model: LinearEnergy,
+    constants: PyTree,
+    rng: np.random.Generator,
+) -> WeakFormDrift | None:
+    """Of the monomials, or of all features where those do not suffice; None where neither does."""
+    best, least = None, ACCEPTED_MISFIT
+    for features in _trials(model):
+        problem = _problem(sample, whole, features, constants, rng, independent=True)
+        found = fit_weak_form_drift(
+            features,
+            problem.steps,
+            problem.weights,
+            _tests(features, constants),
+            problem.start.theta,
+            problem.start.beta,
+        )
+        if found.converged and LEAST_MISFIT < found.misfit < least:
+            best, least = spread_out(found, features, model), found.misfit
+        if least < MOST_MISFIT:
+            break
+    return best
+
+
+def _trials(model: LinearEnergy) -> list[LinearEnergy]:
+    """The energies to try: without radial functions, and with them."""
+    pair = (model.potential_features, model.interaction_features)
+    if all(features is None for features in pair):
+        return []
+    present = [features for features in pair if features is not None]
+    if not any(features.n_centers for features in present):
+        return [model]
+    plain = [
+        None if features is None else dataclasses.replace(features, radial="none", n_centers=0)
+        for features in pair
+    ]
+    if not all(features.n_features for features in plain if features is not None):
+        return [model]
+    monomials = dataclasses.replace(
+        model, potential_features=plain[0], interaction_features=plain[1]
+    )
+    return [monomials, model]
+
+
+def _tests(model: LinearEnergy, constants: PyTree) -> Tests | None:
+    potential = model.potential_features
+    if potential is None or potential.n_features > MOST_POTENTIAL_TESTS:
+        return None
+    return potential_tests(potential, np.asarray(constants["potential"])[: potential.n_centers])
 
 
 def _paired(problem: _Problem, *, decided: bool) -> tuple[PairedFit | None, float, float]:
@@ -354,9 +441,7 @@ def _unpaired(
     if not f or absent.misfit < MOST_MISFIT:
         return absent, np.zeros(f)
     best = absent._replace(misfit=np.inf)
-    potential, tests = model.potential_features, None
-    if potential is not None and potential.n_features <= MOST_POTENTIAL_TESTS:
-        tests = potential_tests(potential, np.asarray(constants["potential"]))
+    tests = _tests(model, constants)
     smooth = np.full(f, SHRINKAGES[-1])
     for group in problem.groups[::2]:
         smooth[group] = FREE_SHRINKAGE

@@ -17,11 +17,13 @@ and bar x the mean, then to first order in q t_k a particle adds to a test's mea
     f(y) + q t_k (E grad f) . (y - bar y)    where its step ends,                                    (2)
     P f(z) + q t_{k+1} (E grad P f) . (x - bar x)    where it begins,                                (3)
 
-of which Omega is the covariance. Without these terms errors are several times those promised. The drift
-hardly tells q, since V and a quadratic U can be exchanged, but the residuals do: q is the one of a few of
-the greatest likelihood,
+of which Omega is the covariance. Without these terms errors are several times those promised. The
+drift hardly tells q, since V and a quadratic U can be exchanged, but the residuals do: q is the one of
+a few of the greatest likelihood,
 
-    n g^T Omega^{-1} g + log det Omega + log(n) dim S  minimal at the solution g.                    (4)
+    n g^T Omega^{-1} g + log det Omega + log(n) dim S,    least at the solution's residual g,        (4)
+
+and it is the coefficient of |z|^2 / 2 in U, whose other features of that degree are left out.
 
 The covariance of the unknowns is F_S^{-1}, times the ratio to it, where that is above one, of what
 leaving out one part after the other gives, as equation (6) there.
@@ -219,7 +221,10 @@ def fit_weak_form_drift(
     groups = [feature_sets(potential, 0), feature_sets(model.interaction_features, n_potential)]
     squares = _squares(model.interaction_features, n_potential, len(theta))
     groups[1] = [own[~_gauge(model.interaction_features, own - n_potential)] for own in groups[1]]
-    most = [max(simple_size(potential), model.dimension * 4), simple_size(model.interaction_features)]
+    most = [
+        max(simple_size(potential), model.dimension * 4),
+        simple_size(model.interaction_features),
+    ]
     pulls = PULLS if model.has_interaction else (0.0,)
     span = float(steps.tau.sum())
     width = float(problem.bumps.widths.max())
@@ -325,6 +330,22 @@ def _weighted(
         ridge,
         problem.deviance(residual, *influence) + np.log(problem.count) * degrees,
     )
+
+
+def spread_out(found: WeakFormDrift, own: LinearEnergy, whole: LinearEnergy) -> WeakFormDrift:
+    """The same drift in terms of an energy with further features behind those of V and of U."""
+    place, start = [], 0
+    for one, all_of in (
+        (own.potential_features, whole.potential_features),
+        (own.interaction_features, whole.interaction_features),
+    ):
+        if one is not None and all_of is not None:
+            place.append(start + np.arange(one.n_features))
+            start += all_of.n_features
+    to = np.concatenate(place)
+    theta = np.zeros(start)
+    theta[to] = found.theta
+    return found._replace(theta=theta, kept=to[found.kept])
 
 
 def _covariance(

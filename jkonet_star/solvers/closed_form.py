@@ -43,6 +43,7 @@ from diffusions.typing import Array, Float, Int, Params, PyTree
 from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.fit_report import ClosedFormReport
 from jkonet_star.solvers.first_order import FirstOrderConditions
+from jkonet_star.solvers.linear_model import split_coefficients
 
 PAIRS_PER_BLOCK = 256
 FOLDS = 5
@@ -363,20 +364,3 @@ def _per_feature(model: LinearEnergy, factor: float) -> Float[np.ndarray, "f"]:
         if features is not None
     ]
     return np.concatenate([*parts, np.ones(int(model.internal == "learned"))])
-
-
-def split_coefficients(model: LinearEnergy, theta: Float[np.ndarray, "f"]) -> Params:
-    """The params of a `LinearEnergy` out of the stacked coefficients of equation (1)."""
-    params = {}
-    start = 0
-    for name, features in (
-        ("potential", model.potential_features),
-        ("interaction", model.interaction_features),
-    ):
-        if features is not None:
-            stop = start + features.n_features
-            params[name] = jnp.asarray(theta[start:stop], jnp.float32)
-            start = stop
-    if model.internal == "learned":
-        params["internal"] = jnp.asarray(theta[start], jnp.float32)
-    return params

@@ -274,3 +274,20 @@ def jko_loss(
     weight = conditions.weight[rows] * counted
     n_pairs, n_steps = conditions.point.shape[0], conditions.population.shape[0]
     return jnp.sum(weight * squared) * n_pairs / (n_steps * jnp.sum(counted))
+
+
+def with_drift_of(
+    model: EnergyModel, params: Params, constants: PyTree, conditions: FirstOrderConditions
+) -> FirstOrderConditions:
+    """The conditions with an energy's drift in place of the displacements.
+
+    Args:
+        model: of an energy whose beta is no parameter.
+        params: learned arrays of the model.
+        constants: fixed arrays of the model.
+        conditions: of the data.
+    """
+    rows = jnp.arange(conditions.point.shape[0])
+    still = dataclasses.replace(conditions, displacement=jnp.zeros_like(conditions.displacement))
+    missing, _ = residuals(model, params, constants, still, rows)
+    return dataclasses.replace(conditions, displacement=-missing)

@@ -47,8 +47,10 @@ class Linear(Solver):
         """Raises ValueError for more features than fit into memory."""
         check_memory(self.features.memory_needs_in(dimension))
 
-    def solve(self, problem: Problem) -> tuple[LinearData, ClosedFormReport]:
+    def solve(self, problem: Problem) -> tuple[LinearData, ClosedFormReport | None]:
         """The solution, and how well posed it was; there is no randomness.
+
+        The energy of the weak form is the solution as it is, and has no such report.
 
         Raises:
             ValueError: as `check`.
@@ -56,6 +58,12 @@ class Linear(Solver):
         self.check(problem.snapshots.dimension)
         model, constants = linear_model(self.terms, problem.snapshots, self.features)
         model = dataclasses.replace(model, internal=problem.beta_source)
+        own = problem.weak_form
+        if own is not None and own.model == model:
+            data = LinearData(
+                model=model, frame=frame(problem), params=own.params, constants=own.constants
+            )
+            return data, None
         params, report = fit_linear(
             model, constants, problem.conditions, regularization=self.features.regularization
         )
@@ -71,7 +79,7 @@ class Linear(Solver):
             ValueError: as `check`.
         """
         data, report = self.solve(problem)
-        return data, {"closed_form": dataclasses.asdict(report)}
+        return data, {} if report is None else {"closed_form": dataclasses.asdict(report)}
 
     def init(self, key: Key, data: LinearData) -> Params:
         """The solution."""
@@ -85,7 +93,7 @@ class Linear(Solver):
 
 def solve_linear(
     problem: Problem, settings: FeatureSettings
-) -> tuple[FittedEnergy, ClosedFormReport]:
+) -> tuple[FittedEnergy, ClosedFormReport | None]:
     """The closed-form energy of a prepared problem.
 
     Raises:

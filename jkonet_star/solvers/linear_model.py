@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from diffusions.typing import PyTree
+from diffusions.typing import Float, Params, PyTree
 from jkonet_star.energies.features import Features, make_features
 from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.settings import FeatureSettings
@@ -45,3 +45,20 @@ def linear_model(
         interaction_features=features["interaction"],
     )
     return model, constants
+
+
+def split_coefficients(model: LinearEnergy, theta: Float[np.ndarray, "f"]) -> Params:
+    """The params of a `LinearEnergy` out of its stacked coefficients."""
+    params = {}
+    start = 0
+    for name, features in (
+        ("potential", model.potential_features),
+        ("interaction", model.interaction_features),
+    ):
+        if features is not None:
+            stop = start + features.n_features
+            params[name] = jnp.asarray(theta[start:stop], jnp.float32)
+            start = stop
+    if model.internal == "learned":
+        params["internal"] = jnp.asarray(theta[start], jnp.float32)
+    return params

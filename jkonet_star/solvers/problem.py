@@ -3,17 +3,18 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from threadpoolctl import threadpool_limits
 
 from diffusions.arguments import checked
 from diffusions.memory import check_memory
 from diffusions.short_repr import short_repr
-from diffusions.typing import Key
+from diffusions.typing import Key, Params, PyTree
 from jkonet_star.densities import GaussianMixtures, KernelDensities, density_report, fit_densities
-from jkonet_star.energies.models import Internal
+from jkonet_star.energies.models import Internal, LinearEnergy
 from jkonet_star.fit_report import CoupledStep, DensityReport
 from jkonet_star.settings import (
     CouplingSettings,
@@ -25,9 +26,10 @@ from jkonet_star.snapshots import Snapshots, in_order
 from jkonet_star.solvers.first_order import (
     FirstOrderConditions,
     first_order_conditions,
+    with_drift_of,
     with_known_beta,
 )
-from jkonet_star.solvers.linear_model import linear_model
+from jkonet_star.solvers.linear_model import linear_model, split_coefficients
 from jkonet_star.solvers.registry import Terms, known_solver, scheme_of
 from jkonet_star.transport.couplings import (
     CouplingReport,
@@ -45,6 +47,14 @@ if TYPE_CHECKING:
 Densities = GaussianMixtures | KernelDensities
 
 
+class WeakFormEnergy(NamedTuple):
+    """A linear energy that was found without couplings."""
+
+    model: LinearEnergy
+    params: Params
+    constants: PyTree
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
     """A solver's input, ready: the coupled snapshots in the form that every loss uses.
@@ -59,6 +69,8 @@ class Problem:
             conditions.
         coupled: how each step was coupled.
         density: which densities the internal energy uses.
+        weak_form: the energy of the weak form, where the conditions hold its drift in place of the
+            couplings' displacements.
     """
 
     terms: Terms
@@ -69,6 +81,7 @@ class Problem:
     internal: "InternalEstimate | None" = None
     coupled: tuple[CoupledStep, ...] = ()
     density: DensityReport | None = None
+    weak_form: WeakFormEnergy | None = None
 
     __repr__ = short_repr
 
@@ -158,8 +171,27 @@ def prepare(
 
     model, constants = linear_model(terms, snapshots, features)
     # A few hundred unknowns: more threads than one would only wait for each other.
+    regime = internal.beta_estimator
+    if internal.drift == "weak-form":
+        regime = "unpaired"
     with threadpool_limits(1, user_api="blas"):
-        estimate = estimate_internal(model, constants, snapshots, regime=internal.beta_estimator)
+        estimate = estimate_internal(model, constants, snapshots, regime=regime)
+    if internal.drift == "weak-form" and estimate.drift is None:
+        raise ValueError(
+            "drift 'weak-form': these features do not explain how the snapshots differ; "
+            "'auto' takes the couplings then"
+        )
+    explicit = scheme == "explicit" and internal.drift == "auto"
+    if estimate.drift is not None and (explicit or internal.drift == "weak-form"):
+        own = WeakFormEnergy(
+            dataclasses.replace(model, internal="given"),
+            {
+                **split_coefficients(model, estimate.drift_coefficients),
+                "internal": jnp.asarray(estimate.beta, jnp.float32),
+            },
+            constants,
+        )
+        return problem(conditions=with_drift_of(*own, conditions), internal=estimate, weak_form=own)
     return problem(
         conditions=with_known_beta(
             conditions, estimate.beta, paired=estimate.paired, scheme=scheme

@@ -25,8 +25,7 @@ from jkonet_star.internal_energy.paired_likelihood import (
 )
 from jkonet_star.settings import DensitySettings, FeatureSettings
 from jkonet_star.snapshots import snapshots_from_arrays
-from jkonet_star.solvers.closed_form import split_coefficients
-from jkonet_star.solvers.linear_model import linear_model
+from jkonet_star.solvers.linear_model import linear_model, split_coefficients
 from jkonet_star.solvers.problem import prepare
 from jkonet_star.solvers.registry import Terms
 from jkonet_star.units import population_units

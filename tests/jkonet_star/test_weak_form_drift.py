@@ -1,0 +1,233 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusions.checks import record
+from jkonet_star import fit
+from jkonet_star.energies.features import monomial_exponents
+from jkonet_star.energies.models import LinearEnergy
+from jkonet_star.fit_report import FitReport
+from jkonet_star.internal_energy import weak_form_drift
+from jkonet_star.internal_energy.estimate import estimate_internal
+from jkonet_star.internal_energy.euler_steps import Steps
+from jkonet_star.internal_energy.representatives import representatives
+from jkonet_star.internal_energy.weak_form import WeakForm
+from jkonet_star.settings import DensitySettings, FeatureSettings, InternalSettings
+from jkonet_star.snapshots import snapshots_from_arrays
+from jkonet_star.solvers.linear_model import linear_model
+from jkonet_star.solvers.problem import prepare
+from jkonet_star.solvers.registry import Terms
+from jkonet_star.units import population_units
+
+QUADRATIC = FeatureSettings(degree=2, total_degree=2, radial="none")
+BETA = 0.2
+
+
+def population(seed=0, *, n=300, d=1, tau=0.05, steps=4, stiffness=3.0, pull=0.0, unpaired=True):
+    """Euler steps of dX = -stiffness X dt - pull (X - mean) dt + sqrt(2 beta) dW from uniform X."""
+    generator = np.random.default_rng(seed)
+
+    def run(n_steps):
+        x = generator.uniform(-4, 4, (n, d))
+        states = [x]
+        for _ in range(n_steps):
+            drift = -stiffness * x - pull * (x - x.mean(axis=0))
+            x = x + tau * drift + np.sqrt(2 * BETA * tau) * generator.normal(size=x.shape)
+            states.append(x)
+        return states
+
+    states = [run(k)[-1] for k in range(steps + 1)] if unpaired else run(steps)
+    return snapshots_from_arrays([generator.permutation(x) for x in states], dt=tau)
+
+
+def learned(snapshots, terms=Terms(potential=True), settings=QUADRATIC):  # noqa: B008 (frozen)
+    model, constants = linear_model(terms, snapshots, settings)
+    return estimate_internal(model, constants, snapshots, regime="unpaired"), model
+
+
+def slope_at(snapshots, estimate, point):
+    """V' of theta_1 x + theta_2 x^2 at a point, and its standard error, in one dimension."""
+    units = population_units(snapshots)
+    z = (point - float(units.center[0])) / float(units.length)
+    gradient = float(units.speed) * np.array([1.0, 2.0 * z])
+    kept = estimate.drift.kept
+    variance = gradient[kept] @ estimate.drift.covariance[1:, 1:] @ gradient[kept]
+    return gradient @ estimate.drift_coefficients, np.sqrt(variance)
+
+
+def test_error_bars_of_beta_and_drift_cover():
+    """Ninety per cent intervals over simulated data sets of an Ornstein-Uhlenbeck process."""
+    beta, drift = [], []
+    for seed in range(24):
+        snapshots = population(seed)
+        estimate, _ = learned(snapshots)
+        assert not estimate.paired
+        beta.append((estimate.beta - BETA) / estimate.standard_error)
+        slope, error = slope_at(snapshots, estimate, 2.0)
+        drift.append((slope - 3.0 * 2.0) / error)
+    # Of 48 intervals 43.2 are expected to hold the truth, give or take 2.1.
+    covered = np.abs(beta + drift) < 1.645
+    assert 38 <= covered.sum() <= 48
+    assert 0.7 < np.std(beta) < 1.4
+    assert 0.7 < np.std(drift) < 1.4
+
+
+def test_particles_that_interact_are_not_independent():
+    """Equation (2) has the variance of a test's mean over populations, and that alone has not."""
+    pull, n, tau = 1.2, 400, 0.05
+
+    def states(seed, size):
+        snapshots = population(seed, n=size, d=2, tau=tau, stiffness=0.0, pull=pull)
+        return [np.asarray(x, np.float64) for x in snapshots.arrays()]
+
+    many = states(0, 4000)
+    nothing = [np.zeros((2, 4000, 0))] * 4
+    steps = Steps(many[:-1], many[1:], nothing, np.full(4, tau))
+    problem = WeakForm(steps, [np.full(4000, 1 / 4000)] * 5, None)
+    influence = weak_form_drift._Influence(problem, np.array([BETA]), problem.observed[:-1])
+    _, ends = influence(pull * 4 * tau)
+    # Along the test that sees a shift of the whole population.
+    direction = problem.mean_gradients(4, many[-1], 0.0)[:, 0]
+    direction /= np.linalg.norm(direction)
+
+    def values(x):
+        raw = np.hstack([value for value, _, _ in problem.bumps.smoothed(x, 0.0)])
+        return (raw - problem.mean) @ problem.projection @ direction
+
+    means = [values(states(seed, n)[-1]).mean() for seed in range(1, 301)]
+    observed = n * np.var(means, ddof=1)
+    assert np.var(ends[-1] @ direction) == pytest.approx(observed, rel=0.25)
+    assert np.var(problem.observed[-1] @ direction) < 0.6 * observed
+
+
+def test_the_pull_of_particles_is_found():
+    terms = Terms(potential=True, interaction=True)
+    snapshots = population(n=1000, d=2, tau=0.01, steps=5, stiffness=-4.0, pull=12.0)
+    estimate, _ = learned(snapshots, terms)
+    # 12 in units of time, of which a step is .01.
+    assert estimate.drift.attraction == pytest.approx(0.12, abs=0.08)
+
+
+def test_idle_features_are_left_out():
+    snapshots = population(n=1000, d=2)
+    estimate, model = learned(snapshots, settings=FeatureSettings(degree=3, radial="none"))
+    exponents = np.array(model.potential_features.exponents)[estimate.drift.kept]
+    assert len(exponents) <= 6
+    assert {(2, 0), (0, 2)} <= set(map(tuple, exponents.tolist()))
+    idle = np.setdiff1d(np.arange(len(estimate.drift_coefficients)), estimate.drift.kept)
+    assert not estimate.drift_coefficients[idle].any()
+
+
+def test_sets_of_features_grow_from_none_to_all():
+    snapshots = population(n=60, d=2)
+    model, _ = linear_model(Terms(potential=True), snapshots, FeatureSettings(degree=3))
+    features = model.potential_features
+    sets = weak_form_drift.feature_sets(features, 7)
+    assert len(sets[0]) == 0
+    np.testing.assert_array_equal(sets[-1], 7 + np.arange(features.n_features))
+    assert len({tuple(own) for own in sets}) == len(sets)
+    exponents = np.array(monomial_exponents(2, 3, 6))
+    single = sets[3] - 7
+    assert (np.count_nonzero(exponents[single], axis=1) == 1).all()
+    assert len(single) == 6
+    assert [len(own) for own in weak_form_drift.feature_sets(None, 0)] == [0]
+
+
+def test_coefficients_of_monomials_find_their_place():
+    snapshots = population(n=60, d=2)
+    terms = Terms(potential=True, interaction=True)
+    whole, _ = linear_model(terms, snapshots, FeatureSettings(degree=2))
+    plain = [
+        dataclasses.replace(features, radial="none", n_centers=0)
+        for features in (whole.potential_features, whole.interaction_features)
+    ]
+    own = LinearEnergy(dimension=2, potential_features=plain[0], interaction_features=plain[1])
+    first, second = (features.n_features for features in plain)
+    found = weak_form_drift.WeakFormDrift(
+        np.arange(1.0, 1 + first + second), 0.1, np.array([1, first]), np.eye(3), 0.0, 0.0, 1, True
+    )
+    moved = weak_form_drift.spread_out(found, own, whole)
+    start = whole.potential_features.n_features
+    np.testing.assert_array_equal(moved.theta[:first], found.theta[:first])
+    np.testing.assert_array_equal(moved.theta[start : start + second], found.theta[first:])
+    assert np.count_nonzero(moved.theta) == first + second
+    np.testing.assert_array_equal(moved.kept, [1, start])
+
+
+def test_representatives_keep_the_mean():
+    generator = np.random.default_rng(0)
+    points, weights = generator.normal(size=(1000, 3)), generator.uniform(size=1000)
+    weights /= weights.sum()
+    few, mass = representatives(points, weights, 300)
+    assert len(few) == 256
+    assert mass.sum() == pytest.approx(1.0)
+    np.testing.assert_allclose(mass @ few, weights @ points, atol=1e-12)
+    wave = np.cos(points[:, 0])
+    exact, sample = weights @ wave, wave[:256].mean()
+    assert abs(mass @ np.cos(few[:, 0]) - exact) < 0.5 * abs(sample - exact) + 0.01
+    np.testing.assert_array_equal(
+        np.sort(representatives(points, weights, 5000)[1]), np.sort(weights)
+    )
+
+
+class TestSolvers:
+    @pytest.fixture(scope="class")
+    def snapshots(self):
+        return population(3, n=300)
+
+    @staticmethod
+    def settings(drift, **options):
+        return {
+            "features": QUADRATIC,
+            "internal": InternalSettings(drift=drift, **options),
+            "density_settings": DensitySettings(n_components=1),
+            "key": jax.random.key(0),
+        }
+
+    def test_linear_energies_have_the_drift_of_the_weak_form(self, snapshots):
+        x = snapshots.points[0]
+        errors = {}
+        for drift in ("auto", "couplings", "weak-form"):
+            energy = fit(snapshots, "jkonet-star-linear-potential-internal", **self.settings(drift))
+            errors[drift] = float(jnp.linalg.norm(energy.drift(x) + 3.0 * x))
+            assert (energy.report.weak_form is None) == (drift == "couplings")
+            assert ("weak form" in repr(energy)) == (drift != "couplings")
+            again = record(FitReport, dataclasses.asdict(energy.report))
+            assert again.weak_form == energy.report.weak_form
+        assert errors["auto"] == errors["weak-form"]
+        assert errors["auto"] < 0.15 * float(jnp.linalg.norm(3.0 * x))
+
+    def test_networks_are_fitted_to_it(self, snapshots):
+        name = "jkonet-star-potential-internal"
+        problem = prepare(snapshots, name, **self.settings("auto"))
+        own = problem.weak_form
+        gradient = jax.vmap(
+            jax.grad(lambda x: own.model.potential(own.params, own.constants, x, jnp.zeros(())))
+        )
+        np.testing.assert_allclose(
+            problem.conditions.displacement, -0.05 * gradient(problem.conditions.point), atol=1e-5
+        )
+
+    def test_paired_snapshots_are_fitted_as_before(self):
+        snapshots = population(n=60, unpaired=False)
+        name = "jkonet-star-linear-potential-internal"
+        one, two = (
+            prepare(snapshots, name, **self.settings(drift)) for drift in ("auto", "couplings")
+        )
+        assert one.internal.paired
+        assert one.weak_form is None
+        np.testing.assert_array_equal(one.conditions.displacement, two.conditions.displacement)
+
+    def test_other_schemes_keep_the_couplings(self, snapshots):
+        name = "jkonet-star-linear-potential-internal"
+        problem = prepare(snapshots, name, scheme="midpoint", **self.settings("auto"))
+        assert problem.weak_form is None
+
+    def test_settings_that_exclude_each_other(self):
+        with pytest.raises(ValueError, match="different particles"):
+            InternalSettings(drift="weak-form", beta_estimator="paired")
+        with pytest.raises(ValueError, match="drift"):
+            InternalSettings(drift="strong-form")
