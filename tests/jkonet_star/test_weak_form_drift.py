@@ -11,6 +11,7 @@ from jkonet_star.energies.features import monomial_exponents
 from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.fit_report import FitReport
 from jkonet_star.internal_energy import weak_form_drift
+from jkonet_star.internal_energy.drift_errors import drift_standard_errors
 from jkonet_star.internal_energy.estimate import estimate_internal
 from jkonet_star.internal_energy.euler_steps import Steps
 from jkonet_star.internal_energy.representatives import representatives
@@ -197,6 +198,8 @@ class TestSolvers:
             assert ("weak form" in repr(energy)) == (drift != "couplings")
             again = record(FitReport, dataclasses.asdict(energy.report))
             assert again.weak_form == energy.report.weak_form
+        found, known = learned(snapshots)[0], drift_standard_errors(energy, np.array([[2.0]]))
+        assert known[0, 0] == pytest.approx(slope_at(snapshots, found, 2.0)[1], rel=1e-5)
         assert errors["auto"] == errors["weak-form"]
         assert errors["auto"] < 0.15 * float(jnp.linalg.norm(3.0 * x))
 
@@ -225,6 +228,9 @@ class TestSolvers:
         name = "jkonet-star-linear-potential-internal"
         problem = prepare(snapshots, name, scheme="midpoint", **self.settings("auto"))
         assert problem.weak_form is None
+        energy = fit(snapshots, name, **self.settings("couplings"))
+        with pytest.raises(ValueError, match="weak form"):
+            drift_standard_errors(energy, np.zeros((1, 1)))
 
     def test_settings_that_exclude_each_other(self):
         with pytest.raises(ValueError, match="different particles"):
