@@ -1,0 +1,135 @@
+"""Growth told from motion: clusters of known shares, moving ones, equal laws, masses, units."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from jkonet_star import couple, snapshots_from_arrays
+from jkonet_star.growth import GrowthSettings, estimate_growth
+
+KEY = jax.random.key(0)
+SHARES = (0.5, 0.65, 0.8, 0.9)
+TRUTH = np.diff(np.log(SHARES) - np.log1p(-np.asarray(SHARES)))
+"""What the upper cluster grows faster by, in 1 / step."""
+N = 300
+
+
+def clusters(shares=SHARES, seed=0, velocity=0.0):
+    """N((-4, v t), I) and N((4, v t), I), the second with the given share of the cells."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for k, share in enumerate(shares):
+        x = rng.normal(size=(N, 2)) + [0.0, velocity * k]
+        x[:, 0] += np.where(np.arange(N) < round(N * share), 4.0, -4.0)
+        found.append(x)
+    return found
+
+
+@functools.cache
+def estimated(scale=1.0, dt=1.0, velocity=0.0):
+    points = [scale * x for x in clusters(velocity=velocity)]
+    return points, estimate_growth(snapshots_from_arrays(points, dt=dt), key=KEY)
+
+
+@functools.cache
+def of_equal_laws():
+    points = clusters((0.5,) * 4, seed=1)
+    masses = [3.0, 3.0, 3.0, 3.0]
+    return points, estimate_growth(snapshots_from_arrays(points), key=KEY, masses=masses)
+
+
+def faster(points, rates):
+    """By how much the upper cluster grows faster, step by step."""
+    pairs = zip(points[:-1], np.asarray(rates), strict=False)
+    return np.array([r[x[:, 0] > 0].mean() - r[x[:, 0] < 0].mean() for x, r in pairs])
+
+
+def crossed(points, couplings):
+    """Share of the mass whose pairs lie in different clusters."""
+    step, source, target = (
+        np.asarray(getattr(couplings, name)) for name in ("step", "source", "target")
+    )
+    stacked = np.stack(points)[..., 0]
+    other = stacked[step, source] * stacked[step + 1, target] < 0
+    return np.asarray(couplings.weight)[other].sum() / couplings.weight.sum()
+
+
+@pytest.mark.parametrize("velocity", [0.0, 1.5])
+def test_clusters_whose_shares_change_grow_and_do_not_exchange_cells(velocity):
+    points, growth = estimated(velocity=velocity)
+    np.testing.assert_allclose(faster(points, growth.rates), TRUTH, rtol=0.1)
+    # Balanced transport carries cells from one to the other.
+    balanced, _ = couple(snapshots_from_arrays(points), key=KEY)
+    assert crossed(points, balanced) > 0.12
+    assert crossed(points, growth.couplings) < 0.01
+
+
+@pytest.mark.parametrize("velocity", [0.0, 1.5])
+def test_cells_of_one_cluster_grow_alike_wherever_they_are_in_it(velocity):
+    points, growth = estimated(velocity=velocity)
+    for x, rates in zip(points[:-1], np.asarray(growth.rates), strict=False):
+        upper = x[:, 0] > 0
+        # Those ahead do not divide, nor do those behind die.
+        slope = np.polyfit(x[upper, 1], rates[upper], 1)[0]
+        assert abs(slope) < 0.15
+        assert rates[upper].std() < 0.25
+
+
+def test_relative_rates_are_centred_and_their_weights_have_the_next_shares():
+    points, growth = estimated()
+    assert not growth.absolute
+    for k, x in enumerate(points[:-1]):
+        rates = np.asarray(growth(x, k + 0.5))
+        assert abs(rates.mean()) < 1e-5
+        np.testing.assert_allclose(rates, growth.rates[k], atol=1e-5)
+        weights = np.asarray(growth.source_weights[k], np.float64)
+        np.testing.assert_allclose(weights, np.exp(rates) / np.exp(rates).sum(), rtol=1e-4)
+        assert weights[x[:, 0] > 0].sum() == pytest.approx(SHARES[k + 1], abs=0.01)
+
+
+def test_equal_laws_and_masses_grow_by_no_more_than_the_error():
+    points, growth = of_equal_laws()
+    rates = np.asarray(growth.rates[:-1])
+    errors = np.stack([growth.error(x, k + 0.5) for k, x in enumerate(points[:-1])])
+    assert np.sqrt(np.mean((rates / errors) ** 2)) < 1.5
+    assert np.abs(faster(points, rates)).max() < 0.1
+    assert np.sqrt(np.mean(errors**2)) < 0.25
+
+
+def test_masses_are_met_to_rounding():
+    points, growth = of_equal_laws()
+    assert growth.absolute
+    for k, x in enumerate(points[:-1]):
+        assert np.exp(np.asarray(growth(x, k + 0.5))).mean() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_rates_do_not_depend_on_units_and_have_that_of_inverse_time():
+    _, growth = estimated()
+    _, scaled = estimated(scale=1e3, dt=0.01)
+    np.testing.assert_allclose(scaled.rates * 0.01, growth.rates, atol=0.01)
+
+
+@pytest.mark.parametrize("masses", [[1, 2], [1, 2, 3, -4], [1, 2, 3, np.nan], ["a", 1, 2, 3]])
+def test_masses_that_are_none_are_refused(masses):
+    with pytest.raises(ValueError, match="masses must be"):
+        estimate_growth(snapshots_from_arrays(clusters()), key=KEY, masses=masses)
+
+
+@pytest.mark.parametrize("prices", [(), (1.0, 0.0), (0.5, -1.0)])
+def test_prices_that_are_none_are_refused(prices):
+    with pytest.raises(ValueError, match="prices must be positive"):
+        GrowthSettings(prices=prices)
+
+
+def test_many_cells_take_part_by_a_sample_and_all_have_rates():
+    points = clusters(SHARES[:2])
+    snapshots = snapshots_from_arrays([points[0], points[1][::2]])
+    settings = GrowthSettings(cells=100, prices=(0.25,))
+    growth = estimate_growth(snapshots, settings, key=KEY)
+    assert np.abs(np.asarray(growth.rates)[0]).min() > 0
+    # Of half the cells of the second snapshot the other rows are padding.
+    assert not np.asarray(growth.rates)[1, N // 2 :].any()
+    # 100 cells a side: two standard errors of the difference of log shares.
+    assert faster(points, growth.rates)[0] == pytest.approx(TRUTH[0], abs=0.6)
