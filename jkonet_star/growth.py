@@ -28,8 +28,9 @@ balanced transport suggests:
   motion explains first what it can.
 
 Every pair (m, g) with (2) is a fixed point: which one is found is decided by where the rounds begin
-and by how smooth both are. What tells growth from motion is that smooth motion does not cross the
-gap between branches; along a branch that moves, g is the weaker known the less it differs from it.
+and by how smooth both are. Stopped early, g is too small and smoother. What tells growth from motion
+is that smooth motion does not cross the gap between branches; growth that differs along the
+motion of one branch is hardly told from it.
 
 The pairs that are returned are of balanced transport from the last w_k to mu_{k+1}: where every cell
 counts as often as it has successors, few of them need to be on another branch.
@@ -84,7 +85,7 @@ class GrowthSettings:
     Attributes:
         epsilon: of equation (3), relative as in `CouplingSettings`.
         prices: rho of equation (3) by stage, relative likewise; each compiles one solver.
-        rounds: of (3) to (5) at each price.
+        rounds: of (3) to (5) at each price; with few of them g is still too small, but smoother.
         inducing: points of (6).
         width: l of (6) for growth, relative to the root-mean-square distance from the centre.
         motion_width: l for the motion.
@@ -96,7 +97,7 @@ class GrowthSettings:
 
     epsilon: Positive = 0.02
     prices: tuple[float, ...] = (0.65, 0.25, 0.1)
-    rounds: Count = 4
+    rounds: Count = 6
     inducing: Count = 60
     width: Positive = 2.0
     motion_width: Positive = 0.7
