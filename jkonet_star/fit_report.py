@@ -18,6 +18,7 @@ from diffusions.checks import Count, Double, Natural
 
 if TYPE_CHECKING:
     from jkonet_star.diagnostics import Explanation
+    from jkonet_star.solvers.choice import Choice
     from jkonet_star.solvers.problem import Problem
 
 MOST_LOSSES = 200
@@ -114,6 +115,25 @@ class ClosedFormReport:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ComparedReport:
+    """How one candidate of `solver="auto"` did (`solvers.choice`).
+
+    Attributes:
+        name: in words.
+        parameters: that it learned.
+        energy_distance: of its predictions to held-out particles, mean over the steps.
+        standard_error: of the difference to the best one; zero for that.
+        chosen: whether it was.
+    """
+
+    name: str
+    parameters: Count
+    energy_distance: Double | None
+    standard_error: Double | None
+    chosen: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MemberReport:
     """What one energy of a stack has of its own.
 
@@ -121,11 +141,13 @@ class MemberReport:
         losses: mean over each of the epochs `FitReport.loss_epochs`; none where it was solved.
         diverged: the epoch since which training was not sound; None where it ended well.
         motion_left: D_1 of `diagnostics`, equation (2); None where it is not known.
+        refinement_loss: mean over the last tenth of the refinement's steps; None without one.
     """
 
     losses: list[Double | None]
     diverged: Count | None = None
     motion_left: Double | None = None
+    refinement_loss: Double | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,6 +165,8 @@ class FitReport:
         epochs: of training; 0 where it was solved.
         batch_size: of training.
         loss_epochs: the epochs whose losses are kept.
+        refinement_steps: 0 where the energy was not refined.
+        compared: by `auto`, from simple to rich; empty where the solver was named.
         motion: D_0 of `diagnostics`, equation (2); None where it is not known.
         chance: what D_0 and D_1 must exceed to mean anything.
         members: one per energy of the stack, one in all for a single energy.
@@ -161,6 +185,8 @@ class FitReport:
     epochs: Natural = 0
     batch_size: Count | None = None
     loss_epochs: list[Count] = dataclasses.field(default_factory=list)
+    refinement_steps: Natural = 0
+    compared: list[ComparedReport] = dataclasses.field(default_factory=list)
     motion: Double | None = None
     chance: Double | None = None
     members: list[MemberReport]
@@ -191,6 +217,13 @@ class FitReport:
                 f"{solved.n_features} features, ridge {solved.regularization:g}, condition number "
                 f"{solved.condition_number:.1e}, remaining residual {solved.relative_residual:.2e}"
             )
+        for row in self.compared:
+            if row.chosen:
+                found.append(
+                    f"{row.name}, chosen out of {len(self.compared)} by held-out particles"
+                )
+        if self.refinement_steps:
+            found.append(f"refined in {self.refinement_steps} steps")
         if self.weak_form is None:
             found.append(self._couplings())
         else:
@@ -242,6 +275,8 @@ def fit_report(
     closed_form: ClosedFormReport | None = None,
     explained: "Explanation | None" = None,
     warnings: Sequence[str] = (),
+    refinement_losses: np.ndarray | None = None,
+    choice: "Choice | None" = None,
 ) -> FitReport:
     """Puts together what a fit knows.
 
@@ -254,14 +289,20 @@ def fit_report(
         closed_form: of a linear solver.
         explained: how much of the motion the energies explain.
         warnings: that were said.
+        refinement_losses: (members, steps); None, or no steps, where nothing was refined.
+        choice: of `auto`.
     """
+    steps = 0 if refinement_losses is None else refinement_losses.shape[1]
     epochs = 0 if losses is None else losses.shape[1]
     kept = np.unique(np.linspace(0, epochs - 1, min(epochs, MOST_LOSSES)).round().astype(int))
     members = [
         MemberReport(
-            losses=[] if losses is None else [_number(x) for x in losses[i, kept].tolist()],
+            losses=[] if losses is None else [finite_or_none(x) for x in losses[i, kept].tolist()],
             diverged=epoch,
-            motion_left=None if explained is None else _number(explained.predicted[i]),
+            motion_left=None if explained is None else finite_or_none(explained.predicted[i]),
+            refinement_loss=None
+            if refinement_losses is None or not steps
+            else finite_or_none(refinement_losses[i, -max(1, steps // 10) :].mean()),
         )
         for i, epoch in enumerate(diverged)
     ]
@@ -278,9 +319,9 @@ def fit_report(
         if estimate is None
         else BetaReport(
             value=estimate.beta,
-            standard_error=_number(estimate.standard_error),
+            standard_error=finite_or_none(estimate.standard_error),
             paired=estimate.paired,
-            gain=_number(estimate.gain),
+            gain=finite_or_none(estimate.gain),
             converged=estimate.converged,
         ),
         closed_form=closed_form,
@@ -288,8 +329,10 @@ def fit_report(
         epochs=epochs,
         batch_size=batch_size,
         loss_epochs=(kept + 1).tolist(),
-        motion=None if explained is None else _number(explained.no_motion),
-        chance=None if explained is None else _number(explained.chance),
+        refinement_steps=steps,
+        compared=[] if choice is None else choice.compared,
+        motion=None if explained is None else finite_or_none(explained.no_motion),
+        chance=None if explained is None else finite_or_none(explained.chance),
         members=members,
         warnings=list(warnings),
     )
@@ -308,7 +351,8 @@ def weak_form_report(problem: "Problem") -> WeakFormReport | None:
     )
 
 
-def _number(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
+    """The number, where it is one that JSON can hold."""
     return float(value) if math.isfinite(value) else None
 
 

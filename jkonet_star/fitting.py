@@ -1,13 +1,9 @@
 """From snapshots to an energy: one `fit` for every solver."""
 
 import warnings
-from collections.abc import Callable
-
-import numpy as np
 
 from diffusions.arguments import checked
-from diffusions.training import advance_in_chunks
-from diffusions.typing import Float, HostArray, Key, Keys
+from diffusions.typing import Key, Keys
 from jkonet_star.diagnostics import explanation, outlier_warning, outliers, point_warning
 from jkonet_star.fit_report import ClosedFormReport, fit_report
 from jkonet_star.fitted import FittedEnergy
@@ -18,19 +14,16 @@ from jkonet_star.settings import (
     FeatureSettings,
     InternalSettings,
     NetworkSettings,
+    RefinementSettings,
 )
 from jkonet_star.snapshots import Snapshots
-from jkonet_star.solvers.divergence import divergence_warning, first_unsound
+from jkonet_star.solvers.choice import Auto, learn_chosen
+from jkonet_star.solvers.divergence import divergence_warning, first_unsound, refinement_warning
 from jkonet_star.solvers.interface import Solver
+from jkonet_star.solvers.learning import Progress, learn
 from jkonet_star.solvers.problem import Densities, prepare
 from jkonet_star.solvers.registry import RegisteredSolver, known_solver
-from jkonet_star.solvers.side_by_side import SideBySide
 from jkonet_star.transport.couplings import Couplings
-
-Progress = Callable[[int, dict[str, float]], None]
-"""Called with the number of finished epochs and the mean scalars of the last chunk."""
-
-PROGRESS_CALLS = 10
 
 
 @checked
@@ -46,6 +39,7 @@ def fit(
     bilevel: BilevelSettings = BilevelSettings(),  # noqa: B008 (frozen)
     features: FeatureSettings = FeatureSettings(),  # noqa: B008 (frozen)
     internal: InternalSettings = InternalSettings(),  # noqa: B008 (frozen)
+    refinement: RefinementSettings = RefinementSettings(),  # noqa: B008 (frozen)
     coupling_settings: CouplingSettings = CouplingSettings(),  # noqa: B008 (frozen)
     density_settings: DensitySettings = DensitySettings(),  # noqa: B008 (frozen)
     on_progress: Progress | None = None,
@@ -54,7 +48,8 @@ def fit(
 
     Args:
         snapshots: of `snapshots_from_arrays`, or simulated.
-        solver: one of `jkonet_star.SOLVERS`, or an object such as `Network(potential=MyModule())`.
+        solver: one of `jkonet_star.SOLVERS`, or an object such as `Network(potential=MyModule())`;
+            `auto` compares several on held-out particles first (see `solvers.choice`).
         key: of all randomness. An array of keys trains one network per key in a single program, and
             every leaf of the result gains a leading axis.
         scheme: explicit, implicit or midpoint (see `objectives`); `auto` is the solver's own, explicit
@@ -65,6 +60,7 @@ def fit(
         bilevel: of the bilevel solvers, beside `network`.
         features: of the linear solvers, and of the energies with which beta is found.
         internal: how beta is found, by the solvers that learn it.
+        refinement: by the laws that the energy predicts, after it was learned; none by default.
         coupling_settings: used where `couplings` is absent.
         density_settings: used where `densities` is absent.
         on_progress: called about ten times during training.
@@ -105,6 +101,11 @@ def fit(
         coupling_settings=coupling_settings,
         density_settings=density_settings,
     )
+    choice = None
+    if isinstance(chosen, Auto):
+        choice = chosen.choose(
+            problem, key=keys[0], refinement=refinement, coupling_settings=coupling_settings
+        )
     said: list[str] = []
     _warn(point_warning(snapshots), said)
     _warn(outlier_warning(outliers(snapshots)), said)
@@ -112,15 +113,20 @@ def fit(
     if not (chosen.epochs or single):
         _warn(f"solver {name!r} has no randomness: the {len(keys)} keys give the same energy", said)
     _warn(chosen.remark(problem), said)
-    training = SideBySide(chosen, problem)
-    energies, losses = _train(training, keys, on_progress)
+    learned = (
+        learn(chosen, problem, keys, refinement, on_progress=on_progress)
+        if choice is None
+        else learn_chosen(choice, problem, keys, on_progress=on_progress)
+    )
+    energies, losses = learned.energies, learned.losses
     diverged = tuple(first_unsound(own, absurd=chosen.absurd) for own in losses)
     _warn(divergence_warning(diverged), said)
+    _warn(refinement_warning(learned.refinement_losses), said)
     explained = None
     if not any(diverged):
         explained = explanation(problem, energies)
         _warn(explained.warning(), said)
-    facts = training.facts[0]
+    facts = learned.facts
     closed_form = facts.get("closed_form")
     report = fit_report(
         problem,
@@ -131,33 +137,11 @@ def fit(
         closed_form=None if closed_form is None else ClosedFormReport(**closed_form),
         explained=explained,
         warnings=said,
+        refinement_losses=learned.refinement_losses,
+        choice=choice,
     )
     energies = energies.with_report(report)
     return energies.member(0) if single else energies
-
-
-def _train(
-    training: SideBySide, keys: Keys, on_progress: Progress | None
-) -> tuple[FittedEnergy, Float[np.ndarray, "s epochs"]]:
-    """The energies, and the losses."""
-    epochs = training.solver.epochs
-    chunk = max(1, -(-epochs // PROGRESS_CALLS))
-    losses = [np.zeros((len(keys), 0))]
-
-    def each(size: int, scalars: dict[str, HostArray], kept: None) -> None:
-        losses.append(scalars["loss"])
-        if on_progress is not None:
-            done = sum(part.shape[1] for part in losses)
-            on_progress(done, {name: float(value.mean()) for name, value in scalars.items()})
-
-    state = advance_in_chunks(
-        training.initial(keys),
-        lambda state, n_epochs: training.advance(state, keys, n_epochs),
-        [min(chunk, epochs - start) for start in range(0, epochs, chunk)],
-        keep=lambda state: None,
-        each=each,
-    )
-    return training.energies(state), np.concatenate(losses, axis=1)
 
 
 def _warn(line: str | None, said: list[str]) -> None:

@@ -210,6 +210,36 @@ def network_bytes(widths: tuple[int, ...]) -> float:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RefinementSettings:
+    """How a learned energy is refined by the laws that it predicts (see `solvers.refinement`).
+
+    Attributes:
+        refine: gradient steps; 0 leaves the first-order solution as it is.
+        rollout: steps that are predicted from each snapshot; the population of every one of them is
+            compared with the observed one.
+        refine_batch_size: particles of each snapshot per gradient step.
+        refine_learning_rate: of Adam, at the start; a cosine takes it to zero.
+        first_order_weight: of the first-order loss beside the distance of the laws. It keeps particles
+            on the paths of the couplings, where the law alone leaves them free; 0 leaves it out.
+    """
+
+    refine: Annotated[int, Bounds(0, 10**6)] = 0
+    rollout: Count = 1
+    refine_batch_size: Annotated[int, Bounds(2, 100_000)] = 256
+    refine_learning_rate: Positive = 3e-3
+    first_order_weight: NotNegative = 0.05
+
+    def __post_init__(self):
+        check_fields(self)
+
+    @property
+    def memory_needs(self) -> dict[str, float]:
+        """Bytes of the largest arrays, at least."""
+        pairs = 12.0 * self.refine_batch_size**2
+        return {"the distances of all pairs (--refine-batch-size)": pairs if self.refine else 0.0}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BilevelSettings:
     """The JKO step inside the solvers jkonet, jkonet-vanilla and jkonet-monge-gap (see `bilevel`).
 

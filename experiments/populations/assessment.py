@@ -30,6 +30,7 @@ from jkonet_star.fit_report import ClosedFormReport, fit_report
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.law import SCORES, judge_law
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.solvers.choice import Choice
 from jkonet_star.solvers.divergence import divergence_warning
 from jkonet_star.solvers.problem import Problem
 from jkonet_star.yardsticks import YARDSTICKS, Yardsticks
@@ -152,6 +153,9 @@ def reported(
     solver: str,
     rows: Sequence[dict[str, Any]],
     details: dict[str, Any],
+    *,
+    refinement_losses: np.ndarray | None = None,
+    choice: Choice | None = None,
 ) -> FittedEnergy:
     """The energies with what is known of the fit as their report; the summary gains it, too.
 
@@ -162,6 +166,8 @@ def reported(
         rows: of the run's metrics.
         details: of the summary, with those of `judge`; `couplings` and `density` are added, and a
             warning of seeds that diverged.
+        refinement_losses: (seeds, steps), where the energies were refined.
+        choice: of `auto`.
     """
     losses = [row["loss"] for row in rows if "loss" in row]
     diverged = details.get("diverged") or [None] * len(energies.times)
@@ -178,6 +184,8 @@ def reported(
         closed_form=None if solved is None else ClosedFormReport(**solved),
         explained=Explanation(**details["explanation"]),
         warnings=details["warnings"],
+        refinement_losses=refinement_losses,
+        choice=choice,
     )
     details["couplings"] = [dataclasses.asdict(step) for step in report.couplings]
     details["density"] = None if report.density is None else dataclasses.asdict(report.density)

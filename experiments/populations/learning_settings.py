@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from data_generation.scripts.command_line import define_flags, settings_from_flags
-from jkonet_star.settings import BilevelSettings, FeatureSettings, InternalSettings, NetworkSettings
+from jkonet_star.settings import (
+    BilevelSettings,
+    FeatureSettings,
+    InternalSettings,
+    NetworkSettings,
+    RefinementSettings,
+)
 from jkonet_star.solvers.registry import SOLVERS
 
 if TYPE_CHECKING:
@@ -22,17 +28,21 @@ class LearningSettings:
         network: of the network energies.
         features: of the linear energies, and of those with which beta is found.
         bilevel: of the bilevel solvers, beside `network`.
+        refinement: of any energy, after it was learned.
     """
 
     internal: InternalSettings = InternalSettings()
     network: NetworkSettings = NetworkSettings()
     features: FeatureSettings = FeatureSettings()
     bilevel: BilevelSettings = BilevelSettings()
+    refinement: RefinementSettings = RefinementSettings()
 
     def of(self, solver: str) -> tuple[Any, ...]:
         """The parts that decide what a solver learns: what is recorded of a run."""
         entry = SOLVERS[solver]
         learner = tuple(getattr(self, name, kind()) for name, kind in entry.settings.items())
+        if self.refinement != RefinementSettings():
+            learner = (*learner, self.refinement)
         if not entry.terms.internal:
             return learner
         first_order = self.internal.beta_estimator == "first-order"

@@ -7,6 +7,7 @@ transport distances of the last one and writes the checkpoint, so that evaluatio
 of its own on more than one core, and none on a GPU.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from checkpoints import save_energy
+from data_generation.formats.json_file import read_record
 from data_generation.scripts.command_line import say
+from data_generation.scripts.files import write_json
 from diffusions.checks import record
 from diffusions.typing import Keys, PyTree
 from experiments.populations.assessment import (
@@ -32,15 +35,20 @@ from experiments.populations.datasets import known_energy, open_dataset, populat
 from experiments.populations.figures import plot_training
 from experiments.populations.learning_settings import LearningSettings
 from experiments.populations.settings import TrainSettings
-from experiments.run.folder import TRAINING, RunFolder
+from experiments.run.contents import CHECKPOINT, remove_own
+from experiments.run.folder import SCHEMA_VERSION, TRAINING, RunFolder
+from experiments.run.records import ChoiceRecord
 from experiments.run.session import TRAINING_ACTIVITIES, session
 from experiments.run.training import train_in_chunks
 from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
 from jkonet_star.fitted import FittedEnergy
+from jkonet_star.settings import RefinementSettings
 from jkonet_star.snapshots import Snapshots
-from jkonet_star.solvers.divergence import first_unsound
+from jkonet_star.solvers.choice import Auto, Choice, with_room
+from jkonet_star.solvers.divergence import first_unsound, refinement_warning
 from jkonet_star.solvers.interface import Solver
 from jkonet_star.solvers.problem import Problem, prepare
+from jkonet_star.solvers.refinement import Refining
 from jkonet_star.solvers.registry import SOLVERS
 from jkonet_star.solvers.side_by_side import SideBySide
 from jkonet_star.transport.couplings import CouplingReport
@@ -80,18 +88,46 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
             return
         truth = known_energy(dataset)
         snapshots = population(dataset, settings.eval)
+        refinement, choice = learning.refinement, None
         with run.timed("train"):
-            training = SideBySide(solver, problem)
+            if isinstance(solver, Auto):
+                choice = chosen(run.folder, solver, problem, settings.seeds[0], refinement)
+                refinement = choice.refinement
+                # With the programs that have been compiled for the comparison.
+                wide = with_room(problem)
+                training = choice.candidate.training(wide)
+            else:
+                training = SideBySide(solver, problem)
         if not solver.epochs:
             say_solved(training.facts[0], len(settings.seeds))
         folder = run.folder
         energies, details = learn(folder, training, settings, snapshots, run.seconds)
+        if choice is not None:
+            details["choice"] = [dataclasses.asdict(row) for row in choice.compared]
+        refined = None
+        if refinement.refine:
+            refining = (
+                Refining(refinement, problem, energies)
+                if choice is None
+                else choice.candidate.refining(refinement, wide, energies)
+            )
+            energies, refined = refine(folder, refining, settings, snapshots, run.seconds)
+        if choice is not None:
+            energies = choice.candidate.plain(energies, problem)
         if problem.internal is not None:
             details["beta_estimate"] = beta_details(problem)
         details |= judge(problem, energies)
         if cut is not None:
             details["warnings"].insert(0, cut)
-        energies = reported(problem, energies, settings.solver, folder.rows(), details)
+        energies = reported(
+            problem,
+            energies,
+            settings.solver,
+            folder.rows(),
+            details,
+            refinement_losses=refined,
+            choice=choice,
+        )
         with run.timed("evaluate"):
             order = settings.wasserstein_order
             beside = yardsticks(dataset, settings.eval, order)
@@ -111,7 +147,66 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
             "eval": settings.eval,
         }
         run.conclude({**about, **result, **details})
+        remove_own(folder.path / "refinement" / "checkpoint", CHECKPOINT)
         say_verdict(result)
+
+
+def chosen(
+    run: RunFolder, solver: Auto, problem: Problem, seed: int, refinement: RefinementSettings
+) -> Choice:
+    """What `auto` chooses, from `choice.json` where the run has one; said as a table.
+
+    Raises:
+        ValueError: the file is damaged, or a snapshot has too few particles to hold some out.
+    """
+    file = run.path / "choice.json"
+    if file.is_file():
+        found = read_record(file, ChoiceRecord)
+        choice = solver.chosen_before(found.compared, refinement, found.held_out)
+    else:
+        choice = solver.choose(
+            problem,
+            key=jax.random.key(seed),
+            refinement=refinement,
+            on_candidate=lambda name: say(f"  comparing: {name}"),
+        )
+        rows = [dataclasses.asdict(row) for row in choice.compared]
+        write_json(
+            file,
+            {"schema_version": SCHEMA_VERSION, "held_out": choice.held_out, "compared": rows},
+        )
+    for line in choice.lines():
+        say(f"  {line}")
+    return choice
+
+
+def refine(
+    run: RunFolder,
+    refining: Refining,
+    settings: TrainSettings,
+    snapshots: Snapshots,
+    seconds: dict[str, float],
+) -> tuple[FittedEnergy, np.ndarray]:
+    """Refines the energies of all seeds, in the folder `refinement` of the run.
+
+    Args:
+        run: the folder.
+        refining: of the energies.
+        settings: of the run.
+        snapshots: the population of the evaluations.
+        seconds: compile, train and evaluate are added to.
+
+    Returns:
+        The energies, and the losses, (seeds, steps).
+    """
+    folder = RunFolder(run.path / "refinement")
+    folder.path.mkdir(exist_ok=True)
+    energies = train_evaluated(folder, refining, settings, snapshots, seconds)
+    losses = np.asarray([row["loss"] for row in folder.rows() if "loss" in row], np.float64).T
+    line = refinement_warning(losses)
+    if line is not None:
+        say(f"  warning: {line}")
+    return energies, losses
 
 
 def prepare_problem(
@@ -198,22 +293,10 @@ def learn(
         The energies, and more for the summary: the facts of the preparation, and `diverged`, the epoch
         in which each seed did, where any has.
     """
-    keys = jax.vmap(jax.random.key)(jnp.asarray(settings.seeds, jnp.uint32))
-    weights = np.asarray(snapshots.weights)[:-1]
     details = dict(training.facts[0])
     if not training.solver.epochs:
-        return training.energies(training.initial(keys)), details
-    energies = train_side_by_side(
-        run,
-        training,
-        keys,
-        predict=lambda e: predict_snapshots(e, snapshots, evaluation_key()).one_step,
-        distances=lambda predicted: earth_movers_distances(
-            predicted, snapshots, weights, order=settings.wasserstein_order
-        ),
-        every=settings.eval_every,
-        seconds=seconds,
-    )
+        return training.energies(training.initial(seed_keys(settings))), details
+    energies = train_evaluated(run, training, settings, snapshots, seconds)
     diverged = divergences(run.rows(), training.solver)
     for seed, epoch in zip(settings.seeds, diverged, strict=True):
         if epoch is not None:
@@ -223,6 +306,33 @@ def learn(
             )
             details["diverged"] = diverged
     return energies, details
+
+
+def seed_keys(settings: TrainSettings) -> Keys:
+    """One key per seed."""
+    return jax.vmap(jax.random.key)(jnp.asarray(settings.seeds, jnp.uint32))
+
+
+def train_evaluated(
+    run: RunFolder,
+    training: SideBySide,
+    settings: TrainSettings,
+    snapshots: Snapshots,
+    seconds: dict[str, float],
+) -> FittedEnergy:
+    """`train_side_by_side` of all seeds, by the distance of what they predict one step ahead."""
+    weights = np.asarray(snapshots.weights)[:-1]
+    return train_side_by_side(
+        run,
+        training,
+        seed_keys(settings),
+        predict=lambda e: predict_snapshots(e, snapshots, evaluation_key()).one_step,
+        distances=lambda predicted: earth_movers_distances(
+            predicted, snapshots, weights, order=settings.wasserstein_order
+        ),
+        every=settings.eval_every,
+        seconds=seconds,
+    )
 
 
 def divergences(rows: list[dict[str, Any]], solver: Solver) -> list[int | None]:

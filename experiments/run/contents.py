@@ -56,14 +56,14 @@ _RESULTS: Contents = {**_TABLES, r"(about|evaluation)\.json": None}
 RUN: Contents = {
     **_TRAINING,
     **_TABLES,
-    r"config\.json|log_snr\.json|summary\.json": None,
+    r"choice\.json|config\.json|log_snr\.json|summary\.json": None,
     r"losses\.txt|numbers_.*\.txt": None,
     r"report\.html": None,
     r"evaluation.*\.json": None,
     r"evaluation.*_plots": _PLOTS,
     r"energy": _ENERGY,
     r"denoiser": _NETWORK,
-    r"pilot|regression": _TRAINING,
+    r"pilot|refinement|regression": _TRAINING,
     r"evaluation|samples": _RESULTS,
     re.escape(LOCK): None,
 }

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from data_generation.formats.json_file import read_json, read_lines
 from diffusions.checks import Bounds, Count, Double, Positive, Seed, one_of, record, shown
+from jkonet_star.fit_report import ComparedReport
 from jkonet_star.solvers.registry import SOLVERS
 
 RecordT = TypeVar("RecordT")
@@ -33,6 +34,15 @@ class Config:
     settings: dict[str, Any]
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     data: dict[str, str] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChoiceRecord:
+    """`choice.json`: what `--solver=auto` compared, and on how many held-out particles."""
+
+    schema_version: Count
+    held_out: Count
+    compared: Annotated[list[ComparedReport], Bounds(1, 100)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

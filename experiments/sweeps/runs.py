@@ -126,7 +126,7 @@ def _attempt_all(
     """Carries out runs that differ in their data and seed; returns those that failed."""
     failed: list[Cell] = []
     entry = None if group[0].solver is None else SOLVERS[group[0].solver]
-    if entry is None or (entry.trained and not entry.side_by_side):
+    if entry is None or _alone(group[0]):
         batches = [[cell] for cell in group]
     elif not entry.trained:
         # It has no randomness: every seed gets the same energy.
@@ -157,18 +157,26 @@ def _attempt_all(
     return failed
 
 
+def _alone(cell: Cell) -> bool:
+    """Whether `experiments.train` carries out the run: refined, or of a solver of its own kind."""
+    if cell.solver is None:
+        return False
+    entry = SOLVERS[cell.solver]
+    return bool(cell.learning.refinement.refine) or (entry.trained and not entry.side_by_side)
+
+
 def _attempt(batch: Sequence[Cell], folder: SweepFolder, library: Library) -> list[Cell]:
     """Carries out a batch; returns its runs if it failed."""
     with _recorded(batch, folder) as failed:
         solver = batch[0].solver
         if solver is None:
             library.dataset(batch[0])
+        elif _alone(batch[0]):
+            run_alone(batch[0], folder, library)
         elif not SOLVERS[solver].trained:
             run_solved(batch, folder, library)
-        elif SOLVERS[solver].side_by_side:
-            run_networks(batch, folder, library)
         else:
-            run_alone(batch[0], folder, library)
+            run_networks(batch, folder, library)
         for cell in batch:
             folder.forget_failure(cell)
     return failed

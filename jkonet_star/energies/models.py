@@ -89,6 +89,9 @@ class EnergyNetwork(nn.Module):
         return _dense(1)(x)[..., 0]
 
 
+INITIAL_NOISE = -2.0
+"""b of equation (2); softplus(-2) = 0.13: mostly drift, with a gradient that is still alive."""
+
 Internal = Literal["none", "learned", "given"]
 """Where beta comes from."""
 
@@ -160,8 +163,7 @@ class NetworkEnergy:
             example = jnp.zeros(self.dimension)
             params["interaction"] = network.init(jax.random.fold_in(key, 1), example)
         if self.internal == "learned":
-            # softplus(-2) = 0.13: start from mostly drift, with a gradient that is still alive.
-            params["internal"] = jnp.full((), -2.0)
+            params["internal"] = jnp.full((), INITIAL_NOISE)
         return params
 
     def potential(

@@ -67,6 +67,22 @@ def first_unsound(losses: Sequence[float] | np.ndarray, *, absurd: float = ABSUR
     return None if last == len(losses) else last + 1
 
 
+def refinement_warning(losses: np.ndarray) -> str | None:
+    """One line, where a refinement has diverged.
+
+    Args:
+        losses: (energies, steps).
+    """
+    ended = [first_unsound(own) for own in losses] if losses.size else []
+    if not any(ended):
+        return None
+    steps = ", ".join("never" if step is None else str(step) for step in ended)
+    return (
+        f"the refinement diverged in step {steps}; the energy is that of the last sound step: take a "
+        "smaller refine_learning_rate"
+    )
+
+
 def divergence_warning(diverged: Sequence[int | None]) -> str | None:
     """One line, where a run has diverged.
 

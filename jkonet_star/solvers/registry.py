@@ -186,6 +186,8 @@ def register_solver(
 
 
 _NETWORK = {"network": NetworkSettings}
+AUTO = "auto"
+"""The solver that chooses between others."""
 _TERMS = {
     "": Terms(potential=True, interaction=True, internal=True),
     "-potential": Terms(potential=True),
@@ -216,6 +218,12 @@ _FAMILIES: tuple[tuple[str, tuple[str, ...], dict[str, Any]], ...] = (
 for _family, _names, _fields in _FAMILIES:
     for _name in _names:
         register_solver(_family + _name, terms=_TERMS[_name], **_fields)
+register_solver(
+    AUTO,
+    "jkonet_star.solvers.choice:Auto",
+    terms=_TERMS["-potential"],
+    settings=_NETWORK,
+)
 for _name, _options in (
     ("jkonet", {"transport_map": "input-convex"}),
     ("jkonet-vanilla", {"transport_map": "mlp"}),

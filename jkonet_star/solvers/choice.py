@@ -1,0 +1,388 @@
+"""`solver="auto"`: the data choose what is learned, and how.
+
+Of every snapshot a share of the particles is held out. Candidates learn from the rest, and predict from
+held-out particles of one snapshot those of the next. With D the energy distance of both (`refinement`,
+equation (2)), the candidate with the least mean over the steps is the best; the simplest one within one
+standard error of it is taken. Candidates are compared on the same particles, and so the error is that
+of the difference: with h_c(x_i) and g_c(y_j) what one particle adds to D of candidate c,
+
+    h_c(x_i) = 2 mean_j |z_i - y_j| - 2 mean_i' |z_i - z_i'|,   g_c(y_j) = 2 mean_i |z_i - y_j|,   (1)
+    Var(D_c - D_b) ~ Var_i(h_c - h_b) / n + Var_j(g_c - g_b) / m,                                  (2)
+
+z_i being where c moves x_i to (the projection of a U-statistic: Hoeffding 1948). What is taken is then
+trained anew, on all particles.
+
+Candidates, from simple to rich: V(x); V(x, t); V(x, t) with a wider network; the best of these with
+noise, whose beta is found by the refinement. All are refined.
+
+To compile costs more than to train. So all candidates of a width are one program, and that of the final
+training, too: V(x) is V(x, t) on a clock that stands still, no noise is noise with beta = 0, what is
+held out has weight zero, and couplings that there are too few of are filled up with pairs of weight
+zero. What is returned is the plain V(x), or V(x, t), with or without beta: the same function.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from diffusions.checks import Natural
+from diffusions.keys import named_key
+from diffusions.memory import check_memory
+from diffusions.typing import HostArray, Key, Keys, PyTree
+from jkonet_star.energies.models import INITIAL_NOISE, NetworkEnergy
+from jkonet_star.fit_report import ComparedReport, finite_or_none
+from jkonet_star.fitted import FittedEnergy
+from jkonet_star.settings import CouplingSettings, NetworkSettings, RefinementSettings
+from jkonet_star.snapshots import Snapshots
+from jkonet_star.solvers.interface import Solver
+from jkonet_star.solvers.learning import Learned, Progress, train, with_noise
+from jkonet_star.solvers.network import Network
+from jkonet_star.solvers.problem import Problem, prepare
+from jkonet_star.solvers.refinement import Refining
+from jkonet_star.solvers.registry import Terms
+from jkonet_star.solvers.side_by_side import SideBySide
+from jkonet_star.units import data_units
+
+HELD_OUT = 0.25
+FEWEST = 20
+"""Particles of a snapshot, below which nothing can be held out."""
+MOST_COMPARED = 1000
+GRADIENT_STEPS = 2400
+"""Of the first-order training, however many couplings there are."""
+NO_NOISE = -1e9
+"""b of `energies`, equation (2), at which beta is zero in single precision, and stays so."""
+ROOM = 256
+"""Couplings are filled up to a multiple of it: other particles of as many seldom are another shape."""
+REFINEMENT_STEPS = 300
+WIDE = (128, 128)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """What may be learned.
+
+    Attributes:
+        name: in words.
+        time_varying: V depends on time.
+        noise: beta is learned, by the refinement.
+        network: of V.
+    """
+
+    name: str
+    time_varying: bool
+    noise: bool
+    network: NetworkSettings
+
+    def with_noise(self) -> "Candidate":
+        """The same, and noise."""
+        return dataclasses.replace(self, name=f"{self.name}, noise", noise=True)
+
+    def training(self, problem: Problem) -> SideBySide:
+        """The first-order training: as many epochs as give `GRADIENT_STEPS`, or those of the settings.
+
+        Args:
+            problem: with room for couplings, see `with_room`.
+        """
+        n_pairs = problem.conditions.point.shape[0]
+        per_epoch = -(-n_pairs // min(self.network.batch_size, n_pairs))
+        epochs = min(self.network.epochs, -(-GRADIENT_STEPS // per_epoch))
+        network = dataclasses.replace(self.network, epochs=epochs)
+        terms = Terms(potential=True, time_varying=True)
+        training = SideBySide(Network(terms=terms, network=network), problem)
+        if not self.time_varying:
+            units = training.data.units
+            still = units.replace(time_step=jnp.full_like(units.time_step, jnp.inf))
+            training.data = training.data.replace(units=still)
+        return training
+
+    def refining(
+        self, settings: RefinementSettings, problem: Problem, energies: FittedEnergy
+    ) -> Refining:
+        """The refinement of what `training` gave."""
+        start = INITIAL_NOISE if self.noise else NO_NOISE
+        return Refining(settings, problem, with_noise(energies, start))
+
+    def plain(self, energies: FittedEnergy, problem: Problem) -> FittedEnergy:
+        """The same functions as what they are: without a clock, or a noise, that stands still."""
+        model, params, constants = energies.model, dict(energies.params), energies.constants
+        assert isinstance(model, NetworkEnergy)
+        if not self.noise:
+            del params["internal"]
+            model = dataclasses.replace(model, internal="none")
+        if not self.time_varying:
+            layers = params["potential"]["params"]
+            first = {**layers["Dense_0"], "kernel": layers["Dense_0"]["kernel"][..., :-1, :]}
+            params["potential"] = {"params": {**layers, "Dense_0": first}}
+            model = dataclasses.replace(model, time_varying=False)
+            running = data_units(problem.snapshots, problem.conditions).time_step
+            constants = constants.replace(
+                time_step=jnp.broadcast_to(running, constants.time_step.shape)
+            )
+        return energies.replace(  # type: ignore[attr-defined]
+            model=model, params=params, constants=constants
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What was chosen, and out of what.
+
+    Attributes:
+        candidate: that is to be trained in full.
+        refinement: of it.
+        compared: all candidates, from simple to rich.
+        held_out: particles a side, over all steps.
+    """
+
+    candidate: Candidate
+    refinement: RefinementSettings
+    compared: list[ComparedReport]
+    held_out: Natural
+
+    def lines(self) -> list[str]:
+        """A table for people."""
+        width = max(len(row.name) for row in self.compared)
+        lines = [f"{'candidate':{width}}  parameters  energy distance of held-out particles"]
+        for row in self.compared:
+            error = f" (+- {row.standard_error:.2g} from the best)" if row.standard_error else ""
+            mark = "  <- chosen" if row.chosen else ""
+            distance = "not finite" if row.energy_distance is None else f"{row.energy_distance:.5f}"
+            lines.append(f"{row.name:{width}}  {row.parameters:>10}  {distance}{error}{mark}")
+        return lines
+
+
+def candidates(network: NetworkSettings) -> list[Candidate]:
+    """From simple to rich, without those with noise.
+
+    Args:
+        network: what all share; its widths are those of the narrow ones.
+    """
+    wide = dataclasses.replace(network, hidden=WIDE, activation="silu")
+    return [
+        Candidate(name="V(x)", time_varying=False, noise=False, network=network),
+        Candidate(name="V(x, t)", time_varying=True, noise=False, network=network),
+        Candidate(name="V(x, t), wide", time_varying=True, noise=False, network=wide),
+    ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Auto(Solver):
+    """A choice between solvers; what it chooses is trained in its place.
+
+    Attributes:
+        terms: of what every candidate learns.
+        network: what the candidates share; its widths are those of the narrow ones, and its epochs
+            the most that any may take.
+    """
+
+    terms: Terms = Terms(potential=True)
+    network: NetworkSettings = NetworkSettings()
+
+    @property
+    def epochs(self) -> int:
+        """The most that any candidate may take."""
+        return self.network.epochs
+
+    def check(self, dimension: int) -> None:
+        """Raises ValueError for networks that do not fit into memory."""
+        del dimension
+        for candidate in candidates(self.network):
+            check_memory(candidate.network.memory_needs)
+
+    def prepare(self, problem: Problem) -> tuple[PyTree, dict[str, Any]]:
+        """Raises TypeError: only what is chosen can be trained."""
+        raise TypeError("a choice between solvers is made by choose, and then trained")
+
+    def choose(
+        self,
+        problem: Problem,
+        *,
+        key: Key,
+        refinement: RefinementSettings = RefinementSettings(),  # noqa: B008 (frozen)
+        coupling_settings: CouplingSettings = CouplingSettings(),  # noqa: B008 (frozen)
+        on_candidate: Callable[[str], None] = lambda name: None,
+    ) -> Choice:
+        """Compares the candidates.
+
+        Args:
+            problem: of all particles.
+            key: of what is held out, and of the training.
+            refinement: of what is taken; `REFINEMENT_STEPS` where it has no steps.
+            coupling_settings: of the particles to learn from.
+            on_candidate: called with the name of each before it is trained.
+
+        Raises:
+            ValueError: a snapshot has too few particles to hold some out.
+        """
+        if not refinement.refine:
+            refinement = dataclasses.replace(refinement, refine=REFINEMENT_STEPS)
+        learned, held = _split(problem.snapshots, key)
+        part = prepare(
+            learned, self, scheme=problem.scheme, key=key, coupling_settings=coupling_settings
+        )
+        part = with_room(part, problem)
+        compared: list[_Outcome] = []
+        first_order: dict[str, FittedEnergy] = {}
+
+        def compare(candidate: Candidate, start: FittedEnergy | None = None) -> None:
+            on_candidate(candidate.name)
+            if start is None:
+                start, _ = train(candidate.training(part), key[None])
+            first_order[candidate.name] = start
+            refined, _ = train(candidate.refining(refinement, part, start), key[None])
+            plain = candidate.plain(refined, part)
+            size = sum(leaf.size for leaf in jax.tree.leaves(plain.params))
+            compared.append(_Outcome(candidate, size, _Distances(refined.member(0), held)))
+
+        for candidate in candidates(self.network):
+            compare(candidate)
+        best = min(compared, key=lambda outcome: outcome.distances.mean).candidate
+        compare(best.with_noise(), first_order[best.name])
+        least = min(compared, key=lambda outcome: outcome.distances.mean).distances
+        errors = [outcome.distances.error_of_difference(least) for outcome in compared]
+        chosen = next(
+            i
+            for i, (outcome, error) in enumerate(zip(compared, errors, strict=True))
+            if outcome.distances.mean <= least.mean + error
+        )
+        return Choice(
+            candidate=compared[chosen].candidate,
+            refinement=refinement,
+            compared=[
+                ComparedReport(
+                    name=outcome.candidate.name,
+                    parameters=outcome.parameters,
+                    energy_distance=finite_or_none(outcome.distances.mean),
+                    standard_error=finite_or_none(error),
+                    chosen=i == chosen,
+                )
+                for i, (outcome, error) in enumerate(zip(compared, errors, strict=True))
+            ],
+            held_out=sum(len(x) for x in held),
+        )
+
+    def chosen_before(
+        self, compared: Sequence[ComparedReport], refinement: RefinementSettings, held_out: int
+    ) -> Choice:
+        """A choice that was made earlier, of its table.
+
+        Raises:
+            ValueError: it names no candidate of these settings.
+        """
+        name = next((row.name for row in compared if row.chosen), None)
+        plain = candidates(self.network)
+        for candidate in (*plain, *(c.with_noise() for c in plain)):
+            if candidate.name == name:
+                if not refinement.refine:
+                    refinement = dataclasses.replace(refinement, refine=REFINEMENT_STEPS)
+                return Choice(
+                    candidate=candidate,
+                    refinement=refinement,
+                    compared=list(compared),
+                    held_out=held_out,
+                )
+        raise ValueError(f"no candidate is called {name!r}")
+
+
+class _Outcome(NamedTuple):
+    candidate: Candidate
+    parameters: int
+    distances: "_Distances"
+
+
+def learn_chosen(
+    choice: Choice, problem: Problem, keys: Keys, *, on_progress: Progress | None = None
+) -> Learned:
+    """What was chosen, trained and refined on all particles.
+
+    Args:
+        choice: of `Auto.choose`.
+        problem: that was chosen for.
+        keys: one per energy.
+        on_progress: called about ten times during each.
+    """
+    wide = with_room(problem)
+    training = choice.candidate.training(wide)
+    start, losses = train(training, keys, on_progress)
+    refining = choice.candidate.refining(choice.refinement, wide, start)
+    energies, refined = train(refining, keys, on_progress)
+    plain = choice.candidate.plain(energies, problem)
+    return Learned(plain, losses, refined, training.facts[0])
+
+
+def with_room(problem: Problem, like: Problem | None = None) -> Problem:
+    """The problem as its candidates are trained: filled up with couplings of weight zero.
+
+    Args:
+        problem: of the particles.
+        like: of all particles, where these are a part.
+    """
+    conditions = problem.conditions
+    n_pairs = conditions.point.shape[0]
+    most = max(n_pairs, 0 if like is None else like.conditions.point.shape[0])
+    count = -(-most // ROOM) * ROOM
+    rows = np.concatenate([np.arange(n_pairs), np.zeros(count - n_pairs, int)])
+    per_pair = {
+        field.name: np.asarray(getattr(conditions, field.name))[rows]
+        for field in dataclasses.fields(conditions)
+        if not field.name.startswith("population")
+    }
+    per_pair["weight"] = np.where(np.arange(count) < n_pairs, per_pair["weight"], 0)
+    moved = {name: jnp.asarray(value) for name, value in per_pair.items()}
+    return dataclasses.replace(problem, conditions=dataclasses.replace(conditions, **moved))
+
+
+def _split(snapshots: Snapshots, key: Key) -> tuple[Snapshots, list[HostArray]]:
+    """Snapshots to learn from, and the particles held out of each, which have no weight there.
+
+    Raises:
+        ValueError: a snapshot has too few particles.
+    """
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    weights, held = np.array(snapshots.weights), []
+    for k, x in enumerate(snapshots.arrays()):
+        rows = np.flatnonzero(weights[k])
+        if len(rows) < FEWEST:
+            raise ValueError(
+                f"solver 'auto' holds particles out, and snapshot {k} has {len(rows)}; it needs "
+                f"{FEWEST}: name a solver"
+            )
+        chosen = rng.permutation(len(rows))[: int(HELD_OUT * len(rows))]
+        held.append(x[chosen[:MOST_COMPARED]])
+        weights[k, rows[chosen]] = 0
+        weights[k] /= weights[k].sum()
+    return dataclasses.replace(snapshots, weights=jnp.asarray(weights)), held
+
+
+class _Distances:
+    """Energy distances of an energy's predictions, and what each particle adds to them."""
+
+    def __init__(self, energy: FittedEnergy, population: Sequence[HostArray]):
+        distances, self.sources, self.targets = [], [], []
+        for k, (x, y) in enumerate(zip(population, population[1:], strict=False)):
+            key = jax.random.fold_in(named_key(jax.random.key(0), "held out"), k)
+            z = np.asarray(energy.predict(x, 1, start=k, key=key)[-1], np.float64)
+            across, within, beyond = cdist(z, y), cdist(z, z), cdist(y, y)
+            n, m = len(x), len(y)
+            distances.append(
+                2 * across.mean() - within.sum() / (n * (n - 1)) - beyond.sum() / (m * (m - 1))
+            )
+            self.sources.append(2 * across.mean(axis=1) - 2 * within.sum(axis=1) / (n - 1))
+            self.targets.append(2 * across.mean(axis=0))
+        self.mean = float(np.mean(distances))
+        if not np.isfinite(self.mean):
+            self.mean = float("inf")
+
+    def error_of_difference(self, other: "_Distances") -> float:
+        """The root of equation (2), of the means over the steps."""
+        variance = sum(
+            (a - b).var(ddof=1) / len(a)
+            for own, theirs in ((self.sources, other.sources), (self.targets, other.targets))
+            for a, b in zip(own, theirs, strict=True)
+        )
+        return float(np.sqrt(variance)) / len(self.sources)

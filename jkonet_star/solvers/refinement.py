@@ -1,0 +1,362 @@
+"""Refinement: an energy whose predictions have the law of the next snapshot.
+
+The first-order loss (`first_order`, equation (2)) is a regression: it learns the mean of where a
+particle may go, and a population that is moved by means shrinks. Starting at its solution, over the
+same parameters theta,
+
+    L(theta) = mean_k D(law of S_theta(X), X ~ mu_k; mu_{k+1}) / (l sqrt d) + lambda L_JKO(theta),   (1)
+    D(P, Q) = 2 E|X - Y| - E|X - X'| - E|Y - Y'|,                                                  (2)
+
+with S_theta a step of the energy in its own scheme, noise sqrt(2 beta tau) xi included and
+reparametrised, l the data's length (`units`) and L_JKO the first-order loss. D is the energy distance
+(Szekely and Rizzo, J. Stat. Plan. Inference 2013): zero for equal laws only, without a bandwidth, and
+with an estimate from a few hundred particles that has no bias,
+
+    D = 2 sum_ij |x_i - y_j| / nm - sum_{i !~ j} |x_i - x_j| / #{i !~ j} - the same of y,          (3)
+
+where i ~ j are draws of one particle of the data. Over several steps (`rollout`) the prediction from
+mu_k is compared with mu_{k+1}, mu_{k+2}, ... in turn. A population at hand stands for the whole one in
+the interaction.
+
+The coefficients of linear energies differ in scale by orders of magnitude. Their gradient steps are
+made in directions eta, theta = theta_0 + P eta, that each move the particles' drift by one unit,
+
+    P = E diag(e)^{-1/2},   E diag(e) E^T = mean over particles of J J^T,                          (4)
+
+J the (features, d) Jacobian of the features; what moves none is left out.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from diffusions.keys import named_key
+from diffusions.training import TrainingState, initial_state, train_epochs
+from diffusions.typing import Array, Bool, Float, Int, Key, Keys, Params, PyTree
+from jkonet_star.energies.models import EnergyModel, LinearEnergy
+from jkonet_star.fitted import FittedEnergy
+from jkonet_star.settings import RefinementSettings
+from jkonet_star.snapshots import Snapshots
+from jkonet_star.solvers.divergence import sound_epochs
+from jkonet_star.solvers.first_order import FirstOrderConditions, jko_loss
+from jkonet_star.solvers.interface import Frame, Solver, frame
+from jkonet_star.solvers.problem import Problem
+from jkonet_star.solvers.registry import Terms
+from jkonet_star.solvers.side_by_side import SideBySide
+from jkonet_star.units import data_units
+
+NEAR = 1e-3
+"""Distances, relative to l, below which (2) is smooth: single precision tells no closer ones apart."""
+
+GRADIENT_CLIP = 10.0
+INTERACTION_SAMPLES = 16
+NOISE_RATE = 20.0
+"""How much faster than the network's parameters the one of beta moves."""
+DIRECTION_SAMPLES = 2000
+LEAST_MOTION = 1e-6
+"""Eigenvalues of (4), relative to the largest, of directions that are left out."""
+
+
+@flax.struct.dataclass
+class RefinementData:
+    """What the programs are given."""
+
+    frame: Frame
+    constants: PyTree
+    conditions: FirstOrderConditions
+    snapshots: Snapshots
+    length: Float[Array, ""]  # l
+    speed: Float[Array, ""]
+    directions: dict[str, Float[Array, "f r"]]  # P of each linear part
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Refinement(Solver):
+    """Equation (1), from an energy on; an epoch is one gradient step.
+
+    Attributes:
+        terms: that were learned.
+        model: of the energy.
+        settings: of the refinement.
+    """
+
+    terms: Terms
+    model: EnergyModel
+    settings: RefinementSettings
+
+    def check(self, dimension: int) -> None:
+        """Nothing is too large that the energy itself was not."""
+
+    def prepare(self, problem: Problem) -> tuple[PyTree, dict[str, Any]]:
+        """Raises TypeError: it also needs an energy, see `Refining`."""
+        raise TypeError("a refinement begins at an energy")
+
+    def init(self, key: Key, data: PyTree) -> PyTree:
+        """Raises TypeError: see `begin`."""
+        raise TypeError("a refinement begins at an energy")
+
+    @property
+    def epochs(self) -> int:
+        """Gradient steps."""
+        return self.settings.refine
+
+    def optimizer(self, data: RefinementData) -> optax.GradientTransformation:
+        """Adam behind a clipped gradient, in the directions (4) where the model is linear."""
+        rate = optax.cosine_decay_schedule(self.settings.refine_learning_rate, max(1, self.epochs))
+        adam = optax.chain(optax.clip_by_global_norm(GRADIENT_CLIP), optax.adam(rate))
+        if not isinstance(self.model, LinearEnergy):
+            return optax.chain(adam, _faster_noise())
+        return _in_directions(adam, data.directions)
+
+    def begin(self, params: Params, data: RefinementData) -> TrainingState:
+        """The state before the first step; pure."""
+        return initial_state(params, self.optimizer(data))
+
+    def advance(
+        self, state: TrainingState, key: Key, data: RefinementData, n_epochs: int
+    ) -> tuple[TrainingState, dict[str, Array]]:
+        """Gradient steps of equation (1)."""
+        own = named_key(key, "refinement")
+        optimizer = self.optimizer(data)
+
+        def loss(params: Params, batch: Array, key: Key) -> tuple[Array, dict[str, Array]]:
+            del batch
+            law_key, pair_key = jax.random.split(key)
+            distance = self.law_distance(params, data, law_key)
+            total = distance
+            if self.settings.first_order_weight:
+                total += self.settings.first_order_weight * self._first_order(
+                    params, data, pair_key
+                )
+            return total, {"energy_distance": distance}
+
+        def one(state: TrainingState) -> tuple[TrainingState, dict[str, Array]]:
+            return train_epochs(
+                state,
+                own,
+                batches=lambda key: jnp.zeros((1, 0)),
+                loss=loss,
+                optimizer=optimizer,
+                n_epochs=1,
+            )
+
+        return sound_epochs(one, state, n_epochs)
+
+    def law_distance(self, params: Params, data: RefinementData, key: Key) -> Float[Array, ""]:
+        """The first term of equation (1), from particles that the key draws."""
+        snapshots, n_steps = data.snapshots, data.snapshots.n_steps
+        n = min(self.settings.refine_batch_size, snapshots.points.shape[1])
+        energy = data.frame.energy(self.model, params, data.constants)
+        # As the snapshots store them.
+        energy = energy.replace(origin=None, start=None)  # type: ignore[attr-defined]
+        rows_key, noise_key = jax.random.split(key)
+        rows = jax.vmap(lambda k, w: _draw(k, w, n))(
+            jax.random.split(rows_key, len(snapshots.points)), snapshots.weights
+        )
+        drawn = jax.vmap(lambda points, r: points[r])(snapshots.points, rows)
+        uniform = jnp.full(n, 1.0 / n, drawn.dtype)
+        noisy = self.model.internal != "none"
+
+        def rolled(k: Array, key: Key) -> tuple[Array, Array]:
+            """Sum of the distances from one snapshot on, and how many there are."""
+
+            def onward(carry: tuple[Array, Key], ahead: Array) -> tuple[tuple[Array, Key], Any]:
+                x, key = carry
+                key, own = jax.random.split(key)
+                at = jnp.minimum(k + ahead, n_steps - 1)
+                step = energy.step(
+                    x, uniform, snapshots.times[at], snapshots.dt[at], key=own if noisy else None
+                )
+                there = k + ahead < n_steps
+                distance = energy_distance(
+                    step.points / data.length,
+                    drawn[at + 1] / data.length,
+                    rows[k][:, None] == rows[k],
+                    rows[at + 1][:, None] == rows[at + 1],
+                )
+                return (step.points, key), (jnp.where(there, distance, 0.0), there)
+
+            _, (distances, there) = jax.lax.scan(
+                onward, (drawn[k], key), jnp.arange(min(self.settings.rollout, n_steps))
+            )
+            return distances.sum(), there.sum()
+
+        distances, there = jax.vmap(rolled)(
+            jnp.arange(n_steps), jax.random.split(noise_key, n_steps)
+        )
+        return distances.sum() / there.sum() / np.sqrt(snapshots.dimension)
+
+    def _first_order(self, params: Params, data: RefinementData, key: Key) -> Array:
+        conditions = data.conditions
+        n_pairs = conditions.point.shape[0]
+        size = min(n_pairs, self.settings.refine_batch_size * data.snapshots.n_steps)
+        rows_key, own = jax.random.split(key)
+        return jko_loss(
+            self.model,
+            params,
+            data.constants,
+            conditions,
+            jax.random.randint(rows_key, (size,), 0, n_pairs),
+            speed=data.speed,
+            key=own,
+            interaction_samples=INTERACTION_SAMPLES if self.model.has_interaction else 0,
+        )
+
+    def energy(self, state: TrainingState, data: RefinementData) -> FittedEnergy:
+        """That of the last sound step."""
+        return data.frame.energy(self.model, state.ema, data.constants)
+
+    def diverged(self, state: TrainingState) -> Bool[Array, ""]:
+        """Whether the parameters have ceased to be finite."""
+        return super().diverged(state.params)
+
+
+@functools.partial(jax.jit, static_argnames=("refinement",))
+def _begin(refinement: Refinement, params: Params, data: RefinementData) -> TrainingState:
+    return jax.vmap(refinement.begin, in_axes=(0, None))(params, data)
+
+
+class Refining(SideBySide):
+    """The refinement of a stack of energies, one state per energy."""
+
+    def __init__(self, settings: RefinementSettings, problem: Problem, energies: FittedEnergy):
+        self.solver = Refinement(terms=problem.terms, model=energies.model, settings=settings)
+        self.facts = [{}]
+        self.data = refinement_data(problem, energies)
+        self._several = False
+        self._params = energies.params
+
+    def initial(self, keys: Keys) -> TrainingState:
+        """States before the first step; the keys draw nothing yet."""
+        del keys
+        return _begin(self.solver, self._params, self.data)
+
+
+def refinement_data(problem: Problem, energies: FittedEnergy) -> RefinementData:
+    """What the refinement of a stack of energies of a problem is given.
+
+    Args:
+        problem: that they were learned from.
+        energies: every leaf with a leading seed axis; all with the same constants.
+    """
+    constants = jax.tree.map(lambda leaf: leaf[0], energies.constants)
+    units = data_units(problem.snapshots, problem.conditions)
+    model = energies.model
+    return RefinementData(
+        frame=frame(problem),
+        constants=constants,
+        conditions=problem.conditions,
+        snapshots=problem.snapshots,
+        length=units.length,
+        speed=units.speed,
+        directions=(
+            _directions(model, constants, problem.snapshots)
+            if isinstance(model, LinearEnergy)
+            else {}
+        ),
+    )
+
+
+@jax.jit
+def energy_distance(
+    x: Float[Array, "n d"],
+    y: Float[Array, "m d"],
+    same_x: Bool[Array, "n n"],
+    same_y: Bool[Array, "m m"],
+) -> Float[Array, ""]:
+    """Equation (3).
+
+    Args:
+        x: a sample of P.
+        y: a sample of Q.
+        same_x: which pairs are draws of one particle, the diagonal among them.
+        same_y: likewise.
+    """
+    # One origin for all: what is far from zero has no distances in single precision.
+    middle = jax.lax.stop_gradient(y.mean(axis=0))
+    x, y = x - middle, y - middle
+
+    def within(z: Array, same: Array) -> Array:
+        other = jnp.logical_not(same)
+        return jnp.sum(jnp.where(other, _distances(z, z), 0.0)) / jnp.maximum(other.sum(), 1)
+
+    return 2 * _distances(x, y).mean() - within(x, same_x) - within(y, same_y)
+
+
+def _distances(x: Array, y: Array) -> Float[Array, "n m"]:
+    """|x_i - y_j| of all pairs by one product; backwards it is two more."""
+    squared = (
+        (x**2).sum(axis=1)[:, None]
+        + (y**2).sum(axis=1)
+        - 2 * jnp.matmul(x, y.T, precision="highest")
+    )
+    return jnp.sqrt(jnp.maximum(squared, 0.0) + NEAR**2)
+
+
+def _draw(key: Key, weights: Float[Array, "n"], count: int) -> Int[Array, "count"]:
+    """Rows, in proportion to their weights."""
+    cumulative = jnp.cumsum(weights)
+    uniform = jax.random.uniform(key, (count,), weights.dtype) * cumulative[-1]
+    rows = jnp.searchsorted(cumulative, uniform, side="right")
+    # Padding lies behind the last particle, with the same sum as it.
+    return jnp.minimum(rows, jnp.searchsorted(cumulative, cumulative[-1], side="left"))
+
+
+def _directions(model: LinearEnergy, constants: PyTree, snapshots: Snapshots) -> dict[str, Array]:
+    """P of equation (4), of the potential and of the interaction."""
+    rng = np.random.default_rng(0)
+    present = np.asarray(snapshots.points)[np.asarray(snapshots.weights) > 0]
+    some = present[rng.permutation(len(present))[:DIRECTION_SAMPLES]]
+    units = constants["units"]
+    found = {}
+    for name, features, points in (
+        ("potential", model.potential_features, (some - units.center) / units.length),
+        ("interaction", model.interaction_features, (some - some[::-1]) / units.length),
+    ):
+        if features is None:
+            continue
+        jacobian = jax.jit(jax.vmap(lambda x, f=features, c=constants[name]: f.jacobian(c, x)))
+        wide = np.asarray(jacobian(jnp.asarray(points)), np.float64)
+        values, vectors = np.linalg.eigh(np.einsum("nfd,ngd->fg", wide, wide) / len(wide))
+        kept = values > LEAST_MOTION * values[-1]
+        found[name] = jnp.asarray(vectors[:, kept] / np.sqrt(values[kept]), jnp.float32)
+    return found
+
+
+def _faster_noise() -> optax.GradientTransformation:
+    """A single number, on the scale of a logarithm, may go where it has to in the same few steps."""
+
+    def update(steps: Params, params: Params | None = None) -> Params:
+        del params
+        if not (isinstance(steps, dict) and "internal" in steps):
+            return steps
+        return {**steps, "internal": NOISE_RATE * steps["internal"]}
+
+    return optax.stateless(update)
+
+
+def _in_directions(
+    optimizer: optax.GradientTransformation, directions: dict[str, Array]
+) -> optax.GradientTransformation:
+    """An optimiser of eta, equation (4), as one of theta; what has no directions stays."""
+
+    def along(tree: Params) -> Params:
+        return {name: directions[name].T @ tree[name] for name in directions}
+
+    def init(params: Params) -> Any:
+        return optimizer.init(along(params))
+
+    def update(gradient: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
+        del params
+        steps, state = optimizer.update(along(gradient), state)
+        moved = {name: directions[name] @ steps[name] for name in directions}
+        still = {name: jnp.zeros_like(leaf) for name, leaf in gradient.items()}
+        return {**still, **moved}, state
+
+    return optax.GradientTransformation(init, update)

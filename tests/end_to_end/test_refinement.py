@@ -1,0 +1,113 @@
+"""`--refine` and `--solver=auto` of experiments.train, from the flags to the finished folder."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import experiments.run.training
+from checkpoints import load_energy
+from experiments import report, train
+from experiments.populations import training
+from experiments.run.folder import RunFolder
+from jkonet_star.solvers import choice as choice_module
+
+REFINED = ("--dataset=file", "--epochs=2", "--refine=6", "--refine-batch-size=32", "--seeds=0,2")
+AUTO = ("--dataset=file", "--solver=auto", "--epochs=2", "--refine=4", "--refine-batch-size=32")
+
+
+def result(run):
+    """What a run leaves, except how long it took."""
+    summary = json.loads((run / "summary.json").read_text())
+    del summary["seconds"], summary["peak_memory_bytes"]
+    energy = load_energy(run / "energy")
+    files = sorted(str(p.relative_to(run)) for p in run.rglob("*.json*"))
+    leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(energy)]
+    return leaves, summary, (run / "refinement" / "metrics.jsonl").read_bytes(), files
+
+
+def interrupted_at(name, call, place, run_name, flags):
+    """The n-th state of the run is not written any more."""
+    kept, calls = getattr(experiments.run.training, name), []
+
+    def interrupt(*arguments):
+        calls.append(None)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return kept(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments.run.training, name, interrupt)
+        place.train(run_name, *flags, status=130)
+
+
+def test_a_refined_run_says_so_and_resumes_to_the_same_bits(place, capfd):
+    whole = place.train("refined", *REFINED)
+    rows = RunFolder(whole / "refinement").rows()
+    assert [row["epoch"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert {len(row["energy_distance"]) for row in rows if "loss" in row} == {2}
+    assert not (whole / "refinement" / "checkpoint").exists()
+    assert len(RunFolder(whole).rows()) < len(rows)
+    report_of = load_energy(whole / "energy").report
+    assert report_of.refinement_steps == 6
+    assert [m.refinement_loss is not None for m in report_of.members] == [True, True]
+    plain = place.train("unrefined", *REFINED[:2], "--seeds=0,2")
+    assert not (plain / "refinement").exists()
+    assert RunFolder(plain).rows() == RunFolder(whole).rows()
+    assert result(whole)[0] != [
+        np.asarray(x).tobytes() for x in jax.tree.leaves(load_energy(plain / "energy"))
+    ]
+    # States of epochs 2, of steps 2, 4 and 6.
+    interrupted_at("save_state", 3, place, "refined-again", REFINED)
+    capfd.readouterr()
+    place.train("refined-again", *REFINED, "--resume")
+    assert result(place.runs / "refined-again")[:3] == result(whole)[:3]
+
+
+def test_auto_compares_says_what_it_chose_and_does_not_choose_twice(place, capfd, monkeypatch):
+    monkeypatch.setattr(choice_module, "WIDE", (12,))
+    whole = place.train("auto", *AUTO)
+    out, _ = capfd.readouterr()
+    lines = out.splitlines()
+    assert [line.strip() for line in lines if "comparing" in line][:2] == [
+        "comparing: V(x)",
+        "comparing: V(x, t)",
+    ]
+    assert sum("<- chosen" in line for line in lines) == 1
+    kept = json.loads((whole / "choice.json").read_text())
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["choice"] == kept["compared"]
+    assert summary["solver"] == "auto"
+    assert [row["name"] for row in kept["compared"]][:3] == ["V(x)", "V(x, t)", "V(x, t), wide"]
+    energy = load_energy(whole / "energy")
+    assert [row.chosen for row in energy.report.compared] == [r["chosen"] for r in kept["compared"]]
+    interrupted_at("save_state", 1, place, "auto-again", AUTO)
+    monkeypatch.setattr(training.Auto, "choose", None)  # chosen already
+    place.train("auto-again", *AUTO, "--resume")
+    assert result(place.runs / "auto-again") == result(whole)
+    assert report.run([f"--run={whole}"]) == 0
+    assert "choice" in (whole / "report.html").read_text()
+
+
+def test_a_damaged_choice_is_one_line(place, capfd, monkeypatch):
+    monkeypatch.setattr(choice_module, "WIDE", (12,))
+    interrupted_at("save_state", 1, place, "auto-damaged", AUTO)
+    file = place.runs / "auto-damaged" / "choice.json"
+    content = json.loads(file.read_text())
+    for row in content["compared"]:
+        row["name"] = "a tree"
+    file.write_text(json.dumps(content))
+    capfd.readouterr()
+    place.train("auto-damaged", *AUTO, "--resume", status=2)
+    _, err = capfd.readouterr()
+    assert "no candidate is called 'a tree'" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--refine=-1", "--rollout=0", "--refine-batch-size=1"])
+def test_what_makes_no_sense_is_refused(flag, place, capfd):
+    assert train.run(place.training("refused", "--dataset=file", flag)) == 2
+    assert flag.split("=")[0].strip("-").replace("-", "_") in capfd.readouterr().err.replace(
+        "-", "_"
+    )

@@ -1,0 +1,174 @@
+"""`solver="auto"`: what the data choose."""
+
+import jax
+import numpy as np
+import pytest
+
+from jkonet_star.fitting import fit
+from jkonet_star.settings import NetworkSettings, RefinementSettings
+from jkonet_star.snapshots import snapshots_from_arrays
+from jkonet_star.solvers import choice as choice_module
+from jkonet_star.solvers.choice import Auto, _Distances, candidates, with_room
+from jkonet_star.solvers.first_order import jko_loss
+from jkonet_star.solvers.learning import train
+from jkonet_star.solvers.problem import prepare
+
+KEY = jax.random.key(0)
+NETWORK = NetworkSettings(epochs=150, hidden=(16,), batch_size=100, learning_rate=0.01)
+REFINEMENT = RefinementSettings(refine=30, refine_batch_size=64)
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """The wide network as one that compiles fast."""
+    monkeypatch.setattr(choice_module, "WIDE", (24,))
+
+
+def course(velocities, n=200, seed=0):
+    """Independent snapshots of N(m_k, 1) in the plane, m moving at a velocity of each step."""
+    rng = np.random.default_rng(seed)
+    means = np.concatenate([np.zeros((1, 2)), np.cumsum(velocities, axis=0)])
+    return snapshots_from_arrays(
+        [m + rng.normal(size=(n, 2)) for m in means], np.arange(float(len(means)))
+    )
+
+
+def test_a_motion_that_turns_back_needs_time(narrow):
+    """One V(x) cannot push to the right and to the left at the same place."""
+    snapshots = course([[2.0, 0.0], [-2.0, 0.0]])
+    energy = fit(snapshots, "auto", key=KEY, network=NETWORK, refinement=REFINEMENT)
+    assert energy.model.time_varying
+    middle = np.asarray([[0.0, 0.0], [2.0, 0.0]])
+    drift = [np.asarray(energy.drift(middle[k : k + 1], t=float(k)))[0, 0] for k in (0, 1)]
+    assert drift[0] > 1
+    assert drift[1] < -1
+    compared = {row.name: row for row in energy.report.compared}
+    assert list(compared) == [*compared][:3] + [next(n for n in compared if "noise" in n)]
+    assert sum(row.chosen for row in compared.values()) == 1
+    still, moving = compared["V(x)"], compared["V(x, t)"]
+    assert still.energy_distance > moving.energy_distance + 2 * still.standard_error
+    assert "chosen out of 4 by held-out particles" in repr(energy)
+
+
+def test_where_nothing_is_gained_the_simplest_is_taken(narrow):
+    snapshots = course([[1.0, 0.5], [1.0, 0.5]], n=400)
+    network = NetworkSettings(epochs=300, hidden=(16,), batch_size=100)
+    refinement = RefinementSettings(refine=100, refine_batch_size=64)
+    energy = fit(snapshots, "auto", key=KEY, network=network, refinement=refinement)
+    assert not energy.model.time_varying
+    assert energy.model.internal == "none"
+    row = energy.report.compared[0]
+    assert row.chosen
+    assert row.name == "V(x)"
+
+
+def test_the_choice_depends_neither_on_units_nor_on_the_order_of_particles(narrow):
+    rng = np.random.default_rng(1)
+    snapshots = course([[2.0, 0.0], [-2.0, 0.0]], n=80)
+    settings = RefinementSettings(refine=4, refine_batch_size=32)
+
+    def compared(points, times):
+        problem = prepare(snapshots_from_arrays(points, times), "auto", key=KEY)
+        auto = Auto(network=NetworkSettings(epochs=4, hidden=(16,)))
+        return auto.choose(problem, key=KEY, refinement=settings).compared
+
+    points = snapshots.arrays()
+    own = compared(points, [0.0, 1.0, 2.0])
+    moved = compared([rng.permutation(7.0 * x - 300.0) for x in points], [10.0, 13.0, 16.0])
+    for one, two in zip(own, moved, strict=True):
+        assert two.energy_distance / 7.0 == pytest.approx(one.energy_distance, rel=2e-3)
+        assert two.standard_error / 7.0 == pytest.approx(one.standard_error, rel=2e-2, abs=1e-6)
+        assert two.chosen == one.chosen
+
+
+def test_the_error_of_a_difference_is_that_of_new_particles():
+    """Equation (2) against the deviation over independent held-out samples."""
+    snapshots = course([[1.0, 0.0]], n=100)
+    one, two = (
+        fit(snapshots, key=KEY, network=NetworkSettings(epochs=epochs, hidden=(8,)))
+        for epochs in (1, 30)
+    )
+    differences, errors = [], []
+    for seed in range(60):
+        held = course([[1.0, 0.0]], n=80, seed=100 + seed).arrays()
+        a, b = _Distances(one, held), _Distances(two, held)
+        differences.append(a.mean - b.mean)
+        errors.append(a.error_of_difference(b))
+    assert np.mean(errors) == pytest.approx(np.std(differences, ddof=1), rel=0.25)
+    assert _Distances(one, held).error_of_difference(_Distances(one, held)) == 0
+
+
+def test_too_few_particles_are_named():
+    with pytest.raises(ValueError, match="snapshot 0 has 12.*name a solver"):
+        fit(course([[1.0, 0.0]], n=12), "auto", key=KEY, network=NETWORK)
+
+
+def test_a_choice_is_found_again_by_its_table(narrow):
+    problem = prepare(course([[1.0, 0.0]], n=40), "auto", key=KEY)
+    auto = Auto(network=NetworkSettings(epochs=2, hidden=(8,)))
+    settings = RefinementSettings(refine=2, refine_batch_size=16)
+    names = []
+    made = auto.choose(problem, key=KEY, refinement=settings, on_candidate=names.append)
+    assert names == [row.name for row in made.compared]
+    assert auto.chosen_before(made.compared, settings, made.held_out) == made
+    assert len(made.lines()) == 5
+    assert made.lines()[1 + [r.chosen for r in made.compared].index(True)].endswith("<- chosen")
+    with pytest.raises(ValueError, match="no candidate is called"):
+        auto.chosen_before(made.compared[:0], settings, made.held_out)
+
+
+def test_epochs_follow_from_gradient_steps_and_are_bounded_by_the_settings():
+    problem = prepare(course([[1.0, 0.0]], n=100), "auto", key=KEY)
+    n_pairs = problem.conditions.point.shape[0]
+    first = candidates(NetworkSettings(batch_size=50))[0]
+    expected = -(-choice_module.GRADIENT_STEPS // -(-n_pairs // 50))
+    assert first.training(problem).solver.epochs == min(1000, expected)
+    few = candidates(NetworkSettings(batch_size=50, epochs=3))[0]
+    assert few.training(problem).solver.epochs == 3
+    with pytest.raises(TypeError, match="made by choose"):
+        Auto().prepare(problem)
+
+
+def test_room_changes_neither_the_loss_nor_its_gradient():
+    problem = prepare(course([[1.0, 0.0]], n=100), "auto", key=KEY)
+    wide = with_room(problem)
+    n_pairs, count = problem.conditions.point.shape[0], wide.conditions.point.shape[0]
+    assert count % choice_module.ROOM == 0
+    assert count > n_pairs
+    candidate = candidates(NetworkSettings(hidden=(8,)))[1]
+    training = candidate.training(problem)
+    model, units = training.solver.model(training.data), training.data.units
+    params = jax.tree.map(lambda leaf: leaf[0], training.initial(KEY[None]).params)
+
+    def loss(params, conditions):
+        rows = jax.numpy.arange(conditions.point.shape[0])
+        return jko_loss(model, params, units, conditions, rows, speed=units.speed)
+
+    one = jax.value_and_grad(loss)(params, problem.conditions)
+    two = jax.value_and_grad(loss)(params, wide.conditions)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["V(x)", "V(x, t)", "V(x, t), noise"])
+def test_what_is_returned_is_the_function_that_was_trained(name):
+    problem = prepare(course([[1.0, 0.0]], n=60), "auto", key=KEY)
+    plain = candidates(NetworkSettings(epochs=2, hidden=(8,)))
+    candidate = next(c for c in (*plain, plain[1].with_noise()) if c.name == name)
+    start, _ = train(candidate.training(problem), KEY[None])
+    refining = candidate.refining(RefinementSettings(refine=3), problem, start)
+    trained, _ = train(refining, KEY[None])
+    energy = candidate.plain(trained, problem).member(0)
+    trained = trained.member(0)
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    for t in (0.0, 1.5):
+        np.testing.assert_allclose(
+            energy.potential(x, t), trained.potential(x, t), rtol=1e-5, atol=1e-6
+        )
+    assert float(energy.beta) == float(trained.beta)
+    assert (float(energy.beta) > 0) == candidate.noise
+    assert energy.model.time_varying == candidate.time_varying
+    assert (energy.model.internal == "learned") == candidate.noise
+    moving = bool(np.any(energy.potential(x, 0.0) != energy.potential(x, 1.5)))
+    assert moving == candidate.time_varying
+    assert np.isfinite(np.asarray(energy.constants.time_step))
