@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusions.arguments import checked
+from diffusions.keys import named_key
 from diffusions.late_imports import import_extra
 from diffusions.objectives import Denoiser
 from diffusions.predictions import Prediction, clean_and_epsilon
@@ -319,7 +320,7 @@ def _scan(
         own = jax.random.fold_in(key, i)
         z = step(own, z, t, s)
         if constrain is not None:
-            z = constrain(jax.random.fold_in(own, 1), z, s)
+            z = constrain(named_key(own, "constraint"), z, s)
         return z, None
 
     n = times.shape[0] - 1

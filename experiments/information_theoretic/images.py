@@ -14,6 +14,7 @@ from diffusions.density.error_curves import best_rounding, discrete_nll, error_c
 from diffusions.density.gaussian_reference import GaussianReference, fitted_reference
 from diffusions.density.likelihood import Likelihood
 from diffusions.density.log_snr import CHANNEL, LogSNRLaw
+from diffusions.keys import named_key
 from diffusions.networks.presets import UNET_PRESETS
 from diffusions.networks.unet import UNet
 from diffusions.samplers import Model, ode, prior, sde, uniform_times
@@ -126,7 +127,7 @@ class ImageTask(Task):
         n_log_snr = self.settings.n_log_snr
         grid: dict[str, Any] = {"delta": GRID_STEP, "bound": 1.0}
         key = jax.random.key(EVALUATION_SEED)
-        choice_key, noise_key = jax.random.fold_in(key, 2), jax.random.fold_in(key, 3)
+        choice_key, noise_key = named_key(key, "rounding"), named_key(key, "noise")
 
         @jax.jit
         def measure(

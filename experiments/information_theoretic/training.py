@@ -17,6 +17,7 @@ from data_generation.scripts.files import write_json
 from diffusions.density.error_curves import ErrorCurves, error_curves
 from diffusions.density.likelihood import Likelihood, bits_per_dimension, mean_of, nll, nll_loss
 from diffusions.density.log_snr import LogSNRLaw, law_from_curve, law_from_spectrum
+from diffusions.keys import named_key
 from diffusions.training import TrainingState, initial_state, shuffled_batches, train_epochs
 from diffusions.typing import Array, Key, Params
 from experiments.information_theoretic.settings import (
@@ -148,7 +149,7 @@ def _training(
 
     train = functools.partial(
         train_epochs,
-        key=jax.random.fold_in(jax.random.key(settings.seed), 1),
+        key=named_key(jax.random.key(settings.seed), "training"),
         batches=batches,
         loss=loss,
         optimizer=optimizer,
@@ -201,7 +202,7 @@ def _curves(task: Task, params: Params | None, law: LogSNRLaw) -> ErrorCurves:
     measure = jax.jit(
         lambda params, reference, x: error_curves(
             reference.epsilon if params is None else task.denoiser(params),
-            jax.random.fold_in(jax.random.key(EVALUATION_SEED), 1),
+            named_key(jax.random.key(EVALUATION_SEED), "curves"),
             x,
             law,
             n_log_snr=n_log_snr,

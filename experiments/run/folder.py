@@ -11,6 +11,10 @@
 
 A run that is killed at any moment continues from its newest checkpoint: rows of `metrics.jsonl` after
 it are dropped and made again.
+
+Runs of schema 2 draw their random numbers by named keys (`diffusions.keys`). Folders of schema 1 are
+read, but an unfinished one is not continued: the rest of it would draw from other streams, and masks
+that are to stay would change.
 """
 
 import dataclasses
@@ -48,7 +52,7 @@ from experiments.run.replaced import (
 )
 from experiments.run.settings import FOLDER_FIELDS, FolderSettings
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TRAINING = "experiments.train"
 """The script whose runs hold energies."""
 
@@ -133,6 +137,11 @@ class RunFolder:
             )
         check_entries(file, Config, config)
         return config
+
+    @property
+    def continues(self) -> bool:
+        """Whether this release draws the random numbers that the run would have gone on with."""
+        return self.config()["schema_version"] == SCHEMA_VERSION
 
     def check_data(self, data: Mapping[str, str]) -> None:
         """Refuses data other than those of the run, where it recorded them.
@@ -249,7 +258,12 @@ def check_run(runs_dir: str, name: str | None, *, resume: bool, overwrite: bool)
             near = difflib.get_close_matches(name, runs, n=3, cutoff=0.5) or runs[:5]
             others = f"; {parent} holds {', '.join(near)}" if near else ""
             raise ValueError(f"no run {path} to resume{others}")
-        RunFolder(path).config()
+        run = RunFolder(path)
+        if not run.continues and not run.finished:
+            raise ValueError(
+                f"{path} is an unfinished run of an earlier release, whose random numbers were others; "
+                "start it anew with --overwrite"
+            )
     elif path.exists():
         if not overwrite:
             raise ValueError(

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from checkpoints.message_passing import Denoiser
 from data_generation.formats.array_files import write_npz
 from data_generation.scripts.command_line import say
 from diffusions.files import write_text
+from diffusions.keys import named_key
 from diffusions.stochastic_localization import uniform_times
 from diffusions.typing import Key
 from experiments.sparse_localization.figures import plot_errors, plot_norms, plot_seeds
@@ -37,7 +37,7 @@ def evaluate(
     networks = _estimators(denoisers, problem.k)
     estimators = networks | (baseline_estimators(problem.k) if settings.baselines else {})
     found = squared_errors(
-        jax.random.fold_in(key, 3),
+        named_key(key, "evaluation"),
         estimators,
         problem.times,
         n=problem.n,
@@ -106,7 +106,7 @@ def sample(
     estimator = next(iter(_estimators(denoisers, problem.k).values()))
     times = uniform_times(settings.step, problem.horizon)
     u = generate(
-        jax.random.fold_in(key, 4),
+        named_key(key, "samples"),
         estimator,
         times,
         n=problem.n,

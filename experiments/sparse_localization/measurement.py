@@ -5,6 +5,7 @@ batch size nor what else is evaluated changes it.
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +22,7 @@ from data_generation.sparse_rank_one import (
     sparse_vectors,
     symmetric_noise,
 )
+from diffusions.keys import named_key
 from diffusions.networks.message_passing import MessagePassingDenoiser, start_vectors
 from diffusions.sparse_estimators import power_iteration, rank_one, spectral, squared_distance
 from diffusions.stochastic_localization import euler
@@ -149,7 +151,8 @@ def squared_errors(
     def batch(key: Key, first: Array, t: Array) -> tuple[dict[str, Array], Array]:
         keys = sample_keys(key, first, size)
         vector_keys, noise_keys, estimate_keys = (
-            jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(3)
+            jax.vmap(functools.partial(named_key, name=name))(keys)
+            for name in ("vectors", "noise", "estimate")
         )
         u = sparse_vectors(vector_keys, n, k, zero_probability)
         t = jnp.broadcast_to(t, size)

@@ -21,6 +21,7 @@ import optax
 from checkpoints.message_passing import Denoiser, load_denoiser, save_denoiser
 from data_generation.sparse_rank_one import observations, sample_keys, sparse_vectors
 from diffusions.files import write_text
+from diffusions.keys import named_key
 from diffusions.networks.message_passing import MessagePassingDenoiser, start_vectors
 from diffusions.short_repr import short_repr
 from diffusions.sparse_estimators import squared_distance
@@ -72,7 +73,7 @@ class Curriculum:
     def initial(self) -> CurriculumState:
         """The state before the first epoch."""
         one = jnp.zeros((1, self.n, self.n))
-        key = jax.random.fold_in(self.key, 0)
+        key = named_key(self.key, "initial")
         params = self.model.init(key, one, one[:, 0, 0], one[:, 0])
         state = initial_state(params, self._optimizer(jnp.asarray(0), jnp.asarray(0)))
         return CurriculumState(
@@ -115,7 +116,7 @@ class Curriculum:
             TrainingState(
                 **{name: getattr(state, name) for name in TrainingState.__dataclass_fields__}
             ),
-            jax.random.fold_in(self.key, 1),
+            named_key(self.key, "training"),
             batches=batches,
             loss=loss,
             optimizer=optimizer,
@@ -151,7 +152,7 @@ class Curriculum:
         if self.settings.fresh_data:
             vector_keys = sample_keys(vector_key, 0, batch)
         else:
-            stage_key = jax.random.fold_in(jax.random.fold_in(self.key, 2), here.stage)
+            stage_key = jax.random.fold_in(named_key(self.key, "data"), here.stage)
             vector_keys = jax.vmap(jax.random.fold_in, (None, 0))(stage_key, indices)
         u = sparse_vectors(vector_keys, self.n, self.k, self.zero_probability)
         edges = observations(sample_keys(noise_key, 0, batch), u, t)

@@ -16,6 +16,7 @@ from data_generation.images.masks import Masks, sparse_masks
 from diffusions.checks import part_of
 from diffusions.images.kriging import Kriging
 from diffusions.images.sparse_denoising import Network, SparseDenoising
+from diffusions.keys import named_key
 from diffusions.networks.presets import UNET_PRESETS
 from diffusions.networks.unet import UNet
 from diffusions.objectives import stratified_uniform
@@ -218,7 +219,7 @@ class SparseTask:
     def training_masks(self, batch: dict[str, Array], side: int) -> Masks:
         """Of the images of a batch."""
         return sparse_masks(
-            jax.random.fold_in(jax.random.key(self.settings.seed), 2),
+            named_key(jax.random.key(self.settings.seed), "masks"),
             batch["epoch"],
             batch["indices"],
             shape=(side, side, self.shape[-1]),

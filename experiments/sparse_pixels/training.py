@@ -15,6 +15,7 @@ from data_generation.images.batches import as_bytes
 from data_generation.scripts.command_line import say
 from data_generation.scripts.files import write_json
 from diffusions.files import made_parents, new_folder, replace_folder
+from diffusions.keys import named_key
 from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Key, Params
 from experiments.run.folder import RunFolder
@@ -52,7 +53,7 @@ def learn(run: RunFolder, task: SparseTask, seconds: dict[str, float]) -> dict[s
     reconstruction = Reconstruction(task)
     panel = functools.partial(_panel, run, task, reconstruction)
     key = jax.random.key(settings.seed)
-    params = task.initial(jax.random.fold_in(key, 0))
+    params = task.initial(named_key(key, "initial"))
     n_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     say(f"  {settings.unet}: {n_parameters:,} parameters, {settings.epochs} epochs")
     params = _trained(run, task, task.loss, params, key, settings.epochs, seconds, panel)
@@ -67,8 +68,8 @@ def learn(run: RunFolder, task: SparseTask, seconds: dict[str, float]) -> dict[s
             part,
             task,
             task.regression_loss,
-            task.initial(jax.random.fold_in(key, 0)),
-            jax.random.fold_in(key, 3),
+            task.initial(named_key(key, "initial")),
+            named_key(key, "regression"),
             settings.regression_epochs,
             seconds,
         )
@@ -111,7 +112,7 @@ def _trained(
     optimizer = task.optimizer(epochs)
     train = functools.partial(
         train_epochs,
-        key=jax.random.fold_in(key, 1),
+        key=named_key(key, "training"),
         batches=task.batches,
         loss=loss,
         optimizer=optimizer,

@@ -265,11 +265,17 @@ def _solver(cell: Cell) -> Solver:
 def run_alone(cell: Cell, folder: SweepFolder, library: Library) -> None:
     """Leaves a run to `experiments.train`, which continues it where it was interrupted."""
     library.dataset(cell)
-    there = (folder.run(cell).path / "config.json").is_file()
+    run = folder.run(cell)
+    there = (run.path / "config.json").is_file()
+    resume = there and run.continues
     log = folder.path / "logs" / f"{cell.name}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as stream, contextlib.redirect_stdout(stream):
-        train(folder.train_settings(cell, resume=there), cell.learning, time.perf_counter())
+        train(
+            folder.train_settings(cell, resume=resume, overwrite=there and not resume),
+            cell.learning,
+            time.perf_counter(),
+        )
 
 
 def write_run(

@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusions.checks import Count, Widths
+from diffusions.keys import named_key
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float, Key, Params, PyTree
 from jkonet_star.energies.features import Features
@@ -157,11 +158,11 @@ class NetworkEnergy:
         if self.has_potential:
             example = jnp.zeros(self.dimension + self.time_varying)
             network = self.network(self.potential_module)
-            params["potential"] = network.init(jax.random.fold_in(key, 0), example)
+            params["potential"] = network.init(named_key(key, "potential"), example)
         if self.has_interaction:
             network = self.network(self.interaction_module)
             example = jnp.zeros(self.dimension)
-            params["interaction"] = network.init(jax.random.fold_in(key, 1), example)
+            params["interaction"] = network.init(named_key(key, "interaction"), example)
         if self.internal == "learned":
             params["internal"] = jnp.full((), INITIAL_NOISE)
         return params

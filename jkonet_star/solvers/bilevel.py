@@ -21,6 +21,7 @@ from ott.geometry import pointcloud
 from ott.solvers import linear
 from ott.tools.sinkhorn_divergence import sinkdiv
 
+from diffusions.keys import named_key
 from diffusions.memory import check_memory
 from diffusions.training import TrainingState, cut_batch, initial_state
 from diffusions.typing import Array, Float, Key, Params
@@ -163,11 +164,11 @@ class Bilevel(Network):
         """A random energy, and maps close to the identity."""
         given, units, model = data.batches, data.units, self.model(data)
         transport_map = self._map(model.dimension)
-        state = initial_state(model.init(jax.random.fold_in(key, 0)), self._batches(data)[2])
+        state = initial_state(model.init(named_key(key, "initial")), self._batches(data)[2])
         mean_ratio = units.speed * jnp.mean(given.tau) / units.length
         every = given.points.reshape(-1, given.points.shape[-1])
         some = every[:: -(-len(every) // IDENTITY_POINTS)]
-        params = transport_map.init(jax.random.fold_in(key, 2))
+        params = transport_map.init(named_key(key, "maps"))
         params = transport_map.fit_identity(
             params, (some - units.center[None]) / units.length, mean_ratio
         )
@@ -189,7 +190,7 @@ class Bilevel(Network):
     ) -> tuple[TrainingState, dict[str, Array]]:
         """One gradient step of (1) per step in time and batch."""
         given, units = data.batches, data.units
-        key = jax.random.fold_in(key, 1)
+        key = named_key(key, "training")
         jko_step = self._jko_step(self.model(data))
         forced, warm = self.bilevel.teacher_forcing, self.bilevel.warm_start
         decay = self.network.ema_decay

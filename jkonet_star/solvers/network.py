@@ -6,10 +6,10 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import flax.struct
-import jax
 import optax
 from flax import linen as nn
 
+from diffusions.keys import named_key
 from diffusions.memory import check_memory
 from diffusions.training import (
     TrainingState,
@@ -143,7 +143,7 @@ class Network(Solver):
     def init(self, key: Key, data: NetworkData) -> TrainingState:
         """Random parameters."""
         _, optimizer = self._batch(data.conditions.point.shape[0])
-        return initial_state(self.model(data).init(jax.random.fold_in(key, 0)), optimizer)
+        return initial_state(self.model(data).init(named_key(key, "initial")), optimizer)
 
     def advance(
         self, state: TrainingState, key: Key, data: NetworkData, n_epochs: int
@@ -168,7 +168,7 @@ class Network(Solver):
 
         one_epoch = functools.partial(
             train_epochs,
-            key=jax.random.fold_in(key, 1),
+            key=named_key(key, "training"),
             batches=lambda k: shuffled_batches(k, n_pairs, batch_size),
             loss=loss,
             optimizer=optimizer,

@@ -5,11 +5,11 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from threadpoolctl import threadpool_limits
 
 from diffusions.arguments import checked
+from diffusions.keys import named_key
 from diffusions.memory import check_memory
 from diffusions.short_repr import short_repr
 from diffusions.typing import Key, Params, PyTree
@@ -144,7 +144,7 @@ def prepare(
     if couplings is not None:
         couplings = moved_couplings(couplings, rank)
     else:
-        couplings, reports = couple(snapshots, coupling_settings, key=jax.random.fold_in(key, 2))
+        couplings, reports = couple(snapshots, coupling_settings, key=named_key(key, "couplings"))
     problem = functools.partial(
         Problem,
         terms=terms,
@@ -156,7 +156,7 @@ def prepare(
     if not terms.internal:
         return problem(conditions=first_order_conditions(snapshots, couplings, None, scheme))
     if densities is None:
-        densities = fit_densities(snapshots, density_settings, key=jax.random.fold_in(key, 3))
+        densities = fit_densities(snapshots, density_settings, key=named_key(key, "densities"))
         if densities is None:
             raise ValueError(
                 f"solver {solver!r} learns an internal energy and needs densities, "

@@ -216,6 +216,24 @@ def test_a_resumed_run_keeps_its_settings(flag, message, place, uninterrupted, c
     assert {p: p.read_bytes() for p in unfinished.rglob("*") if p.is_file()} == before
 
 
+def test_an_unfinished_run_of_an_earlier_schema_is_refused_until_it_is_overwritten(
+    place, uninterrupted, capsys
+):
+    run = interrupted(place, "earlier", "between rows and state")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"schema_version": 1}))
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    capsys.readouterr()
+    place.train("earlier", *TRAINING, "--resume", status=2)
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "earlier is an unfinished run of an earlier release" in err
+    assert "--overwrite" in err
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+    assert result(place.train("earlier", *TRAINING, "--overwrite")) == uninterrupted
+
+
 def test_a_finished_run_says_so_and_stays(place, uninterrupted, capsys):
     run = place.runs / "uninterrupted"
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}

@@ -8,6 +8,7 @@ import pytest
 
 from experiments import evaluate, sweep, train
 from experiments.run import training
+from experiments.run.folder import RunFolder
 from experiments.sweeps import progress as sweep_progress
 from experiments.sweeps import runs as sweep_runs
 from experiments.sweeps.settings import ExecutionSettings
@@ -149,6 +150,35 @@ def test_an_interrupted_sweep_continues(sweeps, batched, monkeypatch):
     assert not list((folder / "batches").iterdir())
     assert all(p.stat().st_mtime_ns == then for p, then in summaries.items())
     assert_same_results(sweeps.rows(folder), sweeps.rows(batched))
+
+
+def test_what_an_earlier_schema_left_unfinished_is_started_anew(sweeps, batched, monkeypatch):
+    """In a batch and alone: its other half would be drawn from other random numbers."""
+    foreign = dataclasses.replace(SOLVERS[LINEAR], trained=True, side_by_side=False)
+    monkeypatch.setattr(sweep_runs, "SOLVERS", {**SOLVERS, LINEAR: foreign})
+    grid = ("--seeds=0", "--potentials=relu")
+    save = training.save_state
+    for solver, owner, name, function in (
+        (LINEAR, RunFolder, "finish", lambda *_: None),
+        (NETWORK, training, "save_state", save),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, _interrupted_after(function, calls=1))
+            folder = sweeps.run("earlier", *grid, f"--solvers={solver}", status=130)
+    left = sorted(folder.glob("*/*/config.json"))
+    assert [p.parts[-3] for p in left] == ["batches", "runs"]
+    for file in left:
+        config = json.loads(file.read_text())
+        file.write_text(json.dumps(config | {"schema_version": 1}))
+    steps = []
+    monkeypatch.setattr(
+        training, "save_state", lambda at, step, state: (steps.append(step), save(at, step, state))
+    )
+    sweeps.run("earlier", *grid)
+    assert steps == [2, 4]
+    rows = sweeps.rows(folder)
+    assert_same_results(rows, {key: sweeps.rows(batched)[key] for key in rows})
+    assert len(rows) == 2
 
 
 def _interrupted_after(function, *, calls):

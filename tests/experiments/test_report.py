@@ -212,7 +212,7 @@ def test_a_sweep_s_page(tmp_path):
         ("parent", "{} is not the folder of a run or of a sweep; it holds the runs {}/made"),
         ("file", "{}/made/config.json is a file, not the folder of a run"),
         ("damaged", "{}/made/summary.json is damaged"),
-        ("newer", "config.json has schema version 99; this release reads up to 1"),
+        ("newer", "config.json has schema version 99; this release reads up to 2"),
         ("out", "cannot write to {}: it is a folder"),
     ],
 )

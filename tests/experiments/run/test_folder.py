@@ -9,6 +9,7 @@ import pytest
 from data_generation.formats.json_file import read_json
 from data_generation.scripts.files import plain, write_json
 from experiments.run.folder import RunFolder, check_run, open_run
+from experiments.run.lock import release_all_but
 
 CONFIG = {"script": "experiments.train", "seeds": (0, 1), "learning_rate": 0.1, "plots": True}
 
@@ -234,7 +235,7 @@ def test_a_run_that_is_not_there_names_those_that_are(tmp_path):
         ('{"schema_version": 1}', "not the config of a run"),
         ('{"settings": {}}', "not the config of a run"),
         ('{"schema_version": 1, "settings": []}', "not the config of a run"),
-        ('{"schema_version": 2, "settings": {}}', "schema version 2; this release reads up to 1"),
+        ('{"schema_version": 3, "settings": {}}', "schema version 3; this release reads up to 2"),
     ],
 )
 def test_a_damaged_config_is_named(content, message, tmp_path):
@@ -267,7 +268,7 @@ def test_finishing_writes_the_summary_and_removes_the_training_state(tmp_path):
     run.finish({"emd": math.nan})
     assert run.finished
     assert not run.checkpoints.exists()
-    assert read_json(run.path / "summary.json") == {"schema_version": 1, "emd": "nan"}
+    assert read_json(run.path / "summary.json") == {"schema_version": 2, "emd": "nan"}
 
 
 def test_a_resumed_run_keeps_its_data(tmp_path):
@@ -285,3 +286,20 @@ def test_a_resumed_run_keeps_its_data(tmp_path):
     opened(tmp_path, resume=True)
     opened(tmp_path, "older")
     opened(tmp_path, "older", resume=True, data=data)
+
+
+def test_only_finished_runs_of_an_earlier_schema_are_taken_as_they_are(tmp_path):
+    run = opened(tmp_path)
+    config = read_json(run.path / "config.json")
+    write_json(run.path / "config.json", {**config, "schema_version": 1})
+    release_all_but([])
+    before = contents(run.path)
+    with pytest.raises(
+        ValueError, match="unfinished run of an earlier release, whose random numbers"
+    ):
+        opened(tmp_path, resume=True)
+    assert contents(run.path) == before
+    run.finish({"emd": 1.0})
+    again = opened(tmp_path, resume=True)
+    assert again.finished
+    assert again.summary()["emd"] == 1.0
