@@ -161,7 +161,8 @@ class FitReport:
         density: of the snapshots, where the solver uses one.
         beta: its estimate, where there is one.
         closed_form: of the linear solvers.
-        weak_form: where the drift is that of the weak form, not of couplings.
+        weak_form: where the drift is that of the weak form, not of couplings, and as it was found
+            there: neither refined nor solved for again with other features.
         epochs: of training; 0 where it was solved.
         batch_size: of training.
         loss_epochs: the epochs whose losses are kept.
@@ -325,7 +326,7 @@ def fit_report(
             converged=estimate.converged,
         ),
         closed_form=closed_form,
-        weak_form=weak_form_report(problem),
+        weak_form=None if steps or closed_form is not None else weak_form_report(problem),
         epochs=epochs,
         batch_size=batch_size,
         loss_epochs=(kept + 1).tolist(),

@@ -54,7 +54,7 @@ def fit(
             every leaf of the result gains a leading axis.
         scheme: explicit, implicit or midpoint (see `objectives`); `auto` is the solver's own, explicit
             for all but the bilevel ones.
-        couplings: where already computed.
+        couplings: where already computed; the drift is then theirs (see `InternalSettings`).
         densities: where already computed.
         network: of the network solvers.
         bilevel: of the bilevel solvers, beside `network`.

@@ -126,9 +126,9 @@ RadialFunction = Literal[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InternalSettings:
-    """How the weight beta of the internal energy is found, by the solvers that learn it.
+    """How the weight beta of the internal energy is found, and the drift beside it.
 
-    And the drift beside it.
+    For the solvers that learn it.
 
     Attributes:
         beta_estimator: `paired`, by the likelihood of particles that all snapshots share;
@@ -138,7 +138,8 @@ class InternalSettings:
         drift: `weak-form`, by moments of snapshots of different particles, to which networks are then
             fitted (see `jkonet_star.internal_energy.weak_form_drift`); `couplings`, by first-order
             conditions; `auto` takes the weak form in the explicit scheme, where the snapshots are
-            found to show different particles and the features explain them.
+            found to show different particles and the features explain them, unless couplings or a
+            ridge are given.
     """
 
     beta_estimator: BetaEstimator = "auto"

@@ -30,8 +30,9 @@ def drift_standard_errors(
         population: over which the interaction is averaged; x itself where not given.
 
     Raises:
-        ValueError: the energy is of another kind.
+        ValueError: the energy is of another kind, or a stack of several.
     """
+    energy.check_single()
     report, model = energy.report, energy.model
     if not isinstance(model, LinearEnergy) or report is None or report.weak_form is None:
         raise ValueError(

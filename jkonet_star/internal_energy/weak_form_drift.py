@@ -23,7 +23,8 @@ a few of the greatest likelihood,
 
     n g^T Omega^{-1} g + log det Omega + log(n) dim S,    least at the solution's residual g,        (4)
 
-and it is the coefficient of |z|^2 / 2 in U, whose other features of that degree are left out.
+and it is the coefficient of |z|^2 / 2 in U, whose other features of that degree are left out. Without
+a V there is nothing to exchange: the features of U are all free then, and q is of Omega alone.
 
 The covariance of the unknowns is F_S^{-1}, times the ratio to it, where that is above one, of what
 leaving out one part after the other gives, as equation (6) there.
@@ -219,8 +220,11 @@ def fit_weak_form_drift(
     potential = model.potential_features
     n_potential = 0 if potential is None else potential.n_features
     groups = [feature_sets(potential, 0), feature_sets(model.interaction_features, n_potential)]
-    squares = _squares(model.interaction_features, n_potential, len(theta))
-    groups[1] = [own[~_gauge(model.interaction_features, own - n_potential)] for own in groups[1]]
+    squares = np.zeros(len(theta))
+    if potential is not None:
+        squares = _squares(model.interaction_features, n_potential, len(theta))
+        own = [s[~_gauge(model.interaction_features, s - n_potential)] for s in groups[1]]
+        groups[1] = own
     most = [
         max(simple_size(potential), model.dimension * 4),
         simple_size(model.interaction_features),
@@ -315,8 +319,6 @@ def _weighted(
     offset = slopes[..., 1:-1] @ fixed
     slopes = np.concatenate([slopes[..., :-1], slopes[..., -1:] - offset[..., None]], axis=-1)
     instruments, matrix = problem.instruments(slopes, *influence)
-    total = float(matrix[-1, -1])
-    ridge = min(1.0 / max(total, 1.0), LARGEST_RIDGE)
     total = float(matrix[-1, -1])
     ridge = min(1.0 / max(total, 1.0), LARGEST_RIDGE)
     matrix, right = matrix[:-1, :-1], matrix[:-1, -1]

@@ -115,7 +115,8 @@ def prepare(
         solver: one of `SOLVERS`, or an own one.
         key: of the couplings and densities that are not given.
         scheme: explicit, implicit or midpoint; `auto` is the solver's own.
-        couplings: where already computed.
+        couplings: where already computed. Those without `coupling_reports` are taken as chosen:
+            `auto` then finds the drift with them, as it does where `features` has a ridge.
         densities: where already computed.
         internal: how beta is found.
         features: of the linear energies with which it is found.
@@ -125,10 +126,16 @@ def prepare(
 
     Raises:
         ValueError: an unknown solver or scheme, an internal energy without a density, couplings or
-            densities of other snapshots, or features that do not fit into memory.
+            densities of other snapshots, features that do not fit into memory, or the weak form for
+            a potential that varies in time.
     """
     scheme = scheme_of(scheme, solver)
     terms = known_solver(solver).terms
+    if terms.internal and terms.time_varying and internal.drift == "weak-form":
+        raise ValueError(
+            "drift 'weak-form' has no V(x, t), which this solver learns: it must be 'auto' or "
+            "'couplings'"
+        )
     if terms.internal and internal.beta_estimator != "first-order":
         check_memory(features.memory_needs_in(snapshots.dimension))
     if densities is not None and densities.dimension != snapshots.dimension:
@@ -136,6 +143,7 @@ def prepare(
             f"the densities have dimension {densities.dimension}, the snapshots "
             f"{snapshots.dimension}"
         )
+    couplings_given = couplings is not None
     if couplings is not None:
         check_couplings(couplings, snapshots)
     # Nothing that is drawn along the rows may depend on their order.
@@ -181,8 +189,12 @@ def prepare(
             "drift 'weak-form': these features do not explain how the snapshots differ; "
             "'auto' takes the couplings then"
         )
-    explicit = scheme == "explicit" and internal.drift == "auto"
-    if estimate.drift is not None and (explicit or internal.drift == "weak-form"):
+    # Couplings and a ridge that somebody chose are there to be used.
+    chosen = (couplings_given and not coupling_reports) or features.regularization is not None
+    wanted = internal.drift == "weak-form" or (
+        internal.drift == "auto" and scheme == "explicit" and not chosen
+    )
+    if estimate.drift is not None and wanted and not terms.time_varying:
         own = WeakFormEnergy(
             dataclasses.replace(model, internal="given"),
             {

@@ -16,11 +16,19 @@ from jkonet_star.internal_energy.estimate import estimate_internal
 from jkonet_star.internal_energy.euler_steps import Steps
 from jkonet_star.internal_energy.representatives import representatives
 from jkonet_star.internal_energy.weak_form import WeakForm
-from jkonet_star.settings import DensitySettings, FeatureSettings, InternalSettings
+from jkonet_star.settings import (
+    CouplingSettings,
+    DensitySettings,
+    FeatureSettings,
+    InternalSettings,
+    RefinementSettings,
+)
 from jkonet_star.snapshots import snapshots_from_arrays
+from jkonet_star.solvers.linear import Linear
 from jkonet_star.solvers.linear_model import linear_model
 from jkonet_star.solvers.problem import prepare
 from jkonet_star.solvers.registry import Terms
+from jkonet_star.transport.couplings import couple
 from jkonet_star.units import population_units
 
 QUADRATIC = FeatureSettings(degree=2, total_degree=2, radial="none")
@@ -110,6 +118,16 @@ def test_the_pull_of_particles_is_found():
     estimate, _ = learned(snapshots, terms)
     # 12 in units of time, of which a step is .01.
     assert estimate.drift.attraction == pytest.approx(0.12, abs=0.08)
+
+
+def test_an_interaction_alone_keeps_its_quadratic_features():
+    snapshots = population(n=500, stiffness=0.0, pull=3.0)
+    estimate, _ = learned(snapshots, Terms(interaction=True))
+    # U = 3 |z|^2 / 2, and z^2 is the second feature; speed is in lengths per mean step.
+    units = population_units(snapshots)
+    found = 2.0 * float(units.speed / units.length) * estimate.drift_coefficients[1]
+    assert found == pytest.approx(3.0, abs=0.4)
+    assert estimate.beta == pytest.approx(BETA, abs=0.08)
 
 
 def test_idle_features_are_left_out():
@@ -231,6 +249,50 @@ class TestSolvers:
         energy = fit(snapshots, name, **self.settings("couplings"))
         with pytest.raises(ValueError, match="weak form"):
             drift_standard_errors(energy, np.zeros((1, 1)))
+
+    def test_what_somebody_chose_is_used(self, snapshots):
+        name = "jkonet-star-linear-potential-internal"
+        settings = self.settings("auto")
+        made = prepare(snapshots, name, **self.settings("couplings"))
+        own, reports = couple(snapshots, CouplingSettings(), key=jax.random.key(1))
+        assert prepare(snapshots, name, couplings=own, **settings).weak_form is None
+        again = prepare(snapshots, name, couplings=own, coupling_reports=reports, **settings)
+        assert again.weak_form is not None
+        settings["features"] = dataclasses.replace(QUADRATIC, regularization=0.1)
+        ridge = prepare(snapshots, name, **settings)
+        assert ridge.weak_form is None
+        np.testing.assert_array_equal(ridge.conditions.displacement, made.conditions.displacement)
+
+    def test_a_potential_that_varies_in_time_keeps_the_couplings(self, snapshots):
+        solver = Linear(terms=Terms(potential=True, internal=True, time_varying=True))
+        assert prepare(snapshots, solver, **self.settings("auto")).weak_form is None
+        with pytest.raises(ValueError, match="which this solver learns"):
+            prepare(snapshots, solver, **self.settings("weak-form"))
+
+    def test_a_refined_drift_has_no_errors_of_the_weak_form(self, snapshots):
+        name = "jkonet-star-linear-potential-internal"
+        refinement = RefinementSettings(refine=2, refine_batch_size=8)
+        energy = fit(snapshots, name, refinement=refinement, **self.settings("auto"))
+        assert energy.report.weak_form is None
+        with pytest.raises(ValueError, match="weak form"):
+            drift_standard_errors(energy, np.zeros((1, 1)))
+
+    def test_other_features_have_no_errors_of_the_weak_form(self, snapshots):
+        solver = Linear(
+            terms=Terms(potential=True, internal=True),
+            features=FeatureSettings(degree=3, radial="none"),
+        )
+        energy = fit(snapshots, solver, **self.settings("auto"))
+        assert energy.report.closed_form is not None
+        assert energy.report.weak_form is None
+
+    def test_errors_are_of_one_energy(self, snapshots):
+        energy = fit(
+            snapshots, "jkonet-star-linear-potential-internal", **self.settings("weak-form")
+        )
+        stack = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), energy)
+        with pytest.raises(ValueError, match="stack of 2"):
+            drift_standard_errors(stack, np.zeros((1, 1)))
 
     def test_settings_that_exclude_each_other(self):
         with pytest.raises(ValueError, match="different particles"):
