@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
 from diffusions.arguments import checked
 from diffusions.short_repr import short_repr
-from diffusions.typing import Float, Key
+from diffusions.typing import Bool, Float, HostArray, Key
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.transport.couplings import Couplings
 from jkonet_star.yardsticks import (
@@ -32,7 +33,8 @@ from jkonet_star.yardsticks import (
     scores_of,
 )
 
-ERRORS = 2.0
+CHANCE = 0.05
+"""That of equal laws being told apart, in any of the scores and by any of the yardsticks."""
 SCORES = {
     "energy_distance": "energy distance",
     "c2st": "C2ST",
@@ -48,7 +50,7 @@ _EQUAL = 1e-6
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score:
-    """One score of a prediction, beside its yardsticks. None: not measured.
+    """One score of a prediction, beside its yardsticks. None: not measured, or not at every step.
 
     Attributes:
         mean: over steps and seeds.
@@ -105,16 +107,20 @@ class Law:
     def behind(self) -> dict[str, dict[str, bool]]:
         """Yardstick -> score in which it is the better one -> whether by more than chance.
 
-        Chance is `ERRORS` standard errors of the difference over the steps; of one step there is none.
+        Compared are the steps that have both. By chance is what Student's t over these steps does
+        not tell from zero at the level `CHANCE`, divided by the number of comparisons. One step
+        alone tells nothing; what is infinitely far is no chance.
         """
-        return {
-            rival: {
-                name: clear
-                for name, score in self.scores().items()
-                if (clear := _behind(name, score, rival)) is not None
-            }
-            for rival in _RIVALS
+        compared = {
+            (rival, name): self._costs(name, rival) for rival in _RIVALS for name in self.scores()
         }
+        tests = sum(len(own) > 1 for own, _ in compared.values())
+        found: dict[str, dict[str, bool]] = {rival: {} for rival in _RIVALS}
+        for (rival, name), costs in compared.items():
+            clear = _behind(*costs, CHANCE / max(tests, 1))
+            if clear is not None:
+                found[rival][name] = clear
+        return found
 
     def verdict(self) -> str:
         """In words: what beats the prediction, in which scores."""
@@ -131,10 +137,19 @@ class Law:
                 said.append(f"{_RIVALS[rival]} {' and '.join(verbs)}")
         if said:
             return "; ".join(said)
-        known = [words for rival, words in _RIVALS.items() if getattr(self.w1, rival) is not None]
-        if self.energy_distance.mean is None or not known:
+        known = [rival for rival in _RIVALS if self._both("w1", rival).any()]
+        told = [
+            name
+            for name, score in self.scores().items()
+            if score.mean is not None and all(self._both(name, rival).any() for rival in known)
+        ]
+        if "energy_distance" not in told or not known:
             return "too few particles to judge"
-        return f"the energy is better than {_listed(known)} in every score"
+        where = "every score"
+        if len(told) < len(self.scores()):
+            where = _listed([SCORES[name] for name in told])
+        rivals = _listed([_RIVALS[rival] + self._some_steps("w1", rival) for rival in known])
+        return f"the energy is better than {rivals} in {where}"
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain numbers, with `beaten`, by more than chance, and `verdict`."""
@@ -148,10 +163,29 @@ class Law:
             "verdict": self.verdict(),
         }
 
-    def _against(self, name: str, rival: str) -> str:
+    def _both(self, name: str, rival: str) -> Bool[np.ndarray, "t"]:
+        """The steps that have a score of the prediction and of a yardstick."""
         score = getattr(self, name)
-        numbers = f"{_digits(getattr(score, rival))} against {_digits(score.mean)}"
-        return f"{SCORES[name]} ({numbers})"
+        own, other = _numbers(score.per_step), _numbers(score.per_step_yardsticks[rival])
+        return ~np.isnan(own) & np.isfinite(other)
+
+    def _costs(self, name: str, rival: str) -> tuple[HostArray, HostArray]:
+        """By how much the prediction and a yardstick are off, at the steps that have both."""
+        score, both = getattr(self, name), self._both(name, rival)
+        own, other = (_cost(name, v) for v in (score.per_step, score.per_step_yardsticks[rival]))
+        return own[both], other[both]
+
+    def _some_steps(self, name: str, rival: str) -> str:
+        both = self._both(name, rival)
+        return "" if both.all() else f" on {np.count_nonzero(both)} of {len(both)} steps"
+
+    def _against(self, name: str, rival: str) -> str:
+        score, both = getattr(self, name), self._both(name, rival)
+        own, other = (
+            _numbers(v)[both].mean() for v in (score.per_step, score.per_step_yardsticks[rival])
+        )
+        steps = self._some_steps(name, rival)
+        return f"{SCORES[name]} ({other:.3g} against {own:.3g}{steps})"
 
 
 @checked
@@ -240,31 +274,40 @@ def _plain(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+def _numbers(values: list[float | None]) -> Float[np.ndarray, "t"]:
+    return np.array([np.nan if v is None else v for v in values], np.float64)
+
+
 def _cost(name: str, values: list[float | None]) -> Float[np.ndarray, "t"]:
     """By how much a score is off: less is better."""
-    numbers = np.array([np.nan if v is None else v for v in values], np.float64)
+    numbers = _numbers(values)
     if name == "c2st":
         return np.maximum(numbers, 0.5)
     return np.abs(np.log(np.maximum(numbers, 1e-300))) if name == "variance_ratio" else numbers
 
 
-def _behind(name: str, score: Score, rival: str) -> bool | None:
-    """Whether a yardstick is better by more than chance; None where it is not better."""
-    own, other = _cost(name, score.per_step), _cost(name, score.per_step_yardsticks[rival])
-    if not np.isfinite(other).all() or np.isnan(own).any():
+def _behind(
+    own: Float[np.ndarray, "s"], other: Float[np.ndarray, "s"], level: float
+) -> bool | None:
+    """Whether a yardstick is better by more than chance; None where it is not better.
+
+    Args:
+        own: costs of the prediction, by step.
+        other: those of the yardstick.
+        level: of the test.
+    """
+    if not len(own):
         return None
     if not np.isfinite(own).all():
         return True
     excess = own - other
     if excess.mean() <= _EQUAL * max(np.abs(other).max(), np.abs(own).max()):
         return None
-    error = excess.std(ddof=1) / np.sqrt(len(excess)) if len(excess) > 1 else 0.0
-    return bool(excess.mean() > ERRORS * error)
+    if len(excess) < 2:
+        return False
+    error = excess.std(ddof=1) / np.sqrt(len(excess))
+    return bool(excess.mean() > stdtrit(len(excess) - 1, 1.0 - level) * error)
 
 
 def _listed(words: list[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def _digits(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3g}"

@@ -16,6 +16,7 @@ from jkonet_star.snapshots import snapshots_from_arrays
 from jkonet_star.transport.couplings import Couplings, couple
 from jkonet_star.yardsticks import measure_yardsticks
 
+REPEATS = 30
 LINE = np.arange(6.0)[:, None]
 """Six learning particles, at 0 to 5."""
 
@@ -80,10 +81,12 @@ def cloud(seed, n=300, d=3):
 
 
 def test_a_prediction_that_shrinks_has_the_better_distance_and_is_found_out():
-    learned = snapshots_from_arrays([cloud(0, d=8), cloud(1, d=8)], dt=1.0)
-    judged = snapshots_from_arrays([cloud(2, d=8), cloud(3, d=8)], dt=1.0)
+    # One step is no test, and a few need what is clear.
+    learned, judged = (
+        snapshots_from_arrays([cloud(5 * s + k, d=8) for k in range(5)], dt=1.0) for s in (0, 1)
+    )
     couplings, _ = couple(learned, key=jax.random.key(0))
-    shrunken = 0.7 * cloud(4, d=8)[None]
+    shrunken = np.stack([0.7 * cloud(10 + k, d=8) for k in range(4)])
     found = judge_law(shrunken, judged, learned_from=learned, couplings=couplings)
     assert found.w1.mean < found.w1.floor
     assert found.c2st.mean > found.c2st.floor + 0.03
@@ -115,6 +118,59 @@ def test_a_difference_within_chance_is_no_defeat():
     assert behind, "some score is worse by chance"
     assert not any(behind.values())
     assert found.verdict().startswith("no motion is level with this energy in ")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_equal_laws_are_told_apart_no_oftener_than_chance(steps):
+    beaten = 0
+    for seed in range(REPEATS):
+        rng = np.random.default_rng(seed)
+        learned, judged = (
+            snapshots_from_arrays(rng.normal(size=(steps + 1, 40, 2)), dt=1.0) for _ in range(2)
+        )
+        couplings = pairs(*((k, i, i, 1 / 40) for k in range(steps) for i in range(40)))
+        predicted = rng.normal(size=(steps, 40, 2))
+        found = judge_law(predicted, judged, learned_from=learned, couplings=couplings)
+        beaten += found.as_dict()["beaten"]
+    # Of a rate of 5 %, more than these have a chance of 1 in 60.
+    assert beaten <= (0 if steps == 1 else 4)
+
+
+def test_one_step_is_no_test_whatever_the_difference():
+    judged = snapshots_from_arrays([cloud(0), cloud(1)], dt=1.0)
+    found = judge_law(cloud(2)[None] + 9.0, judged)
+    assert found.behind()["no_motion"]["energy_distance"] is False
+    assert found.verdict().startswith("no motion is level with this energy in energy distance (")
+
+
+def test_a_step_without_a_yardstick_leaves_the_others_to_judge():
+    # The day 3 was not learned from: lookups exist at the first two steps of four.
+    learned = snapshots_from_arrays(
+        [cloud(k) + 3.0 * t for k, t in enumerate((0, 1, 2, 4))], times=[0.0, 1.0, 2.0, 4.0]
+    )
+    judged = snapshots_from_arrays([cloud(9 + k) + 3.0 * k for k in range(5)], dt=1.0)
+    couplings, _ = couple(learned, key=jax.random.key(0))
+    points = np.asarray(judged.points)
+    good = judge_law(points[1:], judged, learned_from=learned, couplings=couplings)
+    assert good.w1.lookup is None
+    assert good.verdict() == (
+        "the energy is better than no motion, the lookup on 2 of 4 steps and the lookup's mean on "
+        "2 of 4 steps in every score"
+    )
+    bad = judge_law(points[:-1] - 1.0, judged, learned_from=learned, couplings=couplings)
+    behind = bad.behind()
+    assert behind["lookup"]["energy_distance"] in (True, False)
+    assert "the lookup " in bad.verdict()
+    assert "on 2 of 4 steps)" in bad.verdict()
+
+
+def test_a_score_that_is_missing_is_not_said_to_be_better():
+    judged = snapshots_from_arrays([cloud(0, 4), cloud(1, 4) + 9.0], dt=1.0)
+    found = judge_law(np.asarray(judged.points[1:]), judged)
+    assert found.c2st.mean is None
+    assert found.verdict() == (
+        "the energy is better than no motion in energy distance, variance ratio and W1"
+    )
 
 
 def test_what_was_learned_from_is_judged_by_halves():
