@@ -41,7 +41,7 @@ _TREE_UP_TO = 12
 _ROWS_AT_ONCE = 1024
 _ENTRIES_AT_ONCE = 2**22
 _APART = 1e-9
-"""Of the spread: how far ties are moved apart, below what single precision tells apart."""
+"""Of the middle distance: how far ties are moved apart, below what single precision tells apart."""
 
 
 def spread(x: Float[np.ndarray, "n d"], a: Float[np.ndarray, "n"]) -> float:
@@ -162,8 +162,10 @@ def _own_majority(
         first: whether it is of the first sample.
         rng: of ties.
     """
-    centred = points - points.mean(axis=0)
-    size = np.sqrt((centred**2).sum(axis=1).mean()) or 1.0
+    centred = points - np.median(points, axis=0)
+    # A few particles far away move neither; the smaller, since the prediction may be anywhere.
+    sizes = [_middle_distance(x) for x in (points[first], points[~first], points)]
+    size = min((s for s in sizes if s > 0), default=1.0)
     apart = centred + _APART * size * rng.standard_normal(centred.shape)
     # Itself, its twin and `NEIGHBOURS` others.
     near = nearest(apart, apart, NEIGHBOURS + 2)
@@ -175,6 +177,12 @@ def _own_majority(
     votes = np.diff(np.minimum(np.cumsum(votes, axis=1), NEIGHBOURS), axis=1, prepend=0)
     excess = 2 * (votes * own).sum(axis=1) - votes.sum(axis=1)
     return 0.5 * (1.0 + np.sign(excess))
+
+
+def _middle_distance(points: Float[np.ndarray, "n d"]) -> float:
+    """The median distance from the median, of points elsewhere; zero where there are none."""
+    distances = np.linalg.norm(points - np.median(points, axis=0), axis=1)
+    return float(np.median(distances[distances > 0])) if distances.any() else 0.0
 
 
 def _twins(points: HostArray, first: Bool[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:

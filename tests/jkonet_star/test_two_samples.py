@@ -82,6 +82,15 @@ def test_copies_of_a_sample_cannot_be_told_apart():
     assert c2st(x, point, EVEN, EVEN, rng()) > 0.95
 
 
+@pytest.mark.parametrize("far", [1, 200, 250])
+def test_particles_far_away_do_not_blind_the_classifier(far):
+    x, y = samples(0, 6.0, d=2)
+    x[:far] = 1e12 * rng(5).normal(size=(far, 2))
+    assert c2st(x, y, EVEN, EVEN, rng()) > 0.99
+    # All of one side, and none of it near the other.
+    assert c2st(1e12 * x, y, EVEN, EVEN, rng()) > 0.99
+
+
 @pytest.mark.parametrize("statistic", ["c2st", "ratio"])
 def test_neither_units_nor_the_origin_matter(statistic):
     def value(x, y):
