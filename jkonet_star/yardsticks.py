@@ -9,9 +9,9 @@ same scores are taken of
                   in the coupling, to one of its partners y_j, drawn by its weight                 (3)
     lookup, mean  x + mean_j (bar y_j - x_j)  of the ten nearest, bar y_j the mean of the partners (4)
 
-(2) to (4) need what was learned from. Where the judged population is that one, it is halved: one
-half of a day's particles judges, (2) is the other half, and in (3) and (4) a particle is no
-neighbour of itself and no partner is in the half that judges.
+(2) to (4) need what was learned from. Where the judged population is that one, its particles in
+whatever order, it is halved: one half of a day's particles judges, (2) is the other half, and in (3)
+and (4) a particle is no neighbour of itself and no partner is in the half that judges.
 
 A step is judged on as many particles a side as (1), (2) and the observed population all have, at
 most `MOST_JUDGED`, W_1 and W_2 on at most `MOST_TRANSPORTED` of them; where mu_k and mu_{k+1} have
@@ -29,7 +29,7 @@ import numpy as np
 from diffusions.arguments import checked
 from diffusions.short_repr import short_repr
 from diffusions.typing import Float, HostArray, Int, Key
-from jkonet_star.snapshots import Snapshots
+from jkonet_star.snapshots import Snapshots, sorted_rows
 from jkonet_star.transport.couplings import Couplings, check_couplings
 from jkonet_star.transport.exact import wasserstein
 from jkonet_star.two_samples import c2st, energy_distance, nearest, variance_ratio
@@ -143,7 +143,7 @@ def measure_yardsticks(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         steps = tuple(pool.map(one, range(snapshots.n_steps)))
     halved = learned is not None and any(
-        learned.is_judge(snapshots, k + 1) for k in range(snapshots.n_steps)
+        learned.rows_of(snapshots, k + 1) is not None for k in range(snapshots.n_steps)
     )
     return Yardsticks(steps, orders, halved)
 
@@ -172,10 +172,22 @@ class _Learned:
         near = np.abs(self.times - time) <= 1e-5 * np.diff(self.times).min()
         return int(near.argmax()) if near.any() else None
 
-    def is_judge(self, judge: Snapshots, k: int) -> bool:
-        """Whether a snapshot of the judging population is the one that was learned from."""
+    def rows_of(self, judge: Snapshots, k: int) -> Int[np.ndarray, "n"] | None:
+        """By row of a snapshot of the judging population, the row here; None if it is another one.
+
+        Equal particles in another order are the same population. Padding has row -1.
+        """
         j = self.snapshot(judge.time_values()[k])
-        return j is not None and np.array_equal(self.points[j], np.asarray(judge.points[k]))
+        if j is None:
+            return None
+        points = np.asarray(judge.points[k], np.float64)
+        weights = np.asarray(judge.weights[k], np.float64)
+        own, other = sorted_rows(self.points[j], self.weights[j]), sorted_rows(points, weights)
+        if not np.array_equal(self.points[j][own], points[other]):
+            return None
+        rows = np.full(len(points), -1)
+        rows[other] = own
+        return rows
 
     def lookup(
         self,
@@ -189,9 +201,9 @@ class _Learned:
 
         Args:
             x: the particles.
-            rows: theirs, where they are of this population: no particle is its own neighbour.
+            rows: theirs here, where they are of this population: no particle is its own neighbour.
             j: the step.
-            judging: rows of the next snapshot that judge, where they are of this population.
+            judging: rows here of those that judge, where the next snapshot is of this population.
             rng: of the partners.
         """
         if self.pairs is None:
@@ -241,17 +253,19 @@ def _step(
         None if learned is None else learned.snapshot(t) for t in snapshots.time_values()[k : k + 2]
     )
     size = min(len(start), len(end), MOST_JUDGED)
-    halved = learned is not None and learned.is_judge(snapshots, k + 1)
+    own_start, own_end = (
+        None if learned is None else learned.rows_of(snapshots, i) for i in (k, k + 1)
+    )
     others = np.empty(0, np.int64)
-    if learned is not None and after is not None and not halved:
+    if learned is not None and after is not None and own_end is None:
         others = rng.permutation(np.flatnonzero(learned.weights[after]))
         size = min(size, len(others))
-    elif len(end) > 1 and halved:
+    elif len(end) > 1 and own_end is not None:
         size = min(size, len(end) // 2)
     order = rng.permutation(max(len(start), len(end)))
     rows, judging = start[order[order < len(start)][:size]], end[order[order < len(end)]]
-    if halved:
-        others = judging[size:]
+    if own_end is not None:
+        others = own_end[judging[size:]]
     judging, others = judging[:size], others[:size]
     observed = sample_of(points[1], weights[1], judging)
     samples = {"no_motion": sample_of(points[0], weights[0], rows)}
@@ -260,9 +274,9 @@ def _step(
     if learned is not None and before is not None and after == before + 1:
         ends = learned.lookup(
             points[0, rows],
-            rows if learned.is_judge(snapshots, k) else None,
+            None if own_start is None else own_start[rows],
             before,
-            judging if halved else None,
+            None if own_end is None else own_end[judging],
             rng,
         )
         for name, moved in zip(("lookup", "lookup_mean"), ends or (), strict=False):

@@ -185,6 +185,26 @@ def test_what_was_learned_from_is_judged_by_halves():
     assert found.c2st.lookup > 0.4
 
 
+def test_what_was_learned_from_is_known_in_any_order():
+    points = [cloud(0, 300), cloud(1, 280) + 2.0]
+    both = snapshots_from_arrays(points, dt=1.0)
+    couplings, _ = couple(both, key=jax.random.key(0))
+    order = [np.random.default_rng(k).permutation(len(x)) for k, x in enumerate(points)]
+    judged = snapshots_from_arrays([x[o] for x, o in zip(points, order, strict=True)], dt=1.0)
+    found = judge_law(np.asarray(judged.points[1:]), judged, learned_from=both, couplings=couplings)
+    assert (found.n_compared, found.halved) == ([140], True)
+    assert 0.2 < found.w1.floor < 1.0
+    assert found.w1.floor / 1.5 < found.w1.lookup < 1.5 * found.w1.floor
+    # From nearly one place, a lookup ends where a partner is; none is in the half that judges.
+    narrow = [1e-5 * cloud(0), cloud(1)]
+    learned, judged = (snapshots_from_arrays([x[::s] for x in narrow], dt=1.0) for s in (1, -1))
+    paired = pairs(*((0, i, i, 1 / 300) for i in range(300)))
+    found = judge_law(
+        np.asarray(judged.points[1:]), judged, learned_from=learned, couplings=paired
+    ).w1
+    assert found.lookup > found.floor > 0.2
+
+
 def test_other_times_and_populations_leave_yardsticks_out():
     learned = snapshots_from_arrays([cloud(0), cloud(1)], times=[0.0, 2.0])
     judged = snapshots_from_arrays([cloud(2), cloud(3), cloud(4)], times=[0.0, 1.0, 2.0])
