@@ -17,7 +17,7 @@ from diffusions.typing import Array, Bool, Float, HostArray, Key, Params, PyTree
 from jkonet_star.dynamics import STEPS, Pull, Step, energy_gradient, scheme_time
 from jkonet_star.energies.models import EnergyModel
 from jkonet_star.fit_report import FitReport
-from jkonet_star.snapshots import Snapshots
+from jkonet_star.snapshots import Snapshots, relative
 
 
 class Trajectory(NamedTuple):
@@ -156,7 +156,7 @@ class FittedEnergy:
         self, x: Float[Array, "*batch d"] | HostArray, t: Float[Array, ""] | float | None = None
     ) -> Float[Array, "*batch"]:
         """V(x, t); t is where the scheme evaluates the first step, where it is not given."""
-        return self._potential(_relative(x, self.origin), _relative(t, self.start))
+        return self._potential(relative(x, self.origin), relative(t, self.start))
 
     @jax.jit
     def _potential(self, x: Array, t: Array | float | None) -> Array:
@@ -191,8 +191,8 @@ class FittedEnergy:
         _check_present("x", x)
         if population is not None:
             _check_present("population", population)
-            population = _relative(population, self.origin)
-        return self._drift(_relative(x, self.origin), population, weights, _relative(t, self.start))
+            population = relative(population, self.origin)
+        return self._drift(relative(x, self.origin), population, weights, relative(t, self.start))
 
     @jax.jit
     def _drift(
@@ -214,7 +214,7 @@ class FittedEnergy:
         self, points: Float[Array, "n d"], weights: Float[Array, "n"], t: Float[Array, ""]
     ) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
         """Grad V(x_i, t) and sum_j w_j grad U(x_i - x_j) at the particles of a population."""
-        x, t = _relative(points, self.origin), _relative(t, self.start)
+        x, t = relative(points, self.origin), relative(t, self.start)
         pull = self._pull(x, x, weights) if self.model.has_interaction else jnp.zeros_like(x)
         return jax.vmap(jax.grad(self._potential_at), (0, None))(x, t), pull
 
@@ -277,7 +277,7 @@ class FittedEnergy:
         _check_present("points", points)
         check_memory({f"a path of {steps} steps": 4.0 * (steps + 1) * np.size(points)})
         found = self._trajectory(
-            _relative(points, self.origin),
+            relative(points, self.origin),
             steps,
             key=key,
             weights=weights,
@@ -332,7 +332,7 @@ class FittedEnergy:
             tau: its length.
             key: draws the noise sqrt(2 beta tau) xi; without it the particles move by drift alone.
         """
-        inside = _relative(points, self.origin), weights, _relative(t, self.start), tau
+        inside = relative(points, self.origin), weights, relative(t, self.start), tau
         step = self._step(*inside, key)
         return step._replace(points=_absolute(step.points, self.origin, points))
 
@@ -381,18 +381,8 @@ class FittedEnergy:
         return self._pull if self.model.has_interaction else None
 
 
-def _relative(values: Any, origin: Array | None) -> Any:
-    """Values of the data less the origin, in double precision where neither is traced."""
-    if origin is None or values is None:
-        return values
-    if isinstance(values, jax.Array) or isinstance(origin, jax.core.Tracer):
-        return values - origin
-    difference = np.asarray(values, np.float64) - np.asarray(origin, np.float64)
-    return jnp.asarray(difference, jnp.float32)
-
-
 def _absolute(values: Array, origin: Array | None, like: Any) -> Any:
-    """The inverse: in double precision, on the host, where `like` was there and none is traced."""
+    """Inverse of `relative`: in double precision on the host where `like` was, and none is traced."""
     if origin is None:
         return values
     if isinstance(like, jax.Array) or any(isinstance(x, jax.core.Tracer) for x in (values, origin)):

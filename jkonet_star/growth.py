@@ -66,7 +66,7 @@ from diffusions.keys import named_key
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, ArrayLike, Float, HostArray, Key
 from jkonet_star.settings import CouplingSettings
-from jkonet_star.snapshots import Snapshots, sorted_rows
+from jkonet_star.snapshots import Snapshots, relative, sorted_rows
 from jkonet_star.transport.couplings import Couplings, couple
 from jkonet_star.units import population_units
 
@@ -150,18 +150,21 @@ class Growth:
     __repr__ = short_repr
 
     @checked
-    def __call__(self, x: Float[Array, "n d"], t: Float[Array, ""]) -> Float[Array, "n"]:
+    def __call__(
+        self, x: Float[Array, "n d"] | HostArray, t: Float[Array, ""] | HostArray | float
+    ) -> Float[Array, "n"]:
         """G of equation (1); between the middles of steps the gauge (7) is interpolated.
 
         Args:
             x: points.
             t: a time.
         """
-        x, t = self._stored(x, t)
-        return _rate(self, x, t)
+        return _rate(self, *self._stored(x, t))
 
     @checked
-    def error(self, x: Float[Array, "n d"], t: Float[Array, ""]) -> Float[Array, "n"]:
+    def error(
+        self, x: Float[Array, "n d"] | HostArray, t: Float[Array, ""] | HostArray | float
+    ) -> Float[Array, "n"]:
         """Standard error of the centred rate, by the curvature of equation (5).
 
         It knows the chance in the counts of cells, and not that of telling growth from motion.
@@ -174,10 +177,8 @@ class Growth:
         variance = jnp.einsum("nf,fg,ng->n", centred, self.covariance, centred)
         return jnp.sqrt(jnp.maximum(variance, 0.0))
 
-    def _stored(self, x: Array, t: Array) -> tuple[Array, Array]:
-        if self.origin is not None:
-            x = x - self.origin
-        return x, t if self.start is None else t - self.start
+    def _stored(self, x: Array | HostArray, t: Array | HostArray | float) -> tuple[Array, Array]:
+        return jnp.asarray(relative(x, self.origin)), jnp.asarray(relative(t, self.start))
 
 
 @checked
@@ -215,7 +216,13 @@ def estimate_growth(
     rate = jnp.matmul(features, theta, precision="highest")
     log_factor = tau[:, None] * np.asarray(rate, np.float64)
     weights = _reweighted(mu, log_factor)
-    successors = _coupled(snapshots.points[:-1], weights, snapshots, CouplingSettings(), key)
+    successors = _coupled(
+        snapshots.points[:-1],
+        weights,
+        snapshots,
+        CouplingSettings(),
+        named_key(key, "successors"),
+    )
     growth = Growth(
         process=growing,
         theta=theta,
@@ -257,7 +264,7 @@ def _fixed_point(
     growth_features, motion_features = (
         tau * _all_features(process, snapshots.points[:-1], middle) for process in (growing, moving)
     )
-    moved, weights = _affinely_moved(snapshots, key), mu[:-1]
+    moved, weights = _affinely_moved(snapshots, named_key(key, "affine maps")), mu[:-1]
     theta = jnp.zeros(growth_features.shape[-1])
     for price in np.repeat(settings.prices, settings.rounds).tolist():
         coupling = CouplingSettings(

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -201,6 +202,16 @@ def sorted_rows(
     """The rows of positive weight in the order of their coordinates, whatever their own order."""
     present = np.flatnonzero(weights)
     return present[np.lexsort((weights[present], *points[present].T))]
+
+
+def relative(values: Any, origin: Array | None) -> Any:
+    """Values of the data less the origin, in double precision where neither is traced."""
+    if origin is None or values is None:
+        return values
+    if isinstance(values, jax.Array) or isinstance(origin, jax.core.Tracer):
+        return values - origin
+    difference = np.asarray(values, np.float64) - np.asarray(origin, np.float64)
+    return jnp.asarray(difference, jnp.float32)
 
 
 def in_order(snapshots: Snapshots) -> tuple[Snapshots, Int[np.ndarray, "t n"]]:

@@ -111,6 +111,18 @@ def test_rates_do_not_depend_on_units_and_have_that_of_inverse_time():
     np.testing.assert_allclose(scaled.rates * 0.01, growth.rates, atol=0.01)
 
 
+def test_far_from_zero_the_rate_of_a_cell_is_that_of_the_estimate():
+    points = [x + 1e6 for x in clusters(SHARES[:2])]
+    snapshots = snapshots_from_arrays(points, times=[1e9, 1e9 + 1.0])
+    settings = GrowthSettings(prices=(0.25,), rounds=2)
+    growth = estimate_growth(snapshots, settings, key=KEY)
+    for t in (1e9 + 0.5, np.float64(1e9 + 0.5)):
+        np.testing.assert_allclose(growth(points[0], t), growth.rates[0], atol=1e-4)
+    # Single precision tells 0.06 apart there.
+    near = growth.error(np.asarray([[1e6, 1e6], [1e6 + 0.01, 1e6]]), 1e9 + 0.5)
+    assert near[0] != near[1]
+
+
 @pytest.mark.parametrize("masses", [[1, 2], [1, 2, 3, -4], [1, 2, 3, np.nan], ["a", 1, 2, 3]])
 def test_masses_that_are_none_are_refused(masses):
     with pytest.raises(ValueError, match="masses must be"):
