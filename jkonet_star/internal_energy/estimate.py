@@ -75,6 +75,8 @@ MOST_MISFIT = 2.5
 """Standard deviations of the weak form's residuals up to which a drift is taken to be absent."""
 ACCEPTED_MISFIT = 6.0
 """Likewise, up to which a fitted drift is taken as sufficient."""
+ACCEPTED_DRIFT_MISFIT = 3.0
+"""Likewise, of `weak_form_drift`."""
 LEAST_MISFIT = -20.0
 """A drift fitted to the same residuals makes them smaller than chance; below, it has diverged."""
 FREE_SHRINKAGE = 1e-2
@@ -347,7 +349,7 @@ def _drift(
     rng: np.random.Generator,
 ) -> WeakFormDrift | None:
     """Of the monomials, or of all features where those do not suffice; None where neither does."""
-    best, least = None, ACCEPTED_MISFIT
+    best, least = None, ACCEPTED_DRIFT_MISFIT
     for features in _trials(model):
         problem = _problem(sample, whole, features, constants, rng, independent=True)
         found = fit_weak_form_drift(

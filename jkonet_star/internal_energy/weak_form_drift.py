@@ -19,7 +19,7 @@ and bar x the mean, then to first order in q t_k a particle adds to a test's mea
 
 of which Omega is the covariance. Without these terms errors are several times those promised. The
 drift hardly tells q, since V and a quadratic U can be exchanged, but the residuals do: q is the one of
-a few of the greatest likelihood,
+the greatest likelihood,
 
     n g^T Omega^{-1} g + log det Omega + log(n) dim S,    least at the solution's residual g,        (4)
 
@@ -50,9 +50,14 @@ FIRST_SELECTIONS = 3
 """Iterations that look at small sets only: large ones follow any error of the linearisation."""
 GROWTH = 2
 """Of a set, from one iteration to the next, at most."""
+DOUBTFUL_MISFIT = 1.0
+"""From which on all monomials are tried beside the set that was found."""
 SWEEPS = 2
 PULLS = (-0.5, -0.25, 0.0, 0.12, 0.25, 0.37, 0.5, 0.75, 1.0)
-"""q times all the time that was observed."""
+"""q times all the time that was observed, to begin with; then steps that halve once none is better."""
+PULL_STEP = 0.2
+LARGEST_PULL = 2.0
+"""To first order in q t there is no more: a pull of this size is not accepted."""
 LARGEST_RIDGE = 1e-2
 SETTLED = 0.01
 """Of the width of a bump, by which particles still move at convergence."""
@@ -69,7 +74,8 @@ class WeakFormDrift(NamedTuple):
         attraction: q of equation (2).
         misfit: of `weak_form`, equation (5).
         iterations: that were taken.
-        converged: whether nothing moved any more.
+        converged: whether nothing moved any more, and q is within its bounds.
+        criterion: (4) at the solution.
     """
 
     theta: np.ndarray
@@ -80,6 +86,7 @@ class WeakFormDrift(NamedTuple):
     misfit: float
     iterations: int
     converged: bool
+    criterion: float
 
 
 def feature_sets(features: Features | None, start: int) -> list[np.ndarray]:
@@ -208,6 +215,9 @@ def fit_weak_form_drift(
 ) -> WeakFormDrift:
     """Equation (4) of `weak_form` with the features of (1) and the covariance of (2) and (3).
 
+    A search that begins far from the solution may end at a set that is too small: where its misfit
+    leaves a doubt, all monomials are tried, too, and the lesser (4) decides.
+
     Args:
         model: whose features these are.
         steps: the data; rows in random order. Target k and source k + 1 are the same array.
@@ -217,6 +227,21 @@ def fit_weak_form_drift(
         beta: likewise.
     """
     problem = WeakForm(steps, weights, tests)
+    found = _search(model, problem, theta, beta, whole=False)
+    features = (model.potential_features, model.interaction_features)
+    radial = any(own is not None and own.n_centers for own in features)
+    if radial or (found.converged and found.misfit < DOUBTFUL_MISFIT):
+        return found
+    other = _search(model, problem, theta, beta, whole=True)
+    better = not found.converged or other.criterion < found.criterion
+    return other if other.converged and better else found
+
+
+def _search(
+    model: LinearEnergy, problem: WeakForm, theta: np.ndarray, beta: float, *, whole: bool
+) -> WeakFormDrift:
+    """The solution for the set (1), or for the whole of the features."""
+    steps = problem.steps
     potential = model.potential_features
     n_potential = 0 if potential is None else potential.n_features
     groups = [feature_sets(potential, 0), feature_sets(model.interaction_features, n_potential)]
@@ -229,6 +254,9 @@ def fit_weak_form_drift(
         max(simple_size(potential), model.dimension * 4),
         simple_size(model.interaction_features),
     ]
+    if whole:
+        groups = [own[-1:] for own in groups]
+        most = [len(theta), len(theta)]
     pulls = PULLS if model.has_interaction else (0.0,)
     span = float(steps.tau.sum())
     width = float(problem.bumps.widths.max())
@@ -236,6 +264,7 @@ def fit_weak_form_drift(
     estimate = np.append(beta, theta)
     rows, converged, iteration = np.arange(len(estimate)), False, 0
     pull = ridge = 0.0
+    pull_step = PULL_STEP
     instruments: Instruments = []
     matrix = np.zeros((len(estimate), len(estimate)))
     for iteration in range(1, ITERATIONS + 1):
@@ -244,7 +273,7 @@ def fit_weak_form_drift(
         if fresh:
             influence = _Influence(problem, estimate, smoothed)
         if iteration <= SELECTIONS:
-            near = pulls if iteration == 1 else _neighbours(pulls, pull)
+            near = pulls if iteration == 1 or len(pulls) == 1 else _neighbours(pull, pull_step)
             if iteration > FIRST_SELECTIONS:
                 sizes = [int(np.isin(own[-1], rows - 1).sum()) for own in groups]
                 most = [max(a, GROWTH * b) for a, b in zip(most, sizes, strict=True)]
@@ -259,6 +288,8 @@ def fit_weak_form_drift(
                 for one in near
             ]
             best = min(range(len(near)), key=lambda i: choices[i].criterion)
+            if iteration > 1 and near[best] == pull:
+                pull_step /= 2
             pull, rows = near[best], choices[best].rows
             instruments, matrix = choices[best].instruments, choices[best].matrix
             ridge = choices[best].ridge
@@ -281,21 +312,24 @@ def fit_weak_form_drift(
             converged = True
             break
     _, gaps, smoothed = problem.linearise(estimate, derivatives=False)
+    influenced = _Influence(problem, estimate, smoothed)(pull)
+    _, _, degrees = _solve(matrix[np.ix_(rows, rows)], right[rows], ridge)
     return WeakFormDrift(
         estimate[1:],
         float(estimate[0]),
         rows[1:] - 1,
         _covariance(problem, instruments, matrix, gaps, rows, ridge),
         pull / float(steps.tau.sum()),
-        problem.misfit(gaps, *_Influence(problem, estimate, smoothed)(pull)),
+        problem.misfit(gaps, *influenced),
         iteration,
-        converged,
+        converged and pull < LARGEST_PULL - pull_step,
+        problem.deviance(gaps.mean(axis=0), *influenced) + np.log(problem.count) * degrees,
     )
 
 
-def _neighbours(pulls: tuple[float, ...], pull: float) -> tuple[float, ...]:
-    i = pulls.index(pull)
-    return pulls[max(i - 1, 0) : i + 2]
+def _neighbours(pull: float, step: float) -> list[float]:
+    """The pull and those beside it, within bounds."""
+    return sorted({pull, max(pull - step, PULLS[0]), min(pull + step, LARGEST_PULL)})
 
 
 class _Weighted(NamedTuple):

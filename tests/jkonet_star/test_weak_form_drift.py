@@ -120,6 +120,36 @@ def test_the_pull_of_particles_is_found():
     assert estimate.drift.attraction == pytest.approx(0.12, abs=0.08)
 
 
+def test_a_pull_is_sought_up_to_the_largest_that_is_taken():
+    """Of V = x^2 / 2 and U = q |z|^2 / 2 the sum of both curvatures is known well."""
+    terms = Terms(potential=True, interaction=True)
+    snapshots = population(n=1000, tau=0.1, steps=5, stiffness=1.0, pull=4.0)
+    estimate, _ = learned(snapshots, terms)
+    units = population_units(snapshots)
+    curvature = 2.0 * float(units.speed / units.length) * estimate.drift_coefficients[1]
+    pull = estimate.drift.attraction / 0.1
+    assert 1.0 < 5 * estimate.drift.attraction < weak_form_drift.LARGEST_PULL
+    assert curvature + pull == pytest.approx(5.0, abs=0.4)
+    # To first order in q t nothing is said of a pull that goes so far.
+    beyond = population(1, n=1000, tau=0.1, steps=5, stiffness=1.0, pull=12.0)
+    assert learned(beyond, terms)[0].drift is None
+
+
+def test_a_set_that_is_too_small_is_not_kept():
+    """An Ornstein-Uhlenbeck process whose search ends at a constant drift with hardly any noise."""
+    generator = np.random.default_rng(0)
+    states = []
+    for t in 0.2 * np.arange(5):
+        decay = np.exp(-t)
+        variance = 0.2 * decay**2 + 0.3 * (1 - decay**2)
+        states.append(2.0 * decay + np.sqrt(variance) * generator.normal(size=(1000, 1)))
+    estimate, _ = learned(snapshots_from_arrays(states, dt=0.2))
+    np.testing.assert_array_equal(estimate.drift.kept, [0, 1])
+    assert estimate.drift.misfit < 1.0
+    # An Euler step of .2 has the noise .3 (1 - exp(-.4)) / .4.
+    assert abs(estimate.beta - 0.247) < 2.0 * estimate.standard_error < 0.12
+
+
 def test_an_interaction_alone_keeps_its_quadratic_features():
     snapshots = population(n=500, stiffness=0.0, pull=3.0)
     estimate, _ = learned(snapshots, Terms(interaction=True))
@@ -127,6 +157,7 @@ def test_an_interaction_alone_keeps_its_quadratic_features():
     units = population_units(snapshots)
     found = 2.0 * float(units.speed / units.length) * estimate.drift_coefficients[1]
     assert found == pytest.approx(3.0, abs=0.4)
+    assert 1 in estimate.drift.kept
     assert estimate.beta == pytest.approx(BETA, abs=0.08)
 
 
@@ -166,7 +197,15 @@ def test_coefficients_of_monomials_find_their_place():
     own = LinearEnergy(dimension=2, potential_features=plain[0], interaction_features=plain[1])
     first, second = (features.n_features for features in plain)
     found = weak_form_drift.WeakFormDrift(
-        np.arange(1.0, 1 + first + second), 0.1, np.array([1, first]), np.eye(3), 0.0, 0.0, 1, True
+        theta=np.arange(1.0, 1 + first + second),
+        beta=0.1,
+        kept=np.array([1, first]),
+        covariance=np.eye(3),
+        attraction=0.0,
+        misfit=0.0,
+        iterations=1,
+        converged=True,
+        criterion=0.0,
     )
     moved = weak_form_drift.spread_out(found, own, whole)
     start = whole.potential_features.n_features
