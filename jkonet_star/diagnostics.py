@@ -139,10 +139,9 @@ def explanation(problem: "Problem", energies: FittedEnergy) -> Explanation:
     samples = INTERACTION_SAMPLES if energies.model.has_interaction else 0
     found = _residuals(energies, conditions, jnp.asarray(rows), jax.random.key(0), samples)
     x = points[step[rows], np.asarray(problem.couplings.source)[rows]]
-    beta = 0.0 if problem.internal is None else problem.internal.beta
-    noise_scale = np.sqrt(2.0 * beta * np.asarray(conditions.tau, np.float64)[rows])
-    shift = np.asarray(conditions.displacement, np.float64)[rows]
-    shift = shift + noise_scale[:, None] * rng.standard_normal(x.shape)
+    variance = 2.0 * _constant_betas(problem, energies)[:, None] * np.asarray(conditions.tau)[rows]
+    noise = np.sqrt(variance)[..., None] * rng.standard_normal(x.shape)
+    shift = np.asarray(conditions.displacement, np.float64)[rows] + noise
     ends = x + shift - np.asarray(found, np.float64)
 
     distances = np.zeros(1 + len(ends))
@@ -169,6 +168,15 @@ def explanation(problem: "Problem", energies: FittedEnergy) -> Explanation:
         # 1 / n is the sum of the squared weights; several steps vary less in their mean than one.
         chance=CHANCE * smallest / float(np.sqrt(snapshots.n_steps)),
     )
+
+
+def _constant_betas(problem: "Problem", energies: FittedEnergy) -> Float[np.ndarray, "s"]:
+    """Of each energy whose residual has no part of it: given beforehand, or found by a refinement."""
+    if problem.internal is not None:
+        return np.full(len(energies.times), problem.internal.beta)
+    if energies.model.internal == "none" or problem.density is not None:
+        return np.zeros(len(energies.times))
+    return np.asarray(jax.vmap(lambda energy: energy.beta)(energies), np.float64)
 
 
 def _is_one_point(points: HostArray) -> bool:

@@ -233,11 +233,14 @@ class RefinementSettings:
     def __post_init__(self):
         check_fields(self)
 
-    @property
-    def memory_needs(self) -> dict[str, float]:
-        """Bytes of the largest arrays, at least."""
-        pairs = 12.0 * self.refine_batch_size**2
-        return {"the distances of all pairs (--refine-batch-size)": pairs if self.refine else 0.0}
+    def memory_needs_of(self, n_steps: int, n_energies: int) -> dict[str, float]:
+        """Bytes of the largest arrays, at least: three matrices of all pairs, and their gradients."""
+        compared = n_energies * n_steps * min(self.rollout, n_steps)
+        return {
+            "the distances of all pairs (--refine-batch-size)": 24.0
+            * compared
+            * self.refine_batch_size**2
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ a^2 = 1 / (2 (d - 2)),
 
 one valley that forks at p = 1 into two, of which the upper grows as fast as the lower dies. In more
 than two dimensions z is turned: x = Q z, Q orthogonal and fixed, so that no axis of the data is one
-of these. (3) is simulated by interacting particles: Euler-Maruyama steps of (1), each followed by
-resampling in proportion to exp(h g), so that copies part by their noise at once (Del Moral,
-"Feynman-Kac Formulae", 2004). Every snapshot is a population of its own: no cell is seen twice.
+of these. (3) is simulated by interacting particles: Euler-Maruyama steps of (1), each with
+resampling in proportion to exp(h g) at its start, so that copies part by their noise at once (Del
+Moral, "Feynman-Kac Formulae", 2004). Every snapshot is a population of its own: no cell is seen twice.
 """
 
 import functools
@@ -111,7 +111,7 @@ def branching_course(
         _population(
             jax.random.fold_in(named_key(key, "population"), k),
             jnp.float32(t / max(1, round(SUBSTEPS_PER_TIME * t))),
-            jnp.int32(round(SUBSTEPS_PER_TIME * t)),
+            jnp.int32(0 if t == 0 else max(1, round(SUBSTEPS_PER_TIME * t))),
             jnp.float32(gamma),
             jnp.float32(beta),
             dimension=dimension,

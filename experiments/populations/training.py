@@ -18,6 +18,7 @@ import numpy as np
 
 from checkpoints import save_energy
 from data_generation.formats.json_file import read_record
+from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import say
 from data_generation.scripts.files import write_json
 from diffusions.checks import record
@@ -91,7 +92,9 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
         refinement, choice = learning.refinement, None
         with run.timed("train"):
             if isinstance(solver, Auto):
-                choice = chosen(run.folder, solver, problem, settings.seeds[0], refinement)
+                choice = chosen(
+                    run.folder, solver, problem, settings.seeds[0], refinement, dataset.metadata
+                )
                 refinement = choice.refinement
                 # With the programs that have been compiled for the comparison.
                 wide = with_room(problem)
@@ -152,7 +155,12 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
 
 
 def chosen(
-    run: RunFolder, solver: Auto, problem: Problem, seed: int, refinement: RefinementSettings
+    run: RunFolder,
+    solver: Auto,
+    problem: Problem,
+    seed: int,
+    refinement: RefinementSettings,
+    metadata: dict[str, Any],
 ) -> Choice:
     """What `auto` chooses, from `choice.json` where the run has one; said as a table.
 
@@ -168,6 +176,9 @@ def chosen(
             problem,
             key=jax.random.key(seed),
             refinement=refinement,
+            coupling_settings=record(
+                DataSettings, metadata["arguments"], more=True
+            ).coupling_settings,
             on_candidate=lambda name: say(f"  comparing: {name}"),
         )
         rows = [dataclasses.asdict(row) for row in choice.compared]

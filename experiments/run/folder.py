@@ -388,5 +388,11 @@ def _resumed(path: Path, config: dict[str, Any], data: Mapping[str, str] | None)
     if data is not None:
         run.check_data(data)
     if not run.finished:
+        # A part that is left at its defaults may not be named at all.
+        for name in recorded.keys() - wanted.keys():
+            raise ValueError(
+                f"{path} was started with --{name.replace('_', '-')}={recorded[name]}, which is "
+                "missing here; a resumed run keeps its settings"
+            )
         hold(path)
     return run

@@ -12,8 +12,8 @@ of the difference: with h_c(x_i) and g_c(y_j) what one particle adds to D of can
 z_i being where c moves x_i to (the projection of a U-statistic: Hoeffding 1948). What is taken is then
 trained anew, on all particles.
 
-Candidates, from simple to rich: V(x); V(x, t); V(x, t) with a wider network; the best of these with
-noise, whose beta is found by the refinement. All are refined.
+Candidates: V(x); V(x, t); V(x, t) with a wider network; the best of these with noise, whose beta is
+found by the refinement. All are refined. The simpler one is that with fewer parameters.
 
 To compile costs more than to train. So all candidates of a width are one program, and that of the final
 training, too: V(x) is V(x, t) on a clock that stands still, no noise is noise with beta = 0, what is
@@ -157,7 +157,7 @@ class Choice:
 
 
 def candidates(network: NetworkSettings) -> list[Candidate]:
-    """From simple to rich, without those with noise.
+    """Those without noise.
 
     Args:
         network: what all share; its widths are those of the narrow ones.
@@ -213,7 +213,8 @@ class Auto(Solver):
             problem: of all particles.
             key: of what is held out, and of the training.
             refinement: of what is taken; `REFINEMENT_STEPS` where it has no steps.
-            coupling_settings: of the particles to learn from.
+            coupling_settings: of the particles to learn from, which are coupled anew, also where the
+                problem's own couplings were given.
             on_candidate: called with the name of each before it is trained.
 
         Raises:
@@ -243,7 +244,13 @@ class Auto(Solver):
             compare(candidate)
         best = min(compared, key=lambda outcome: outcome.distances.mean).candidate
         compare(best.with_noise(), first_order[best.name])
+        # From simple to rich: a beta is one parameter more, a clock and width are many.
+        compared.sort(key=lambda outcome: outcome.parameters)
         least = min(compared, key=lambda outcome: outcome.distances.mean).distances
+        if not np.isfinite(least.mean):
+            raise ValueError(
+                "no candidate of solver 'auto' predicts anything finite: take a smaller learning_rate"
+            )
         errors = [outcome.distances.error_of_difference(least) for outcome in compared]
         chosen = next(
             i
@@ -263,7 +270,7 @@ class Auto(Solver):
                 )
                 for i, (outcome, error) in enumerate(zip(compared, errors, strict=True))
             ],
-            held_out=sum(len(x) for x in held),
+            held_out=sum(len(own.points) for own in held),
         )
 
     def chosen_before(
@@ -337,7 +344,14 @@ def with_room(problem: Problem, like: Problem | None = None) -> Problem:
     return dataclasses.replace(problem, conditions=dataclasses.replace(conditions, **moved))
 
 
-def _split(snapshots: Snapshots, key: Key) -> tuple[Snapshots, list[HostArray]]:
+class _Weighted(NamedTuple):
+    """Particles of one snapshot, and weights of sum one."""
+
+    points: HostArray
+    weights: HostArray
+
+
+def _split(snapshots: Snapshots, key: Key) -> tuple[Snapshots, list[_Weighted]]:
     """Snapshots to learn from, and the particles held out of each, which have no weight there.
 
     Raises:
@@ -353,7 +367,9 @@ def _split(snapshots: Snapshots, key: Key) -> tuple[Snapshots, list[HostArray]]:
                 f"{FEWEST}: name a solver"
             )
         chosen = rng.permutation(len(rows))[: int(HELD_OUT * len(rows))]
-        held.append(x[chosen[:MOST_COMPARED]])
+        seen = chosen[:MOST_COMPARED]
+        own = np.asarray(weights[k, rows[seen]], np.float64)
+        held.append(_Weighted(x[seen], own / own.sum()))
         weights[k, rows[chosen]] = 0
         weights[k] /= weights[k].sum()
     return dataclasses.replace(snapshots, weights=jnp.asarray(weights)), held
@@ -362,27 +378,30 @@ def _split(snapshots: Snapshots, key: Key) -> tuple[Snapshots, list[HostArray]]:
 class _Distances:
     """Energy distances of an energy's predictions, and what each particle adds to them."""
 
-    def __init__(self, energy: FittedEnergy, population: Sequence[HostArray]):
+    def __init__(self, energy: FittedEnergy, population: Sequence[_Weighted]):
         distances, self.sources, self.targets = [], [], []
-        for k, (x, y) in enumerate(zip(population, population[1:], strict=False)):
+        for k, (start, end) in enumerate(zip(population, population[1:], strict=False)):
             key = jax.random.fold_in(named_key(jax.random.key(0), "held out"), k)
-            z = np.asarray(energy.predict(x, 1, start=k, key=key)[-1], np.float64)
-            across, within, beyond = cdist(z, y), cdist(z, z), cdist(y, y)
-            n, m = len(x), len(y)
-            distances.append(
-                2 * across.mean() - within.sum() / (n * (n - 1)) - beyond.sum() / (m * (m - 1))
-            )
-            self.sources.append(2 * across.mean(axis=1) - 2 * within.sum(axis=1) / (n - 1))
-            self.targets.append(2 * across.mean(axis=0))
+            path = energy.predict(start.points, 1, start=k, key=key, weights=start.weights)
+            z = np.asarray(path[-1], np.float64)
+            a, b = start.weights, end.weights
+            across = cdist(z, end.points)
+            within = cdist(z, z) @ a / (1 - a @ a)
+            beyond = b @ cdist(end.points, end.points) @ b / (1 - b @ b)
+            distances.append(2 * a @ across @ b - a @ within - beyond)
+            self.sources.append((a, 2 * across @ b - 2 * within))
+            self.targets.append((b, 2 * a @ across))
         self.mean = float(np.mean(distances))
         if not np.isfinite(self.mean):
             self.mean = float("inf")
 
     def error_of_difference(self, other: "_Distances") -> float:
-        """The root of equation (2), of the means over the steps."""
-        variance = sum(
-            (a - b).var(ddof=1) / len(a)
-            for own, theirs in ((self.sources, other.sources), (self.targets, other.targets))
-            for a, b in zip(own, theirs, strict=True)
-        )
+        """The root of equation (2), of the means over the steps; of weighted particles likewise."""
+        variance = 0.0
+        for own, theirs in ((self.sources, other.sources), (self.targets, other.targets)):
+            for (weights, mine), (_, its) in zip(own, theirs, strict=True):
+                difference = mine - its
+                around = difference - weights @ difference
+                squares = weights @ weights
+                variance += float(weights**2 @ around**2) / (1 - squares)
         return float(np.sqrt(variance)) / len(self.sources)

@@ -37,6 +37,7 @@ import numpy as np
 import optax
 
 from diffusions.keys import named_key
+from diffusions.memory import check_memory
 from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Array, Bool, Float, Int, Key, Keys, Params, PyTree
 from jkonet_star.energies.models import EnergyModel, LinearEnergy
@@ -91,7 +92,7 @@ class Refinement(Solver):
     settings: RefinementSettings
 
     def check(self, dimension: int) -> None:
-        """Nothing is too large that the energy itself was not."""
+        """Nothing depends on the dimension alone; see `Refining`."""
 
     def prepare(self, problem: Problem) -> tuple[PyTree, dict[str, Any]]:
         """Raises TypeError: it also needs an energy, see `Refining`."""
@@ -223,9 +224,14 @@ def _begin(refinement: Refinement, params: Params, data: RefinementData) -> Trai
 
 
 class Refining(SideBySide):
-    """The refinement of a stack of energies, one state per energy."""
+    """The refinement of a stack of energies, one state per energy.
+
+    Raises:
+        ValueError: the distances of a gradient step do not fit into memory.
+    """
 
     def __init__(self, settings: RefinementSettings, problem: Problem, energies: FittedEnergy):
+        check_memory(settings.memory_needs_of(problem.snapshots.n_steps, len(energies.times)))
         self.solver = Refinement(terms=problem.terms, model=energies.model, settings=settings)
         self.facts = [{}]
         self.data = refinement_data(problem, energies)

@@ -3,12 +3,14 @@
 import jax
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
+from jkonet_star.fitted import FittedEnergy
 from jkonet_star.fitting import fit
 from jkonet_star.settings import NetworkSettings, RefinementSettings
 from jkonet_star.snapshots import snapshots_from_arrays
 from jkonet_star.solvers import choice as choice_module
-from jkonet_star.solvers.choice import Auto, _Distances, candidates, with_room
+from jkonet_star.solvers.choice import Auto, _Distances, _Weighted, candidates, with_room
 from jkonet_star.solvers.first_order import jko_loss
 from jkonet_star.solvers.learning import train
 from jkonet_star.solvers.problem import prepare
@@ -43,7 +45,9 @@ def test_a_motion_that_turns_back_needs_time(narrow):
     assert drift[0] > 1
     assert drift[1] < -1
     compared = {row.name: row for row in energy.report.compared}
-    assert list(compared) == [*compared][:3] + [next(n for n in compared if "noise" in n)]
+    assert len(compared) == 4
+    sizes = [row.parameters for row in energy.report.compared]
+    assert sizes == sorted(sizes)
     assert sum(row.chosen for row in compared.values()) == 1
     still, moving = compared["V(x)"], compared["V(x, t)"]
     assert still.energy_distance > moving.energy_distance + 2 * still.standard_error
@@ -90,12 +94,52 @@ def test_the_error_of_a_difference_is_that_of_new_particles():
     )
     differences, errors = [], []
     for seed in range(60):
-        held = course([[1.0, 0.0]], n=80, seed=100 + seed).arrays()
+        held = [
+            _Weighted(x, np.full(80, 1 / 80))
+            for x in course([[1.0, 0.0]], n=80, seed=100 + seed).arrays()
+        ]
         a, b = _Distances(one, held), _Distances(two, held)
         differences.append(a.mean - b.mean)
         errors.append(a.error_of_difference(b))
     assert np.mean(errors) == pytest.approx(np.std(differences, ddof=1), rel=0.25)
     assert _Distances(one, held).error_of_difference(_Distances(one, held)) == 0
+
+
+def test_a_weight_counts_as_that_many_particles():
+    energy = fit(
+        course([[1.0, 0.0]], n=60), key=KEY, network=NetworkSettings(epochs=2, hidden=(8,))
+    )
+    other = fit(course([[1.0, 0.0]], n=60), key=KEY, network=NetworkSettings(epochs=9, hidden=(8,)))
+    rng = np.random.default_rng(3)
+    points = [rng.normal(size=(50, 2)) + [k, 0] for k in (0.0, 1.0)]
+    counts = [rng.integers(1, 4, size=50) for _ in points]
+    light = [_Weighted(x, c / c.sum()) for x, c in zip(points, counts, strict=True)]
+    one, two = _Distances(energy, light), _Distances(other, light)
+    z = np.asarray(energy.predict(points[0], 1)[-1])
+    a, b = light[0].weights, light[1].weights
+    expected = (
+        2 * a @ cdist(z, points[1]) @ b
+        - a @ cdist(z, z) @ a / (1 - a @ a)
+        - b @ cdist(points[1], points[1]) @ b / (1 - b @ b)
+    )
+    assert one.mean == pytest.approx(expected, rel=1e-9)
+    even = [_Weighted(x, np.full(50, 0.02)) for x in points]
+    assert one.mean != _Distances(energy, even).mean
+    assert 0 < one.error_of_difference(two) < 1
+
+
+def test_where_nothing_is_finite_it_is_said(narrow, monkeypatch):
+    def nowhere(energy, x, *_, **__):
+        return np.full((2, *x.shape), np.nan)
+
+    monkeypatch.setattr(FittedEnergy, "predict", nowhere)
+    with pytest.raises(ValueError, match="predicts anything finite"):
+        fit(
+            course([[1.0, 0.0]], n=40),
+            "auto",
+            key=KEY,
+            network=NetworkSettings(epochs=2, hidden=(8,)),
+        )
 
 
 def test_too_few_particles_are_named():

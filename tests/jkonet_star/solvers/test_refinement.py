@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
+from jkonet_star.diagnostics import explanation
 from jkonet_star.fitting import fit
-from jkonet_star.settings import FeatureSettings, NetworkSettings, RefinementSettings
+from jkonet_star.settings import (
+    BilevelSettings,
+    DensitySettings,
+    FeatureSettings,
+    NetworkSettings,
+    RefinementSettings,
+)
 from jkonet_star.snapshots import snapshots_from_arrays
 from jkonet_star.solvers.learning import learn, with_noise
 from jkonet_star.solvers.network import Network
@@ -207,6 +214,51 @@ def test_a_refinement_that_diverges_says_so_and_keeps_the_last_sound_step():
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         RefinementSettings(**wrong)
+
+
+def test_noise_that_explains_the_motion_is_no_fault():
+    """Isotropic spreading: with beta found by the refinement nothing is left to explain."""
+    rng = np.random.default_rng(6)
+    snapshots = snapshots_from_arrays(
+        [np.sqrt(0.2 + 0.5 * k) * rng.normal(size=(500, 2)) for k in range(3)], np.arange(3.0)
+    )
+    problem = prepare(snapshots, "jkonet-star-potential", key=KEY)
+    start = learn(Network(network=SMALL), problem, KEY[None], RefinementSettings()).energies
+    still = jax.tree.map(jnp.zeros_like, start.params["potential"])
+    # softplus(b) of the true beta, in the units of the data.
+    b = float(np.log(np.expm1(0.25 / np.asarray(start.constants.noise)[0])))
+    energies = with_noise(start.replace(params={"potential": still}), b)
+    found = explanation(problem, energies)
+    assert found.no_motion > 3 * found.chance
+    assert found.predicted[0] < 2 * found.chance
+    assert found.warning() is None
+
+
+def test_what_does_not_fit_into_memory_is_refused():
+    snapshots = spreading(n=40)
+    with pytest.raises(ValueError, match="refine-batch-size"):
+        fit(
+            snapshots,
+            key=KEY,
+            network=SMALL,
+            refinement=RefinementSettings(refine=1, refine_batch_size=100_000, rollout=2),
+        )
+
+
+@pytest.mark.parametrize("solver", ["jkonet", "jkonet-star-linear-interaction", "jkonet-star"])
+def test_energies_of_every_kind_are_refined(solver):
+    energy = fit(
+        spreading(n=40),
+        solver,
+        key=KEY,
+        network=NetworkSettings(epochs=1, hidden=(8,)),
+        bilevel=BilevelSettings(map_hidden=(8,), inner_steps=5, sinkhorn_iterations=5),
+        features=FeatureSettings(degree=2, radial="none"),
+        refinement=RefinementSettings(refine=3, rollout=5, refine_batch_size=16),
+        density_settings=DensitySettings(n_components=2),
+    )
+    assert energy.report.refinement_steps == 3
+    assert np.isfinite(np.asarray(energy.drift(np.zeros((3, 2))))).all()
 
 
 def test_terms_of_the_refinement_are_those_that_were_learned():
