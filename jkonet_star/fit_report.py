@@ -18,7 +18,7 @@ from diffusions.checks import Count, Double, Natural
 
 if TYPE_CHECKING:
     from jkonet_star.diagnostics import Explanation
-    from jkonet_star.solvers.choice import Choice
+    from jkonet_star.solvers.choice import SolverChoice
     from jkonet_star.solvers.problem import Problem
 
 MOST_LOSSES = 200
@@ -277,7 +277,7 @@ def fit_report(
     explained: "Explanation | None" = None,
     warnings: Sequence[str] = (),
     refinement_losses: np.ndarray | None = None,
-    choice: "Choice | None" = None,
+    choice: "SolverChoice | None" = None,
 ) -> FitReport:
     """Puts together what a fit knows.
 

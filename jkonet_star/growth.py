@@ -113,7 +113,7 @@ class GrowthSettings:
 
 
 @flax.struct.dataclass
-class _Process:
+class SmoothField:
     """Features of equation (6)."""
 
     center: Float[Array, "d"]
@@ -134,7 +134,7 @@ class Growth:
     Call it: `growth(x, t)` is g in 1 / time at points (n, d) of the data, at a time of the data.
     """
 
-    process: _Process
+    process: SmoothField
     theta: Float[Array, "f"]
     covariance: Float[Array, "f f"]  # of theta
     middles: Float[Array, "steps"]  # times, stored as those of the snapshots
@@ -250,8 +250,8 @@ def estimate_growth(
 def _fixed_point(
     snapshots: Snapshots,
     middles: HostArray,
-    growing: _Process,
-    moving: _Process,
+    growing: SmoothField,
+    moving: SmoothField,
     settings: GrowthSettings,
     key: Key,
 ) -> tuple[Float[Array, "f"], Float[Array, "f f"]]:
@@ -320,7 +320,7 @@ def _process(
     settings: GrowthSettings,
     width: float,
     amplitude: float,
-) -> _Process:
+) -> SmoothField:
     """The features of equation (6) that belong to a population."""
     units = population_units(snapshots)
     center = np.asarray(units.center, np.float64)
@@ -333,7 +333,7 @@ def _process(
     times = np.asarray(snapshots.times, np.float64)
     length = (times[-1] - times[0]) / 2
     time_kernel = _time_kernel(middles[:, None], middles, length, settings.change)
-    return _Process(
+    return SmoothField(
         center=jnp.asarray(center, jnp.float32),
         width=jnp.asarray(size, jnp.float32),
         points=jnp.asarray(points, jnp.float32),
@@ -378,7 +378,7 @@ def _time_kernel(
 
 
 def _features(
-    process: _Process, x: Float[Array, "n d"], t: Float[Array, ""]
+    process: SmoothField, x: Float[Array, "n d"], t: Float[Array, ""]
 ) -> Float[Array, "n f"]:
     """Row by row phi, with phi . phi' = (6), as far as the inducing points tell."""
     z = (x - process.center) / process.width
@@ -393,7 +393,7 @@ def _features(
 
 @jax.jit
 def _all_features(
-    process: _Process, points: Float[Array, "k n d"], middles: Float[Array, "k"]
+    process: SmoothField, points: Float[Array, "k n d"], middles: Float[Array, "k"]
 ) -> Float[Array, "k n f"]:
     return jax.vmap(_features, in_axes=(None, 0, 0))(process, points, middles)
 

@@ -30,7 +30,7 @@ from jkonet_star.fit_report import ClosedFormReport, fit_report
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.law import SCORES, judge_law
 from jkonet_star.snapshots import Snapshots
-from jkonet_star.solvers.choice import Choice
+from jkonet_star.solvers.choice import SolverChoice
 from jkonet_star.solvers.divergence import divergence_warning
 from jkonet_star.solvers.problem import Problem
 from jkonet_star.yardsticks import YARDSTICKS, Yardsticks
@@ -155,7 +155,7 @@ def reported(
     details: dict[str, Any],
     *,
     refinement_losses: np.ndarray | None = None,
-    choice: Choice | None = None,
+    choice: SolverChoice | None = None,
 ) -> FittedEnergy:
     """The energies with what is known of the fit as their report; the summary gains it, too.
 

@@ -45,7 +45,7 @@ from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import RefinementSettings
 from jkonet_star.snapshots import Snapshots
-from jkonet_star.solvers.choice import Auto, Choice, with_room
+from jkonet_star.solvers.choice import Auto, SolverChoice, with_room
 from jkonet_star.solvers.divergence import first_unsound, refinement_warning
 from jkonet_star.solvers.interface import Solver
 from jkonet_star.solvers.problem import Problem, prepare
@@ -161,7 +161,7 @@ def chosen(
     seed: int,
     refinement: RefinementSettings,
     metadata: dict[str, Any],
-) -> Choice:
+) -> SolverChoice:
     """What `auto` chooses, from `choice.json` where the run has one; said as a table.
 
     Raises:

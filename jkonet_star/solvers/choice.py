@@ -129,7 +129,7 @@ class Candidate:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Choice:
+class SolverChoice:
     """What was chosen, and out of what.
 
     Attributes:
@@ -206,7 +206,7 @@ class Auto(Solver):
         refinement: RefinementSettings = RefinementSettings(),  # noqa: B008 (frozen)
         coupling_settings: CouplingSettings = CouplingSettings(),  # noqa: B008 (frozen)
         on_candidate: Callable[[str], None] = lambda name: None,
-    ) -> Choice:
+    ) -> SolverChoice:
         """Compares the candidates.
 
         Args:
@@ -257,7 +257,7 @@ class Auto(Solver):
             for i, (outcome, error) in enumerate(zip(compared, errors, strict=True))
             if outcome.distances.mean <= least.mean + error
         )
-        return Choice(
+        return SolverChoice(
             candidate=compared[chosen].candidate,
             refinement=refinement,
             compared=[
@@ -275,7 +275,7 @@ class Auto(Solver):
 
     def chosen_before(
         self, compared: Sequence[ComparedReport], refinement: RefinementSettings, held_out: int
-    ) -> Choice:
+    ) -> SolverChoice:
         """A choice that was made earlier, of its table.
 
         Raises:
@@ -287,7 +287,7 @@ class Auto(Solver):
             if candidate.name == name:
                 if not refinement.refine:
                     refinement = dataclasses.replace(refinement, refine=REFINEMENT_STEPS)
-                return Choice(
+                return SolverChoice(
                     candidate=candidate,
                     refinement=refinement,
                     compared=list(compared),
@@ -303,7 +303,7 @@ class _Outcome(NamedTuple):
 
 
 def learn_chosen(
-    choice: Choice, problem: Problem, keys: Keys, *, on_progress: Progress | None = None
+    choice: SolverChoice, problem: Problem, keys: Keys, *, on_progress: Progress | None = None
 ) -> Learned:
     """What was chosen, trained and refined on all particles.
 

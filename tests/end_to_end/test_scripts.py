@@ -169,7 +169,7 @@ def test_every_scheme_learns(scheme, place):
 
 
 def test_a_network_learns(place):
-    flags = ("--dataset=plain", "--epochs=60", "--eval-every=60", "--learning-rate=0.05")
+    flags = ("--dataset=plain", "--epochs=120", "--eval-every=120", "--learning-rate=0.05")
     summary = summary_of(place.train("learns", *flags, "--hidden=16"))
     standing = standing_still(load_dataset("plain", place.data))
     assert summary["emd_one_step_ahead"]["mean"] < 0.7 * standing
