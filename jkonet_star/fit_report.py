@@ -18,7 +18,6 @@ from diffusions.checks import Count, Double, Natural
 
 if TYPE_CHECKING:
     from jkonet_star.diagnostics import Explanation
-    from jkonet_star.solvers.choice import SolverChoice
     from jkonet_star.solvers.problem import Problem
 
 MOST_LOSSES = 200
@@ -277,7 +276,7 @@ def fit_report(
     explained: "Explanation | None" = None,
     warnings: Sequence[str] = (),
     refinement_losses: np.ndarray | None = None,
-    choice: "SolverChoice | None" = None,
+    compared: Sequence[ComparedReport] = (),
 ) -> FitReport:
     """Puts together what a fit knows.
 
@@ -291,7 +290,7 @@ def fit_report(
         explained: how much of the motion the energies explain.
         warnings: that were said.
         refinement_losses: (members, steps); None, or no steps, where nothing was refined.
-        choice: of `auto`.
+        compared: by `auto`.
     """
     steps = 0 if refinement_losses is None else refinement_losses.shape[1]
     epochs = 0 if losses is None else losses.shape[1]
@@ -331,7 +330,7 @@ def fit_report(
         batch_size=batch_size,
         loss_epochs=(kept + 1).tolist(),
         refinement_steps=steps,
-        compared=[] if choice is None else choice.compared,
+        compared=list(compared),
         motion=None if explained is None else finite_or_none(explained.no_motion),
         chance=None if explained is None else finite_or_none(explained.chance),
         members=members,

@@ -3,6 +3,7 @@
 import warnings
 
 from diffusions.arguments import checked
+from diffusions.memory import check_memory
 from diffusions.typing import Key, Keys
 from jkonet_star.diagnostics import explanation, outlier_warning, outliers, point_warning
 from jkonet_star.fit_report import ClosedFormReport, fit_report
@@ -70,8 +71,8 @@ def fit(
         `diverged` says since when.
 
     Raises:
-        ValueError: unknown names, shapes or dimensions that do not fit, networks or features that do
-            not fit into memory.
+        ValueError: unknown names, shapes or dimensions that do not fit; networks, features or a
+            refinement that do not fit into memory.
 
     Warns (UserWarning):
         Training diverged; the energy does not explain how the population moves (see `diagnostics`);
@@ -89,6 +90,7 @@ def fit(
         else known
     )
     chosen.check(snapshots.dimension)
+    check_memory(refinement.memory_needs_of(snapshots.n_steps, len(keys)))
     problem = prepare(
         snapshots,
         solver,
@@ -138,7 +140,7 @@ def fit(
         explained=explained,
         warnings=said,
         refinement_losses=learned.refinement_losses,
-        choice=choice,
+        compared=() if choice is None else choice.compared,
     )
     energies = energies.with_report(report)
     return energies.member(0) if single else energies

@@ -21,6 +21,7 @@ key of its own.
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -137,14 +138,17 @@ def measure_yardsticks(
     seed = [] if key is None else np.asarray(jax.random.key_data(key)).ravel().tolist()
     orders = tuple(range(1, order + 1))
 
+    shared = [
+        None if learned is None else learned.rows_of(snapshots, k)
+        for k in range(snapshots.n_snapshots)
+    ]
+
     def one(k: int) -> Step:
-        return _step(snapshots, k, learned, orders, (*seed, k))
+        return _step(snapshots, k, learned, shared[k : k + 2], orders, (*seed, k))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         steps = tuple(pool.map(one, range(snapshots.n_steps)))
-    halved = learned is not None and any(
-        learned.rows_of(snapshots, k + 1) is not None for k in range(snapshots.n_steps)
-    )
+    halved = any(rows is not None for rows in shared[1:])
     return Yardsticks(steps, orders, halved)
 
 
@@ -241,10 +245,11 @@ def _step(
     snapshots: Snapshots,
     k: int,
     learned: _Learned | None,
+    shared: Sequence[Int[np.ndarray, "n"] | None],
     orders: tuple[int, ...],
     entropy: tuple[int, ...],
 ) -> Step:
-    """What judges step k, and its yardsticks."""
+    """What judges step k, and its yardsticks; `shared` are `_Learned.rows_of` its two snapshots."""
     rng = np.random.default_rng(entropy)
     points = np.asarray(snapshots.points[k : k + 2], np.float64)
     weights = np.asarray(snapshots.weights[k : k + 2], np.float64)
@@ -253,9 +258,7 @@ def _step(
         None if learned is None else learned.snapshot(t) for t in snapshots.time_values()[k : k + 2]
     )
     size = min(len(start), len(end), MOST_JUDGED)
-    own_start, own_end = (
-        None if learned is None else learned.rows_of(snapshots, i) for i in (k, k + 1)
-    )
+    own_start, own_end = shared
     others = np.empty(0, np.int64)
     if learned is not None and after is not None and own_end is None:
         others = rng.permutation(np.flatnonzero(learned.weights[after]))

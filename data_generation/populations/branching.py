@@ -107,17 +107,18 @@ def branching_course(
         raise ValueError(f"a branching course needs two dimensions, got {dimension}")
     if times[0] != 0 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
         raise ValueError(f"times must rise from 0, got {times}")
+    counts = [max(int(t > 0), round(SUBSTEPS_PER_TIME * t)) for t in times]
     made = [
         _population(
             jax.random.fold_in(named_key(key, "population"), k),
-            jnp.float32(t / max(1, round(SUBSTEPS_PER_TIME * t))),
-            jnp.int32(0 if t == 0 else max(1, round(SUBSTEPS_PER_TIME * t))),
+            jnp.float32(t / max(1, n_steps)),
+            jnp.int32(n_steps),
             jnp.float32(gamma),
             jnp.float32(beta),
             dimension=dimension,
             n_cells=n_cells,
         )
-        for k, t in enumerate(times)
+        for k, (t, n_steps) in enumerate(zip(times, counts, strict=True))
     ]
     return BranchingCourse(
         snapshots=np.stack([np.asarray(x) for x, _ in made]),

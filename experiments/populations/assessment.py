@@ -26,11 +26,10 @@ from jkonet_star.evaluation import (
     field_errors,
     predict_snapshots,
 )
-from jkonet_star.fit_report import ClosedFormReport, fit_report
+from jkonet_star.fit_report import ClosedFormReport, ComparedReport, fit_report
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.law import SCORES, judge_law
 from jkonet_star.snapshots import Snapshots
-from jkonet_star.solvers.choice import SolverChoice
 from jkonet_star.solvers.divergence import divergence_warning
 from jkonet_star.solvers.problem import Problem
 from jkonet_star.yardsticks import YARDSTICKS, Yardsticks
@@ -155,7 +154,7 @@ def reported(
     details: dict[str, Any],
     *,
     refinement_losses: np.ndarray | None = None,
-    choice: SolverChoice | None = None,
+    compared: Sequence[ComparedReport] = (),
 ) -> FittedEnergy:
     """The energies with what is known of the fit as their report; the summary gains it, too.
 
@@ -167,7 +166,7 @@ def reported(
         details: of the summary, with those of `judge`; `couplings` and `density` are added, and a
             warning of seeds that diverged.
         refinement_losses: (seeds, steps), where the energies were refined.
-        choice: of `auto`.
+        compared: by `auto`.
     """
     losses = [row["loss"] for row in rows if "loss" in row]
     diverged = details.get("diverged") or [None] * len(energies.times)
@@ -185,7 +184,7 @@ def reported(
         explained=Explanation(**details["explanation"]),
         warnings=details["warnings"],
         refinement_losses=refinement_losses,
-        choice=choice,
+        compared=compared,
     )
     details["couplings"] = [dataclasses.asdict(step) for step in report.couplings]
     details["density"] = None if report.density is None else dataclasses.asdict(report.density)

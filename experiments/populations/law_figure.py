@@ -52,8 +52,8 @@ def plot_law(
     weights = np.asarray(snapshots.weights, np.float64)
     origin = 0.0 if snapshots.origin is None else np.asarray(snapshots.origin, np.float64)
     observed = [
-        _Cloud(axis(x), w / w.sum())
-        for x, w in zip(snapshots.arrays(), map(np.float64, snapshots.array_weights()), strict=True)
+        _Cloud(axis(x), np.asarray(w, np.float64) / np.sum(w, dtype=np.float64))
+        for x, w in zip(snapshots.arrays(), snapshots.array_weights(), strict=True)
     ]
     every = np.concatenate([cloud.points for cloud in observed])
     low, high = every.min(axis=0), every.max(axis=0)

@@ -22,6 +22,7 @@ from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import say
 from data_generation.scripts.files import write_json
 from diffusions.checks import record
+from diffusions.memory import check_memory
 from diffusions.typing import Keys, PyTree
 from experiments.populations.assessment import (
     assess,
@@ -71,6 +72,11 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
             dataset = open_dataset(settings.dataset, settings.data_dir)
         solver = learning.solver(settings.solver)
         solver.check(dataset.train.dimension)
+        check_memory(
+            learning.refinement.memory_needs_of(dataset.train.n_steps, len(settings.seeds))
+        )
+        if isinstance(solver, Auto):
+            solver.check_particles(dataset.train)
         with run.timed("train"):
             problem = prepare_problem(
                 settings.solver, settings.scheme, settings.seeds[0], learning, dataset
@@ -129,7 +135,7 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
             folder.rows(),
             details,
             refinement_losses=refined,
-            choice=choice,
+            compared=() if choice is None else choice.compared,
         )
         with run.timed("evaluate"):
             order = settings.wasserstein_order

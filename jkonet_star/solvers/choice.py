@@ -46,6 +46,7 @@ from jkonet_star.solvers.problem import Problem, prepare
 from jkonet_star.solvers.refinement import Refining
 from jkonet_star.solvers.registry import Terms
 from jkonet_star.solvers.side_by_side import SideBySide
+from jkonet_star.two_samples import spread
 from jkonet_star.units import data_units
 
 HELD_OUT = 0.25
@@ -194,6 +195,15 @@ class Auto(Solver):
         for candidate in candidates(self.network):
             check_memory(candidate.network.memory_needs)
 
+    def check_particles(self, snapshots: Snapshots) -> None:
+        """Raises ValueError where a snapshot has too few particles to hold some out."""
+        for k, count in enumerate(np.count_nonzero(np.asarray(snapshots.weights), axis=1)):
+            if count < FEWEST:
+                raise ValueError(
+                    f"solver 'auto' holds particles out, and snapshot {k} has {count}; it needs "
+                    f"{FEWEST}: name a solver"
+                )
+
     def prepare(self, problem: Problem) -> tuple[PyTree, dict[str, Any]]:
         """Raises TypeError: only what is chosen can be trained."""
         raise TypeError("a choice between solvers is made by choose, and then trained")
@@ -218,10 +228,10 @@ class Auto(Solver):
             on_candidate: called with the name of each before it is trained.
 
         Raises:
-            ValueError: a snapshot has too few particles to hold some out.
+            ValueError: as `check_particles`, or no candidate predicts anything finite.
         """
-        if not refinement.refine:
-            refinement = dataclasses.replace(refinement, refine=REFINEMENT_STEPS)
+        self.check_particles(problem.snapshots)
+        refinement = _with_steps(refinement)
         learned, held = _split(problem.snapshots, key)
         part = prepare(
             learned, self, scheme=problem.scheme, key=key, coupling_settings=coupling_settings
@@ -285,15 +295,18 @@ class Auto(Solver):
         plain = candidates(self.network)
         for candidate in (*plain, *(c.with_noise() for c in plain)):
             if candidate.name == name:
-                if not refinement.refine:
-                    refinement = dataclasses.replace(refinement, refine=REFINEMENT_STEPS)
                 return SolverChoice(
                     candidate=candidate,
-                    refinement=refinement,
+                    refinement=_with_steps(refinement),
                     compared=list(compared),
                     held_out=held_out,
                 )
         raise ValueError(f"no candidate is called {name!r}")
+
+
+def _with_steps(refinement: RefinementSettings) -> RefinementSettings:
+    """As they are, or with the usual number of steps where they have none."""
+    return dataclasses.replace(refinement, refine=refinement.refine or REFINEMENT_STEPS)
 
 
 class _Outcome(NamedTuple):
@@ -352,20 +365,11 @@ class _Weighted(NamedTuple):
 
 
 def _split(snapshots: Snapshots, key: Key) -> tuple[Snapshots, list[_Weighted]]:
-    """Snapshots to learn from, and the particles held out of each, which have no weight there.
-
-    Raises:
-        ValueError: a snapshot has too few particles.
-    """
+    """Snapshots to learn from, and the particles held out of each, which have no weight there."""
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     weights, held = np.array(snapshots.weights), []
     for k, x in enumerate(snapshots.arrays()):
         rows = np.flatnonzero(weights[k])
-        if len(rows) < FEWEST:
-            raise ValueError(
-                f"solver 'auto' holds particles out, and snapshot {k} has {len(rows)}; it needs "
-                f"{FEWEST}: name a solver"
-            )
         chosen = rng.permutation(len(rows))[: int(HELD_OUT * len(rows))]
         seen = chosen[:MOST_COMPARED]
         own = np.asarray(weights[k, rows[seen]], np.float64)
@@ -387,8 +391,7 @@ class _Distances:
             a, b = start.weights, end.weights
             across = cdist(z, end.points)
             within = cdist(z, z) @ a / (1 - a @ a)
-            beyond = b @ cdist(end.points, end.points) @ b / (1 - b @ b)
-            distances.append(2 * a @ across @ b - a @ within - beyond)
+            distances.append(2 * a @ across @ b - a @ within - spread(end.points, b))
             self.sources.append((a, 2 * across @ b - 2 * within))
             self.targets.append((b, 2 * a @ across))
         self.mean = float(np.mean(distances))

@@ -37,7 +37,6 @@ import numpy as np
 import optax
 
 from diffusions.keys import named_key
-from diffusions.memory import check_memory
 from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Array, Bool, Float, Int, Key, Keys, Params, PyTree
 from jkonet_star.energies.models import EnergyModel, LinearEnergy
@@ -92,7 +91,7 @@ class Refinement(Solver):
     settings: RefinementSettings
 
     def check(self, dimension: int) -> None:
-        """Nothing depends on the dimension alone; see `Refining`."""
+        """Nothing depends on the dimension alone; see `RefinementSettings.memory_needs_of`."""
 
     def prepare(self, problem: Problem) -> tuple[PyTree, dict[str, Any]]:
         """Raises TypeError: it also needs an energy, see `Refining`."""
@@ -224,14 +223,9 @@ def _begin(refinement: Refinement, params: Params, data: RefinementData) -> Trai
 
 
 class Refining(SideBySide):
-    """The refinement of a stack of energies, one state per energy.
-
-    Raises:
-        ValueError: the distances of a gradient step do not fit into memory.
-    """
+    """The refinement of a stack of energies, one state per energy."""
 
     def __init__(self, settings: RefinementSettings, problem: Problem, energies: FittedEnergy):
-        check_memory(settings.memory_needs_of(problem.snapshots.n_steps, len(energies.times)))
         self.solver = Refinement(terms=problem.terms, model=energies.model, settings=settings)
         self.facts = [{}]
         self.data = refinement_data(problem, energies)

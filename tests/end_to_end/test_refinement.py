@@ -109,6 +109,20 @@ def test_a_damaged_choice_is_one_line(place, capfd, monkeypatch):
     assert err.count("\n") == 1
 
 
+def test_what_cannot_be_done_is_refused_before_a_folder_is_made(place, capfd):
+    place.generate("tiny", "--n-particles=12", "--n-timesteps=2", "--n-gmm-components=0")
+    for name, flags, said in (
+        ("few", ("--dataset=tiny", "--solver=auto"), "snapshot 0 has 12; it needs 20"),
+        ("large", ("--dataset=file", "--refine=2", "--refine-batch-size=100000"), "--refine-batch"),
+    ):
+        capfd.readouterr()
+        place.train(name, *flags, status=2)
+        _, err = capfd.readouterr()
+        assert said in err
+        assert err.count("\n") == 1
+        assert not (place.runs / name).exists()
+
+
 @pytest.mark.parametrize("flag", ["--refine=-1", "--rollout=0", "--refine-batch-size=1"])
 def test_what_makes_no_sense_is_refused(flag, place, capfd):
     assert train.run(place.training("refused", "--dataset=file", flag)) == 2
