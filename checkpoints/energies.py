@@ -43,13 +43,17 @@ class _Description:
     modules: dict[str, str] = dataclasses.field(default_factory=dict)  # classes of own ones
 
 
+_FEATURES = ("potential", "interaction", "circulation")
 _MODULES = ("potential_module", "interaction_module")
+_CIRCULATION = ("circulation_planes", "circulation_features")
 _MODELS: dict[str, type[EnergyModel]] = {"network": NetworkEnergy, "linear": LinearEnergy}
 
 
 def _check_arrays(model: EnergyModel, arrays: dict[str, Any]) -> None:
     """Raises ValueError unless the arrays are those of the model."""
     d = model.dimension
+    if any(not 0 <= i < j < d for i, j in model.circulation_planes):
+        raise ValueError(f"its circulation has planes that are not in dimension {d}")
     vector, scalar = jax.ShapeDtypeStruct((d,), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
     units = {f.name: vector if f.name == "center" else scalar for f in dataclasses.fields(Units)}
     wanted: dict[str, Any] = {
@@ -62,7 +66,7 @@ def _check_arrays(model: EnergyModel, arrays: dict[str, Any]) -> None:
         wanted["params"], wanted["constants"] = {}, {}
         if "units" in arrays.get("constants", {}):
             wanted["constants"]["units"] = units
-        for name in ("potential", "interaction"):
+        for name in _FEATURES:
             features = getattr(model, f"{name}_features")
             if features is None:
                 continue
@@ -73,6 +77,9 @@ def _check_arrays(model: EnergyModel, arrays: dict[str, Any]) -> None:
                 columns = d + (features.width is None)
                 centers = jax.ShapeDtypeStruct((features.n_centers, columns), jnp.float32)
                 wanted["constants"][name] = centers
+        if model.circulation_features is not None:
+            n = model.n_circulation
+            wanted["params"]["circulation"] = jax.ShapeDtypeStruct((n,), jnp.float32)
         if model.internal != "none":
             wanted["params"]["internal"] = scalar
     wanted |= {name: shape for name, shape in _optional(d).items() if name in arrays}
@@ -109,9 +116,10 @@ def save_energy(path: str | Path, energy: FittedEnergy) -> None:
     model = energy.model
     if isinstance(model, NetworkEnergy):
         model = dataclasses.replace(model, potential_module=None, interaction_module=None)
+    left_out = _MODULES if model.has_circulation else (*_MODULES, *_CIRCULATION)
     description = {
         "kind": kinds[0],
-        "model": {k: v for k, v in dataclasses.asdict(model).items() if k not in _MODULES},
+        "model": {k: v for k, v in dataclasses.asdict(model).items() if k not in left_out},
         "scheme": energy.scheme,
         **({"modules": own} if own else {}),
     }
@@ -180,7 +188,7 @@ def load_energy(
             if "units" in constants:
                 constants["units"] = Units(**constants["units"])
             stack = arrays["times"].shape[:-1]
-            for name in ("potential", "interaction"):
+            for name in _FEATURES:
                 features = getattr(model, f"{name}_features")
                 if features is not None and features.n_centers == 0:
                     constants[name] = jnp.zeros((*stack, 0, model.dimension))

@@ -82,6 +82,7 @@ class FittedEnergy:
         terms = {
             varying: getattr(model, "has_potential", True),
             "U": model.has_interaction,
+            "circulation": getattr(model, "has_circulation", False),
             f"{beta} log rho": model.internal != "none",
         }
         return [term for term, there in terms.items() if there] or ["nothing"]
@@ -180,7 +181,7 @@ class FittedEnergy:
         weights: Float[Array, "m"] | HostArray | None = None,
         t: Float[Array, ""] | float | None = None,
     ) -> Float[Array, "n d"]:
-        """-grad V(x, t) - mean_j w_j grad U(x - y_j).
+        """-grad V(x, t) - mean_j w_j grad U(x - y_j), and c(x) where there is a circulation.
 
         Args:
             x: where.
@@ -207,7 +208,25 @@ class FittedEnergy:
         population = x if population is None else population
         if weights is None:
             weights = jnp.full(population.shape[0], 1.0 / population.shape[0])
-        return -energy_gradient(self._potential_at, self._pull_term, x, t, population, weights)
+        drift = -energy_gradient(self._potential_at, self._pull_term, x, t, population, weights)
+        return drift + self._circulation(x) if self.has_circulation else drift
+
+    @checked(d=lambda energy: energy.dimension)
+    def circulation(self, x: Float[Array, "n d"] | HostArray) -> Float[Array, "n d"]:
+        """C(x), the part of the drift that is no gradient; zero where none was learned."""
+        self.check_single()
+        return self._circulation(relative(x, self.origin))
+
+    @jax.jit
+    def _circulation(self, x: Array) -> Array:
+        if not self.has_circulation:
+            return jnp.zeros_like(x)
+        return jax.vmap(lambda p: self.model.circulation(self.params, self.constants, p))(x)
+
+    @property
+    def has_circulation(self) -> bool:
+        """Whether a velocity without divergence was learned beside V."""
+        return getattr(self.model, "has_circulation", False)
 
     @checked(d=lambda energy: energy.dimension)
     def gradients(
@@ -345,6 +364,8 @@ class FittedEnergy:
             scheme_time(self.scheme, t, tau),
             tau,
         )
+        if self.has_circulation:
+            step = step._replace(points=step.points + tau * self._circulation(points))
         if key is None:
             return step
         noise = jax.random.normal(key, points.shape, points.dtype)

@@ -23,7 +23,7 @@ from jkonet_star.solvers.divergence import divergence_warning, first_unsound, re
 from jkonet_star.solvers.interface import Solver
 from jkonet_star.solvers.learning import Progress, learn
 from jkonet_star.solvers.problem import Densities, prepare
-from jkonet_star.solvers.registry import RegisteredSolver, known_solver
+from jkonet_star.solvers.registry import RegisteredSolver, known_solver, with_circulation
 from jkonet_star.transport.couplings import Couplings
 
 
@@ -34,6 +34,7 @@ def fit(
     *,
     key: Key | Keys,
     scheme: str = "auto",
+    circulation: bool = False,
     couplings: Couplings | None = None,
     densities: Densities | None = None,
     network: NetworkSettings = NetworkSettings(),  # noqa: B008 (frozen)
@@ -55,6 +56,8 @@ def fit(
             every leaf of the result gains a leading axis.
         scheme: explicit, implicit or midpoint (see `objectives`); `auto` is the solver's own, explicit
             for all but the bilevel ones.
+        circulation: a velocity without divergence is learned beside V, by network and linear solvers
+            (see `energies.circulation`); couplings that are not given are made along it.
         couplings: where already computed; the drift is then theirs (see `InternalSettings`).
         densities: where already computed.
         network: of the network solvers.
@@ -72,7 +75,7 @@ def fit(
 
     Raises:
         ValueError: unknown names, shapes or dimensions that do not fit; networks, features or a
-            refinement that do not fit into memory.
+            refinement that do not fit into memory; a circulation where there can be none.
 
     Warns (UserWarning):
         Training diverged; the energy does not explain how the population moves (see `diagnostics`);
@@ -89,11 +92,13 @@ def fit(
         if isinstance(known, RegisteredSolver)
         else known
     )
+    if circulation:
+        chosen = with_circulation(chosen)
     chosen.check(snapshots.dimension)
     check_memory(refinement.memory_needs_of(snapshots.n_steps, len(keys)))
     problem = prepare(
         snapshots,
-        solver,
+        chosen if circulation else solver,
         scheme=scheme,
         key=keys[0],
         couplings=couplings,

@@ -211,6 +211,22 @@ def network_bytes(widths: tuple[int, ...]) -> float:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CirculationSettings:
+    """Whether anything but an energy moves the population (see `energies.circulation`).
+
+    Attributes:
+        circulation: a velocity without divergence is learned beside the potential, by the network and
+            the linear solvers without an internal energy. Couplings that transport chose are made anew
+            along it.
+    """
+
+    circulation: bool = False
+
+    def __post_init__(self):
+        check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RefinementSettings:
     """How a learned energy is refined by the laws that it predicts (see `solvers.refinement`).
 

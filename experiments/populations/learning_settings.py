@@ -8,12 +8,13 @@ from absl import flags
 from data_generation.scripts.command_line import define_flags, settings_from_flags
 from jkonet_star.settings import (
     BilevelSettings,
+    CirculationSettings,
     FeatureSettings,
     InternalSettings,
     NetworkSettings,
     RefinementSettings,
 )
-from jkonet_star.solvers.registry import SOLVERS
+from jkonet_star.solvers.registry import SOLVERS, with_circulation
 
 if TYPE_CHECKING:
     from jkonet_star.solvers.interface import Solver
@@ -29,6 +30,7 @@ class LearningSettings:
         features: of the linear energies, and of those with which beta is found.
         bilevel: of the bilevel solvers, beside `network`.
         refinement: of any energy, after it was learned.
+        circulation: of the network and the linear energies.
     """
 
     internal: InternalSettings = InternalSettings()
@@ -36,6 +38,7 @@ class LearningSettings:
     features: FeatureSettings = FeatureSettings()
     bilevel: BilevelSettings = BilevelSettings()
     refinement: RefinementSettings = RefinementSettings()
+    circulation: CirculationSettings = CirculationSettings()
 
     def of(self, solver: str) -> tuple[Any, ...]:
         """The parts that decide what a solver learns: what is recorded of a run."""
@@ -43,6 +46,8 @@ class LearningSettings:
         learner = tuple(getattr(self, name, kind()) for name, kind in entry.settings.items())
         if self.refinement != RefinementSettings():
             learner = (*learner, self.refinement)
+        if self.circulation != CirculationSettings():
+            learner = (*learner, self.circulation)
         if not entry.terms.internal:
             return learner
         first_order = self.internal.beta_estimator == "first-order"
@@ -52,8 +57,13 @@ class LearningSettings:
         return (*learner, self.internal, self.features)
 
     def solver(self, name: str) -> "Solver":
-        """The solver of a name, with its part of these."""
-        return SOLVERS[name].make(**{part: getattr(self, part) for part in PARTS})
+        """The solver of a name, with its part of these.
+
+        Raises:
+            ValueError: it has no circulation, and is to have one.
+        """
+        made = SOLVERS[name].make(**{part: getattr(self, part) for part in PARTS})
+        return with_circulation(made) if self.circulation.circulation else made
 
 
 PARTS: dict[str, type] = {

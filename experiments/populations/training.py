@@ -241,7 +241,7 @@ def prepare_problem(
         )
     return prepare(
         dataset.train,
-        solver,
+        learning.solver(solver) if learning.circulation.circulation else solver,
         scheme=scheme,
         key=jax.random.key(seed),
         couplings=dataset.couplings,

@@ -55,7 +55,9 @@ class Library:
         learning = cell.learning
         internal = (learning.internal, learning.features) if terms.internal else None
         shared = dataclasses.replace(terms, time_varying=False)
-        key: tuple[Any, ...] = (cell.dataset_name, cell.scheme, shared, internal)
+        # Couplings are made anew along a circulation, by the features.
+        turned = learning.features if learning.circulation.circulation else None
+        key: tuple[Any, ...] = (cell.dataset_name, cell.scheme, shared, internal, turned)
         if key not in self._problems:
             self._problems[key] = prepare_problem(
                 cell.solver_name, cell.scheme, cell.seed, learning, self.dataset(cell)

@@ -19,6 +19,10 @@ for networks, and for features phi_1, phi_2
     V(x) = s l theta_1 . phi_1((x - c) / l),   U(z) = s l theta_2 . phi_2(z / l),
     beta = s l theta_3.                                                                            (3)
 
+A velocity without divergence beside them, c of `circulation`, equation (1), adds to -grad V:
+
+    c(x) = s sum_m S_m grad N_m((x - c) / l)   or   s sum_m S_m grad theta_m . phi_3((x - c) / l).  (4)
+
 So neither the unit of length or time nor where zero is changes what is learned. (2) measures beta in
 units of the value at which noise alone would explain every displacement. Where beta was found
 beforehand (`internal_energy`), it is a constant, not a parameter.
@@ -38,6 +42,7 @@ from diffusions.checks import Count, Widths
 from diffusions.keys import named_key
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float, Key, Params, PyTree
+from jkonet_star.energies.circulation import Planes, skew_basis
 from jkonet_star.energies.features import Features
 from jkonet_star.energies.interactions import interaction_drift
 from jkonet_star.settings import Activation
@@ -72,22 +77,24 @@ _dense = functools.partial(nn.Dense, precision="highest")
 
 
 class EnergyNetwork(nn.Module):
-    """Multilayer perceptron from a point to a scalar energy.
+    """Multilayer perceptron from a point to a scalar energy, or to several functions.
 
     Attributes:
         hidden: widths of the hidden layers.
         activation: one of `ACTIVATIONS`; smooth, because the loss differentiates the gradient.
+        functions: how many; 0 for one energy, without an axis of its own.
     """
 
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "softplus"
+    functions: int = 0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "..."]:
         """The energy of each row of x."""
         for width in self.hidden:
             x = ACTIVATIONS[self.activation](_dense(width)(x))
-        return _dense(1)(x)[..., 0]
+        return _dense(self.functions)(x) if self.functions else _dense(1)(x)[..., 0]
 
 
 INITIAL_NOISE = -2.0
@@ -133,6 +140,7 @@ class NetworkEnergy:
         has_interaction: U is learned, else it is zero.
         internal: beta is zero (none), a parameter (learned) or a constant (given).
         time_varying: V takes the time.
+        circulation_planes: of c, one function each; none for no circulation.
         potential_module: of V, where it is none of ours: from (..., d), the time behind it where there
             is one, to (...).
         interaction_module: likewise of U.
@@ -145,8 +153,22 @@ class NetworkEnergy:
     has_interaction: bool = False
     internal: Internal = "none"
     time_varying: bool = False
+    circulation_planes: Planes = ()
     potential_module: nn.Module | None = None
     interaction_module: nn.Module | None = None
+
+    @property
+    def has_circulation(self) -> bool:
+        """C is learned."""
+        return bool(self.circulation_planes)
+
+    @property
+    def _stream(self) -> EnergyNetwork:
+        return EnergyNetwork(
+            hidden=self.hidden,
+            activation=self.activation,
+            functions=len(self.circulation_planes),
+        )
 
     def network(self, own: nn.Module | None) -> nn.Module:
         """The module of V or of U."""
@@ -163,6 +185,9 @@ class NetworkEnergy:
             network = self.network(self.interaction_module)
             example = jnp.zeros(self.dimension)
             params["interaction"] = network.init(named_key(key, "interaction"), example)
+        if self.has_circulation:
+            example = jnp.zeros(self.dimension)
+            params["circulation"] = self._stream.init(named_key(key, "circulation"), example)
         if self.internal == "learned":
             params["internal"] = jnp.full((), INITIAL_NOISE)
         return params
@@ -180,6 +205,17 @@ class NetworkEnergy:
         network = self.network(self.potential_module)
         energy = _number("potential", network.apply(params["potential"], inputs))
         return constants.speed * constants.length * energy
+
+    def circulation(
+        self, params: Params, constants: Units, x: Float[Array, "d"]
+    ) -> Float[Array, "d"]:
+        """C of equation (4)."""
+        if not self.has_circulation:
+            return jnp.zeros_like(x)
+        inputs = (x - constants.center) / constants.length
+        gradients = jax.jacrev(lambda z: self._stream.apply(params["circulation"], z))(inputs)
+        basis = skew_basis(self.circulation_planes, self.dimension)
+        return constants.speed * jnp.einsum("mij,mj->i", basis, gradients)
 
     def interaction(
         self, params: Params, constants: Units, z: Float[Array, "d"]
@@ -214,21 +250,26 @@ class NetworkEnergy:
 class LinearEnergy:
     """Equation (3).
 
-    `params` holds the coefficients under `potential`, `interaction` and `internal` (a given beta as it
-    is); `constants` holds the radial centres of each feature set under the same names, at unit scale,
-    and the data's `Units` under `units`. Without these the features are functions of x itself.
+    `params` holds the coefficients under `potential`, `interaction`, `circulation` (plane by plane) and
+    `internal` (a given beta as it is); `constants` holds the radial centres of each feature set under
+    the same names, at unit scale, and the data's `Units` under `units`. Without these the features are
+    functions of x itself.
 
     Attributes:
         dimension: d.
         potential_features: phi_1; None for no potential.
         interaction_features: phi_2; None for no interaction.
         internal: beta is zero (none), solved for (learned) or known beforehand (given).
+        circulation_features: phi_3; None for no circulation.
+        circulation_planes: of c, each with all of phi_3.
     """
 
     dimension: Count
     potential_features: Features | None
     interaction_features: Features | None
     internal: Internal = "none"
+    circulation_features: Features | None = None
+    circulation_planes: Planes = ()
 
     @property
     def has_potential(self) -> bool:
@@ -239,6 +280,34 @@ class LinearEnergy:
     def has_interaction(self) -> bool:
         """U is learned."""
         return self.interaction_features is not None
+
+    @property
+    def has_circulation(self) -> bool:
+        """C is learned."""
+        return self.circulation_features is not None
+
+    @property
+    def n_circulation(self) -> int:
+        """Coefficients of c."""
+        features = self.circulation_features
+        return 0 if features is None else len(self.circulation_planes) * features.n_features
+
+    def circulation_jacobian(self, centers: Array, x: Float[Array, "d"]) -> Float[Array, "f d"]:
+        """S_m grad phi_3 of every plane and feature, at unit scale."""
+        assert self.circulation_features is not None
+        gradients = self.circulation_features.jacobian(centers, x)
+        basis = skew_basis(self.circulation_planes, self.dimension)
+        return jnp.einsum("mij,fj->mfi", basis, gradients).reshape(-1, self.dimension)
+
+    def circulation(
+        self, params: Params, constants: PyTree, x: Float[Array, "d"]
+    ) -> Float[Array, "d"]:
+        """C of equation (4)."""
+        if self.circulation_features is None:
+            return jnp.zeros_like(x)
+        center, length, speed = _scales(constants)
+        columns = self.circulation_jacobian(constants["circulation"], (x - center) / length)
+        return speed * (params["circulation"] @ columns)
 
     def potential(
         self, params: Params, constants: PyTree, x: Float[Array, "d"], t: Float[Array, ""]

@@ -107,6 +107,11 @@ class Bilevel(Network):
         object.__setattr__(self, "bilevel", dataclasses.replace(self.bilevel, map_hidden=widths))
 
     @property
+    def may_circulate(self) -> bool:
+        """Not inside a JKO step."""
+        return False
+
+    @property
     def default_scheme(self) -> Scheme:
         """JKO steps are implicit."""
         return "implicit"

@@ -2,8 +2,8 @@
 
 Points, displacements and scores are taken to unit scale first (`energies`, equation (3)), so that a
 ridge means the same whatever the units. With A(p) = [J phi_1(p)^T, mean_{y' ~ nu} J phi_2(p - y')^T,
-grad log rho(p)], a (d, f) matrix, the residual of `objectives` is tau A theta + (y - x), and the
-minimiser of its loss with a ridge is
+grad log rho(p)], a (d, f) matrix, where a circulation has the columns -S_m grad phi_3(p), the residual
+of `objectives` is tau A theta + (y - x), and the minimiser of its loss with a ridge is
 
     theta = -(sum_k E[A^T A] + reg I)^{-1} sum_k E[A^T (y - x)] / tau_k,                            (1)
 
@@ -81,6 +81,11 @@ def design_matrix(
                 population_weights,
             )
         )
+    if model.has_circulation:
+        turned = functools.partial(
+            model.circulation_jacobian, constants["circulation"].astype(points.dtype)
+        )
+        columns.append(-jax.vmap(turned)(points))
     if model.internal == "learned":
         columns.append(scores[:, None, :])
     return jnp.swapaxes(jnp.concatenate(columns, axis=1), 1, 2)
@@ -363,4 +368,6 @@ def _per_feature(model: LinearEnergy, factor: float) -> Float[np.ndarray, "f"]:
         )
         if features is not None
     ]
-    return np.concatenate([*parts, np.ones(int(model.internal == "learned"))])
+    return np.concatenate(
+        [*parts, np.ones(model.n_circulation), np.ones(int(model.internal == "learned"))]
+    )

@@ -4,7 +4,8 @@ For (x, y) in the support of the optimal plan gamma_k between snapshots k and k 
 
     r(x, y) = tau [grad V(p) + (grad U * nu)(p) + beta grad log rho(p)] + (y - x),                 (1)
 
-which vanishes at the truth. The scheme says where:
+which vanishes at the truth; a circulation c (`energies`, equation (4)) counts as -c beside grad V. The
+scheme says where:
 
     implicit   p = y,          nu = mu_{k+1},  rho = rho_{k+1}: the optimality of the JKO step
     explicit   p = x,          nu = mu_k,      rho = rho_k: exact for Euler-Maruyama without noise
@@ -208,6 +209,8 @@ def residuals(
     if model.has_potential:
         gradient = jax.grad(lambda x, t: model.potential(params, constants, x, t))
         drift += jax.vmap(gradient)(p, conditions.time[rows])
+    if getattr(model, "has_circulation", False):
+        drift -= jax.vmap(lambda x: model.circulation(params, constants, x))(p)
     if model.has_interaction:
         pairwise = jax.grad(lambda z: model.interaction(params, constants, z))
         if interaction_samples:

@@ -81,6 +81,11 @@ class Solver(Protocol):
     terms: Terms
 
     @property
+    def may_circulate(self) -> bool:
+        """Whether it learns a circulation where its terms have one."""
+        return False
+
+    @property
     def default_scheme(self) -> Scheme:
         """That the fit is made for."""
         return "explicit"

@@ -43,6 +43,11 @@ class Linear(Solver):
     def __post_init__(self):
         check_kinds(self, terms=(Terms,), features=(FeatureSettings,))
 
+    @property
+    def may_circulate(self) -> bool:
+        """It may."""
+        return True
+
     def check(self, dimension: int) -> None:
         """Raises ValueError for more features than fit into memory."""
         check_memory(self.features.memory_needs_in(dimension))

@@ -1,9 +1,12 @@
 """The features of a linear energy, laid where the particles are."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 
 from diffusions.typing import Float, Params, PyTree
+from jkonet_star.energies.circulation import Planes, coordinate_planes
 from jkonet_star.energies.features import Features, make_features
 from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.settings import FeatureSettings
@@ -12,6 +15,8 @@ from jkonet_star.solvers.registry import Terms
 from jkonet_star.units import population_units
 
 KMEANS_SAMPLE = 20_000
+RICH_UP_TO = 3
+"""Dimensions in which a circulation has all features of V."""
 
 
 def linear_model(
@@ -39,12 +44,29 @@ def linear_model(
                 settings, points, center=middle, length=length, extend=name == "potential"
             )
             constants[name] = jnp.asarray(centers, jnp.float32)
+    planes: Planes = ()
+    circulation = None
+    if terms.circulation:
+        planes = coordinate_planes(snapshots.dimension)
+        circulation, centers = make_features(
+            _of_circulation(settings, snapshots.dimension), sample, center=center, length=length
+        )
+        constants["circulation"] = jnp.asarray(centers, jnp.float32)
     model = LinearEnergy(
         dimension=snapshots.dimension,
         potential_features=features["potential"],
         interaction_features=features["interaction"],
+        circulation_features=circulation,
+        circulation_planes=planes,
     )
     return model, constants
+
+
+def _of_circulation(settings: FeatureSettings, dimension: int) -> FeatureSettings:
+    """Those of V up to three dimensions; above, where every plane has its own, linear velocities."""
+    if dimension <= RICH_UP_TO:
+        return settings
+    return dataclasses.replace(settings, degree=2, total_degree=2, radial="none")
 
 
 def split_coefficients(model: LinearEnergy, theta: Float[np.ndarray, "f"]) -> Params:
@@ -59,6 +81,10 @@ def split_coefficients(model: LinearEnergy, theta: Float[np.ndarray, "f"]) -> Pa
             stop = start + features.n_features
             params[name] = jnp.asarray(theta[start:stop], jnp.float32)
             start = stop
+    if model.has_circulation:
+        stop = start + model.n_circulation
+        params["circulation"] = jnp.asarray(theta[start:stop], jnp.float32)
+        start = stop
     if model.internal == "learned":
         params["internal"] = jnp.asarray(theta[start], jnp.float32)
     return params

@@ -19,6 +19,7 @@ from diffusions.training import (
     train_epochs,
 )
 from diffusions.typing import Array, Key, PyTree
+from jkonet_star.energies.circulation import coordinate_planes
 from jkonet_star.energies.models import NetworkEnergy, Units
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import NetworkSettings
@@ -93,6 +94,11 @@ class Network(Solver):
         object.__setattr__(self, "network", dataclasses.replace(self.network, hidden=hidden))
 
     @property
+    def may_circulate(self) -> bool:
+        """It may."""
+        return True
+
+    @property
     def epochs(self) -> int:
         """Of the settings."""
         return self.network.epochs
@@ -107,6 +113,9 @@ class Network(Solver):
             has_interaction=self.terms.interaction,
             internal=data.frame.internal,
             time_varying=self.terms.time_varying,
+            circulation_planes=(
+                coordinate_planes(data.units.center.shape[-1]) if self.terms.circulation else ()
+            ),
             potential_module=self.potential,
             interaction_module=self.interaction,
         )

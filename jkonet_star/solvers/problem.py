@@ -31,6 +31,7 @@ from jkonet_star.solvers.first_order import (
 )
 from jkonet_star.solvers.linear_model import linear_model, split_coefficients
 from jkonet_star.solvers.registry import Terms, known_solver, scheme_of
+from jkonet_star.solvers.settled_couplings import settled_couplings
 from jkonet_star.transport.couplings import (
     CouplingReport,
     Couplings,
@@ -126,8 +127,9 @@ def prepare(
 
     Raises:
         ValueError: an unknown solver or scheme, an internal energy without a density, couplings or
-            densities of other snapshots, features that do not fit into memory, or the weak form for
-            a potential that varies in time.
+            densities of other snapshots, features that do not fit into memory, the weak form for
+            a potential that varies in time, or a circulation on a line, beside an internal energy or
+            in another scheme than the explicit one.
     """
     scheme = scheme_of(scheme, solver)
     terms = known_solver(solver).terms
@@ -136,6 +138,8 @@ def prepare(
             "drift 'weak-form' has no V(x, t), which this solver learns: it must be 'auto' or "
             "'couplings'"
         )
+    if terms.circulation:
+        _check_circulation(terms, scheme, snapshots.dimension)
     if terms.internal and internal.beta_estimator != "first-order":
         check_memory(features.memory_needs_in(snapshots.dimension))
     if densities is not None and densities.dimension != snapshots.dimension:
@@ -153,6 +157,11 @@ def prepare(
         couplings = moved_couplings(couplings, rank)
     else:
         couplings, reports = couple(snapshots, coupling_settings, key=named_key(key, "couplings"))
+    if terms.circulation and (reports or not couplings_given):
+        # Whoever knows which particle went where need not be told by transport.
+        couplings, reports = settled_couplings(
+            terms, snapshots, couplings, features, key=named_key(key, "settled couplings")
+        )
     problem = functools.partial(
         Problem,
         terms=terms,
@@ -210,3 +219,18 @@ def prepare(
         ),
         internal=estimate,
     )
+
+
+def _check_circulation(terms: Terms, scheme: str, dimension: int) -> None:
+    """Raises ValueError where a circulation is asked for beside what it cannot go with."""
+    if dimension == 1:
+        raise ValueError("in dimension 1 every velocity is a gradient: there is no circulation")
+    if scheme != "explicit":
+        raise ValueError(
+            f"a circulation is learned and predicted by the explicit scheme, got {scheme!r}"
+        )
+    if terms.internal:
+        raise ValueError(
+            "a circulation cannot be learned beside an internal energy, whose beta is found for a "
+            "gradient: take a solver without one, such as jkonet-star-potential"
+        )

@@ -39,6 +39,7 @@ import optax
 from diffusions.keys import named_key
 from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Array, Bool, Float, Int, Key, Keys, Params, PyTree
+from jkonet_star.energies.features import Features
 from jkonet_star.energies.models import EnergyModel, LinearEnergy
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import RefinementSettings
@@ -315,13 +316,22 @@ def _directions(model: LinearEnergy, constants: PyTree, snapshots: Snapshots) ->
     some = present[rng.permutation(len(present))[:DIRECTION_SAMPLES]]
     units = constants["units"]
     found = {}
-    for name, features, points in (
-        ("potential", model.potential_features, (some - units.center) / units.length),
-        ("interaction", model.interaction_features, (some - some[::-1]) / units.length),
+    here, apart = (some - units.center) / units.length, (some - some[::-1]) / units.length
+    for name, features, of_features, points in (
+        ("potential", model.potential_features, Features.jacobian, here),
+        ("interaction", model.interaction_features, Features.jacobian, apart),
+        (
+            "circulation",
+            model.circulation_features and model,
+            LinearEnergy.circulation_jacobian,
+            here,
+        ),
     ):
         if features is None:
             continue
-        jacobian = jax.jit(jax.vmap(lambda x, f=features, c=constants[name]: f.jacobian(c, x)))
+        jacobian = jax.jit(
+            jax.vmap(lambda x, f=features, j=of_features, c=constants[name]: j(f, c, x))
+        )
         wide = np.asarray(jacobian(jnp.asarray(points)), np.float64)
         values, vectors = np.linalg.eigh(np.einsum("nfd,ngd->fg", wide, wide) / len(wide))
         kept = values > LEAST_MOTION * values[-1]

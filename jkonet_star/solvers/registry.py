@@ -44,12 +44,14 @@ class Terms:
         interaction: U.
         internal: beta.
         time_varying: V depends on time.
+        circulation: a velocity without divergence beside V.
     """
 
     potential: bool = False
     interaction: bool = False
     internal: bool = False
     time_varying: bool = False
+    circulation: bool = False
 
     def __post_init__(self):
         check_fields(self)
@@ -253,6 +255,21 @@ def known_solver(solver: "str | Solver") -> "RegisteredSolver | Solver":
         return solver
     one_of("solver", solver, tuple(SOLVERS))
     return SOLVERS[solver]
+
+
+def with_circulation(solver: "Solver") -> "Solver":
+    """The same solver, which also learns a velocity without divergence.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not solver.may_circulate:
+        raise ValueError(
+            "a circulation is learned by the network and the linear solvers, not by "
+            f"{type(solver).__name__}"
+        )
+    terms = dataclasses.replace(solver.terms, circulation=True)
+    return dataclasses.replace(solver, terms=terms)  # type: ignore[type-var]
 
 
 def scheme_of(scheme: str, solver: "str | Solver") -> str:
