@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -17,6 +18,7 @@ from diffusions.typing import Array, Bool, Float, HostArray, Key, Params, PyTree
 from jkonet_star.dynamics import STEPS, Pull, Step, energy_gradient, scheme_time
 from jkonet_star.energies.models import EnergyModel
 from jkonet_star.fit_report import FitReport
+from jkonet_star.intervals import Interval, bootstrap_interval
 from jkonet_star.snapshots import Snapshots, relative
 
 
@@ -103,7 +105,9 @@ class FittedEnergy:
         if not -len(self.times) <= i < len(self.times):
             raise ValueError(f"no member {i} in a stack of {len(self.times)}")
         one = jax.tree.map(lambda leaf: leaf[i], self)
-        return one if self.report is None else one.with_report(self.report.member(i))
+        if self.report is not None:
+            one = one.with_report(self.report.member(i))
+        return one.with_replicates(self.replicates)
 
     @property
     def report(self) -> FitReport | None:
@@ -132,7 +136,62 @@ class FittedEnergy:
                 )
         # No field: a field would be a leaf, or part of what compiled programs are looked up by.
         object.__setattr__(energy, "_report", report)
+        object.__setattr__(energy, "_replicates", self.replicates)
         return energy
+
+    @property
+    def replicates(self) -> "FittedEnergy | None":
+        """The stack of energies learned from resampled particles (`bootstrap`); None without any.
+
+        This energy is the one of all particles.
+        """
+        return vars(self).get("_replicates")
+
+    def with_replicates(self, replicates: "FittedEnergy | None") -> "FittedEnergy":
+        """The same energy and those of resampled particles, which are no part of the tree either.
+
+        Raises:
+            ValueError: these are no stack, or this is a stack of several.
+        """
+        energy = self.replace()  # type: ignore[attr-defined]
+        if replicates is not None:
+            if replicates.times.ndim != 2:
+                raise ValueError("replicates must be a stack of energies")
+            if np.size(self.times) != self.times.shape[-1]:
+                raise ValueError("a stack of several energies has no replicates: take a member")
+        object.__setattr__(energy, "_report", self.report)
+        object.__setattr__(energy, "_replicates", replicates)
+        return energy
+
+    def interval(
+        self,
+        function: Callable[["FittedEnergy"], PyTree],
+        level: float = 0.9,
+        *,
+        method: str = "corrected",
+    ) -> Interval:
+        """Bounds of any function of the energy, such as `lambda e: e.drift(x)` or `lambda e: e.beta`.
+
+        V is known up to a constant: ask for differences, `lambda e: e.potential(x) - e.potential(y)`.
+
+        Args:
+            function: of one energy, to any pytree of arrays; traced where it can be.
+            level: share of samples of the population in which each number's bounds hold it.
+            method: `corrected`, `basic` or `percentile`, see `jkonet_star.intervals`.
+
+        Returns:
+            (lower, upper), each of the function's structure.
+
+        Raises:
+            ValueError: there are no replicates (`fit(..., bootstrap=100)`), too few for the level, or
+                a level that is no share.
+        """
+        if self.replicates is None:
+            raise ValueError(
+                "this energy has no replicates to tell an interval from: learn it with "
+                "fit(..., bootstrap=100), or --bootstrap=100"
+            )
+        return bootstrap_interval(function, self, self.replicates, level=level, method=method)
 
     @property
     def beta(self) -> Float[Array, ""]:

@@ -1,5 +1,6 @@
 """From snapshots to an energy: one `fit` for every solver."""
 
+import functools
 import warnings
 
 from diffusions.arguments import checked
@@ -10,6 +11,7 @@ from jkonet_star.fit_report import ClosedFormReport, fit_report
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import (
     BilevelSettings,
+    BootstrapSettings,
     CouplingSettings,
     DensitySettings,
     FeatureSettings,
@@ -18,6 +20,7 @@ from jkonet_star.settings import (
     RefinementSettings,
 )
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.solvers.bootstrap import check_bootstrap, replicate
 from jkonet_star.solvers.choice import Auto, learn_chosen
 from jkonet_star.solvers.divergence import divergence_warning, first_unsound, refinement_warning
 from jkonet_star.solvers.interface import Solver
@@ -44,6 +47,8 @@ def fit(
     refinement: RefinementSettings = RefinementSettings(),  # noqa: B008 (frozen)
     coupling_settings: CouplingSettings = CouplingSettings(),  # noqa: B008 (frozen)
     density_settings: DensitySettings = DensitySettings(),  # noqa: B008 (frozen)
+    bootstrap: int = 0,
+    resample: str = "auto",
     on_progress: Progress | None = None,
 ) -> FittedEnergy:
     """Learns the energy of a population.
@@ -67,6 +72,10 @@ def fit(
         refinement: by the laws that the energy predicts, after it was learned; none by default.
         coupling_settings: used where `couplings` is absent.
         density_settings: used where `densities` is absent.
+        bootstrap: energies learned from resampled particles, beside the one of all that is returned:
+            its `replicates`, from which `interval` tells how well any function of it is known.
+        resample: what they are learned from: `trajectories` of particles that all snapshots show,
+            `snapshots`, each resampled alone, or `auto`, which finds out.
         on_progress: called about ten times during training.
 
     Returns:
@@ -74,8 +83,9 @@ def fit(
         `diverged` says since when.
 
     Raises:
-        ValueError: unknown names, shapes or dimensions that do not fit; networks, features or a
-            refinement that do not fit into memory; a circulation where there can be none.
+        ValueError: unknown names, shapes or dimensions that do not fit; networks, features, a
+            refinement or replicates that do not fit into memory; a circulation where there can be
+            none, a bootstrap of what has none.
 
     Warns (UserWarning):
         Training diverged; the energy does not explain how the population moves (see `diagnostics`);
@@ -96,17 +106,25 @@ def fit(
         chosen = with_circulation(chosen)
     chosen.check(snapshots.dimension)
     check_memory(refinement.memory_needs_of(snapshots.n_steps, len(keys)))
-    problem = prepare(
-        snapshots,
-        chosen if circulation else solver,
+    name = solver if isinstance(solver, str) else type(solver).__name__
+    replication = BootstrapSettings(bootstrap=bootstrap, resample=resample)  # type: ignore[arg-type]
+    check_bootstrap(
+        replication, chosen, name, snapshots, refinement=refinement, n_energies=len(keys)
+    )
+    if bootstrap and (couplings is not None or densities is not None):
+        raise ValueError(
+            "bootstrap couples and fits densities anew: give settings of them, not them"
+        )
+    again = functools.partial(
+        prepare,
+        solver=chosen if circulation else solver,
         scheme=scheme,
-        key=keys[0],
-        couplings=couplings,
-        densities=densities,
-        internal=internal,
         features=features,
         coupling_settings=coupling_settings,
         density_settings=density_settings,
+    )
+    problem = again(
+        snapshots, key=keys[0], couplings=couplings, densities=densities, internal=internal
     )
     choice = None
     if isinstance(chosen, Auto):
@@ -116,7 +134,6 @@ def fit(
     said: list[str] = []
     _warn(point_warning(snapshots), said)
     _warn(outlier_warning(outliers(snapshots)), said)
-    name = solver if isinstance(solver, str) else type(solver).__name__
     if not (chosen.epochs or single):
         _warn(f"solver {name!r} has no randomness: the {len(keys)} keys give the same energy", said)
     _warn(chosen.remark(problem), said)
@@ -148,6 +165,18 @@ def fit(
         compared=() if choice is None else choice.compared,
     )
     energies = energies.with_report(report)
+    if bootstrap:
+        found = replicate(
+            replication,
+            chosen,
+            problem,
+            energies.member(0),
+            again,
+            key=keys[0],
+            closed_form=report.closed_form,
+            on_progress=on_progress,
+        )
+        energies = energies.with_replicates(found.energies)
     return energies.member(0) if single else energies
 
 

@@ -108,6 +108,7 @@ InnerGradient = Literal["implicit", "unrolled"]
 OuterLoss = Literal["divergence", "cost"]
 BetaEstimator = Literal["auto", "paired", "unpaired", "first-order"]
 DriftSource = Literal["auto", "couplings", "weak-form"]
+Resample = Literal["auto", "trajectories", "snapshots"]
 SCHEMES: tuple[str, ...] = get_args(Scheme)
 Activation = Literal["softplus", "silu", "gelu", "tanh"]
 LearningRateSchedule = Literal["cosine", "constant"]
@@ -257,6 +258,26 @@ class RefinementSettings:
             * compared
             * self.refine_batch_size**2
         }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BootstrapSettings:
+    """How often an energy is learned from resampled particles (see `solvers.resampling`).
+
+    Attributes:
+        bootstrap: energies of resampled particles beside the one of all; 0 for none.
+        resample: `trajectories` of particles that all snapshots show; `snapshots`, each alone; `auto`
+            finds out.
+    """
+
+    bootstrap: Annotated[int, Bounds(0, 10_000)] = 0
+    resample: Resample = "auto"
+
+    def __post_init__(self):
+        check_fields(self)
+        one_of("resample", self.resample, get_args(Resample))
+        if self.bootstrap == 1:
+            raise ValueError("bootstrap must be 0 or at least 2, got 1: one energy has no spread")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -279,6 +279,7 @@ def fit_linear(
     conditions: FirstOrderConditions,
     *,
     regularization: float | None = None,
+    interaction_factor: float = 1.0,
 ) -> tuple[Params, ClosedFormReport]:
     """Equation (1), with beta >= 0: where the free optimum has beta < 0, the constraint is active.
 
@@ -287,13 +288,15 @@ def fit_linear(
         constants: radial centres, and the data's units.
         conditions: the data.
         regularization: reg; chosen by cross-validation where not given.
+        interaction_factor: of the ridge of phi_2, over a reg that is given.
 
     Returns:
         The model's params in single precision, and the report.
     """
     # A few hundred unknowns: more threads than one would only wait for each other.
     with threadpool_limits(1, user_api="blas"):
-        return _fit_linear(model, constants, at_unit_scale(conditions, constants), regularization)
+        scaled = at_unit_scale(conditions, constants)
+        return _fit_linear(model, constants, scaled, regularization, interaction_factor)
 
 
 def at_unit_scale(conditions: FirstOrderConditions, constants: PyTree) -> FirstOrderConditions:
@@ -317,9 +320,10 @@ def _fit_linear(
     constants: PyTree,
     conditions: FirstOrderConditions,
     regularization: float | None,
+    factor: float,
 ) -> tuple[Params, ClosedFormReport]:
-    factor = 1.0
     if regularization is None:
+        factor = 1.0
         half = halves(conditions)
         step = folds(conditions)
         cells = normal_equations(
