@@ -1,10 +1,11 @@
 """Fitted energies on disk: arrays by Orbax, the description of the model as JSON.
 
     energy.json     schema version, model, scheme, how it was fitted, checksums of the arrays' files
-    arrays/         params, constants, times; origin and start, where the data have them
+    arrays/         params, constants, times; origin and start, where the data have them; all these of
+                    the replicates, where there are any
 
-Schema 2 has the units of linear energies and the origin, schema 3 widths among the radial centres;
-folders of schemas 1 and 2 are read.
+Schema 2 has the units of linear energies and the origin, schema 3 widths among the radial centres,
+schema 4 replicates; folders of schemas 1 and 2 are read, and what has no replicates is of schema 3.
 
 The JSON alone says how to rebuild the model, so that a file opens without the code that trained it. A
 user's own Flax module is not rebuilt, since no file may say what code is imported: it is given again.
@@ -27,7 +28,8 @@ from jkonet_star.fit_report import FitReport
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import Scheme
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+_WITHOUT_REPLICATES = 3
 _NAME = "energy"
 _OPTIONAL = ("origin", "start")
 
@@ -125,6 +127,15 @@ def save_energy(path: str | Path, energy: FittedEnergy) -> None:
     }
     if energy.report is not None:
         description["report"] = dataclasses.asdict(energy.report)
+    arrays = _arrays(energy)
+    version = _WITHOUT_REPLICATES
+    if energy.replicates is not None:
+        arrays["replicates"] = _arrays(energy.replicates)
+        version = SCHEMA_VERSION
+    save_folder(path, _NAME, version, description, arrays)
+
+
+def _arrays(energy: FittedEnergy) -> dict[str, Any]:
     constants = energy.constants
     if isinstance(constants, Units):
         constants = _fields(constants)
@@ -140,7 +151,7 @@ def save_energy(path: str | Path, energy: FittedEnergy) -> None:
     for name in _OPTIONAL:
         if getattr(energy, name) is not None:
             arrays[name] = getattr(energy, name)
-    save_folder(path, _NAME, SCHEMA_VERSION, description, arrays)
+    return arrays
 
 
 def _fields(units: Units) -> dict[str, Any]:
@@ -180,28 +191,37 @@ def load_energy(
         )
     try:
         arrays = read_arrays(path, description)
-        _check_arrays(model, arrays)
-        constants = arrays.get("constants", {})
-        if isinstance(model, NetworkEnergy):
-            constants = Units(**constants)
-        else:
-            if "units" in constants:
-                constants["units"] = Units(**constants["units"])
-            stack = arrays["times"].shape[:-1]
-            for name in _FEATURES:
-                features = getattr(model, f"{name}_features")
-                if features is not None and features.n_centers == 0:
-                    constants[name] = jnp.zeros((*stack, 0, model.dimension))
-        return FittedEnergy(
-            model=model,
-            scheme=told.scheme,
-            params=arrays["params"],
-            constants=constants,
-            times=arrays["times"],
-            **{name: arrays[name] for name in _OPTIONAL if name in arrays},
-        ).with_report(told.report)
+        replicates = arrays.pop("replicates", None)
+        energy = _energy(model, told.scheme, arrays).with_report(told.report)
+        if replicates is None:
+            return energy
+        return energy.with_replicates(_energy(model, told.scheme, replicates))
     except Exception as error:
         raise _damaged(path, error) from error
+
+
+def _energy(model: EnergyModel, scheme: str, arrays: dict[str, Any]) -> FittedEnergy:
+    """Raises ValueError unless the arrays are those of the model."""
+    _check_arrays(model, arrays)
+    constants = arrays.get("constants", {})
+    if isinstance(model, NetworkEnergy):
+        constants = Units(**constants)
+    else:
+        if "units" in constants:
+            constants["units"] = Units(**constants["units"])
+        stack = arrays["times"].shape[:-1]
+        for name in _FEATURES:
+            features = getattr(model, f"{name}_features")
+            if features is not None and features.n_centers == 0:
+                constants[name] = jnp.zeros((*stack, 0, model.dimension))
+    return FittedEnergy(
+        model=model,
+        scheme=scheme,
+        params=arrays["params"],
+        constants=constants,
+        times=arrays["times"],
+        **{name: arrays[name] for name in _OPTIONAL if name in arrays},
+    )
 
 
 def _damaged(path: str | Path, error: Exception) -> ValueError:

@@ -260,12 +260,16 @@ class RefinementSettings:
         }
 
 
+FEWEST_REPLICATES = 19
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BootstrapSettings:
     """How often an energy is learned from resampled particles (see `solvers.resampling`).
 
     Attributes:
-        bootstrap: energies of resampled particles beside the one of all; 0 for none.
+        bootstrap: energies of resampled particles beside the one of all; 0 for none, and at least 19,
+            as an interval of level .9 needs.
         resample: `trajectories` of particles that all snapshots show; `snapshots`, each alone; `auto`
             finds out.
     """
@@ -276,8 +280,11 @@ class BootstrapSettings:
     def __post_init__(self):
         check_fields(self)
         one_of("resample", self.resample, get_args(Resample))
-        if self.bootstrap == 1:
-            raise ValueError("bootstrap must be 0 or at least 2, got 1: one energy has no spread")
+        if 0 < self.bootstrap < FEWEST_REPLICATES:
+            raise ValueError(
+                f"bootstrap must be 0 or at least {FEWEST_REPLICATES}, got {self.bootstrap}: fewer "
+                "energies tell no interval of level .9"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from absl import flags
 from data_generation.scripts.command_line import define_flags, settings_from_flags
 from jkonet_star.settings import (
     BilevelSettings,
+    BootstrapSettings,
     CirculationSettings,
     FeatureSettings,
     InternalSettings,
@@ -31,6 +32,7 @@ class LearningSettings:
         bilevel: of the bilevel solvers, beside `network`.
         refinement: of any energy, after it was learned.
         circulation: of the network and the linear energies.
+        bootstrap: of these, too.
     """
 
     internal: InternalSettings = InternalSettings()
@@ -39,6 +41,7 @@ class LearningSettings:
     bilevel: BilevelSettings = BilevelSettings()
     refinement: RefinementSettings = RefinementSettings()
     circulation: CirculationSettings = CirculationSettings()
+    bootstrap: BootstrapSettings = BootstrapSettings()
 
     def of(self, solver: str) -> tuple[Any, ...]:
         """The parts that decide what a solver learns: what is recorded of a run."""
@@ -48,6 +51,8 @@ class LearningSettings:
             learner = (*learner, self.refinement)
         if self.circulation != CirculationSettings():
             learner = (*learner, self.circulation)
+        if self.bootstrap != BootstrapSettings():
+            learner = (*learner, self.bootstrap)
         if not entry.terms.internal:
             return learner
         first_order = self.internal.beta_estimator == "first-order"

@@ -33,6 +33,7 @@ from experiments.populations.assessment import (
     reported,
     say_verdict,
 )
+from experiments.populations.bootstrap import bootstrapped
 from experiments.populations.datasets import known_energy, open_dataset, population, yardsticks
 from experiments.populations.figures import plot_training
 from experiments.populations.learning_settings import LearningSettings
@@ -46,6 +47,7 @@ from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import RefinementSettings
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.solvers.bootstrap import check_bootstrap
 from jkonet_star.solvers.choice import Auto, SolverChoice, with_room
 from jkonet_star.solvers.divergence import first_unsound, refinement_warning
 from jkonet_star.solvers.interface import Solver
@@ -74,6 +76,14 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
         solver.check(dataset.train.dimension)
         check_memory(
             learning.refinement.memory_needs_of(dataset.train.n_steps, len(settings.seeds))
+        )
+        check_bootstrap(
+            learning.bootstrap,
+            solver,
+            settings.solver,
+            dataset.train,
+            refinement=learning.refinement,
+            n_energies=len(settings.seeds),
         )
         if isinstance(solver, Auto):
             solver.check_particles(dataset.train)
@@ -137,6 +147,17 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
             refinement_losses=refined,
             compared=() if choice is None else choice.compared,
         )
+        if learning.bootstrap.bootstrap:
+            with run.timed("bootstrap"):
+                energies, details["uncertainty"] = bootstrapped(
+                    folder,
+                    solver,
+                    problem,
+                    energies,
+                    settings,
+                    learning,
+                    dataset.metadata,
+                )
         with run.timed("evaluate"):
             order = settings.wasserstein_order
             beside = yardsticks(dataset, settings.eval, order)
@@ -156,7 +177,8 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
             "eval": settings.eval,
         }
         run.conclude({**about, **result, **details})
-        remove_own(folder.path / "refinement" / "checkpoint", CHECKPOINT)
+        for part in ("refinement", "bootstrap"):
+            remove_own(folder.path / part / "checkpoint", CHECKPOINT)
         say_verdict(result)
 
 

@@ -58,12 +58,13 @@ def run_sections(run: RunFolder) -> list[str]:
     settings = config["settings"]
     summary = run.summary()
     results = {name: value for name, value in summary.items() if name not in ENVIRONMENT}
-    law = results.pop("law", None)
+    law, uncertainty = results.pop("law", None), results.pop("uncertainty", None)
     return [
         _head(run, settings),
         "" if run.finished else notice(_progress(run)),
         cards(headline({k: v for k, v in results.items() if k not in settings})),
         section("Predicted law", law_content(law)),
+        section("Uncertainty", content(uncertainty) if uncertainty else ""),
         section("Results", content(results) if results else ""),
         section("Training", _charts(run)),
         section("Figures", pictures((run.path / "plots").glob("*.png"))),

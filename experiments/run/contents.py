@@ -63,7 +63,7 @@ RUN: Contents = {
     r"evaluation.*_plots": _PLOTS,
     r"energy": _ENERGY,
     r"denoiser": _NETWORK,
-    r"pilot|refinement|regression": _TRAINING,
+    r"bootstrap|pilot|refinement|regression": _TRAINING,
     r"evaluation|samples": _RESULTS,
     re.escape(LOCK): None,
 }

@@ -158,11 +158,12 @@ def _attempt_all(
 
 
 def _alone(cell: Cell) -> bool:
-    """Whether `experiments.train` carries out the run: refined, or of a solver of its own kind."""
+    """Whether `experiments.train` carries out the run: refined, resampled, of a solver of its kind."""
     if cell.solver is None:
         return False
     entry = SOLVERS[cell.solver]
-    return bool(cell.learning.refinement.refine) or (entry.trained and not entry.side_by_side)
+    more = cell.learning.refinement.refine or cell.learning.bootstrap.bootstrap
+    return bool(more) or (entry.trained and not entry.side_by_side)
 
 
 def _attempt(batch: Sequence[Cell], folder: SweepFolder, library: Library) -> list[Cell]:

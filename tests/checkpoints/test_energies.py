@@ -232,7 +232,7 @@ def binary(folder):
         (written(""), r"energy\.json is damaged"),
         (edited(schema_version=None), r"energy\.json is damaged"),
         (edited(schema_version="1"), "is damaged: its schema_version is '1'"),
-        (edited(schema_version=4), "has schema version 4; .* upgrade jkonet-diffusions"),
+        (edited(schema_version=5), "has schema version 5; .* upgrade jkonet-diffusions"),
         (edited(kind=None), "is damaged"),
         (edited(kind="tabular"), "is damaged: unknown kind 'tabular'"),
         (edited(model={"dimension": 2}), "is damaged"),

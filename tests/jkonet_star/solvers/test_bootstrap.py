@@ -125,10 +125,10 @@ def test_a_bootstrap_repeats_itself_compiles_nothing_anew_and_leaves_the_energy_
             resample="trajectories",
         )
 
-    first = run(3)
+    first = run(19)
     with jax.log_compiles(), caplog.at_level(logging.DEBUG, logger="jax"):
-        run(3, seed=1)
-        second, without = run(3), run(0)
+        run(19, seed=1)
+        second, without = run(19), run(0)
     assert [r.getMessage()[:80] for r in caplog.records if "ompil" in r.getMessage()] == []
     assert without.replicates is None
     for one, two in ((first, without), (first.replicates, second.replicates)):
@@ -233,12 +233,14 @@ def test_what_has_no_bootstrap_is_refused_in_one_line():
         ("got 2 seeds", {"key": jax.random.split(KEY, 2)}),
         ("refine must be 0", {"refinement": RefinementSettings(refine=5)}),
         ("couples and fits densities anew", {"couplings": given}),
-        ("at least 2, got 1", {"bootstrap": 1}),
+        ("at least 19, got 18", {"bootstrap": 18}),
         ("resample", {"resample": "cells"}),
         ("unequal counts", {"snapshots": population((20, 19)), "resample": "trajectories"}),
         ("not enough memory", {"bootstrap": 10_000, "network": wide}),
     ]
     for message, changes in refused:
         with pytest.raises(ValueError, match=message) as error:
-            fit(**{"snapshots": snapshots, "key": KEY, "bootstrap": 5, "network": SMALL, **changes})
+            fit(
+                **{"snapshots": snapshots, "key": KEY, "bootstrap": 19, "network": SMALL, **changes}
+            )
         assert "\n" not in str(error.value)
