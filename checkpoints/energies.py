@@ -1,11 +1,11 @@
 """Fitted energies on disk: arrays by Orbax, the description of the model as JSON.
 
     energy.json     schema version, model, scheme, how it was fitted, checksums of the arrays' files
-    arrays/         params, constants, times; origin and start, where the data have them; all these of
-                    the replicates, where there are any
+    arrays/         params, constants, times; origin and start, where the data have them; growth, where
+                    it was learned; all these of the replicates, where there are any
 
 Schema 2 has the units of linear energies and the origin, schema 3 widths among the radial centres,
-schema 4 replicates; folders of schemas 1 and 2 are read, and what has no replicates is of schema 3.
+schema 4 replicates and growth; folders of earlier schemas are read, and what has neither is of schema 3.
 
 The JSON alone says how to rebuild the model, so that a file opens without the code that trained it. A
 user's own Flax module is not rebuilt, since no file may say what code is imported: it is given again.
@@ -26,12 +26,14 @@ from diffusions.checks import record
 from jkonet_star.energies.models import EnergyModel, LinearEnergy, NetworkEnergy, Units
 from jkonet_star.fit_report import FitReport
 from jkonet_star.fitted import FittedEnergy
+from jkonet_star.growth_rate import GrowthRate, SmoothField
 from jkonet_star.settings import Scheme
 
 SCHEMA_VERSION = 4
-_WITHOUT_REPLICATES = 3
+_PLAIN = 3
 _NAME = "energy"
 _OPTIONAL = ("origin", "start")
+_PER_STEP = ("middles", "mean_features", "offsets")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,7 @@ class _Description:
     scheme: Scheme
     report: FitReport | None = None
     modules: dict[str, str] = dataclasses.field(default_factory=dict)  # classes of own ones
+    growth: Literal["none", "relative", "absolute"] = "none"
 
 
 _FEATURES = ("potential", "interaction", "circulation")
@@ -85,6 +88,15 @@ def _check_arrays(model: EnergyModel, arrays: dict[str, Any]) -> None:
         if model.internal != "none":
             wanted["params"]["internal"] = scalar
     wanted |= {name: shape for name, shape in _optional(d).items() if name in arrays}
+    if "growth" in arrays:
+        process = arrays["growth"]["process"]
+        n_points, n_times = process["points"].shape[-2], process["times"].shape[-1]
+        shapes = _growth_shapes(d, arrays["times"].shape[-1] - 1, n_points, n_times)
+        wanted["growth"] = jax.tree.map(
+            lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
+            shapes,
+            is_leaf=lambda leaf: isinstance(leaf, tuple),
+        )
     check_shapes(arrays, wanted, stack=arrays["times"].shape[:-1])
 
 
@@ -92,6 +104,28 @@ def _optional(d: int) -> dict[str, jax.ShapeDtypeStruct]:
     return {
         "origin": jax.ShapeDtypeStruct((d,), jnp.float32),
         "start": jax.ShapeDtypeStruct((), jnp.float32),
+    }
+
+
+def _growth_shapes(d: int, n_steps: int, n_points: int, n_times: int) -> dict[str, Any]:
+    """Of the arrays of a `GrowthRate`, from those that are free."""
+    n_features = (1 + n_points) * n_times
+    return {
+        "process": {
+            "center": (d,),
+            "width": (),
+            "points": (n_points, d),
+            "whitening": (n_points, n_points),
+            "times": (n_times,),
+            "time_length": (),
+            "time_whitening": (n_times, n_times),
+            "change": (),
+            "amplitude": (),
+        },
+        "theta": (n_features,),
+        "middles": (n_steps,),
+        "mean_features": (n_steps, n_features),
+        "offsets": (n_steps,),
     }
 
 
@@ -125,10 +159,13 @@ def save_energy(path: str | Path, energy: FittedEnergy) -> None:
         "scheme": energy.scheme,
         **({"modules": own} if own else {}),
     }
+    rate = energy.growth_rate
+    if rate is not None:
+        description["growth"] = "absolute" if rate.absolute else "relative"
     if energy.report is not None:
         description["report"] = dataclasses.asdict(energy.report)
     arrays = _arrays(energy)
-    version = _WITHOUT_REPLICATES
+    version = _PLAIN if rate is None else SCHEMA_VERSION
     if energy.replicates is not None:
         arrays["replicates"] = _arrays(energy.replicates)
         version = SCHEMA_VERSION
@@ -151,11 +188,26 @@ def _arrays(energy: FittedEnergy) -> dict[str, Any]:
     for name in _OPTIONAL:
         if getattr(energy, name) is not None:
             arrays[name] = getattr(energy, name)
+    if energy.growth_rate is not None:
+        rate = energy.growth_rate
+        named = {name: getattr(rate, name) for name in ("theta", *_PER_STEP)}
+        arrays["growth"] = {"process": _fields(rate.process), **named}
     return arrays
 
 
-def _fields(units: Units) -> dict[str, Any]:
-    return {f.name: getattr(units, f.name) for f in dataclasses.fields(Units)}
+def _fields(arrays: Units | SmoothField) -> dict[str, Any]:
+    return {f.name: getattr(arrays, f.name) for f in dataclasses.fields(arrays)}
+
+
+def _growth_rate(arrays: dict[str, Any], kind: str) -> GrowthRate | None:
+    """What was saved of it."""
+    if (kind == "none") != ("growth" not in arrays):
+        raise ValueError(f"its growth is {kind}, and its arrays say otherwise")
+    if kind == "none":
+        return None
+    found = dict(arrays["growth"])
+    process = SmoothField(**found.pop("process"))
+    return GrowthRate(process=process, absolute=kind == "absolute", **found)
 
 
 def load_energy(
@@ -192,15 +244,15 @@ def load_energy(
     try:
         arrays = read_arrays(path, description)
         replicates = arrays.pop("replicates", None)
-        energy = _energy(model, told.scheme, arrays).with_report(told.report)
+        energy = _energy(model, told, arrays).with_report(told.report)
         if replicates is None:
             return energy
-        return energy.with_replicates(_energy(model, told.scheme, replicates))
+        return energy.with_replicates(_energy(model, told, replicates))
     except Exception as error:
         raise _damaged(path, error) from error
 
 
-def _energy(model: EnergyModel, scheme: str, arrays: dict[str, Any]) -> FittedEnergy:
+def _energy(model: EnergyModel, told: _Description, arrays: dict[str, Any]) -> FittedEnergy:
     """Raises ValueError unless the arrays are those of the model."""
     _check_arrays(model, arrays)
     constants = arrays.get("constants", {})
@@ -216,10 +268,11 @@ def _energy(model: EnergyModel, scheme: str, arrays: dict[str, Any]) -> FittedEn
                 constants[name] = jnp.zeros((*stack, 0, model.dimension))
     return FittedEnergy(
         model=model,
-        scheme=scheme,
+        scheme=told.scheme,
         params=arrays["params"],
         constants=constants,
         times=arrays["times"],
+        growth_rate=_growth_rate(arrays, told.growth),
         **{name: arrays[name] for name in _OPTIONAL if name in arrays},
     )
 

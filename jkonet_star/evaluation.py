@@ -47,6 +47,8 @@ class Predictions(NamedTuple):
     one_step: Float[Array, "s t n d"]
     cumulative: Float[Array, "s t n d"]
     converged: Bool[Array, "s"]  # all particles of all steps solved
+    one_step_weights: Float[Array, "s t n"]  # of the predicted particles: the observed ones, grown
+    cumulative_weights: Float[Array, "s t n"]
 
     def __repr__(self) -> str:
         return short_repr(self)
@@ -72,20 +74,29 @@ def predict_snapshots(energies: FittedEnergy, snapshots: Snapshots, key: Key) ->
     """
     _check_stack(energies, snapshots)
     energies = energies.seen_from(snapshots)
+    grows = energies.growth_rate is not None
 
     def one(energy: FittedEnergy) -> Predictions:
-        def advance(cumulative: Array, row: tuple) -> tuple[Array, tuple[Array, Array, Array]]:
-            observed, weights, *when = row
+        def advance(carry: tuple[Array, Array], row: tuple) -> tuple[tuple[Array, Array], tuple]:
+            observed, weights, t, tau, own = row
             # Both populations in one call: the step is compiled once.
-            both = jax.vmap(lambda points, w: _step(energy, points, w, *when))(
-                jnp.stack([observed, cumulative]), jnp.stack([weights, snapshots.weights[0]])
-            )
-            return both.points[1], (both.points[0], both.points[1], both.converged.all())
+            points = jnp.stack([observed, carry[0]])
+            before = jnp.stack([weights, carry[1]])
+            both = jax.vmap(
+                lambda x, w: _step(energy, x, w / w.sum() if grows else w, t, tau, own)
+            )(points, before)
+            after = jax.vmap(lambda x, w: energy.grown(x, w, t, tau))(points, before)
+            return (both.points[1], after[1]), (both.points, after, both.converged.all())
 
-        _, (one_step, cumulative, solved) = jax.lax.scan(
-            advance, snapshots.points[0], _starts(snapshots, key)
+        start = (snapshots.points[0], snapshots.weights[0])
+        _, (points, after, solved) = jax.lax.scan(advance, start, _starts(snapshots, key))
+        return Predictions(
+            one_step=points[:, 0],
+            cumulative=points[:, 1],
+            converged=solved.all(),
+            one_step_weights=after[:, 0],
+            cumulative_weights=after[:, 1],
         )
-        return Predictions(one_step=one_step, cumulative=cumulative, converged=solved.all())
 
     return jax.vmap(one)(energies)
 
@@ -95,7 +106,7 @@ def predict_snapshots(energies: FittedEnergy, snapshots: Snapshots, key: Key) ->
 def predict_one_step_ahead(
     energies: FittedEnergy, snapshots: Snapshots, key: Key
 ) -> Float[Array, "s t n d"]:
-    """The one-step-ahead predictions of `predict_snapshots` alone, for half of the work.
+    """The particles of the one-step-ahead predictions of `predict_snapshots`, for half of the work.
 
     Args:
         energies: every leaf with a leading seed axis.
@@ -156,7 +167,7 @@ def _thinned(points: np.ndarray, weights: np.ndarray, seed: int) -> tuple[np.nda
 def earth_movers_distances(
     predicted: Float[np.ndarray, "s t n d"],
     snapshots: Snapshots,
-    weights: Float[np.ndarray, "t n"],
+    weights: Float[np.ndarray, "t n"] | Float[np.ndarray, "s t n"],
     *,
     order: int = 1,
 ) -> Float[np.ndarray, "s t"]:
@@ -165,15 +176,16 @@ def earth_movers_distances(
     Args:
         predicted: populations at the ends of the steps.
         snapshots: the observed ones.
-        weights: of the predicted particles, one row per step.
+        weights: of the predicted particles, one row per step; with a leading axis, of every seed.
         order: p.
     """
     observed, observed_weights = np.asarray(snapshots.points), np.asarray(snapshots.weights)
     predicted = np.asarray(predicted)
     n_seeds, n_steps = predicted.shape[:2]
+    mass = np.broadcast_to(weights, predicted.shape[:3])
 
     def distance(seed: int, step: int) -> float:
-        x, a = _thinned(predicted[seed, step], weights[step], step)
+        x, a = _thinned(predicted[seed, step], mass[seed, step], step)
         y, b = _thinned(observed[step + 1], observed_weights[step + 1], step + 1)
         if not np.isfinite(x).all():
             return float("inf")
@@ -202,13 +214,12 @@ def evaluate_predictions(
     predictions: Predictions, snapshots: Snapshots, *, order: int = 1
 ) -> dict[str, Any]:
     """`emd_one_step_ahead` and `emd_cumulative`, with `converged`, as plain numbers."""
-    weights = np.asarray(snapshots.weights)
-    first = np.broadcast_to(weights[:1], weights[1:].shape)
-    ahead = earth_movers_distances(
-        np.asarray(predictions.one_step), snapshots, weights[:-1], order=order
-    )
-    onward = earth_movers_distances(
-        np.asarray(predictions.cumulative), snapshots, first, order=order
+    ahead, onward = (
+        earth_movers_distances(np.asarray(points), snapshots, np.asarray(weights), order=order)
+        for points, weights in (
+            (predictions.one_step, predictions.one_step_weights),
+            (predictions.cumulative, predictions.cumulative_weights),
+        )
     )
     return {
         "emd_one_step_ahead": summarise(ahead),
@@ -250,7 +261,12 @@ def evaluate(
     )
     stacked = jax.tree.map(lambda leaf: leaf[None], energy)
     predictions = predict_snapshots(stacked, snapshots, key)
-    law = judge_law(np.asarray(predictions.one_step), snapshots, beside=beside)
+    law = judge_law(
+        np.asarray(predictions.one_step),
+        snapshots,
+        weights=np.asarray(predictions.one_step_weights),
+        beside=beside,
+    )
     return evaluate_predictions(predictions, snapshots, order=order) | {"law": law.as_dict()}
 
 

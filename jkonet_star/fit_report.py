@@ -133,6 +133,29 @@ class ComparedReport:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class GrowthReport:
+    """How fast particles multiply and die (`growth`), over the training particles of every step.
+
+    Attributes:
+        absolute: whether the masses of the population were known; else the rates are centred.
+        least: the rate below which one particle in a hundred is, in 1 / time.
+        most: that above which one in a hundred is.
+        error: root mean square of the standard error of rates, by the curvature of the estimate.
+    """
+
+    absolute: bool
+    least: Double
+    most: Double
+    error: Double | None = None
+
+    def line(self) -> str:
+        """For people."""
+        error = "" if self.error is None else f", standard error {self.error:.2g}"
+        gauge = "absolute" if self.absolute else "relative, centred at every time"
+        return f"growth rates {self.least:.3g} to {self.most:.3g} per time{error} ({gauge})"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MemberReport:
     """What one energy of a stack has of its own.
 
@@ -162,6 +185,7 @@ class FitReport:
         closed_form: of the linear solvers.
         weak_form: where the drift is that of the weak form, not of couplings, and as it was found
             there: neither refined nor solved for again with other features.
+        growth: of the first member, where growth is learned.
         epochs: of training; 0 where it was solved.
         batch_size: of training.
         loss_epochs: the epochs whose losses are kept.
@@ -182,6 +206,7 @@ class FitReport:
     beta: BetaReport | None = None
     closed_form: ClosedFormReport | None = None
     weak_form: WeakFormReport | None = None
+    growth: GrowthReport | None = None
     epochs: Natural = 0
     batch_size: Count | None = None
     loss_epochs: list[Count] = dataclasses.field(default_factory=list)
@@ -237,6 +262,8 @@ class FitReport:
             error = self.beta.standard_error
             known = "" if error is None else f" (standard error {error:.2g})"
             found.append(f"beta {self.beta.value:.4g}{known} of snapshots of {regime}{failed}")
+        if self.growth is not None:
+            found.append(self.growth.line())
         shares = [share for share in self.explained() if share is not None]
         if shares:
             found.append(f"explains {_range(shares, '{:.0%}')} of the motion")
@@ -277,6 +304,7 @@ def fit_report(
     warnings: Sequence[str] = (),
     refinement_losses: np.ndarray | None = None,
     compared: Sequence[ComparedReport] = (),
+    growth: GrowthReport | None = None,
 ) -> FitReport:
     """Puts together what a fit knows.
 
@@ -291,6 +319,7 @@ def fit_report(
         warnings: that were said.
         refinement_losses: (members, steps); None, or no steps, where nothing was refined.
         compared: by `auto`.
+        growth: where it was learned.
     """
     steps = 0 if refinement_losses is None else refinement_losses.shape[1]
     epochs = 0 if losses is None else losses.shape[1]
@@ -326,6 +355,7 @@ def fit_report(
         ),
         closed_form=closed_form,
         weak_form=None if steps or closed_form is not None else weak_form_report(problem),
+        growth=growth,
         epochs=epochs,
         batch_size=batch_size,
         loss_epochs=(kept + 1).tolist(),

@@ -18,6 +18,7 @@ from diffusions.typing import Array, Bool, Float, HostArray, Key, Params, PyTree
 from jkonet_star.dynamics import STEPS, Pull, Step, energy_gradient, scheme_time
 from jkonet_star.energies.models import EnergyModel
 from jkonet_star.fit_report import FitReport
+from jkonet_star.growth_rate import GrowthRate
 from jkonet_star.intervals import Interval, bootstrap_interval
 from jkonet_star.snapshots import Snapshots, relative
 
@@ -32,6 +33,17 @@ class Trajectory(NamedTuple):
         return short_repr(self)
 
 
+class WeightedTrajectory(NamedTuple):
+    """A predicted population of particles that multiply and die."""
+
+    points: Float[Array, "t n d"]  # the given one first
+    weights: Float[Array, "t n"]  # of the particles; the given ones, where nothing grows
+    converged: Bool[Array, "steps n"]  # whether each particle's step was solved
+
+    def __repr__(self) -> str:
+        return short_repr(self)
+
+
 @flax.struct.dataclass
 class FittedEnergy:
     """The energy J(mu) = int V dmu + int int U(x - y) dmu dmu + beta int rho log rho of a population.
@@ -39,6 +51,9 @@ class FittedEnergy:
     V, U and beta are in the physical units of the snapshots: dX = -(grad V + grad U * mu) dt +
     sqrt(2 beta) dW. A constant in V or in U is arbitrary; so is the split between V and a quadratic
     part of U where the population's mean does not move: compare drifts there.
+
+    Learned with growth, particles also multiply and die at the rate g(x, t): a step multiplies their
+    weights by exp(tau g).
 
     Learned far from zero (`snapshots`, equation (1)), it keeps the snapshots' origin: points and times
     are still those of the data, and are best given in double precision, as NumPy arrays and Python
@@ -56,6 +71,7 @@ class FittedEnergy:
     times: Float[Array, "t"]  # of the training snapshots, relative to the start
     origin: Float[Array, "d"] | None = None  # of the training snapshots; None for zero
     start: Float[Array, ""] | None = None  # likewise, of their times
+    growth_rate: GrowthRate | None = None  # of points and times as the snapshots store them
 
     def __repr__(self) -> str:
         leaves = jax.tree.leaves(self)
@@ -86,6 +102,7 @@ class FittedEnergy:
             "U": model.has_interaction,
             "circulation": getattr(model, "has_circulation", False),
             f"{beta} log rho": model.internal != "none",
+            "growth": self.growth_rate is not None,
         }
         return [term for term, there in terms.items() if there] or ["nothing"]
 
@@ -288,6 +305,58 @@ class FittedEnergy:
         return getattr(self.model, "has_circulation", False)
 
     @checked(d=lambda energy: energy.dimension)
+    def growth(
+        self, x: Float[Array, "*batch d"] | HostArray, t: Float[Array, ""] | float | None = None
+    ) -> Float[Array, "*batch"]:
+        """The rate g(x, t), in 1 / time, at which particles multiply; negative where they die.
+
+        Snapshots are samples and tell shares, not numbers. So g is relative, known up to a function of
+        time, and centred: its mean over the population is zero in the middle of every step. It is
+        absolute where the masses of the snapshots were given to the fit.
+
+        Args:
+            x: where.
+            t: when; the middle of the first step, where it is not given.
+
+        Raises:
+            ValueError: the energy was learned without growth.
+        """
+        if self.growth_rate is None:
+            raise ValueError("this energy was learned without growth: fit it with growth=True")
+        return self._growth(relative(x, self.origin), relative(t, self.start))
+
+    @jax.jit
+    def _growth(self, x: Array, t: Array | float | None) -> Array:
+        self.check_single()
+        assert self.growth_rate is not None
+        t = (self.times[0] + self.times[1]) / 2 if t is None else jnp.asarray(t, self.times.dtype)
+        rows = jnp.reshape(jnp.asarray(x), (-1, self.dimension))
+        return self.growth_rate(rows, t).reshape(jnp.shape(x)[:-1])
+
+    @checked(d=lambda energy: energy.dimension)
+    def grown(
+        self,
+        points: Float[Array, "n d"],
+        weights: Float[Array, "n"],
+        t: Float[Array, ""],
+        tau: Float[Array, ""],
+    ) -> Float[Array, "n"]:
+        """The weights of particles after a step, w exp(tau g); the same where nothing grows.
+
+        Relative rates keep the sum of the weights.
+
+        Args:
+            points: the population at time t.
+            weights: of the particles then.
+            t: start of the step.
+            tau: its length.
+        """
+        if self.growth_rate is None:
+            return weights
+        x, t = relative(points, self.origin), relative(t, self.start)
+        return self.growth_rate.grown(x, weights, t, tau)
+
+    @checked(d=lambda energy: energy.dimension)
     def gradients(
         self, points: Float[Array, "n d"], weights: Float[Array, "n"], t: Float[Array, ""]
     ) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
@@ -308,6 +377,8 @@ class FittedEnergy:
         dt: float | Array | None = None,
     ) -> Float[Array, "t n d"] | HostArray:
         """The population after 0, 1, ..., `steps` steps, in the scheme of the fit.
+
+        Where particles multiply and die, `predict_weighted` has their weights, too.
 
         Differentiable, in either mode, by the energy's parameters, `points`, `weights` and `dt`;
         `jkonet_star.dynamics` says what that costs where steps are implicit.
@@ -350,6 +421,26 @@ class FittedEnergy:
         dt: float | Array | None = None,
     ) -> Trajectory:
         """`predict`, with the convergence flag of every implicit step."""
+        found = self.predict_weighted(points, steps, key=key, weights=weights, start=start, dt=dt)
+        return Trajectory(points=found.points, converged=found.converged)
+
+    @checked(d=lambda energy: energy.dimension)
+    def predict_weighted(
+        self,
+        points: Float[Array, "n d"] | HostArray,
+        steps: int = 1,
+        *,
+        key: Key | None = None,
+        weights: Float[Array, "n"] | HostArray | None = None,
+        start: int | Array = 0,
+        dt: float | Array | None = None,
+    ) -> WeightedTrajectory:
+        """`trajectory`, with the weights of the particles.
+
+        A step multiplies a particle's weight by exp(tau g). Relative rates (`growth`) keep the sum of
+        the weights, absolute ones say how large the population becomes. Without growth the weights
+        stay as they are.
+        """
         if isinstance(steps, bool) or not isinstance(steps, int) or not 0 <= steps <= MOST_INT:
             raise ValueError(f"steps must be a number of steps from 0 to {MOST_INT}, got {steps!r}")
         _check_present("points", points)
@@ -374,22 +465,32 @@ class FittedEnergy:
         weights: Array | None,
         start: int | Array,
         dt: float | Array | None,
-    ) -> Trajectory:
+    ) -> WeightedTrajectory:
         self.check_single()
         if weights is None:
             weights = jnp.full(points.shape[0], 1.0 / points.shape[0], points.dtype)
         last = self.times.shape[0] - 1
 
-        def advance(x: Array, k: Array) -> tuple[Array, tuple[Array, Array]]:
+        def advance(carry: tuple, k: Array) -> tuple[tuple, tuple]:
+            x, mass = carry
             index = jnp.minimum(start + k, last - 1)
             tau = self.times[index + 1] - self.times[index] if dt is None else jnp.asarray(dt)
             t = self.times[index] + (start + k - index) * tau
             noise_key = None if key is None else jax.random.fold_in(key, k)
-            step = self._step(x, weights, t, tau, noise_key)
-            return step.points, (step.points, step.converged)
+            if self.growth_rate is None:
+                step = self._step(x, weights, t, tau, noise_key)
+                return (step.points, mass), (step.points, step.converged, mass)
+            # The pull is that of shares, however many particles there are.
+            step = self._step(x, mass / mass.sum(), t, tau, noise_key)
+            mass = self.growth_rate.grown(x, mass, t, tau)
+            return (step.points, mass), (step.points, step.converged, mass)
 
-        _, (path, converged) = jax.lax.scan(advance, points, jnp.arange(steps))
-        return Trajectory(points=jnp.concatenate([points[None], path]), converged=converged)
+        _, (path, converged, masses) = jax.lax.scan(advance, (points, weights), jnp.arange(steps))
+        return WeightedTrajectory(
+            points=jnp.concatenate([points[None], path]),
+            weights=jnp.concatenate([weights[None], masses]),
+            converged=converged,
+        )
 
     @checked(d=lambda energy: energy.dimension)
     def step(

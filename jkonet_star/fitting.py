@@ -2,10 +2,12 @@
 
 import functools
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 from diffusions.arguments import checked
 from diffusions.memory import check_memory
-from diffusions.typing import Key, Keys
+from diffusions.typing import ArrayLike, Key, Keys
 from jkonet_star.diagnostics import explanation, outlier_warning, outliers, point_warning
 from jkonet_star.fit_report import ClosedFormReport, fit_report
 from jkonet_star.fitted import FittedEnergy
@@ -15,6 +17,7 @@ from jkonet_star.settings import (
     CouplingSettings,
     DensitySettings,
     FeatureSettings,
+    GrowthSettings,
     InternalSettings,
     NetworkSettings,
     RefinementSettings,
@@ -49,6 +52,8 @@ def fit(
     density_settings: DensitySettings = DensitySettings(),  # noqa: B008 (frozen)
     bootstrap: int = 0,
     resample: str = "auto",
+    growth: bool | GrowthSettings = False,
+    masses: Sequence[Any] | ArrayLike | None = None,
     on_progress: Progress | None = None,
 ) -> FittedEnergy:
     """Learns the energy of a population.
@@ -76,6 +81,10 @@ def fit(
             its `replicates`, from which `interval` tells how well any function of it is known.
         resample: what they are learned from: `trajectories` of particles that all snapshots show,
             `snapshots`, each resampled alone, or `auto`, which finds out.
+        growth: that particles multiply and die is learned, too (`growth` says how): the couplings are
+            those of growth, and the energy has a rate and gives its predictions weights.
+        masses: of the whole population at each snapshot, counts of cells for instance; without them,
+            rates are relative (`FittedEnergy.growth`).
         on_progress: called about ten times during training.
 
     Returns:
@@ -85,7 +94,7 @@ def fit(
     Raises:
         ValueError: unknown names, shapes or dimensions that do not fit; networks, features, a
             refinement or replicates that do not fit into memory; a circulation where there can be
-            none, a bootstrap of what has none.
+            none, a bootstrap of what has none; couplings beside growth, or masses without it.
 
     Warns (UserWarning):
         Training diverged; the energy does not explain how the population moves (see `diagnostics`);
@@ -122,6 +131,8 @@ def fit(
         features=features,
         coupling_settings=coupling_settings,
         density_settings=density_settings,
+        growth=(GrowthSettings() if growth else None) if isinstance(growth, bool) else growth,
+        masses=masses,
     )
     problem = again(
         snapshots, key=keys[0], couplings=couplings, densities=densities, internal=internal
@@ -150,6 +161,11 @@ def fit(
     if not any(diverged):
         explained = explanation(problem, energies)
         _warn(explained.warning(), said)
+    growing = None
+    if problem.growth is not None:
+        from jkonet_star.growth import growth_report
+
+        growing = growth_report(energies, problem.snapshots, problem.growth)
     facts = learned.facts
     closed_form = facts.get("closed_form")
     report = fit_report(
@@ -163,6 +179,7 @@ def fit(
         warnings=said,
         refinement_losses=learned.refinement_losses,
         compared=() if choice is None else choice.compared,
+        growth=growing,
     )
     energies = energies.with_report(report)
     if bootstrap:

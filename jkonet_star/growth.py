@@ -37,17 +37,8 @@ counts as often as it has successors, few of them need to be on another branch.
 
 (5) is the likelihood of the n_k target cells counted at their origins, convex, finite where a cell
 has died (a = 0), and its curvature gives the error of g; n_k = 1 / (1 / n_source + 1 / n_target)
-counts the chance in both snapshots. Features are those of a Gaussian process with kernel
-
-    k((x, t), (x', t')) = s^2 (1 + exp(-|x - x'|^2 / 2 l^2)) k_t(t - t'),                          (6)
-    k_t(s) = (1 - r) + r exp(-s^2 / 2 L^2),
-
-on inducing points (Nystroem; Rasmussen and Williams, "Gaussian Processes", 2006, section 8.1), all
-lengths in the data's own units: the answer does not depend on the units of space and time.
-
-Snapshots are samples, and tell shares but not numbers: g is known up to a function of time. It is
-reported centred, sum_i mu_k(i) g(x_i, t) = 0 in the middle t of every step, or, where the masses
-M_k of the population are given, such that sum_i mu_k(i) exp(tau g(x_i, t)) = M_{k+1} / M_k.        (7)
+counts the chance in both snapshots. Both regressions are on the features of `growth_rate`, whose
+equation (3) says in what gauge g is reported.
 """
 
 import dataclasses
@@ -61,70 +52,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.arguments import checked
-from diffusions.checks import Count, NotNegative, Positive, PositiveShare, check_fields
 from diffusions.keys import named_key
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, ArrayLike, Float, HostArray, Key
-from jkonet_star.settings import CouplingSettings
+from jkonet_star.fit_report import GrowthReport, finite_or_none
+from jkonet_star.fitted import FittedEnergy
+from jkonet_star.growth_rate import GrowthRate, SmoothField, time_kernel, with_theta
+from jkonet_star.settings import CouplingSettings, GrowthSettings
 from jkonet_star.snapshots import Snapshots, relative, sorted_rows
-from jkonet_star.transport.couplings import Couplings, couple
+from jkonet_star.transport.couplings import CouplingReport, Couplings, couple
 from jkonet_star.units import population_units
 
 _LEAST_EIGENVALUE = 1e-6
-"""Relative to the largest, of directions of (6) that are kept."""
+"""Relative to the largest, of directions of the kernel that are kept."""
 _MOST_TIMES = 12
-"""Inducing times of (6)."""
+"""Inducing times."""
 _NEWTON_STEPS = 15
 _HALVINGS = 8
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GrowthSettings:
-    """How growth is told from motion.
-
-    Attributes:
-        epsilon: of equation (3), relative as in `CouplingSettings`.
-        prices: rho of equation (3) by stage, relative likewise; each compiles one solver.
-        rounds: of (3) to (5) at each price; with few of them g is still too small, but smoother.
-        inducing: points of (6).
-        width: l of (6) for growth, relative to the root-mean-square distance from the centre.
-        motion_width: l for the motion.
-        amplitude: s of (6) for growth, times the whole time.
-        change: r of (6); near 0 growth hardly depends on time.
-        motion_ridge: of equation (4), relative to the mass of all steps.
-        cells: of each snapshot that take part in equations (3) to (5), the most.
-    """
-
-    epsilon: Positive = 0.02
-    prices: tuple[float, ...] = (0.65, 0.25, 0.1)
-    rounds: Count = 6
-    inducing: Count = 60
-    width: Positive = 2.0
-    motion_width: Positive = 0.7
-    amplitude: Positive = 16.0
-    change: PositiveShare = 0.03
-    motion_ridge: NotNegative = 0.001
-    cells: Count = 2000
-
-    def __post_init__(self):
-        check_fields(self)
-        if not self.prices or not all(np.isfinite(p) and p > 0 for p in self.prices):
-            raise ValueError(f"prices must be positive and finite, got {self.prices}")
-
-
-@flax.struct.dataclass
-class SmoothField:
-    """Features of equation (6)."""
-
-    center: Float[Array, "d"]
-    width: Float[Array, ""]  # l
-    points: Float[Array, "m d"]
-    whitening: Float[Array, "m p"]
-    times: Float[Array, "s"]  # inducing
-    time_length: Float[Array, ""]  # L
-    time_whitening: Float[Array, "s q"]
-    change: Float[Array, ""]  # r
-    amplitude: Float[Array, ""]  # s
 
 
 @flax.struct.dataclass
@@ -134,32 +78,34 @@ class Growth:
     Call it: `growth(x, t)` is g in 1 / time at points (n, d) of the data, at a time of the data.
     """
 
-    process: SmoothField
-    theta: Float[Array, "f"]
+    rate: GrowthRate
     covariance: Float[Array, "f f"]  # of theta
-    middles: Float[Array, "steps"]  # times, stored as those of the snapshots
-    mean_features: Float[Array, "steps f"]
-    offsets: Float[Array, "steps"]  # of equation (7) beside the centred rate; zero if relative
     rates: Float[Array, "t n"]  # of the cells, in the middle of the step that they begin; padding 0
     source_weights: Float[Array, "steps n"]  # w_k of (3), of sum 1
     couplings: Couplings  # of the last round
+    log_ratios: Float[Array, "steps"] | None  # log M_{k+1} / M_k, where the masses are known
     origin: Float[Array, "d"] | None
     start: Float[Array, ""] | None
-    absolute: bool = flax.struct.field(pytree_node=False)  # or centred, equation (7)
+    reports: tuple[CouplingReport, ...] = flax.struct.field(pytree_node=False)  # of the couplings
 
     __repr__ = short_repr
+
+    @property
+    def absolute(self) -> bool:
+        """Whether the masses are known; else the rate is centred."""
+        return self.rate.absolute
 
     @checked
     def __call__(
         self, x: Float[Array, "n d"] | HostArray, t: Float[Array, ""] | HostArray | float
     ) -> Float[Array, "n"]:
-        """G of equation (1); between the middles of steps the gauge (7) is interpolated.
+        """G of equation (1); between the middles of steps the gauge is interpolated.
 
         Args:
             x: points.
             t: a time.
         """
-        return _rate(self, *self._stored(x, t))
+        return self.rate(*self._stored(x, t))
 
     @checked
     def error(
@@ -173,9 +119,7 @@ class Growth:
             x: points.
             t: a time.
         """
-        centred = _centred_features(self, *self._stored(x, t))
-        variance = jnp.einsum("nf,fg,ng->n", centred, self.covariance, centred)
-        return jnp.sqrt(jnp.maximum(variance, 0.0))
+        return _standard_error(self.rate, self.covariance, *self._stored(x, t))
 
     def _stored(self, x: Array | HostArray, t: Array | HostArray | float) -> tuple[Array, Array]:
         return jnp.asarray(relative(x, self.origin)), jnp.asarray(relative(t, self.start))
@@ -184,10 +128,11 @@ class Growth:
 @checked
 def estimate_growth(
     snapshots: Snapshots,
-    settings: GrowthSettings = GrowthSettings(),
+    settings: GrowthSettings = GrowthSettings(),  # noqa: B008 (frozen)
     *,
     key: Key,
     masses: Sequence[Any] | ArrayLike | None = None,
+    coupling_settings: CouplingSettings = CouplingSettings(),  # noqa: B008 (frozen)
 ) -> Growth:
     """Growth and the couplings that go with it, by the fixed point of equations (3) to (5).
 
@@ -196,55 +141,87 @@ def estimate_growth(
         settings: of the estimate.
         key: decides the blocks of couplings.
         masses: (t,) of the whole population at each snapshot, counts of cells for instance; absent,
-            the rate is centred, equation (7).
+            the rate is centred.
+        coupling_settings: of the pairs that are returned.
 
     Raises:
         ValueError: masses that are not one positive finite number per snapshot.
     """
     absolute = None if masses is None else _masses(masses, snapshots.n_snapshots)
-    some = _some_cells(snapshots, settings.cells, named_key(key, "cells"))
+    some = _some_cells(snapshots, settings.growth_cells, named_key(key, "cells"))
     tau = np.asarray(snapshots.dt, np.float64)
     times = np.asarray(snapshots.times, np.float64)
     middles = (times[:-1] + times[1:]) / 2
     middle = jnp.asarray(middles, jnp.float32)
-    growing = _process(some, middles, settings, settings.width, settings.amplitude / np.ptp(times))
+    amplitude = settings.growth_amplitude / np.ptp(times)
+    growing = _process(some, middles, settings, settings.growth_width, amplitude)
     moving = _process(some, middles, settings, settings.motion_width, 1.0 / tau.mean())
     theta, covariance = _fixed_point(some, middles, growing, moving, settings, key)
 
     mu = np.asarray(snapshots.weights, np.float64)[:-1]
     features = _all_features(growing, snapshots.points[:-1], middle)
-    rate = jnp.matmul(features, theta, precision="highest")
-    log_factor = tau[:, None] * np.asarray(rate, np.float64)
+    log_factor = tau[:, None] * np.asarray(jnp.matmul(features, theta, precision="highest"))
     weights = _reweighted(mu, log_factor)
-    successors = _coupled(
+    couplings, reports = _coupled(
         snapshots.points[:-1],
         weights,
         snapshots,
-        CouplingSettings(),
+        coupling_settings,
         named_key(key, "successors"),
     )
-    growth = Growth(
-        process=growing,
-        theta=theta,
+    log_ratios = None if absolute is None else jnp.asarray(np.diff(np.log(absolute)), jnp.float32)
+    rate = with_theta(
+        GrowthRate(
+            process=growing,
+            theta=theta,
+            middles=middle,
+            mean_features=jnp.einsum("kn,knf->kf", snapshots.weights[:-1], features),
+            offsets=jnp.zeros(len(tau)),
+            absolute=False,
+        ),
+        theta,
+        snapshots.points[:-1],
+        snapshots.weights[:-1],
+        snapshots.dt,
+        log_ratios,
+    )
+    rates = _all_rates(rate, snapshots.points, jnp.concatenate([middle, middle[-1:]]))
+    return Growth(
+        rate=rate,
         covariance=covariance,
-        middles=middle,
-        mean_features=jnp.einsum("kn,knf->kf", snapshots.weights[:-1], features),
-        offsets=jnp.zeros(len(tau)),
-        rates=jnp.zeros(snapshots.weights.shape),
+        rates=jnp.where(snapshots.weights > 0, rates, 0.0),
         source_weights=jnp.asarray(weights, jnp.float32),
-        couplings=successors,
+        couplings=couplings,
+        log_ratios=log_ratios,
         origin=snapshots.origin,
         start=snapshots.start,
-        absolute=absolute is not None,
+        reports=tuple(reports),
     )
-    if absolute is not None:
-        centred = log_factor - (mu * log_factor).sum(axis=1, keepdims=True)
-        alone = np.log((mu * np.exp(centred)).sum(axis=1))
-        offsets = (np.log(absolute[1:] / absolute[:-1]) - alone) / tau
-        growth = growth.replace(offsets=jnp.asarray(offsets, jnp.float32))  # type: ignore[attr-defined]
-    at = jnp.concatenate([middle, middle[-1:]])
-    rates = _all_rates(growth, snapshots.points, at)
-    return growth.replace(rates=jnp.where(snapshots.weights > 0, rates, 0.0))  # type: ignore[attr-defined]
+
+
+def growth_report(
+    energies: FittedEnergy, snapshots: Snapshots, growth: Growth | None
+) -> GrowthReport | None:
+    """The rates of the first of a stack of energies; None where there is no growth.
+
+    Args:
+        energies: every leaf with a leading seed axis.
+        snapshots: that growth was found from.
+        growth: as it was found.
+    """
+    if growth is None or energies.growth_rate is None:
+        return None
+    rate: GrowthRate = jax.tree.map(lambda leaf: leaf[0], energies.growth_rate)
+    points, there = snapshots.points[:-1], np.asarray(snapshots.weights[:-1]) > 0
+    rates = np.asarray(_all_rates(rate, points, rate.middles))[there]
+    errors = np.asarray(_all_errors(growth.rate, growth.covariance, points))[there]
+    low, high = np.quantile(rates.astype(np.float64), (0.01, 0.99))
+    return GrowthReport(
+        absolute=rate.absolute,
+        least=float(low),
+        most=float(high),
+        error=finite_or_none(float(np.sqrt(np.mean(errors.astype(np.float64) ** 2)))),
+    )
 
 
 def _fixed_point(
@@ -266,9 +243,11 @@ def _fixed_point(
     )
     moved, weights = _affinely_moved(snapshots, named_key(key, "affine maps")), mu[:-1]
     theta = jnp.zeros(growth_features.shape[-1])
-    for price in np.repeat(settings.prices, settings.rounds).tolist():
+    for price in np.repeat(settings.growth_prices, settings.growth_rounds).tolist():
         coupling = CouplingSettings(
-            method="sinkhorn", epsilon=settings.epsilon, tau_a=price / (price + settings.epsilon)
+            method="sinkhorn",
+            epsilon=settings.growth_epsilon,
+            tau_a=price / (price + settings.growth_epsilon),
         )
         mass, displacement = _barycentres(moved, weights, points, mu, coupling)
         kept = np.divide(mass, mu[:-1], out=np.zeros_like(mass), where=mu[:-1] > 0)
@@ -321,18 +300,20 @@ def _process(
     width: float,
     amplitude: float,
 ) -> SmoothField:
-    """The features of equation (6) that belong to a population."""
+    """The features that belong to a population."""
     units = population_units(snapshots)
     center = np.asarray(units.center, np.float64)
     present = np.asarray(snapshots.points, np.float64)[np.asarray(snapshots.weights) > 0]
     size = width * float(units.length) * np.sqrt(snapshots.dimension)
-    points = (_spread_out(present, center, settings.inducing) - center) / size
+    points = (_spread_out(present, center, settings.growth_inducing) - center) / size
     squares = ((points[:, None] - points) ** 2).sum(axis=-1)
     if len(middles) > _MOST_TIMES:
         middles = np.linspace(middles[0], middles[-1], _MOST_TIMES)
     times = np.asarray(snapshots.times, np.float64)
     length = (times[-1] - times[0]) / 2
-    time_kernel = _time_kernel(middles[:, None], middles, length, settings.change)
+    over_time = time_kernel(
+        jnp.asarray(middles[:, None]), jnp.asarray(middles), length, settings.growth_change
+    )
     return SmoothField(
         center=jnp.asarray(center, jnp.float32),
         width=jnp.asarray(size, jnp.float32),
@@ -340,8 +321,8 @@ def _process(
         whitening=_whitening(np.exp(-squares / 2)),
         times=jnp.asarray(middles, jnp.float32),
         time_length=jnp.asarray(length, jnp.float32),
-        time_whitening=_whitening(np.asarray(time_kernel, np.float64)),
-        change=jnp.asarray(settings.change, jnp.float32),
+        time_whitening=_whitening(np.asarray(over_time, np.float64)),
+        change=jnp.asarray(settings.growth_change, jnp.float32),
         amplitude=jnp.asarray(amplitude, jnp.float32),
     )
 
@@ -369,59 +350,36 @@ def _whitening(kernel: Float[np.ndarray, "m m"]) -> Float[Array, "m p"]:
     return jnp.asarray(vectors * scale, jnp.float32)
 
 
-def _time_kernel(
-    t: Array | HostArray, other: Array | HostArray, length: Array | float, change: Array | float
-) -> Array:
-    """k_t of equation (6)."""
-    ratio = (jnp.asarray(t) - jnp.asarray(other)) / length
-    return (1.0 - change) + change * jnp.exp(-(ratio**2) / 2)
-
-
-def _features(
-    process: SmoothField, x: Float[Array, "n d"], t: Float[Array, ""]
-) -> Float[Array, "n f"]:
-    """Row by row phi, with phi . phi' = (6), as far as the inducing points tell."""
-    z = (x - process.center) / process.width
-    squares = jnp.sum((z[:, None] - process.points) ** 2, axis=-1)
-    space = jnp.matmul(jnp.exp(-squares / 2), process.whitening, precision="highest")
-    space = jnp.concatenate([jnp.ones((len(x), 1)), space], axis=1)
-    kernel = _time_kernel(t, process.times, process.time_length, process.change)
-    time = jnp.matmul(kernel, process.time_whitening, precision="highest")
-    products = (space[:, :, None] * time).reshape(len(x), -1)
-    return process.amplitude * products
-
-
 @jax.jit
 def _all_features(
     process: SmoothField, points: Float[Array, "k n d"], middles: Float[Array, "k"]
 ) -> Float[Array, "k n f"]:
-    return jax.vmap(_features, in_axes=(None, 0, 0))(process, points, middles)
-
-
-def _at(middles: Array, values: Float[Array, "k *rest"], t: Array) -> Float[Array, "*rest"]:
-    """Values of the steps, interpolated linearly between their middles and constant beyond."""
-    if len(middles) == 1:
-        return values[0]
-    right = jnp.clip(jnp.searchsorted(middles, t), 1, len(middles) - 1)
-    share = (t - middles[right - 1]) / (middles[right] - middles[right - 1])
-    share = jnp.clip(share, 0.0, 1.0)
-    return (1 - share) * values[right - 1] + share * values[right]
-
-
-def _centred_features(growth: Growth, x: Array, t: Array) -> Float[Array, "n f"]:
-    return _features(growth.process, x, t) - _at(growth.middles, growth.mean_features, t)
-
-
-def _rate(growth: Growth, x: Array, t: Array) -> Float[Array, "n"]:
-    centred = jnp.matmul(_centred_features(growth, x, t), growth.theta, precision="highest")
-    return centred + _at(growth.middles, growth.offsets, t)
+    return jax.vmap(process.features)(points, middles)
 
 
 @jax.jit
 def _all_rates(
-    growth: Growth, points: Float[Array, "t n d"], times: Float[Array, "t"]
+    rate: GrowthRate, points: Float[Array, "t n d"], times: Float[Array, "t"]
 ) -> Float[Array, "t n"]:
-    return jax.vmap(_rate, in_axes=(None, 0, 0))(growth, points, times)
+    return jax.vmap(rate)(points, times)
+
+
+@jax.jit
+def _all_errors(
+    rate: GrowthRate, covariance: Float[Array, "f f"], points: Float[Array, "k n d"]
+) -> Float[Array, "k n"]:
+    def one(x: Array, t: Array) -> Array:
+        return _standard_error(rate, covariance, x, t)
+
+    return jax.vmap(one)(points, rate.middles)
+
+
+def _standard_error(
+    rate: GrowthRate, covariance: Float[Array, "f f"], x: Float[Array, "n d"], t: Float[Array, ""]
+) -> Float[Array, "n"]:
+    centred = rate.centred_features(x, t)
+    variance = jnp.einsum("nf,fg,ng->n", centred, covariance, centred)
+    return jnp.sqrt(jnp.maximum(variance, 0.0))
 
 
 def _affinely_moved(snapshots: Snapshots, key: Key) -> Float[np.ndarray, "k n d"]:
@@ -451,18 +409,19 @@ def _coupled(
     snapshots: Snapshots,
     settings: CouplingSettings,
     key: Key,
-) -> Couplings:
+) -> tuple[Couplings, list[CouplingReport]]:
     """Pairs of every step, from given sources to the next snapshot."""
-    parts = []
+    parts, reports = [], []
     for k in range(snapshots.n_steps):
         step = Snapshots(
             points=jnp.stack([sources[k], snapshots.points[k + 1]]),
             weights=jnp.stack([jnp.asarray(weights[k], jnp.float32), snapshots.weights[k + 1]]),
             times=snapshots.times[k : k + 2],
         )
-        pairs, _ = couple(step, settings, key=jax.random.fold_in(key, k))
+        pairs, made = couple(step, settings, key=jax.random.fold_in(key, k))
         parts.append(pairs.replace(step=pairs.step + k))  # type: ignore[attr-defined]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+        reports += [dataclasses.replace(report, step=k) for report in made]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts), reports
 
 
 def _barycentres(

@@ -195,7 +195,7 @@ def judge_law(
     *,
     learned_from: Snapshots | None = None,
     couplings: Couplings | None = None,
-    weights: Float[np.ndarray, "t n"] | None = None,
+    weights: Float[np.ndarray, "t n"] | Float[np.ndarray, "s t n"] | None = None,
     order: int = 1,
     key: Key | None = None,
     beside: Yardsticks | None = None,
@@ -208,7 +208,8 @@ def judge_law(
         snapshots: the observed population.
         learned_from: that of the fit; without it, only `no_motion` is there.
         couplings: of `learned_from`; without them, there are no lookups.
-        weights: of the predicted particles; those of the snapshots where absent.
+        weights: of the predicted particles, with a leading axis of every seed; those of the snapshots
+            where absent.
         order: 2 for W_2 beside W_1.
         key: of the choice of particles; one and the same where absent.
         beside: `measure_yardsticks` of the same snapshots, in place of the last five.
@@ -222,8 +223,9 @@ def judge_law(
     if points.shape[1:] != expected:
         raise ValueError(f"predictions must have shape {expected}, got {points.shape[1:]}")
     mass = np.asarray(snapshots.weights[:-1] if weights is None else weights, np.float64)
-    if mass.shape != expected[:2]:
+    if mass.shape not in (expected[:2], points.shape[:3]):
         raise ValueError(f"weights must have shape {expected[:2]}, got {mass.shape}")
+    mass = np.broadcast_to(mass, points.shape[:3])
     if beside is None:
         beside = measure_yardsticks(
             snapshots, learned_from=learned_from, couplings=couplings, order=order, key=key
@@ -232,7 +234,7 @@ def judge_law(
 
     def one(s: int, k: int) -> Found:
         step = beside.steps[k]
-        sample = sample_of(points[s, k], mass[k], step.rows)
+        sample = sample_of(points[s, k], mass[s, k], step.rows)
         return scores_of(sample, step.observed, orders, step.entropy)
 
     # The solvers release the interpreter's lock.

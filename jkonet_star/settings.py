@@ -288,6 +288,43 @@ class BootstrapSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class GrowthSettings:
+    """How growth is told from motion (see `growth`, whose equations these are).
+
+    Attributes:
+        growth_epsilon: of equation (3), relative as in `CouplingSettings`.
+        growth_prices: rho of equation (3) by stage, relative likewise; each compiles one solver.
+        growth_rounds: of (3) to (5) at each price; with few of them g is still too small, but
+            smoother.
+        growth_inducing: points of the features of g.
+        growth_width: length of the features of g, relative to the root-mean-square distance from the
+            centre.
+        motion_width: likewise of the features of the motion.
+        growth_amplitude: of g before any data, times the whole time.
+        growth_change: share of g that changes in time before any data; near 0, g hardly depends on it.
+        motion_ridge: of equation (4), relative to the mass of all steps.
+        growth_cells: of each snapshot that take part in equations (3) to (5), the most.
+    """
+
+    growth_epsilon: Positive = 0.02
+    growth_prices: tuple[float, ...] = (0.65, 0.25, 0.1)
+    growth_rounds: Count = 6
+    growth_inducing: Count = 60
+    growth_width: Positive = 2.0
+    motion_width: Positive = 0.7
+    growth_amplitude: Positive = 16.0
+    growth_change: PositiveShare = 0.03
+    motion_ridge: NotNegative = 0.001
+    growth_cells: Count = 2000
+
+    def __post_init__(self):
+        check_fields(self)
+        prices = self.growth_prices
+        if not prices or not all(math.isfinite(p) and p > 0 for p in prices):
+            raise ValueError(f"growth_prices must be positive and finite, got {prices}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BilevelSettings:
     """The JKO step inside the solvers jkonet, jkonet-vanilla and jkonet-monge-gap (see `bilevel`).
 

@@ -59,7 +59,13 @@ def assess(
     predictions = predict_snapshots(energies, snapshots, evaluation_key())
     result = evaluate_predictions(predictions, snapshots, order=order)
     result["wasserstein_order"] = order
-    result["law"] = judge_law(np.asarray(predictions.one_step), snapshots, beside=beside).as_dict()
+    law = judge_law(
+        np.asarray(predictions.one_step),
+        snapshots,
+        weights=np.asarray(predictions.one_step_weights),
+        beside=beside,
+    )
+    result["law"] = law.as_dict()
     beta = np.asarray(jax.vmap(lambda e: e.beta)(energies), np.float64)
     result["beta"] = {
         "mean": float(beta.mean()),

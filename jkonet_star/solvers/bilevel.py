@@ -161,7 +161,11 @@ class Bilevel(Network):
             n_particles=_n_particles(problem.snapshots),
             frame=frame(problem),
             units=data_units(problem.snapshots, problem.conditions, 0.0),
-            batches=bilevel_data(problem.snapshots, problem.couplings),
+            batches=bilevel_data(
+                problem.snapshots,
+                problem.couplings,
+                None if problem.growth is None else problem.growth.source_weights,
+            ),
         )
         return data, {"epochs": self.epochs, "batch_size": self._batches(data)[0]}
 
@@ -201,6 +205,7 @@ class Bilevel(Network):
         decay = self.network.ema_decay
         u = (given.points - units.center[None, None]) / units.length
         n_steps = len(given.tau)
+        rate = data.frame.growth_rate
         batch_size, n_batches, optimizer = self._batches(data)
 
         def loss(
@@ -214,10 +219,13 @@ class Bilevel(Network):
         def through_time(
             carry: tuple, k: Array, rows: Array, weights: Array
         ) -> tuple[tuple, Array]:
-            energy, optimizer_state, ema, maps, diverged, predicted = carry
-            observed = u[k, rows[k]]
-            source = k if forced else 0
-            step = Step(observed if forced else predicted, weights[source], given.tau[k], units)
+            energy, optimizer_state, ema, maps, diverged, predicted, mass = carry
+            x, mass = (u[k, rows[k]], weights[k]) if forced else (predicted, mass)
+            if rate is not None:
+                place = units.center[None] + units.length * x
+                mass = rate.grown(place, mass, data.frame.times[k], given.tau[k])
+                mass = mass / mass.sum()
+            step = Step(x, mass, given.tau[k], units)
             start = jax.tree.map(lambda leaf: leaf[k if warm else 0], maps)
             (value, (params, y)), gradient = jax.value_and_grad(loss, has_aux=True)(
                 energy, start, step, u[k + 1, rows[k + 1]], weights[k + 1]
@@ -239,13 +247,13 @@ class Bilevel(Network):
                 (energy, optimizer_state, ema, maps, step.points),
             )
             kept = jax.tree.map(lambda a, b: jnp.where(diverged, b, a), new, old)
-            return (*kept[:4], diverged, kept[4]), jnp.where(diverged, jnp.nan, value)
+            return (*kept[:4], diverged, kept[4], mass), jnp.where(diverged, jnp.nan, value)
 
         def batch(carry: tuple, drawn: tuple[Array, Array]) -> tuple[tuple, Array]:
             rows, weights = drawn
             carry, losses = jax.lax.scan(
                 lambda c, k: through_time(c, k, rows, weights),
-                (*carry, u[0, rows[0]]),
+                (*carry, u[0, rows[0]], weights[0]),
                 jnp.arange(n_steps),
             )
             return carry[:5], jnp.mean(losses)

@@ -7,7 +7,9 @@ particles of the first snapshot without replacement, then
     j ~ gamma_k(i, .) / sum_j' gamma_k(i, j')                                                        (1)
 
 for the partner of i in the next one. With the weights of the first particles such a batch is, for
-every snapshot, a sample of it, because gamma_k has the snapshots as its marginals.
+every snapshot, a sample of it, because gamma_k has the snapshots as its marginals. Where particles
+multiply and die, the first marginal is w_k in place of mu_k, and the step from i multiplies the weight
+by w_k(i) / mu_k(i).                                                                                 (2)
 """
 
 import flax.struct
@@ -34,16 +36,22 @@ class BilevelData:
     cumulated: Float[Array, "steps p"]  # weight of the pairs up to and with this one
     before: Float[Array, "steps n"]  # weight of the pairs before a source's
     mass: Float[Array, "steps n"]  # of a source's pairs
+    factor: Float[Array, "steps n"] | None = None  # of equation (2), where there is growth
 
     __repr__ = short_repr
 
 
-def bilevel_data(snapshots: Snapshots, couplings: Couplings | None) -> BilevelData:
+def bilevel_data(
+    snapshots: Snapshots,
+    couplings: Couplings | None,
+    source_weights: Float[Array, "steps n"] | None = None,
+) -> BilevelData:
     """Gathers what batches are drawn from.
 
     Args:
         snapshots: the training population.
         couplings: of its steps.
+        source_weights: w_k of equation (2), where there is growth.
 
     Raises:
         ValueError: there are no couplings.
@@ -79,6 +87,9 @@ def bilevel_data(snapshots: Snapshots, couplings: Couplings | None) -> BilevelDa
         cumulated=jnp.asarray(cumulated),
         before=jnp.asarray(before),
         mass=jnp.asarray(mass),
+        factor=None
+        if source_weights is None
+        else source_weights / jnp.where(snapshots.weights > 0, snapshots.weights, jnp.inf)[:-1],
     )
 
 
@@ -124,6 +135,9 @@ def draw_batches(
         _, later = jax.lax.scan(follow, start, (pairs, chance))
         rows = jnp.concatenate([start[None], later])
         weights = jnp.broadcast_to(data.weights[0, start], rows.shape)
+        if data.factor is not None:
+            grown = jnp.cumprod(jnp.take_along_axis(data.factor, rows[:-1], axis=1), axis=0)
+            weights = weights.at[1:].multiply(grown)
     else:
         rows = jax.vmap(shuffled)(jax.random.split(order_key, n_snapshots), data.weights)
         weights = jnp.take_along_axis(data.weights, rows, axis=1)

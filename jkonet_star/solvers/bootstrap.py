@@ -173,9 +173,11 @@ def solved_replicates(
             params = {**params, "internal": jnp.asarray(own.internal.beta, jnp.float32)}
         found.append(params)
     stacked: PyTree = jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
-    # The constants, times and origin of the energy are those of every replicate.
+    # The constants, times and origin of the energy are those of every replicate; growth is its own.
     same = jax.tree.map(
         lambda leaf: jnp.asarray(np.broadcast_to(np.asarray(leaf), (len(found), *leaf.shape))),
-        energy.replace(params={}),  # type: ignore[attr-defined]
+        energy.replace(params={}, growth_rate=None),  # type: ignore[attr-defined]
     )
-    return same.replace(params=stacked)
+    rates = [own.growth.rate for own in problems if own.growth is not None]
+    rate = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rates) if rates else None
+    return same.replace(params=stacked, growth_rate=rate)

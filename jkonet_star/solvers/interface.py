@@ -19,6 +19,7 @@ from diffusions.checks import shown
 from diffusions.typing import Array, Bool, Float, Key, Params, PyTree
 from jkonet_star.energies.models import EnergyModel, Internal
 from jkonet_star.fitted import FittedEnergy
+from jkonet_star.growth_rate import GrowthRate
 from jkonet_star.settings import Scheme
 from jkonet_star.solvers.divergence import ABSURD, finite
 from jkonet_star.solvers.registry import Terms
@@ -36,6 +37,7 @@ class Frame:
     times: Float[Array, "t"]
     origin: Float[Array, "d"] | None
     start: Float[Array, ""] | None
+    growth_rate: GrowthRate | None = None
 
     def energy(self, model: EnergyModel, params: Params, constants: PyTree) -> FittedEnergy:
         """What is learned, seen as the population is."""
@@ -47,6 +49,7 @@ class Frame:
             times=self.times,
             origin=self.origin,
             start=self.start,
+            growth_rate=self.growth_rate,
         )
 
 
@@ -59,6 +62,7 @@ def frame(problem: "Problem") -> Frame:
         times=snapshots.times,
         origin=snapshots.origin,
         start=snapshots.start,
+        growth_rate=None if problem.growth is None else problem.growth.rate,
     )
 
 

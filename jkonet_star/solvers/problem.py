@@ -3,16 +3,17 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from diffusions.arguments import checked
 from diffusions.keys import named_key
 from diffusions.memory import check_memory
 from diffusions.short_repr import short_repr
-from diffusions.typing import Key, Params, PyTree
+from diffusions.typing import ArrayLike, Key, Params, PyTree
 from jkonet_star.densities import GaussianMixtures, KernelDensities, density_report, fit_densities
 from jkonet_star.energies.models import Internal, LinearEnergy
 from jkonet_star.fit_report import CoupledStep, DensityReport
@@ -20,6 +21,7 @@ from jkonet_star.settings import (
     CouplingSettings,
     DensitySettings,
     FeatureSettings,
+    GrowthSettings,
     InternalSettings,
 )
 from jkonet_star.snapshots import Snapshots, in_order
@@ -42,6 +44,7 @@ from jkonet_star.transport.couplings import (
 )
 
 if TYPE_CHECKING:
+    from jkonet_star.growth import Growth
     from jkonet_star.internal_energy.estimate import InternalEstimate
     from jkonet_star.solvers.interface import Solver
 
@@ -72,6 +75,7 @@ class Problem:
         density: which densities the internal energy uses.
         weak_form: the energy of the weak form, where the conditions hold its drift in place of the
             couplings' displacements.
+        growth: of the population, where it is learned; the couplings are then its own.
     """
 
     terms: Terms
@@ -83,6 +87,7 @@ class Problem:
     coupled: tuple[CoupledStep, ...] = ()
     density: DensityReport | None = None
     weak_form: WeakFormEnergy | None = None
+    growth: "Growth | None" = None
 
     __repr__ = short_repr
 
@@ -108,8 +113,12 @@ def prepare(
     coupling_settings: CouplingSettings = CouplingSettings(),  # noqa: B008 (frozen)
     density_settings: DensitySettings = DensitySettings(),  # noqa: B008 (frozen)
     coupling_reports: Sequence[CouplingReport] = (),
+    growth: GrowthSettings | None = None,
+    masses: Sequence[Any] | ArrayLike | None = None,
 ) -> Problem:
     """Couples the snapshots, fits their densities and finds beta, as far as the solver needs it.
+
+    With growth, the couplings are those that it is found with.
 
     Args:
         snapshots: of the population.
@@ -124,12 +133,15 @@ def prepare(
         coupling_settings: used where `couplings` is absent.
         density_settings: used where `densities` is absent.
         coupling_reports: of `couple`, for `couplings` that it made.
+        growth: how growth is told from motion; None where nothing grows.
+        masses: of the whole population at each snapshot, which make growth absolute.
 
     Raises:
         ValueError: an unknown solver or scheme, an internal energy without a density, couplings or
-            densities of other snapshots, features that do not fit into memory, the weak form for
-            a potential that varies in time, or a circulation on a line, beside an internal energy or
-            in another scheme than the explicit one.
+            densities of other snapshots, features that do not fit into memory, the weak form for a
+            potential that varies in time or for what grows, a circulation on a line, beside an
+            internal energy or growth or in another scheme than the explicit one, couplings beside
+            growth, masses without it, or masses that are not one positive number per snapshot.
     """
     scheme = scheme_of(scheme, solver)
     terms = known_solver(solver).terms
@@ -140,6 +152,19 @@ def prepare(
         )
     if terms.circulation:
         _check_circulation(terms, scheme, snapshots.dimension)
+    if growth is not None and internal.drift == "weak-form":
+        raise ValueError(
+            "drift 'weak-form' is of particles that neither multiply nor die: with growth it must be "
+            "'auto' or 'couplings'"
+        )
+    if growth is not None and terms.circulation:
+        raise ValueError(
+            "a circulation cannot be learned beside growth: both make couplings of their own"
+        )
+    if growth is not None and couplings is not None:
+        raise ValueError("growth is found with couplings of its own: give no couplings beside it")
+    if growth is None and masses is not None:
+        raise ValueError("masses are for growth, which is not learned: growth must be True")
     if terms.internal and internal.beta_estimator != "first-order":
         check_memory(features.memory_needs_in(snapshots.dimension))
     if densities is not None and densities.dimension != snapshots.dimension:
@@ -153,7 +178,20 @@ def prepare(
     # Nothing that is drawn along the rows may depend on their order.
     snapshots, rank = in_order(snapshots)
     reports: Sequence[CouplingReport] = coupling_reports
-    if couplings is not None:
+    found: Growth | None = None
+    if growth is not None:
+        # Sinkhorn's library takes a second to load.
+        from jkonet_star.growth import estimate_growth
+
+        found = estimate_growth(
+            snapshots,
+            growth,
+            key=named_key(key, "growth"),
+            masses=masses,
+            coupling_settings=coupling_settings,
+        )
+        couplings, reports = found.couplings, found.reports
+    elif couplings is not None:
         couplings = moved_couplings(couplings, rank)
     else:
         couplings, reports = couple(snapshots, coupling_settings, key=named_key(key, "couplings"))
@@ -162,16 +200,18 @@ def prepare(
         couplings, reports = settled_couplings(
             terms, snapshots, couplings, features, key=named_key(key, "settled couplings")
         )
+    sources = None if found is None else np.asarray(found.source_weights)
     problem = functools.partial(
         Problem,
         terms=terms,
         scheme=scheme,
         snapshots=snapshots,
         couplings=couplings,
-        coupled=coupled_steps(couplings, snapshots, reports),
+        coupled=coupled_steps(couplings, snapshots, reports, source_weights=sources),
+        growth=found,
     )
     if not terms.internal:
-        return problem(conditions=first_order_conditions(snapshots, couplings, None, scheme))
+        return problem(conditions=_conditions(snapshots, couplings, None, scheme, found))
     if densities is None:
         densities = fit_densities(snapshots, density_settings, key=named_key(key, "densities"))
         if densities is None:
@@ -180,7 +220,7 @@ def prepare(
                 "but n_gmm_components is 0"
             )
     problem = functools.partial(problem, density=density_report(densities))
-    conditions = first_order_conditions(snapshots, couplings, densities, scheme)
+    conditions = _conditions(snapshots, couplings, densities, scheme, found)
     if internal.beta_estimator == "first-order":
         return problem(conditions=conditions)
     # SciPy's trees, needed here only.
@@ -201,7 +241,7 @@ def prepare(
     # Couplings and a ridge that somebody chose are there to be used.
     chosen = (couplings_given and not coupling_reports) or features.regularization is not None
     wanted = internal.drift == "weak-form" or (
-        internal.drift == "auto" and scheme == "explicit" and not chosen
+        internal.drift == "auto" and scheme == "explicit" and not chosen and growth is None
     )
     if estimate.drift is not None and wanted and not terms.time_varying:
         own = WeakFormEnergy(
@@ -234,3 +274,17 @@ def _check_circulation(terms: Terms, scheme: str, dimension: int) -> None:
             "a circulation cannot be learned beside an internal energy, whose beta is found for a "
             "gradient: take a solver without one, such as jkonet-star-potential"
         )
+
+
+def _conditions(
+    snapshots: Snapshots,
+    couplings: Couplings,
+    densities: Densities | None,
+    scheme: str,
+    growth: "Growth | None",
+) -> FirstOrderConditions:
+    """The conditions; a population pulls as it is before it grows."""
+    conditions = first_order_conditions(snapshots, couplings, densities, scheme)
+    if growth is None or scheme != "explicit":
+        return conditions
+    return dataclasses.replace(conditions, population_weights=snapshots.weights[:-1])

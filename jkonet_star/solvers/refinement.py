@@ -18,6 +18,9 @@ where i ~ j are draws of one particle of the data. Over several steps (`rollout`
 mu_k is compared with mu_{k+1}, mu_{k+2}, ... in turn. A population at hand stands for the whole one in
 the interaction.
 
+Where particles multiply and die, the law of a step has the weights w(x) = exp(tau g(x)) of sum 1, in
+all terms of (2) and (3), and the coefficients of g (`growth_rate`) are refined along with theta.
+
 The coefficients of linear energies differ in scale by orders of magnitude. Their gradient steps are
 made in directions eta, theta = theta_0 + P eta, that each move the particles' drift by one unit,
 
@@ -42,6 +45,7 @@ from diffusions.typing import Array, Bool, Float, Int, Key, Keys, Params, PyTree
 from jkonet_star.energies.features import Features
 from jkonet_star.energies.models import EnergyModel, LinearEnergy
 from jkonet_star.fitted import FittedEnergy
+from jkonet_star.growth_rate import with_theta
 from jkonet_star.settings import RefinementSettings
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.divergence import sound_epochs
@@ -55,6 +59,8 @@ from jkonet_star.units import data_units
 NEAR = 1e-3
 """Distances, relative to l, below which (2) is smooth: single precision tells no closer ones apart."""
 
+GROWTH = "growth"
+"""Among the parameters: theta of `growth_rate`."""
 GRADIENT_CLIP = 10.0
 INTERACTION_SAMPLES = 16
 NOISE_RATE = 20.0
@@ -75,6 +81,7 @@ class RefinementData:
     length: Float[Array, ""]  # l
     speed: Float[Array, ""]
     directions: dict[str, Float[Array, "f r"]]  # P of each linear part
+    log_ratios: Float[Array, "steps"] | None  # of the masses of the snapshots, where they are known
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,9 +160,11 @@ class Refinement(Solver):
         """The first term of equation (1), from particles that the key draws."""
         snapshots, n_steps = data.snapshots, data.snapshots.n_steps
         n = min(self.settings.refine_batch_size, snapshots.points.shape[1])
-        energy = data.frame.energy(self.model, params, data.constants)
         # As the snapshots store them.
-        energy = energy.replace(origin=None, start=None)  # type: ignore[attr-defined]
+        energy = self._energy(params, data).replace(  # type: ignore[attr-defined]
+            origin=None, start=None
+        )
+        grows = energy.growth_rate is not None
         rows_key, noise_key = jax.random.split(key)
         rows = jax.vmap(lambda k, w: _draw(k, w, n))(
             jax.random.split(rows_key, len(snapshots.points)), snapshots.weights
@@ -167,24 +176,28 @@ class Refinement(Solver):
         def rolled(k: Array, key: Key) -> tuple[Array, Array]:
             """Sum of the distances from one snapshot on, and how many there are."""
 
-            def onward(carry: tuple[Array, Key], ahead: Array) -> tuple[tuple[Array, Key], Any]:
-                x, key = carry
+            def onward(carry: tuple, ahead: Array) -> tuple[tuple, Any]:
+                x, weights, key = carry
                 key, own = jax.random.split(key)
                 at = jnp.minimum(k + ahead, n_steps - 1)
                 step = energy.step(
-                    x, uniform, snapshots.times[at], snapshots.dt[at], key=own if noisy else None
+                    x, weights, snapshots.times[at], snapshots.dt[at], key=own if noisy else None
                 )
+                weights = energy.grown(x, weights, snapshots.times[at], snapshots.dt[at])
+                if grows:
+                    weights = weights / weights.sum()
                 there = k + ahead < n_steps
                 distance = energy_distance(
                     step.points / data.length,
                     drawn[at + 1] / data.length,
                     rows[k][:, None] == rows[k],
                     rows[at + 1][:, None] == rows[at + 1],
+                    weights if grows else None,
                 )
-                return (step.points, key), (jnp.where(there, distance, 0.0), there)
+                return (step.points, weights, key), (jnp.where(there, distance, 0.0), there)
 
             _, (distances, there) = jax.lax.scan(
-                onward, (drawn[k], key), jnp.arange(min(self.settings.rollout, n_steps))
+                onward, (drawn[k], uniform, key), jnp.arange(min(self.settings.rollout, n_steps))
             )
             return distances.sum(), there.sum()
 
@@ -209,9 +222,29 @@ class Refinement(Solver):
             interaction_samples=INTERACTION_SAMPLES if self.model.has_interaction else 0,
         )
 
+    def _energy(self, params: Params, data: RefinementData) -> FittedEnergy:
+        """Of parameters among which are those of growth; its rate is not in its gauge."""
+        own = {name: leaf for name, leaf in params.items() if name != GROWTH}
+        energy = data.frame.energy(self.model, own, data.constants)
+        if energy.growth_rate is None:
+            return energy
+        rate = energy.growth_rate.replace(theta=params[GROWTH])  # type: ignore[attr-defined]
+        return energy.replace(growth_rate=rate)  # type: ignore[attr-defined]
+
     def energy(self, state: TrainingState, data: RefinementData) -> FittedEnergy:
         """That of the last sound step."""
-        return data.frame.energy(self.model, state.ema, data.constants)
+        energy, snapshots = self._energy(state.ema, data), data.snapshots
+        if energy.growth_rate is None:
+            return energy
+        rate = with_theta(
+            energy.growth_rate,
+            state.ema[GROWTH],
+            snapshots.points[:-1],
+            snapshots.weights[:-1],
+            snapshots.dt,
+            data.log_ratios,
+        )
+        return energy.replace(growth_rate=rate)  # type: ignore[attr-defined]
 
     def diverged(self, state: TrainingState) -> Bool[Array, ""]:
         """Whether the parameters have ceased to be finite."""
@@ -231,7 +264,9 @@ class Refining(SideBySide):
         self.facts = [{}]
         self.data = refinement_data(problem, energies)
         self._several = False
-        self._params = energies.params
+        self._params = dict(energies.params)
+        if energies.growth_rate is not None:
+            self._params[GROWTH] = energies.growth_rate.theta
 
     def initial(self, keys: Keys) -> TrainingState:
         """States before the first step; the keys draw nothing yet."""
@@ -261,6 +296,7 @@ def refinement_data(problem: Problem, energies: FittedEnergy) -> RefinementData:
             if isinstance(model, LinearEnergy)
             else {}
         ),
+        log_ratios=None if problem.growth is None else problem.growth.log_ratios,
     )
 
 
@@ -270,6 +306,7 @@ def energy_distance(
     y: Float[Array, "m d"],
     same_x: Bool[Array, "n n"],
     same_y: Bool[Array, "m m"],
+    weights: Float[Array, "n"] | None = None,
 ) -> Float[Array, ""]:
     """Equation (3).
 
@@ -278,6 +315,7 @@ def energy_distance(
         y: a sample of Q.
         same_x: which pairs are draws of one particle, the diagonal among them.
         same_y: likewise.
+        weights: of x, of sum 1; uniform where absent.
     """
     # One origin for all: what is far from zero has no distances in single precision.
     middle = jax.lax.stop_gradient(y.mean(axis=0))
@@ -287,7 +325,12 @@ def energy_distance(
         other = jnp.logical_not(same)
         return jnp.sum(jnp.where(other, _distances(z, z), 0.0)) / jnp.maximum(other.sum(), 1)
 
-    return 2 * _distances(x, y).mean() - within(x, same_x) - within(y, same_y)
+    if weights is None:
+        return 2 * _distances(x, y).mean() - within(x, same_x) - within(y, same_y)
+    pairs = jnp.where(same_x, 0.0, weights[:, None] * weights)
+    least = jnp.finfo(pairs.dtype).tiny
+    inside = jnp.sum(pairs * _distances(x, x)) / jnp.maximum(pairs.sum(), least)
+    return 2 * weights @ _distances(x, y).mean(axis=1) - inside - within(y, same_y)
 
 
 def _distances(x: Array, y: Array) -> Float[Array, "n m"]:
@@ -354,10 +397,11 @@ def _faster_noise() -> optax.GradientTransformation:
 def _in_directions(
     optimizer: optax.GradientTransformation, directions: dict[str, Array]
 ) -> optax.GradientTransformation:
-    """An optimiser of eta, equation (4), as one of theta; what has no directions stays."""
+    """An optimiser of eta, equation (4), as one of theta; what has no directions stays, but growth."""
 
     def along(tree: Params) -> Params:
-        return {name: directions[name].T @ tree[name] for name in directions}
+        growth = {name: leaf for name, leaf in tree.items() if name == GROWTH}
+        return {**growth, **{name: directions[name].T @ tree[name] for name in directions}}
 
     def init(params: Params) -> Any:
         return optimizer.init(along(params))
@@ -365,7 +409,7 @@ def _in_directions(
     def update(gradient: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
         del params
         steps, state = optimizer.update(along(gradient), state)
-        moved = {name: directions[name] @ steps[name] for name in directions}
+        moved = {**steps, **{name: directions[name] @ steps[name] for name in directions}}
         still = {name: jnp.zeros_like(leaf) for name, leaf in gradient.items()}
         return {**still, **moved}, state
 

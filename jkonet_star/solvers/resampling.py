@@ -61,9 +61,19 @@ def kind_of_resampling(problem: Problem, energy: FittedEnergy, wanted: str) -> R
         problem: of the fit.
         energy: what was learned from all cells.
         wanted: trajectories, of `even` snapshots, snapshots or auto.
+
+    Raises:
+        ValueError: trajectories of what grows.
     """
     if problem.weak_form is not None:
         return "coefficients"
+    if problem.growth is not None:
+        if wanted == "trajectories":
+            raise ValueError(
+                "particles that multiply and die have no trajectories: resample must be 'snapshots' "
+                "or 'auto'"
+            )
+        return "snapshots"
     if wanted == "trajectories":
         return "trajectories"
     if wanted == "snapshots" or not even(problem.snapshots):

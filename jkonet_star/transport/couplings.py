@@ -185,7 +185,11 @@ def check_couplings(couplings: Couplings, snapshots: Snapshots) -> None:
 
 @checked
 def coupled_steps(
-    couplings: Couplings, snapshots: Snapshots, reports: Sequence[CouplingReport] = ()
+    couplings: Couplings,
+    snapshots: Snapshots,
+    reports: Sequence[CouplingReport] = (),
+    *,
+    source_weights: Float[np.ndarray, "steps n"] | None = None,
 ) -> tuple[CoupledStep, ...]:
     """What a fit shall know of its couplings.
 
@@ -193,13 +197,16 @@ def coupled_steps(
         couplings: of the snapshots.
         snapshots: the populations.
         reports: of `couple`, where it made them.
+        source_weights: of the particles that each step begins with, where they are not those of the
+            snapshots.
     """
     step, weight = np.asarray(couplings.step), np.asarray(couplings.weight, np.float64)
     weights = np.asarray(snapshots.weights, np.float64)
+    sources = weights if source_weights is None else np.asarray(source_weights, np.float64)
     found = []
     for k in range(snapshots.n_steps):
         own, error = step == k, 0.0
-        for rows, mass in ((couplings.source, weights[k]), (couplings.target, weights[k + 1])):
+        for rows, mass in ((couplings.source, sources[k]), (couplings.target, weights[k + 1])):
             reached = np.bincount(np.asarray(rows)[own], weight[own], len(mass))
             error += float(np.abs(reached / weight[own].sum() - mass / mass.sum()).sum())
         known = CoupledStep(method="given", pairs=int(own.sum()), marginal_error=error)

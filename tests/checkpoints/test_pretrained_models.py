@@ -97,7 +97,7 @@ def test_damage_and_newer_releases_are_named(copy, kind):
     text = description.read_text()
     description.write_text(text.replace('"schema_version": 1', '"schema_version": 9'))
     with pytest.raises(
-        ValueError, match="schema version 9; this release reads up to [13]: upgrade"
+        ValueError, match="schema version 9; this release reads up to [14]: upgrade"
     ):
         load_pretrained(kind)
     description.write_text(text[:100])

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jkonet_star import couple, snapshots_from_arrays
-from jkonet_star.growth import GrowthSettings, estimate_growth
+from jkonet_star.growth import estimate_growth
+from jkonet_star.settings import GrowthSettings
 
 KEY = jax.random.key(0)
 SHARES = (0.5, 0.65, 0.8, 0.9)
@@ -114,7 +115,7 @@ def test_rates_do_not_depend_on_units_and_have_that_of_inverse_time():
 def test_far_from_zero_the_rate_of_a_cell_is_that_of_the_estimate():
     points = [x + 1e6 for x in clusters(SHARES[:2])]
     snapshots = snapshots_from_arrays(points, times=[1e9, 1e9 + 1.0])
-    settings = GrowthSettings(prices=(0.25,), rounds=2)
+    settings = GrowthSettings(growth_prices=(0.25,), growth_rounds=2)
     growth = estimate_growth(snapshots, settings, key=KEY)
     for t in (1e9 + 0.5, np.float64(1e9 + 0.5)):
         np.testing.assert_allclose(growth(points[0], t), growth.rates[0], atol=1e-4)
@@ -132,13 +133,13 @@ def test_masses_that_are_none_are_refused(masses):
 @pytest.mark.parametrize("prices", [(), (1.0, 0.0), (0.5, -1.0)])
 def test_prices_that_are_none_are_refused(prices):
     with pytest.raises(ValueError, match="prices must be positive"):
-        GrowthSettings(prices=prices)
+        GrowthSettings(growth_prices=prices)
 
 
 def test_many_cells_take_part_by_a_sample_and_all_have_rates():
     points = clusters(SHARES[:2])
     snapshots = snapshots_from_arrays([points[0], points[1][::2]])
-    settings = GrowthSettings(cells=100, prices=(0.25,))
+    settings = GrowthSettings(growth_cells=100, growth_prices=(0.25,))
     growth = estimate_growth(snapshots, settings, key=KEY)
     assert np.abs(np.asarray(growth.rates)[0]).min() > 0
     # Of half the cells of the second snapshot the other rows are padding.

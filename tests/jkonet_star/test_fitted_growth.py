@@ -1,0 +1,174 @@
+"""Energies of populations that grow: two clusters that rest while their shares change."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from checkpoints import load_energy, save_energy
+from jkonet_star import couple, evaluate, fit, snapshots_from_arrays
+from jkonet_star.evaluation import predict_snapshots
+from jkonet_star.settings import FeatureSettings, GrowthSettings, NetworkSettings
+from jkonet_star.solvers.bilevel_batches import bilevel_data, draw_batches
+from jkonet_star.solvers.problem import prepare
+
+KEY = jax.random.key(0)
+SHARES = (0.5, 0.65, 0.8, 0.9)
+FASTER = np.diff(np.log(SHARES) - np.log1p(-np.asarray(SHARES)))
+"""What the upper cluster grows faster by, in 1 / step."""
+N = 300
+QUICK = GrowthSettings(growth_prices=(0.25,), growth_rounds=12)
+FEATURES = FeatureSettings(degree=2, radial_centers=4)
+NETWORK = NetworkSettings(epochs=20, batch_size=100, hidden=(16,))
+MASSES = (10.0, 14.0, 30.0, 55.0)
+
+
+@functools.cache
+def population():
+    rng = np.random.default_rng(0)
+    points = []
+    for share in SHARES:
+        x = rng.normal(size=(N, 2))
+        x[:, 0] += np.where(np.arange(N) < round(N * share), 4.0, -4.0)
+        points.append(x.astype(np.float32))
+    return points, snapshots_from_arrays(points)
+
+
+@functools.cache
+def fitted(solver="jkonet-star-linear-potential", *, growth=True, seeds=1, masses=None):
+    return fit(
+        population()[1],
+        solver,
+        key=KEY if seeds == 1 else jax.random.split(KEY, seeds),
+        features=FEATURES,
+        network=NETWORK,
+        growth=QUICK if growth else False,
+        masses=masses,
+    )
+
+
+def upper(x):
+    return np.asarray(x)[..., 0] > 0
+
+
+def drift(energy):
+    return np.mean([np.linalg.norm(energy.drift(x), axis=1).mean() for x in population()[0][:-1]])
+
+
+def test_clusters_that_rest_are_at_rest_and_grow():
+    energy, points = fitted(), population()[0]
+    assert drift(energy) < 0.05
+    # Without growth cells go from one to the other.
+    assert drift(fitted(growth=False)) > 0.8
+    for k, x in enumerate(points[:-1]):
+        rates = np.asarray(energy.growth(x, k + 0.5))
+        assert abs(rates.mean()) < 1e-5
+        difference = rates[upper(x)].mean() - rates[~upper(x)].mean()
+        assert difference == pytest.approx(FASTER[k], rel=0.1)
+    assert "V + growth" in repr(energy)
+    assert "relative" in repr(energy.report)
+    assert energy.report.growth.least < -0.3 < 0.1 < energy.report.growth.most
+    # The couplings have w_k as their marginals, and the report knows.
+    assert max(step.marginal_error for step in energy.report.couplings) < 1e-4
+
+
+def test_weights_of_predictions_have_the_shares_and_keep_their_sum():
+    energy, (points, snapshots) = fitted(), population()
+    found = energy.predict_weighted(points[0], 3)
+    weights = np.asarray(found.weights, np.float64)
+    np.testing.assert_allclose(weights.sum(axis=1), 1.0, atol=1e-5)
+    shares = (weights * upper(found.points)).sum(axis=1)
+    np.testing.assert_allclose(shares, SHARES, atol=0.02)
+    np.testing.assert_array_equal(energy.predict(points[0], 3), found.points)
+    stack = jax.tree.map(lambda leaf: leaf[None], energy)
+    predictions = predict_snapshots(stack, snapshots, KEY)
+    for name in ("one_step", "cumulative"):
+        inside = upper(getattr(predictions, name)[0])
+        there = np.asarray(getattr(predictions, f"{name}_weights")[0], np.float64)
+        np.testing.assert_allclose((there * inside).sum(axis=1), SHARES[1:], atol=0.02)
+    np.testing.assert_allclose(predictions.cumulative_weights[0], found.weights[1:], rtol=1e-4)
+
+
+def test_without_growth_mass_is_conserved_to_rounding():
+    energy, (points, snapshots) = fitted(growth=False), population()
+    weights = np.asarray(snapshots.weights)
+    found = energy.predict_weighted(points[0], 3, weights=weights[0])
+    np.testing.assert_array_equal(found.weights, np.tile(weights[0], (4, 1)))
+    stack = jax.tree.map(lambda leaf: leaf[None], energy)
+    predictions = predict_snapshots(stack, snapshots, KEY)
+    np.testing.assert_array_equal(predictions.one_step_weights[0], weights[:-1])
+    np.testing.assert_array_equal(predictions.cumulative_weights[0], np.tile(weights[0], (3, 1)))
+    with pytest.raises(ValueError, match="learned without growth: fit it with growth=True"):
+        energy.growth(points[0])
+
+
+def test_scores_weigh_the_predicted_particles():
+    scores = evaluate(fitted(), population()[1], key=KEY)
+    assert scores["emd_one_step_ahead"]["mean"] < 0.6
+    assert abs(scores["law"]["energy_distance"]["mean"]) < 0.03
+    assert scores["law"]["variance_ratio"]["mean"] == pytest.approx(1.0, abs=0.1)
+    # A tenth of the cells eight units away.
+    assert scores["law"]["energy_distance"]["no_motion"] > 0.1
+    # Over all three steps the shares go from a half to nine tenths.
+    assert scores["emd_cumulative"]["per_step"][-1] < 0.7
+
+
+def test_masses_make_rates_absolute_and_say_how_large_the_population_becomes():
+    energy, points = fitted(masses=MASSES), population()[0]
+    found = energy.predict_weighted(points[0], 3, weights=np.full(N, 10.0 / N, np.float32))
+    np.testing.assert_allclose(np.asarray(found.weights).sum(axis=1), MASSES, rtol=0.05)
+    step = energy.predict_weighted(points[1], start=1)
+    assert step.weights[1].sum() == pytest.approx(MASSES[2] / MASSES[1], rel=1e-4)
+    np.testing.assert_allclose(
+        energy.growth(points[0], 0.5) - fitted().growth(points[0], 0.5),
+        np.log(MASSES[1] / MASSES[0])
+        - np.log(np.exp(np.asarray(fitted().growth(points[0], 0.5))).mean()),
+        atol=1e-4,
+    )
+    assert "absolute" in repr(energy.report)
+
+
+def test_networks_of_several_seeds_share_the_rate_and_come_back_from_disk(tmp_path):
+    energies, x = fitted("jkonet-star-potential", seeds=2), population()[0][0]
+    assert max(drift(energies.member(i)) for i in range(2)) < 0.05
+    save_energy(tmp_path / "energies", energies)
+    loaded = load_energy(tmp_path / "energies")
+    assert loaded.report == energies.report
+    for i in range(2):
+        np.testing.assert_array_equal(
+            loaded.member(i).growth(x, 0.5), fitted().growth(x, 0.5), strict=True
+        )
+    save_energy(tmp_path / "one", fitted(masses=MASSES))
+    one = load_energy(tmp_path / "one")
+    assert one.growth_rate.absolute
+    np.testing.assert_array_equal(one.growth(x, 0.5), fitted(masses=MASSES).growth(x, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"growth": True, "couplings": True}, "give no couplings beside it"),
+        ({"masses": MASSES}, "growth must be True"),
+        ({"growth": QUICK, "masses": (1.0, 2.0)}, "masses must be 4 positive"),
+    ],
+)
+def test_what_contradicts_growth_is_refused(arguments, said):
+    snapshots = population()[1]
+    if "couplings" in arguments:
+        arguments = arguments | {"couplings": couple(snapshots, key=KEY)[0]}
+    with pytest.raises(ValueError, match=said):
+        fit(snapshots, key=KEY, **arguments)
+
+
+def test_batches_that_follow_couplings_of_growth_have_the_law_of_every_snapshot():
+    snapshots = population()[1]
+    problem = prepare(snapshots, "jkonet", key=KEY, growth=QUICK)
+    given = bilevel_data(
+        problem.snapshots, problem.couplings, jnp.asarray(problem.growth.source_weights)
+    )
+    rows, weights = draw_batches(KEY, given, 1, N, matched=True)
+    inside = np.take_along_axis(upper(problem.snapshots.points), np.asarray(rows[0]), axis=1)
+    shares = (np.asarray(weights[0]) * inside).sum(axis=1)
+    np.testing.assert_allclose(shares, SHARES, atol=0.02)
