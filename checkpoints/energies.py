@@ -5,7 +5,7 @@
                     it was learned; all these of the replicates, where there are any
 
 Schema 2 has the units of linear energies and the origin, schema 3 widths among the radial centres,
-schema 4 replicates and growth; folders of earlier schemas are read, and what has neither is of schema 3.
+schema 4 replicates and growth; earlier ones are read, and what has neither is of schema 3.
 
 The JSON alone says how to rebuild the model, so that a file opens without the code that trained it. A
 user's own Flax module is not rebuilt, since no file may say what code is imported: it is given again.
