@@ -11,6 +11,7 @@ from diffusions.typing import ArrayLike, Key, Keys
 from jkonet_star.diagnostics import explanation, outlier_warning, outliers, point_warning
 from jkonet_star.fit_report import ClosedFormReport, fit_report
 from jkonet_star.fitted import FittedEnergy
+from jkonet_star.growth import growth_report
 from jkonet_star.settings import (
     BilevelSettings,
     BootstrapSettings,
@@ -161,11 +162,6 @@ def fit(
     if not any(diverged):
         explained = explanation(problem, energies)
         _warn(explained.warning(), said)
-    growing = None
-    if problem.growth is not None:
-        from jkonet_star.growth import growth_report
-
-        growing = growth_report(energies, problem.snapshots, problem.growth)
     facts = learned.facts
     closed_form = facts.get("closed_form")
     report = fit_report(
@@ -179,7 +175,7 @@ def fit(
         warnings=said,
         refinement_losses=learned.refinement_losses,
         compared=() if choice is None else choice.compared,
-        growth=growing,
+        growth=growth_report(energies, problem.snapshots, problem.growth),
     )
     energies = energies.with_report(report)
     if bootstrap:

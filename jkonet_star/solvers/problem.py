@@ -17,6 +17,7 @@ from diffusions.typing import ArrayLike, Key, Params, PyTree
 from jkonet_star.densities import GaussianMixtures, KernelDensities, density_report, fit_densities
 from jkonet_star.energies.models import Internal, LinearEnergy
 from jkonet_star.fit_report import CoupledStep, DensityReport
+from jkonet_star.growth import Growth, estimate_growth
 from jkonet_star.settings import (
     CouplingSettings,
     DensitySettings,
@@ -44,7 +45,6 @@ from jkonet_star.transport.couplings import (
 )
 
 if TYPE_CHECKING:
-    from jkonet_star.growth import Growth
     from jkonet_star.internal_energy.estimate import InternalEstimate
     from jkonet_star.solvers.interface import Solver
 
@@ -87,7 +87,7 @@ class Problem:
     coupled: tuple[CoupledStep, ...] = ()
     density: DensityReport | None = None
     weak_form: WeakFormEnergy | None = None
-    growth: "Growth | None" = None
+    growth: Growth | None = None
 
     __repr__ = short_repr
 
@@ -180,9 +180,6 @@ def prepare(
     reports: Sequence[CouplingReport] = coupling_reports
     found: Growth | None = None
     if growth is not None:
-        # Sinkhorn's library takes a second to load.
-        from jkonet_star.growth import estimate_growth
-
         found = estimate_growth(
             snapshots,
             growth,
@@ -281,7 +278,7 @@ def _conditions(
     couplings: Couplings,
     densities: Densities | None,
     scheme: str,
-    growth: "Growth | None",
+    growth: Growth | None,
 ) -> FirstOrderConditions:
     """The conditions; a population pulls as it is before it grows."""
     conditions = first_order_conditions(snapshots, couplings, densities, scheme)
