@@ -3,7 +3,7 @@
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.struct
 import jax
@@ -19,8 +19,11 @@ from jkonet_star.dynamics import STEPS, Pull, Step, energy_gradient, scheme_time
 from jkonet_star.energies.models import EnergyModel
 from jkonet_star.fit_report import FitReport
 from jkonet_star.growth_rate import GrowthRate
-from jkonet_star.intervals import Interval, bootstrap_interval
+from jkonet_star.intervals import Interval, bootstrap_interval, delta_interval
 from jkonet_star.snapshots import Snapshots, relative
+
+if TYPE_CHECKING:
+    from jkonet_star.solvers.coefficient_errors import LinearErrors
 
 
 class Trajectory(NamedTuple):
@@ -124,7 +127,7 @@ class FittedEnergy:
         one = jax.tree.map(lambda leaf: leaf[i], self)
         if self.report is not None:
             one = one.with_report(self.report.member(i))
-        return one.with_replicates(self.replicates)
+        return one.with_replicates(self.replicates).with_errors(self.errors)
 
     @property
     def report(self) -> FitReport | None:
@@ -151,10 +154,7 @@ class FittedEnergy:
                 raise ValueError(
                     f"a report of {n} energies does not fit times of shape {self.times.shape}"
                 )
-        # No field: a field would be a leaf, or part of what compiled programs are looked up by.
-        object.__setattr__(energy, "_report", report)
-        object.__setattr__(energy, "_replicates", self.replicates)
-        return energy
+        return _beside(energy, {**_told(self), "_report": report})
 
     @property
     def replicates(self) -> "FittedEnergy | None":
@@ -170,22 +170,28 @@ class FittedEnergy:
         Raises:
             ValueError: these are no stack, or this is a stack of several.
         """
-        energy = self.replace()  # type: ignore[attr-defined]
         if replicates is not None:
             if replicates.times.ndim != 2:
                 raise ValueError("replicates must be a stack of energies")
             if np.size(self.times) != self.times.shape[-1]:
                 raise ValueError("a stack of several energies has no replicates: take a member")
-        object.__setattr__(energy, "_report", self.report)
-        object.__setattr__(energy, "_replicates", replicates)
-        return energy
+        return _beside(self.replace(), {**_told(self), "_replicates": replicates})  # type: ignore[attr-defined]
+
+    @property
+    def errors(self) -> "LinearErrors | None":
+        """Of the coefficients of a closed form, just learned (`solvers.coefficient_errors`)."""
+        return vars(self).get("_errors")
+
+    def with_errors(self, errors: "LinearErrors | None") -> "FittedEnergy":
+        """The same energy and the errors of its coefficients, which are no part of the tree either."""
+        return _beside(self.replace(), {**_told(self), "_errors": errors})  # type: ignore[attr-defined]
 
     def interval(
         self,
         function: Callable[["FittedEnergy"], PyTree],
         level: float = 0.9,
         *,
-        method: str = "corrected",
+        method: str | None = None,
     ) -> Interval:
         """Bounds of any function of the energy, such as `lambda e: e.drift(x)` or `lambda e: e.beta`.
 
@@ -194,21 +200,29 @@ class FittedEnergy:
         Args:
             function: of one energy, to any pytree of arrays; traced where it can be.
             level: share of samples of the population in which each number's bounds hold it.
-            method: `corrected`, `basic` or `percentile`, see `jkonet_star.intervals`.
+            method: `corrected`, `basic` or `percentile` of replicates, `sandwich` of a closed form
+                just learned (see `jkonet_star.intervals`); `corrected` where there are replicates,
+                else `sandwich`.
 
         Returns:
             (lower, upper), each of the function's structure.
 
         Raises:
-            ValueError: there are no replicates (`fit(..., bootstrap=100)`), too few for the level, or
-                a level that is no share.
+            ValueError: there are neither replicates (`fit(..., bootstrap=100)`) nor coefficients with
+                errors, too few replicates for the level, or a level that is no share.
         """
+        if method == "sandwich" or (method is None and self.replicates is None and self.errors):
+            if self.errors is None:
+                raise ValueError("method 'sandwich' is of a closed form that was just learned")
+            return delta_interval(function, self, self.errors.directions, level=level)
         if self.replicates is None:
             raise ValueError(
                 "this energy has no replicates to tell an interval from: learn it with "
                 "fit(..., bootstrap=100), or --bootstrap=100"
             )
-        return bootstrap_interval(function, self, self.replicates, level=level, method=method)
+        return bootstrap_interval(
+            function, self, self.replicates, level=level, method=method or "corrected"
+        )
 
     @property
     def beta(self) -> Float[Array, ""]:
@@ -560,6 +574,18 @@ class FittedEnergy:
     @property
     def _pull_term(self) -> Pull | None:
         return self._pull if self.model.has_interaction else None
+
+
+def _told(energy: FittedEnergy) -> dict[str, Any]:
+    """What is known beside the tree."""
+    return {name: vars(energy).get(name) for name in ("_report", "_replicates", "_errors")}
+
+
+def _beside(energy: FittedEnergy, told: dict[str, Any]) -> FittedEnergy:
+    # No fields: a field would be a leaf, or part of what compiled programs are looked up by.
+    for name, value in told.items():
+        object.__setattr__(energy, name, value)
+    return energy
 
 
 def _absolute(values: Array, origin: Array | None, like: Any) -> Any:

@@ -26,9 +26,11 @@ from jkonet_star.settings import (
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.bootstrap import check_bootstrap, replicate
 from jkonet_star.solvers.choice import Auto, learn_chosen
+from jkonet_star.solvers.coefficient_errors import LinearErrors
 from jkonet_star.solvers.divergence import divergence_warning, first_unsound, refinement_warning
 from jkonet_star.solvers.interface import Solver
 from jkonet_star.solvers.learning import Progress, learn
+from jkonet_star.solvers.linear import Linear
 from jkonet_star.solvers.problem import Densities, prepare
 from jkonet_star.solvers.registry import RegisteredSolver, known_solver, with_circulation
 from jkonet_star.transport.couplings import Couplings
@@ -81,7 +83,8 @@ def fit(
         bootstrap: energies learned from resampled particles, beside the one of all that is returned:
             its `replicates`, from which `interval` tells how well any function of it is known.
         resample: what they are learned from: `trajectories` of particles that all snapshots show,
-            `snapshots`, each resampled alone, or `auto`, which finds out.
+            `snapshots`, each resampled alone, or `auto`, which finds out. The sandwich formula of a
+            closed form is of trajectories.
         growth: that particles multiply and die is learned, too (`growth` says how): the couplings are
             those of growth, and the energy has a rate and gives its predictions weights.
         masses: of the whole population at each snapshot, counts of cells for instance; without them,
@@ -178,6 +181,9 @@ def fit(
         growth=growth_report(energies, problem.snapshots, problem.growth),
     )
     energies = energies.with_report(report)
+    if isinstance(chosen, Linear) and report.closed_form is not None and not refinement.refine:
+        own = LinearErrors(problem, energies.member(0), resample)
+        energies = energies.with_errors(own)
     if bootstrap:
         found = replicate(
             replication,

@@ -1,4 +1,4 @@
-"""Intervals of any function of an energy, from energies that were learned from resampled cells.
+"""Intervals of any function of an energy, from energies of resampled cells or a covariance.
 
 With f the function, theta the energy learned from all cells, theta_1 .. theta_B those learned from
 resampled ones, and q_p the quantile p of f(theta_1) .. f(theta_B), an interval of level 1 - a is
@@ -10,8 +10,11 @@ resampled ones, and q_p the quantile p of f(theta_1) .. f(theta_B), an interval 
 (Davison and Hinkley, Bootstrap methods and their application, 1997, chapter 5). What resampling does
 to the fit, sampling has done to it before: (1) counts a bias of couplings twice, (2) and (3) take it
 out, and agree where the values are symmetric about their median. A number that cannot be negative
-has a lower bound that is not in (1), and in (3) where it has no bias. The quantile p of B values is
-the one of rank p (B + 1).
+keeps its bound in (1), and in (3) where it has no bias. The quantile p of B values is
+the one of rank p (B + 1). Without replicates, from the covariance C of the coefficients of a closed
+form and the standard normal quantile z,
+
+    sandwich      f(theta) -+ z_{1 - a/2} sqrt(f'(theta) C f'(theta)^T).                            (4)
 """
 
 from collections.abc import Callable
@@ -19,9 +22,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
+from scipy.stats import norm
 
 from diffusions.checks import one_of
-from diffusions.typing import PyTree
+from diffusions.typing import Params, PyTree
 
 if TYPE_CHECKING:
     from jkonet_star.fitted import FittedEnergy
@@ -99,6 +103,42 @@ def bootstrap_interval(
         lower.append(low)
         upper.append(high)
     return Interval(*(jax.tree.unflatten(structure, bounds) for bounds in (lower, upper)))
+
+
+def delta_interval(
+    function: Callable[[Any], PyTree],
+    energy: "FittedEnergy",
+    directions: Params,
+    *,
+    level: float = 0.9,
+) -> Interval:
+    """Equation (4).
+
+    Args:
+        function: of a single energy, to any pytree of arrays; it can be traced.
+        energy: a linear one.
+        directions: params, stacked, of which the outer products add up to C.
+        level: between 0 and 1.
+
+    Raises:
+        ValueError: a level that is no share.
+    """
+    z = float(norm.ppf(0.5 * (1.0 + checked_level(level))))
+
+    def of_params(params: Params) -> PyTree:
+        return function(energy.replace(params=params))  # type: ignore[attr-defined]
+
+    @jax.jit
+    def all_directions(params: Params, directions: Params) -> tuple[PyTree, PyTree]:
+        moved = jax.vmap(lambda one: jax.jvp(of_params, (params,), (one,))[1])(directions)
+        return of_params(params), moved
+
+    own, moved = all_directions(energy.params, directions)
+    errors = jax.tree.map(lambda x: np.sqrt((np.asarray(x, np.float64) ** 2).sum(axis=0)), moved)
+    return Interval(
+        jax.tree.map(lambda value, error: np.asarray(value, np.float64) - z * error, own, errors),
+        jax.tree.map(lambda value, error: np.asarray(value, np.float64) + z * error, own, errors),
+    )
 
 
 def checked_level(level: float) -> float:

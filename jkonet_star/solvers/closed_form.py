@@ -345,7 +345,7 @@ def _fit_linear(
         gram, moment, square = (s.sum(axis=0) for s in by_step)
     else:
         gram, moment, square = normal_equations(model, constants, conditions)
-    ridge = regularization * _per_feature(model, factor)
+    ridge = ridge_of(model, regularization, factor)
     theta, rank, condition = solve_ridge(gram, moment, ridge)
     if model.internal == "learned" and theta[-1] < 0:
         free, rank, condition = solve_ridge(gram[:-1, :-1], moment[:-1], ridge[:-1])
@@ -360,6 +360,13 @@ def _fit_linear(
         relative_residual=float(max(remaining, 0.0) / max(square, np.finfo(np.float64).tiny)),
     )
     return split_coefficients(model, theta), report
+
+
+def ridge_of(
+    model: LinearEnergy, regularization: float, interaction_factor: float
+) -> Float[np.ndarray, "f"]:
+    """What is added to the diagonal for each unknown."""
+    return regularization * _per_feature(model, interaction_factor)
 
 
 def _per_feature(model: LinearEnergy, factor: float) -> Float[np.ndarray, "f"]:
