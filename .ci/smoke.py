@@ -34,6 +34,7 @@ data_generation --dataset-name=population --n-particles=60 --internal=wiener --b
     --potential=sphere --batch-size=-1
 experiments.train --solver=jkonet-star --dataset=population --run-name=trained {LEARNING}
 experiments.evaluate --run=runs/trained
+experiments.identify --run=runs/trained
 experiments.report --run=runs/trained --out=report.html
 experiments.sweep --sweep-name=solvers --potentials=sphere --solvers={",".join(SOLVERS)} --seeds=0
     --particle-counts=60 --eval-every=2 {SMALL} {LEARNING}

@@ -60,7 +60,7 @@ from jkonet_star.fitted import FittedEnergy
 from jkonet_star.growth_rate import GrowthRate, SmoothField, time_kernel, with_theta
 from jkonet_star.settings import CouplingSettings, GrowthSettings
 from jkonet_star.snapshots import Snapshots, relative, sorted_rows
-from jkonet_star.transport.couplings import CouplingReport, Couplings, couple
+from jkonet_star.transport.couplings import CouplingReport, Couplings, couple, plan_solver
 from jkonet_star.units import population_units
 
 _LEAST_EIGENVALUE = 1e-6
@@ -432,9 +432,7 @@ def _barycentres(
     settings: CouplingSettings,
 ) -> tuple[Float[np.ndarray, "k n"], Float[np.ndarray, "k n d"]]:
     """P 1 of equation (3), of sum 1, and the mean displacement of every cell."""
-    # Sinkhorn's library takes a second to load.
-    from jkonet_star.transport.entropic import sinkhorn_plan
-
+    sinkhorn_plan = plan_solver("sinkhorn")
     mass, jumps = np.zeros(weights.shape), np.zeros(moved.shape)
     for k, w in enumerate(weights):
         rows, cols = sorted_rows(moved[k], w), sorted_rows(points[k + 1], mu[k + 1])

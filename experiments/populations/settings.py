@@ -90,6 +90,28 @@ class EvaluateSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class IdentifySettings:
+    """Of which run it is asked what its data can tell.
+
+    Attributes:
+        run: folder of a finished run of experiments.train.
+        data_dir: where the run's dataset is, if it is not where the run found it.
+        seed_index: which of the run's seeds, counted from 0.
+        plots: draw the figure.
+    """
+
+    run: str | None = None
+    data_dir: PathText = "data"
+    seed_index: Natural = 0
+    plots: bool = True
+
+    def __post_init__(self):
+        if not self.run:
+            raise ValueError("--run is required: the folder of a run, such as runs/demo")
+        check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AnnotateSettings:
     """Which cells are annotated with which energy.
 

@@ -31,6 +31,7 @@ from experiments.reports.html import (
     table,
     table_of_rows,
 )
+from experiments.reports.identifiability import identified
 from experiments.reports.law import law_content
 from experiments.run.commands import (
     changed,
@@ -68,6 +69,7 @@ def run_sections(run: RunFolder) -> list[str]:
         section("Results", content(results) if results else ""),
         section("Training", _charts(run)),
         section("Figures", pictures((run.path / "plots").glob("*.png"))),
+        section("What the data can tell", identified(run.path / "identify.json")),
         *_evaluations(run),
         section("Tables", *_tables(run)),
         section("Data", _data(settings)),

@@ -35,7 +35,7 @@ CHECKPOINT: Contents = {r"(removed-)?\d+": _ARRAYS, r"\d+\.orbax-checkpoint-tmp(
 _ENERGY: Contents = {r"energy\.json": None, r"arrays": _ARRAYS}
 _NETWORK: Contents = {r"network\.json": None, r"arrays": _ARRAYS}
 _PLOTS: Contents = {
-    r"(potential|interaction|predictions|law|training)\.png": None,
+    r"(identify|potential|interaction|predictions|law|training)\.png": None,
     r"(curves|data|generated|mse_curve|samples)\.png": None,
     r"density(_\d{4,})?\.png|panel_\d{4,}\.png": None,
     r"(errors|norms|seeds)\.png": None,
@@ -56,7 +56,7 @@ _RESULTS: Contents = {**_TABLES, r"(about|evaluation)\.json": None}
 RUN: Contents = {
     **_TRAINING,
     **_TABLES,
-    r"choice\.json|config\.json|log_snr\.json|summary\.json": None,
+    r"(choice|config|identify|log_snr|summary)\.json": None,
     r"losses\.txt|numbers_.*\.txt": None,
     r"report\.html": None,
     r"evaluation.*\.json": None,

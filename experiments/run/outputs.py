@@ -21,6 +21,7 @@ _FOOTER = re.compile(
     re.DOTALL,
 )
 _EVALUATION = {"schema_version", "run", "solver", "dataset", "eval", "seconds"}
+_IDENTIFICATION = {"schema_version", "run", "seed_index", "answers", "seconds"}
 _TABLE = b"dataset,potential,interaction,"
 
 
@@ -34,11 +35,20 @@ def is_report(file: Path) -> bool:
 
 def is_evaluation(file: Path) -> bool:
     """Whether a file is a result of `experiments.evaluate`."""
+    return _has(file, _EVALUATION)
+
+
+def is_identification(file: Path) -> bool:
+    """Whether a file is a result of `experiments.identify`."""
+    return _has(file, _IDENTIFICATION)
+
+
+def _has(file: Path, entries: set[str]) -> bool:
     try:
         content = read_json(file)
     except ValueError:
         return False
-    return isinstance(content, dict) and content.keys() >= _EVALUATION
+    return isinstance(content, dict) and content.keys() >= entries
 
 
 def is_sweep_table(file: Path) -> bool:

@@ -37,6 +37,8 @@ from jkonet_star.solvers.registry import Terms
 from jkonet_star.transport.couplings import CouplingReport, Couplings, couple
 
 PASSES = 10
+DEGREE = 3
+"""Total, of the monomials of S_theta: what is richer follows the chance in few particles."""
 RIDGE = 1e-4
 """Of every fit: next to none, because a ridge would hold the motion back in every pass."""
 AT_REST = 0.01
@@ -57,14 +59,14 @@ def settled_couplings(
         terms: of S_theta, whose V does not depend on time.
         snapshots: of the population.
         couplings: gamma_0.
-        features: of S_theta, which has the monomials only.
+        features: of S_theta, of which it has the low monomials only.
         key: decides the blocks of couplings.
 
     Returns:
         The couplings, and one report per step.
     """
     smooth = dataclasses.replace(
-        features, degree=max(features.degree, 2), trigonometric=False, radial="none"
+        features, degree=DEGREE, total_degree=DEGREE, trigonometric=False, radial="none"
     )
     model, constants = linear_model(terms, snapshots, smooth)
     before, reports = np.inf, list[CouplingReport]()

@@ -247,7 +247,7 @@ def _couple_step(
     n_blocks = 1 if settings.batch_size < 0 else -(-largest // settings.batch_size)
     blocks = _blocks(a[order_x], b[order_y], n_blocks)
     method = chosen_method(settings, max(max(len(i), len(j)) for i, j, *_ in blocks))
-    solve = _solver(method)
+    solve = plan_solver(method)
     plans, shares = [], []
     for i, j, a_block, b_block in blocks:
         i, j = order_x[i], order_y[j]
@@ -308,7 +308,7 @@ def _slice_of_mass(weights: HostArray, low: float, high: float) -> tuple[HostArr
     return rows, np.minimum(inside[rows], weights[rows])
 
 
-def _solver(method: str) -> Callable[..., SparsePlan]:
+def plan_solver(method: str) -> Callable[..., SparsePlan]:
     """(x, y, a, b, settings) -> plan. Exact plans need no OTT-JAX, which takes a second to load."""
     if method == "exact":
         return _exact

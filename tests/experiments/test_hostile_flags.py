@@ -20,7 +20,12 @@ from diffusions import memory
 from experiments.information_theoretic.settings import InformationTheoreticSettings
 from experiments.linear_denoiser.settings import LearnedDenoiserSettings, LinearDenoiserSettings
 from experiments.populations.learning_settings import PARTS, learning_from_flags
-from experiments.populations.settings import AnnotateSettings, EvaluateSettings, TrainSettings
+from experiments.populations.settings import (
+    AnnotateSettings,
+    EvaluateSettings,
+    IdentifySettings,
+    TrainSettings,
+)
 from experiments.reports.settings import ReportSettings
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.sparse_localization.settings import CurriculumSettings, SparseSettings
@@ -41,6 +46,7 @@ SCRIPTS = {
     "checkpoints.import_torch": (ImportSettings,),
     "experiments.annotate": (AnnotateSettings,),
     "experiments.evaluate": (EvaluateSettings,),
+    "experiments.identify": (IdentifySettings,),
     "experiments.information_theoretic": (InformationTheoreticSettings,),
     "experiments.learned_denoiser": (LearnedDenoiserSettings,),
     "experiments.linear_denoiser": (LinearDenoiserSettings,),
@@ -55,6 +61,7 @@ NEEDED = {
     ImportSettings: {"kind": "message-passing", "weights": "x", "out": "y"},
     AnnotateSettings: {"run": "x", "h5ad": "y", "out": "z"},
     EvaluateSettings: {"run": "x"},
+    IdentifySettings: {"run": "x"},
     ReportSettings: {"run": "x"},
     ReproduceSettings: {"experiment": "dimensions"},
     SparsePixelsSettings: {"dataset": "synthetic"},

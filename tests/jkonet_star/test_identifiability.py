@@ -1,0 +1,164 @@
+"""What is asked of data whose answer is known."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jkonet_star import snapshots_from_arrays
+from jkonet_star.energies.features import Features
+from jkonet_star.energies.models import LinearEnergy
+from jkonet_star.fit_report import BetaReport
+from jkonet_star.fitted import FittedEnergy
+from jkonet_star.identifiability import (
+    ask_circulation,
+    ask_growth,
+    ask_interaction,
+    ask_noise,
+    equal_laws,
+    identify,
+)
+
+N = 200
+KEY = jax.random.key(0)
+
+
+def turning(seed):
+    """N(0, diag(4, 1)), turned by 30 degrees a step."""
+    rng, made = np.random.default_rng(seed), []
+    for k in range(6):
+        c, s = np.cos(k * np.pi / 6), np.sin(k * np.pi / 6)
+        made.append((rng.normal(size=(N, 2)) * [2, 1]) @ np.array([[c, s], [-s, c]]))
+    return snapshots_from_arrays(made, dt=0.5)
+
+
+def contracting(seed, middle=0.0):
+    """V = .15 x^2 + .3 y^2, from N(middle, diag(4, 1)) on."""
+    rng = np.random.default_rng(seed)
+    factors = [(1 - 0.5 * np.array([0.3, 0.6])) ** k for k in range(6)]
+    made = [(rng.normal(size=(N, 2)) * [2, 1] + middle) * f for f in factors]
+    return snapshots_from_arrays(made, dt=0.5)
+
+
+def resting(seed, n=N):
+    rng = np.random.default_rng(seed)
+    return snapshots_from_arrays([rng.normal(size=(n, 2)) for _ in range(6)], dt=0.5)
+
+
+def clusters(seed):
+    """Two clusters that stay where they are; the shares change."""
+    rng, made = np.random.default_rng(seed), []
+    for share in (0.5, 0.6, 0.7, 0.8, 0.87, 0.92):
+        right = rng.random(N) < share
+        made.append(rng.normal(size=(N, 2)) + np.where(right, 4, -4)[:, None])
+    return snapshots_from_arrays(made, dt=0.5)
+
+
+def contraction(rate=0.5):
+    """V = rate |x|^2 / 2."""
+    squares = Features(
+        dimension=2,
+        exponents=((2, 0), (0, 2)),
+        trigonometric=False,
+        radial="none",
+        width=1.0,
+        n_centers=0,
+    )
+    model = LinearEnergy(dimension=2, potential_features=squares, interaction_features=None)
+    params = {"potential": jax.numpy.full(2, rate / 2)}
+    constants = {"potential": jax.numpy.zeros((0, 2))}
+    return FittedEnergy(model, "explicit", params, constants, jax.numpy.arange(6) * 0.5)
+
+
+@pytest.fixture(scope="module")
+def answers():
+    return identify(contraction(), turning(0), key=KEY)
+
+
+def test_a_rotation_is_no_gradient(answers):
+    answer = answers[1]
+    assert answer.question == "circulation"
+    assert answer.determined
+    assert answer.verdict.startswith("not a gradient")
+    assert answer.p_value < 0.01
+    assert answer.low < 1 < answer.high or answer.low > 0.25
+
+
+def test_every_question_has_an_answer_in_words(answers):
+    assert [a.question for a in answers] == ["interaction", "circulation", "noise", "growth"]
+    assert all(len(a.verdict) > 20 and a.verdict in a.line() for a in answers)
+
+
+def test_a_gradient_flow_is_not_called_anything_else():
+    answer = ask_circulation(contracting(1), KEY)
+    assert answer.determined
+    assert "no better" in answer.verdict
+
+
+def test_what_leaves_laws_alone_is_not_seen():
+    for answer in (ask_circulation(resting(0), KEY), ask_noise(resting(0))):
+        assert not answer.determined
+        assert answer.value is None
+        assert answer.p_value > 0.05
+
+
+def test_noise_has_the_error_of_its_estimate():
+    def report(**given):
+        known = {"value": 0.5, "standard_error": 0.1, "paired": False, "gain": 0.0}
+        return BetaReport(**{**known, "converged": True, **given})
+
+    moving = contracting(0)
+    told = ask_noise(moving, report())
+    assert told.determined
+    np.testing.assert_allclose([told.low, told.high], [0.5 - 0.16449, 0.5 + 0.16449], rtol=1e-4)
+    assert not ask_noise(moving, report(standard_error=0.3)).determined
+    assert not ask_noise(moving, report(standard_error=None)).determined
+    assert not ask_noise(moving, report(converged=False)).determined
+    assert ask_noise(moving, report(value=0.0, standard_error=0.001)).determined
+    assert not ask_noise(resting(0), report()).determined
+    assert ask_noise(resting(0), report(paired=True)).determined
+
+
+def test_a_quadratic_interaction_is_a_potential_where_the_mean_rests():
+    at_rest = ask_interaction(contraction(), contracting(0))
+    assert not at_rest.determined
+    assert "cannot tell them apart" in at_rest.verdict
+    moving = ask_interaction(contraction(), contracting(0, middle=3.0))
+    assert moving.determined
+    assert moving.p_value < 1e-6
+    assert moving.value > 50 * at_rest.value
+
+
+def test_a_mean_that_hardly_moves_tells_fast_rates_only():
+    moved = contracting(0, middle=0.3)
+    assert not ask_interaction(contraction(0.01), moved).determined
+    assert ask_interaction(contraction(10.0), moved).determined
+
+
+def test_shares_that_change_without_motion_may_be_growth():
+    answer = ask_growth(clusters(0), KEY)
+    assert not answer.determined
+    assert answer.value > 0.7
+    assert "multiplied" in answer.verdict
+    moved = ask_growth(contracting(0, middle=1.0), KEY)
+    assert moved.determined
+    assert moved.value < 0.4
+
+
+def test_equal_laws_are_called_different_as_often_as_the_level_says():
+    found = np.array([equal_laws(resting(seed, 100)) for seed in range(200)])
+    assert 0.01 < (found < 0.05).mean() < 0.1
+    assert equal_laws(turning(0)) < 1e-6
+
+
+def test_a_law_has_no_origin_and_no_unit():
+    found = turning(2)
+    other = snapshots_from_arrays([1e3 * x + 7e5 for x in found.arrays()], dt=0.5)
+    plain = dataclasses.replace(other, origin=None)
+    np.testing.assert_allclose(equal_laws(plain), equal_laws(found), rtol=0.05)
+
+
+def test_another_dimension_is_refused():
+    with pytest.raises(ValueError, match="dimension 2, the snapshots 3"):
+        identify(contraction(), snapshots_from_arrays(np.zeros((2, 5, 3)) + np.arange(5)[:, None]))
