@@ -1,15 +1,22 @@
-"""SIGTERM, by which batch systems and service managers ask a process to end before they kill it.
+"""How a process that is asked to end does so, by SIGTERM (batch systems, services) or by Ctrl-C.
 
-Python ends at once and without a word. A script shall end as it does on Ctrl-C: what it writes is
-whole, what it holds is given back, one line says why.
+At SIGTERM Python ends at once and without a word. A script shall end as it does on Ctrl-C: what it
+writes is whole, what it holds is given back, one line says why.
+
+An interrupt that falls into a callback of the garbage collector or into a finaliser (JAX has both) is
+printed as a traceback and forgotten, and the script goes on as if nobody had asked: such a one is
+raised anew a moment later.
 """
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
+MOMENT = 0.01
+"""Seconds after which a lost interrupt is raised anew: the callback that swallowed it is then over."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -18,17 +25,40 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def termination_raised() -> Iterator[None]:
-    """SIGTERM raises `Terminated` inside, unless somebody else answers it already."""
+    """SIGTERM raises `Terminated` inside, and no interrupt is lost.
+
+    Where somebody else answers SIGTERM already, or outside the main thread, all stays as it is.
+    """
     main = threading.current_thread() is threading.main_thread()  # only that one may say how
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
     signal.signal(signal.SIGTERM, _raise)
     try:
-        yield
+        with _lost_interrupts_raised():
+            yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _raise(*_: object) -> None:
     raise Terminated
+
+
+@contextlib.contextmanager
+def _lost_interrupts_raised() -> Iterator[None]:
+    """An interrupt that nobody can catch where it was raised comes again a moment later."""
+    others = sys.unraisablehook
+
+    def hook(lost: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            others(lost)
+            return
+        again = signal.SIGTERM if issubclass(lost.exc_type, Terminated) else signal.SIGINT
+        threading.Timer(MOMENT, signal.pthread_kill, (threading.main_thread().ident, again)).start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = others

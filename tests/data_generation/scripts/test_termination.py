@@ -1,0 +1,49 @@
+"""A process that is asked to end ends, wherever it is just then."""
+
+import gc
+import signal
+import time
+
+import pytest
+
+from data_generation.scripts.termination import Terminated, termination_raised
+
+
+@pytest.mark.parametrize(
+    ("asked", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
+def test_an_interrupt_in_a_callback_of_the_garbage_collector_is_not_lost(asked, raised, capfd):
+    left = [asked]
+
+    def callback(phase, info):
+        if phase == "start" and left:
+            signal.raise_signal(left.pop())
+
+    def work():
+        with termination_raised():
+            gc.collect()
+            assert not left
+            time.sleep(10)  # a moment is enough
+
+    gc.callbacks.append(callback)
+    try:
+        with pytest.raises(raised) as caught:
+            work()
+    finally:
+        gc.callbacks.remove(callback)
+    assert caught.type is raised
+    assert capfd.readouterr().err == ""
+
+
+def test_another_exception_in_a_finaliser_is_told_as_it_was(capfd, monkeypatch):
+    told = []
+    monkeypatch.setattr("sys.unraisablehook", lambda lost: told.append(lost.exc_type))
+
+    class Fails:
+        def __del__(self):
+            raise RuntimeError
+
+    with termination_raised():
+        failing = Fails()
+        del failing
+    assert told == [RuntimeError]
