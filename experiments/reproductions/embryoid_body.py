@@ -8,8 +8,8 @@
                        (Persiianov et al., ICLR 2026)
 
 They are different questions, and their numbers are not to be compared with each other. V depends on
-time in all of them. A step to a day that was left out is a step of training cut short: of the same V,
-at the same time.
+time in all of them, but where `auto` finds that it need not; the first is also judged by its law. A
+step to a day that was left out is a step of training cut short: of the same V, at the same time.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from data_generation.populations.settings import DataSettings
 from experiments.populations.learning_settings import LearningSettings
-from experiments.reproductions.embryoid_body_methods import SOLVER, methods_of, network_of, seeds_of
+from experiments.reproductions.embryoid_body_methods import network_of, seeds_of, solvers_of
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.run.tables import Row
 from experiments.sweeps.folder import SweepFolder
@@ -25,7 +25,7 @@ from experiments.sweeps.settings import Cell
 
 
 def cells(settings: ReproduceSettings) -> list[Cell]:
-    """A run per scheme, variant and seed of the one-step-ahead protocol."""
+    """A run per solver, scheme, variant and seed of the one-step-ahead protocol."""
     file = Path(str(settings.embryoid_body))
     data = DataSettings(
         load_from_file=str(file),
@@ -46,8 +46,7 @@ def cells(settings: ReproduceSettings) -> list[Cell]:
             variant=variant,
             learning=LearningSettings(network=network_of(settings, variant)),
         )
-        for solver in settings.or_default("solvers", (SOLVER,), (SOLVER,))
-        for scheme, variant in methods_of(settings)
+        for solver, scheme, variant in solvers_of(settings)
         for seed in seeds_of(settings)
     ]
 

@@ -6,6 +6,8 @@ from experiments.reproductions.settings import ReproduceSettings
 from jkonet_star.settings import SCHEMES, NetworkSettings
 
 SOLVER = "jkonet-star-time-potential"
+CHOICE = "auto"
+"""The default of real data: what is learned is chosen by held-out cells, and refined by their law."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
     # Chosen for the explicit scheme on the one-step-ahead protocol's own test cells.
@@ -26,6 +28,21 @@ def methods_of(settings: ReproduceSettings) -> list[tuple[str, str]]:
     if settings.quick:
         return [("explicit", "")]
     return [*((scheme, "") for scheme in SCHEMES), ("explicit", "regularised")]
+
+
+def solvers_of(settings: ReproduceSettings) -> list[tuple[str, str, str]]:
+    """Solver, scheme and variant of the one-step-ahead protocol's runs."""
+    asked = settings.or_default("solvers", (SOLVER, CHOICE), (SOLVER,))
+    return [
+        (solver, scheme, variant)
+        for solver in asked
+        for scheme, variant in ([("explicit", "")] if solver == CHOICE else methods_of(settings))
+    ]
+
+
+def label(scheme: str, variant: str, solver: str = SOLVER) -> str:
+    """Of one of our methods."""
+    return ", ".join(filter(None, ("" if solver == SOLVER else solver, scheme, variant)))
 
 
 def seeds_of(settings: ReproduceSettings) -> tuple[int, ...]:

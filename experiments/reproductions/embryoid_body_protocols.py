@@ -18,12 +18,19 @@ from data_generation.populations.reading import read_snapshots
 from data_generation.scripts.files import write_json
 from diffusions.typing import Array
 from experiments.reproductions.baselines import no_change, sampling_floor
-from experiments.reproductions.embryoid_body_methods import SOLVER, methods_of, network_of, seeds_of
+from experiments.reproductions.embryoid_body_methods import (
+    SOLVER,
+    label,
+    methods_of,
+    network_of,
+    seeds_of,
+)
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.run.records import Number
 from experiments.run.tables import Row
 from experiments.sweeps.folder import SweepFolder
 from experiments.sweeps.settings import Cell
+from experiments.sweeps.table import LAW
 from jkonet_star.dynamics import scheme_time
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.fitting import fit
@@ -33,6 +40,8 @@ from jkonet_star.transport.couplings import Couplings, couple
 from jkonet_star.transport.exact import wasserstein
 
 INNER_DAYS = (1, 2, 3)
+LAW_YARDSTICKS = {"no_motion": "no change", "floor": "sampling floor", "lookup": "lookup"}
+"""Of a run's summary, and what they are called here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +55,8 @@ class Protocol:
         no_change: of the population that is predicted from.
         floor: of cells of the target day itself.
         published: of other methods, by name.
+        law: further scores of the predicted populations, by method or yardstick; a value for every
+            seed. Empty where there are none.
     """
 
     name: str
@@ -54,11 +65,7 @@ class Protocol:
     no_change: float
     floor: float
     published: dict[str, float]
-
-
-def label(scheme: str, variant: str) -> str:
-    """Of one of our methods."""
-    return f"{scheme}, {variant}" if variant else scheme
+    law: dict[str, dict[str, list[float]]] = dataclasses.field(default_factory=dict)
 
 
 def one_step_ahead(rows: Sequence[Row], runs: Sequence[Cell], folder: SweepFolder) -> Protocol:
@@ -67,7 +74,8 @@ def one_step_ahead(rows: Sequence[Row], runs: Sequence[Cell], folder: SweepFolde
     scores: dict[str, list[float]] = {}
     for row in rows:
         if row["emd"] is not None:
-            scores.setdefault(label(row["scheme"], row["variant"]), []).append(row["emd"])
+            name = label(row["scheme"], row["variant"], row["solver"])
+            scores.setdefault(name, []).append(row["emd"])
     order = folder.execution.wasserstein_order
     return Protocol(
         name="one step ahead",
@@ -76,7 +84,23 @@ def one_step_ahead(rows: Sequence[Row], runs: Sequence[Cell], folder: SweepFolde
         no_change=float(no_change(dataset.test, order).mean()),
         floor=float(sampling_floor(dataset.train, dataset.test, order).mean()),
         published={"JKOnet* (Terpin et al.)": 0.623} if order == 1 else {},
+        law=_laws(runs, folder),
     )
+
+
+def _laws(runs: Sequence[Cell], folder: SweepFolder) -> dict[str, dict[str, list[float]]]:
+    """Scores of the summaries, and of the yardsticks that any of them has."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for cell in runs:
+        law = folder.run(cell).summary().get("law") or {}
+        for name in (*LAW, "w1") if law else ():
+            score = law[name]
+            values = {label(cell.scheme, cell.variant, cell.solver_name): score["mean"]}
+            values |= {shown: score[field] for field, shown in LAW_YARDSTICKS.items()}
+            for method, value in values.items():
+                if value is not None:
+                    found.setdefault(method, {}).setdefault(name, []).append(value)
+    return found
 
 
 def leave_one_out(folder: SweepFolder, settings: ReproduceSettings) -> Protocol:

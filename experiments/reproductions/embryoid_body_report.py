@@ -20,6 +20,7 @@ from experiments.run.figures import new_figure, save_figure
 from experiments.run.tables import Row, markdown
 from experiments.sweeps.folder import SweepFolder
 from experiments.sweeps.settings import Cell
+from experiments.sweeps.table import LAW
 from jkonet_star.evaluation import predict_snapshots
 
 SOURCE = (
@@ -50,10 +51,16 @@ def write_table(folder: SweepFolder, protocols: Sequence[Protocol]) -> None:
         ]
         for name, values in protocol.scores.items():
             shown = f"{np.mean(values):.3f} +- {np.std(values):.3f} ({len(values)} seeds)"
-            rows.append({"method": f"ours, {name}", protocol.metric: shown})
-        rows.append({"method": "no change", protocol.metric: protocol.no_change})
-        rows.append({"method": "sampling floor", protocol.metric: protocol.floor})
-        parts.append(f"## {protocol.name}\n\n{markdown(rows, ['method', protocol.metric])}")
+            law = protocol.law.get(name, {})
+            rows.append({"method": f"ours, {name}", protocol.metric: shown} | _means(law))
+        for name, value in (("no change", protocol.no_change), ("sampling floor", protocol.floor)):
+            law = protocol.law.get(name, {})
+            rows.append({"method": name, protocol.metric: value} | _means(law))
+        if "lookup" in protocol.law:
+            found = _means(protocol.law["lookup"])
+            rows.append({"method": "lookup", "W1": found.get("w1")} | found)
+        columns = ["method", protocol.metric, *(LAW if protocol.law else ())]
+        parts.append(f"## {protocol.name}\n\n{markdown(rows, columns)}")
     write_text(folder.path / "embryoid-body.md", "\n".join(parts))
     figure, grid = new_figure(len(protocols), size=3.4)
     figure.set_figheight(4.2)
@@ -77,6 +84,10 @@ def write_table(folder: SweepFolder, protocols: Sequence[Protocol]) -> None:
         axes.set_title(protocol.name, fontsize=8)
         axes.legend(fontsize=6, loc="best")
     save_figure(figure, folder.path / "plots" / "embryoid-body.png")
+
+
+def _means(law: dict[str, list[float]]) -> dict[str, str]:
+    return {name: f"{np.mean(values):.4f}" for name, values in law.items()}
 
 
 def draw_cells(runs: Sequence[Cell], folder: SweepFolder) -> None:

@@ -154,6 +154,12 @@ def test_the_protocols_are_told_apart(embryoid_body):
     ]
     metrics = [next(k for k in rows[0] if k != "method") for rows in pages.values()]
     assert metrics == ["W1", "W1", "W2", "W2", "W2"]
+    first = {row["method"]: row for row in pages["one step ahead"]}
+    ours, still, lookup = (first[name] for name in ("ours, explicit", "no change", "lookup"))
+    assert float(ours["energy_distance"]) < float(still["energy_distance"])
+    assert 0.4 < float(ours["c2st"]) <= 1
+    assert float(lookup["W1"]) > 0
+    assert "energy_distance" not in pages["leave one out"][0]
     for name in ("embryoid-body", "embryoid-body-cells"):
         assert (place / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
