@@ -123,6 +123,9 @@ class ComparedReport:
         energy_distance: of its predictions to held-out particles, mean over the steps.
         standard_error: of the difference to the best one; zero for that.
         chosen: whether it was.
+        c2st: how well its predictions are told from held-out particles, mean over the steps; None
+            where these are too few.
+        beta: of its noise; None for none.
     """
 
     name: str
@@ -130,6 +133,8 @@ class ComparedReport:
     energy_distance: Double | None
     standard_error: Double | None
     chosen: bool
+    c2st: Double | None = None
+    beta: Double | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,19 @@ of the difference: with h_c(x_i) and g_c(y_j) what one particle adds to D of can
     h_c(x_i) = 2 mean_j |z_i - y_j| - 2 mean_i' |z_i - z_i'|,   g_c(y_j) = 2 mean_i |z_i - y_j|,   (1)
     Var(D_c - D_b) ~ Var_i(h_c - h_b) / n + Var_j(g_c - g_b) / m,                                  (2)
 
-z_i being where c moves x_i to (the projection of a U-statistic: Hoeffding 1948). What is taken is then
-trained anew, on all particles.
+z_i being where c moves x_i to (the projection of a U-statistic: Hoeffding 1948). The energy distance
+hardly sees what is finer than a population. So of those that it leaves the classifier of `two_samples`
+has to find one as hard to tell from the observed particles as any other, up to the error of a
+difference of two accuracies of n answers,
+
+    A_c <= A_b + sqrt(2 A_b (1 - A_b) / n).                                                        (3)
+
+What is taken is then trained anew, longer and on all particles.
 
 Candidates: V(x); V(x, t); V(x, t) with a wider network; the best of these with noise, whose beta is
-found by the refinement. All are refined. The simpler one is that with fewer parameters.
+found by the refinement, and with half of that beta. All are refined. The simpler one is that with
+fewer parameters, and of as many with less noise: what moves at random lies farther from where it is
+seen next, and W1 knows.
 
 To compile costs more than to train. So all candidates of a width are one program, and that of the final
 training, too: V(x) is V(x, t) on a clock that stands still, no noise is noise with beta = 0, what is
@@ -34,7 +42,7 @@ from diffusions.checks import Natural
 from diffusions.keys import named_key
 from diffusions.memory import check_memory
 from diffusions.typing import HostArray, Key, Keys, PyTree
-from jkonet_star.energies.models import INITIAL_NOISE, NetworkEnergy
+from jkonet_star.energies.models import NetworkEnergy
 from jkonet_star.fit_report import ComparedReport, finite_or_none
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import CouplingSettings, NetworkSettings, RefinementSettings
@@ -46,15 +54,17 @@ from jkonet_star.solvers.problem import Problem, prepare
 from jkonet_star.solvers.refinement import Refining
 from jkonet_star.solvers.registry import Terms
 from jkonet_star.solvers.side_by_side import SideBySide
-from jkonet_star.two_samples import spread
+from jkonet_star.two_samples import c2st, spread
 from jkonet_star.units import data_units
 
 HELD_OUT = 0.25
 FEWEST = 20
 """Particles of a snapshot, below which nothing can be held out."""
 MOST_COMPARED = 1000
-GRADIENT_STEPS = 2400
-"""Of the first-order training, however many couplings there are."""
+COMPARED_STEPS = 2400
+"""Gradient steps of the first-order training of what is compared, however many couplings there are."""
+CHOSEN_STEPS = 7200
+"""Of what is chosen. Fine structure takes longer to learn than to be compared."""
 NO_NOISE = -1e9
 """b of `energies`, equation (2), at which beta is zero in single precision, and stays so."""
 ROOM = 256
@@ -70,28 +80,35 @@ class Candidate:
     Attributes:
         name: in words.
         time_varying: V depends on time.
-        noise: beta is learned, by the refinement.
+        noise: there is some.
         network: of V.
+        beta: of the noise; None where the refinement learns it.
     """
 
     name: str
     time_varying: bool
     noise: bool
     network: NetworkSettings
+    beta: float | None = None
 
     def with_noise(self) -> "Candidate":
         """The same, and noise."""
         return dataclasses.replace(self, name=f"{self.name}, noise", noise=True)
 
-    def training(self, problem: Problem) -> SideBySide:
-        """The first-order training: as many epochs as give `GRADIENT_STEPS`, or those of the settings.
+    def with_half_the_noise(self, beta: float | None = None) -> "Candidate":
+        """The same, and half of the noise that is learned: beta."""
+        return dataclasses.replace(self, name=f"{self.name}, half the noise", noise=True, beta=beta)
+
+    def training(self, problem: Problem, n_steps: int = CHOSEN_STEPS) -> SideBySide:
+        """The first-order training, in as many epochs as it takes, or those of the settings.
 
         Args:
             problem: with room for couplings, see `with_room`.
+            n_steps: gradient steps.
         """
         n_pairs = problem.conditions.point.shape[0]
         per_epoch = -(-n_pairs // min(self.network.batch_size, n_pairs))
-        epochs = min(self.network.epochs, -(-GRADIENT_STEPS // per_epoch))
+        epochs = min(self.network.epochs, -(-n_steps // per_epoch))
         network = dataclasses.replace(self.network, epochs=epochs)
         terms = Terms(potential=True, time_varying=True)
         training = SideBySide(Network(terms=terms, network=network), problem)
@@ -105,8 +122,13 @@ class Candidate:
         self, settings: RefinementSettings, problem: Problem, energies: FittedEnergy
     ) -> Refining:
         """The refinement of what `training` gave."""
-        start = INITIAL_NOISE if self.noise else NO_NOISE
-        return Refining(settings, problem, with_noise(energies, start))
+        if not self.noise:
+            return Refining(settings, problem, with_noise(energies, NO_NOISE), learn_noise=False)
+        if self.beta is None:
+            return Refining(settings, problem, with_noise(energies))
+        share = self.beta / float(energies.constants.noise[0])
+        start = share + float(np.log(-np.expm1(-share)))  # whose softplus is the share
+        return Refining(settings, problem, with_noise(energies, start), learn_noise=False)
 
     def plain(self, energies: FittedEnergy, problem: Problem) -> FittedEnergy:
         """The same functions as what they are: without a clock, or a noise, that stands still."""
@@ -148,12 +170,15 @@ class SolverChoice:
     def lines(self) -> list[str]:
         """A table for people."""
         width = max(len(row.name) for row in self.compared)
-        lines = [f"{'candidate':{width}}  parameters  energy distance of held-out particles"]
+        lines = [f"{'candidate':{width}}  parameters  C2ST  energy distance of held-out particles"]
         for row in self.compared:
             error = f" (+- {row.standard_error:.2g} from the best)" if row.standard_error else ""
             mark = "  <- chosen" if row.chosen else ""
             distance = "not finite" if row.energy_distance is None else f"{row.energy_distance:.5f}"
-            lines.append(f"{row.name:{width}}  {row.parameters:>10}  {distance}{error}{mark}")
+            accuracy = "    " if row.c2st is None else f"{row.c2st:.2f}"
+            lines.append(
+                f"{row.name:{width}}  {row.parameters:>10}  {accuracy}  {distance}{error}{mark}"
+            )
         return lines
 
 
@@ -243,30 +268,37 @@ class Auto(Solver):
         def compare(candidate: Candidate, start: FittedEnergy | None = None) -> None:
             on_candidate(candidate.name)
             if start is None:
-                start, _ = train(candidate.training(part), key[None])
+                start, _ = train(candidate.training(part, COMPARED_STEPS), key[None])
             first_order[candidate.name] = start
             refined, _ = train(candidate.refining(refinement, part, start), key[None])
             plain = candidate.plain(refined, part)
             size = sum(leaf.size for leaf in jax.tree.leaves(plain.params))
-            compared.append(_Outcome(candidate, size, _Distances(refined.member(0), held)))
+            energy = refined.member(0)
+            # As it was asked for: a later session trains with what the table has.
+            beta = candidate.beta or (float(energy.beta) if candidate.noise else None)
+            compared.append(_Outcome(candidate, size, beta, _Distances(energy, held)))
 
         for candidate in candidates(self.network):
             compare(candidate)
         best = min(compared, key=lambda outcome: outcome.distances.mean).candidate
-        compare(best.with_noise(), first_order[best.name])
+        start = first_order[best.name]
+        compare(best.with_noise(), start)
+        if beta := compared[-1].beta:
+            compare(best.with_half_the_noise(beta / 2), start)
         # From simple to rich: a beta is one parameter more, a clock and width are many.
-        compared.sort(key=lambda outcome: outcome.parameters)
+        compared.sort(key=lambda outcome: (outcome.parameters, outcome.beta or 0.0))
         least = min(compared, key=lambda outcome: outcome.distances.mean).distances
         if not np.isfinite(least.mean):
             raise ValueError(
                 "no candidate of solver 'auto' predicts anything finite: take a smaller learning_rate"
             )
         errors = [outcome.distances.error_of_difference(least) for outcome in compared]
-        chosen = next(
+        near = [
             i
             for i, (outcome, error) in enumerate(zip(compared, errors, strict=True))
             if outcome.distances.mean <= least.mean + error
-        )
+        ]
+        chosen = near[_hardest_to_tell([compared[i].distances for i in near])]
         return SolverChoice(
             candidate=compared[chosen].candidate,
             refinement=refinement,
@@ -276,6 +308,8 @@ class Auto(Solver):
                     parameters=outcome.parameters,
                     energy_distance=finite_or_none(outcome.distances.mean),
                     standard_error=finite_or_none(error),
+                    c2st=finite_or_none(outcome.distances.accuracy),
+                    beta=outcome.beta,
                     chosen=i == chosen,
                 )
                 for i, (outcome, error) in enumerate(zip(compared, errors, strict=True))
@@ -291,17 +325,20 @@ class Auto(Solver):
         Raises:
             ValueError: it names no candidate of these settings.
         """
-        name = next((row.name for row in compared if row.chosen), None)
+        row = next((row for row in compared if row.chosen), None)
         plain = candidates(self.network)
-        for candidate in (*plain, *(c.with_noise() for c in plain)):
-            if candidate.name == name:
+        halves = (
+            [] if row is None or not row.beta else [c.with_half_the_noise(row.beta) for c in plain]
+        )
+        for candidate in (*plain, *(c.with_noise() for c in plain), *halves):
+            if row is not None and candidate.name == row.name:
                 return SolverChoice(
                     candidate=candidate,
                     refinement=_with_steps(refinement),
                     compared=list(compared),
                     held_out=held_out,
                 )
-        raise ValueError(f"no candidate is called {name!r}")
+        raise ValueError(f"no candidate is called {None if row is None else row.name!r}")
 
 
 def _with_steps(refinement: RefinementSettings) -> RefinementSettings:
@@ -312,7 +349,18 @@ def _with_steps(refinement: RefinementSettings) -> RefinementSettings:
 class _Outcome(NamedTuple):
     candidate: Candidate
     parameters: int
+    beta: float | None
     distances: "_Distances"
+
+
+def _hardest_to_tell(compared: "Sequence[_Distances]") -> int:
+    """The first within the error (3) of the best; the first of all where particles are too few."""
+    best = min(compared, key=lambda distances: distances.accuracy)
+    error = np.sqrt(2 * best.accuracy * (1 - best.accuracy) / best.answers)
+    return next(
+        (i for i, own in enumerate(compared) if own.accuracy <= best.accuracy + error),
+        0,
+    )
 
 
 def learn_chosen(
@@ -383,7 +431,8 @@ class _Distances:
     """Energy distances of an energy's predictions, and what each particle adds to them."""
 
     def __init__(self, energy: FittedEnergy, population: Sequence[_Weighted]):
-        distances, self.sources, self.targets = [], [], []
+        distances, accuracies, self.sources, self.targets = [], [], [], []
+        self.answers = 0
         for k, (start, end) in enumerate(zip(population, population[1:], strict=False)):
             key = jax.random.fold_in(named_key(jax.random.key(0), "held out"), k)
             path = energy.predict(start.points, 1, start=k, key=key, weights=start.weights)
@@ -392,9 +441,14 @@ class _Distances:
             across = cdist(z, end.points)
             within = cdist(z, z) @ a / (1 - a @ a)
             distances.append(2 * a @ across @ b - a @ within - spread(end.points, b))
+            finite = np.isfinite(z).all()
+            rng = np.random.default_rng(k)
+            accuracies.append(c2st(z, end.points, a, b, rng) if finite else np.nan)
+            self.answers += 2 * min(len(a), len(b))
             self.sources.append((a, 2 * across @ b - 2 * within))
             self.targets.append((b, 2 * a @ across))
         self.mean = float(np.mean(distances))
+        self.accuracy = float(np.mean(accuracies))
         if not np.isfinite(self.mean):
             self.mean = float("inf")
 

@@ -80,6 +80,7 @@ class RefinementData:
     snapshots: Snapshots
     length: Float[Array, ""]  # l
     speed: Float[Array, ""]
+    noise_rate: Float[Array, ""]
     directions: dict[str, Float[Array, "f r"]]  # P of each linear part
     log_ratios: Float[Array, "steps"] | None  # of the masses of the snapshots, where they are known
 
@@ -119,7 +120,7 @@ class Refinement(Solver):
         rate = optax.cosine_decay_schedule(self.settings.refine_learning_rate, max(1, self.epochs))
         adam = optax.chain(optax.clip_by_global_norm(GRADIENT_CLIP), optax.adam(rate))
         if not isinstance(self.model, LinearEnergy):
-            return optax.chain(adam, _faster_noise())
+            return optax.chain(adam, _faster_noise(data.noise_rate))
         return _in_directions(adam, data.directions)
 
     def begin(self, params: Params, data: RefinementData) -> TrainingState:
@@ -257,12 +258,26 @@ def _begin(refinement: Refinement, params: Params, data: RefinementData) -> Trai
 
 
 class Refining(SideBySide):
-    """The refinement of a stack of energies, one state per energy."""
+    """The refinement of a stack of energies, one state per energy.
 
-    def __init__(self, settings: RefinementSettings, problem: Problem, energies: FittedEnergy):
+    Args:
+        settings: of it.
+        problem: that they were learned from.
+        energies: where it begins.
+        learn_noise: a beta that is a parameter is one; otherwise it stays as it is.
+    """
+
+    def __init__(
+        self,
+        settings: RefinementSettings,
+        problem: Problem,
+        energies: FittedEnergy,
+        *,
+        learn_noise: bool = True,
+    ):
         self.solver = Refinement(terms=problem.terms, model=energies.model, settings=settings)
         self.facts = [{}]
-        self.data = refinement_data(problem, energies)
+        self.data = refinement_data(problem, energies, learn_noise=learn_noise)
         self._several = False
         self._params = dict(energies.params)
         if energies.growth_rate is not None:
@@ -274,12 +289,15 @@ class Refining(SideBySide):
         return _begin(self.solver, self._params, self.data)
 
 
-def refinement_data(problem: Problem, energies: FittedEnergy) -> RefinementData:
+def refinement_data(
+    problem: Problem, energies: FittedEnergy, *, learn_noise: bool = True
+) -> RefinementData:
     """What the refinement of a stack of energies of a problem is given.
 
     Args:
         problem: that they were learned from.
         energies: every leaf with a leading seed axis; all with the same constants.
+        learn_noise: as in `Refining`.
     """
     constants = jax.tree.map(lambda leaf: leaf[0], energies.constants)
     units = data_units(problem.snapshots, problem.conditions)
@@ -291,6 +309,7 @@ def refinement_data(problem: Problem, energies: FittedEnergy) -> RefinementData:
         snapshots=problem.snapshots,
         length=units.length,
         speed=units.speed,
+        noise_rate=jnp.float32(NOISE_RATE if learn_noise else 0.0),
         directions=(
             _directions(model, constants, problem.snapshots)
             if isinstance(model, LinearEnergy)
@@ -382,14 +401,14 @@ def _directions(model: LinearEnergy, constants: PyTree, snapshots: Snapshots) ->
     return found
 
 
-def _faster_noise() -> optax.GradientTransformation:
+def _faster_noise(rate: Float[Array, ""]) -> optax.GradientTransformation:
     """A single number, on the scale of a logarithm, may go where it has to in the same few steps."""
 
     def update(steps: Params, params: Params | None = None) -> Params:
         del params
         if not (isinstance(steps, dict) and "internal" in steps):
             return steps
-        return {**steps, "internal": NOISE_RATE * steps["internal"]}
+        return {**steps, "internal": rate * steps["internal"]}
 
     return optax.stateless(update)
 

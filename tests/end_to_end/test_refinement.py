@@ -83,7 +83,7 @@ def test_auto_compares_says_what_it_chose_and_does_not_choose_twice(place, capfd
     assert summary["solver"] == "auto"
     names = [row["name"] for row in kept["compared"]]
     assert [name for name in names if "noise" not in name] == ["V(x)", "V(x, t)", "V(x, t), wide"]
-    assert len(names) == 4
+    assert len(names) == 5
     energy = load_energy(whole / "energy")
     assert [row.chosen for row in energy.report.compared] == [r["chosen"] for r in kept["compared"]]
     interrupted_at("save_state", 1, place, "auto-again", AUTO)

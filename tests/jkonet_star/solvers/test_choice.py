@@ -10,7 +10,14 @@ from jkonet_star.fitting import fit
 from jkonet_star.settings import NetworkSettings, RefinementSettings
 from jkonet_star.snapshots import snapshots_from_arrays
 from jkonet_star.solvers import choice as choice_module
-from jkonet_star.solvers.choice import Auto, _Distances, _Weighted, candidates, with_room
+from jkonet_star.solvers.choice import (
+    Auto,
+    _Distances,
+    _hardest_to_tell,
+    _Weighted,
+    candidates,
+    with_room,
+)
 from jkonet_star.solvers.first_order import jko_loss
 from jkonet_star.solvers.learning import train
 from jkonet_star.solvers.problem import prepare
@@ -45,13 +52,13 @@ def test_a_motion_that_turns_back_needs_time(narrow):
     assert drift[0] > 1
     assert drift[1] < -1
     compared = {row.name: row for row in energy.report.compared}
-    assert len(compared) == 4
+    assert len(compared) == 5
     sizes = [row.parameters for row in energy.report.compared]
     assert sizes == sorted(sizes)
     assert sum(row.chosen for row in compared.values()) == 1
     still, moving = compared["V(x)"], compared["V(x, t)"]
     assert still.energy_distance > moving.energy_distance + 2 * still.standard_error
-    assert "chosen out of 4 by held-out particles" in repr(energy)
+    assert "chosen out of 5 by held-out particles" in repr(energy)
 
 
 def test_the_simplest_within_one_error_of_the_best_is_taken(narrow):
@@ -62,6 +69,11 @@ def test_the_simplest_within_one_error_of_the_best_is_taken(narrow):
     rows = energy.report.compared
     least = min(row.energy_distance for row in rows)
     near = [row for row in rows if row.energy_distance <= least + row.standard_error]
+    told = min(row.c2st for row in near)
+    told += np.sqrt(
+        2 * told * (1 - told) / 400
+    )  # a hundred held out of each, both sides, two steps
+    near = [row for row in near if row.c2st <= told]
     assert [row.chosen for row in rows] == [row is near[0] for row in rows]
     assert energy.model.time_varying == ("t" in near[0].name)
     assert (energy.model.internal == "learned") == ("noise" in near[0].name)
@@ -131,6 +143,17 @@ def test_a_weight_counts_as_that_many_particles():
     assert 0 < one.error_of_difference(two) < 1
 
 
+def test_what_is_hardest_to_tell_from_the_observed_is_taken_and_the_first_of_those_alike():
+    class Told:
+        def __init__(self, accuracy, answers=1000):
+            self.accuracy, self.answers = accuracy, answers
+
+    assert _hardest_to_tell([Told(0.60), Told(0.53), Told(0.52)]) == 1  # (3): .52 + .022
+    assert _hardest_to_tell([Told(0.60, 40), Told(0.53, 40), Told(0.52, 40)]) == 0  # .52 + .11
+    assert _hardest_to_tell([Told(0.60), Told(0.55), Told(0.52)]) == 2
+    assert _hardest_to_tell([Told(np.nan, 8), Told(np.nan, 8)]) == 0
+
+
 def test_where_nothing_is_finite_it_is_said(narrow, monkeypatch):
     def nowhere(energy, x, *_, **__):
         return np.full((2, *x.shape), np.nan)
@@ -156,9 +179,9 @@ def test_a_choice_is_found_again_by_its_table(narrow):
     settings = RefinementSettings(refine=2, refine_batch_size=16)
     names = []
     made = auto.choose(problem, key=KEY, refinement=settings, on_candidate=names.append)
-    assert names == [row.name for row in made.compared]
+    assert sorted(names) == sorted(row.name for row in made.compared)
     assert auto.chosen_before(made.compared, settings, made.held_out) == made
-    assert len(made.lines()) == 5
+    assert len(made.lines()) == 6
     assert made.lines()[1 + [r.chosen for r in made.compared].index(True)].endswith("<- chosen")
     with pytest.raises(ValueError, match="no candidate is called"):
         auto.chosen_before(made.compared[:0], settings, made.held_out)
@@ -168,7 +191,7 @@ def test_epochs_follow_from_gradient_steps_and_are_bounded_by_the_settings():
     problem = prepare(course([[1.0, 0.0]], n=100), "auto", key=KEY)
     n_pairs = problem.conditions.point.shape[0]
     first = candidates(NetworkSettings(batch_size=50))[0]
-    expected = -(-choice_module.GRADIENT_STEPS // -(-n_pairs // 50))
+    expected = -(-choice_module.CHOSEN_STEPS // -(-n_pairs // 50))
     assert first.training(problem).solver.epochs == min(1000, expected)
     few = candidates(NetworkSettings(batch_size=50, epochs=3))[0]
     assert few.training(problem).solver.epochs == 3
@@ -197,11 +220,12 @@ def test_room_changes_neither_the_loss_nor_its_gradient():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["V(x)", "V(x, t)", "V(x, t), noise"])
+@pytest.mark.parametrize("name", ["V(x)", "V(x, t)", "V(x, t), noise", "V(x), half the noise"])
 def test_what_is_returned_is_the_function_that_was_trained(name):
     problem = prepare(course([[1.0, 0.0]], n=60), "auto", key=KEY)
     plain = candidates(NetworkSettings(epochs=2, hidden=(8,)))
-    candidate = next(c for c in (*plain, plain[1].with_noise()) if c.name == name)
+    noisy = (plain[1].with_noise(), plain[0].with_half_the_noise(0.04))
+    candidate = next(c for c in (*plain, *noisy) if c.name == name)
     start, _ = train(candidate.training(problem), KEY[None])
     refining = candidate.refining(RefinementSettings(refine=3), problem, start)
     trained, _ = train(refining, KEY[None])
@@ -213,6 +237,8 @@ def test_what_is_returned_is_the_function_that_was_trained(name):
             energy.potential(x, t), trained.potential(x, t), rtol=1e-5, atol=1e-6
         )
     assert float(energy.beta) == float(trained.beta)
+    if candidate.beta is not None:
+        assert float(energy.beta) == pytest.approx(candidate.beta, rel=1e-5)
     assert (float(energy.beta) > 0) == candidate.noise
     assert energy.model.time_varying == candidate.time_varying
     assert (energy.model.internal == "learned") == candidate.noise
