@@ -20,6 +20,7 @@ from diffusions.checks import (
     Widths,
     check_fields,
     one_of,
+    part_of,
 )
 
 CouplingMethod = Literal["auto", "exact", "sinkhorn", "low-rank"]
@@ -322,6 +323,23 @@ class GrowthSettings:
         prices = self.growth_prices
         if not prices or not all(math.isfinite(p) and p > 0 for p in prices):
             raise ValueError(f"growth_prices must be positive and finite, got {prices}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GrowthChoice(GrowthSettings):
+    """Whether growth is learned, besides what `GrowthSettings` says.
+
+    Attributes:
+        growth: particles multiply and die, at a rate that is learned beside the energy; the couplings
+            are then those that go with it, and predicted particles have weights.
+    """
+
+    growth: bool = False
+
+    @property
+    def chosen(self) -> GrowthSettings | None:
+        """How it is learned; None where it is not."""
+        return GrowthSettings(**part_of(GrowthSettings, self)) if self.growth else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from jkonet_star.evaluation import (
 )
 from jkonet_star.fit_report import ClosedFormReport, ComparedReport, fit_report
 from jkonet_star.fitted import FittedEnergy
+from jkonet_star.growth import growth_report
 from jkonet_star.law import SCORES, judge_law
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.divergence import divergence_warning
@@ -191,7 +192,11 @@ def reported(
         warnings=details["warnings"],
         refinement_losses=refinement_losses,
         compared=compared,
+        growth=growth_report(energies, problem.snapshots, problem.growth),
     )
+    if report.growth is not None:
+        details["growth"] = dataclasses.asdict(report.growth)
+        say(f"  {report.growth.line()}")
     details["couplings"] = [dataclasses.asdict(step) for step in report.couplings]
     details["density"] = None if report.density is None else dataclasses.asdict(report.density)
     return energies.with_report(report)
@@ -212,5 +217,6 @@ def draw(
     if energy.model.has_interaction:
         plot_interaction(folder / "interaction.png", energy, truth, snapshots)
     one_step = np.asarray(predictions.one_step[0])
-    plot_predictions(folder / "predictions.png", energy, snapshots, one_step)
-    plot_law(folder / "law.png", snapshots, one_step, law)
+    weights = np.asarray(predictions.one_step_weights[0], np.float64)
+    plot_predictions(folder / "predictions.png", energy, snapshots, one_step, weights)
+    plot_law(folder / "law.png", snapshots, one_step, law, weights)

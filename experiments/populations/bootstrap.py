@@ -40,6 +40,7 @@ def bootstrapped(
     settings: TrainSettings,
     learning: LearningSettings,
     metadata: dict[str, Any],
+    masses: list[float] | None = None,
 ) -> tuple[FittedEnergy, dict[str, Any]]:
     """The energies with replicates, and more for the summary.
 
@@ -51,6 +52,7 @@ def bootstrapped(
         settings: of the run.
         learning: of the solver.
         metadata: of the dataset, which says how it was coupled.
+        masses: of the population, where growth is learned with them.
 
     Raises:
         ValueError: trajectories are asked for, and the couplings tell none.
@@ -63,6 +65,8 @@ def bootstrapped(
         features=learning.features,
         coupling_settings=data.coupling_settings,
         density_settings=data.density_settings,
+        growth=learning.growth.chosen,
+        masses=masses,
     )
     energy, key = energies.member(0), jax.random.key(settings.seeds[0])
     kind, problems = resampled_problems(learning.bootstrap, problem, energy, again, key=key)

@@ -15,6 +15,7 @@ from jkonet_star.dynamics import scheme_time
 from jkonet_star.evaluation import KnownEnergy
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.two_samples import systematic_counts
 
 GRID = 120
 LEVELS = 22
@@ -82,6 +83,15 @@ def _drawn(points: np.ndarray) -> np.ndarray:
     if len(points) <= MOST_DRAWN:
         return points
     return points[np.random.default_rng(0).choice(len(points), MOST_DRAWN, replace=False)]
+
+
+def _in_proportion(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The particles that are there, or as many in proportion to their weights, where those differ."""
+    there = np.flatnonzero(weights > 0)
+    if np.ptp(weights[there]) <= 1e-5 * weights[there].max():
+        return points[there]
+    counts = systematic_counts(weights[there], len(there), np.random.default_rng(0))
+    return np.repeat(points[there], counts, axis=0)
 
 
 def _step_times(energy: FittedEnergy, snapshots: Snapshots) -> list[float]:
@@ -196,7 +206,11 @@ def plot_interaction(
 
 
 def plot_predictions(
-    file: Path, energy: FittedEnergy, snapshots: Snapshots, one_step: np.ndarray
+    file: Path,
+    energy: FittedEnergy,
+    snapshots: Snapshots,
+    one_step: np.ndarray,
+    weights: np.ndarray | None = None,
 ) -> None:
     """Each observed snapshot under the one predicted from its predecessor, with the potential.
 
@@ -205,8 +219,10 @@ def plot_predictions(
         energy: whose potential is drawn.
         snapshots: the observed ones.
         one_step: (t, n, d) predictions of snapshots 1, 2, ..., relative to the origin.
+        weights: (t, n) of the predictions; those of the snapshots where absent. Particles whose
+            weights differ are drawn in proportion to them.
     """
-    weights = np.asarray(snapshots.weights)
+    weights = np.asarray(snapshots.weights if weights is None else weights)
     origin = 0.0 if snapshots.origin is None else np.asarray(snapshots.origin, np.float64)
     times = snapshots.time_values().tolist()
     steps = _step_times(energy, snapshots)
@@ -214,7 +230,7 @@ def plot_predictions(
     plane = Plane(snapshots) if snapshots.dimension > 1 else None
     for k, axes in enumerate(grid[0]):
         observed = _drawn(snapshots.arrays()[k + 1])
-        predicted = _drawn(one_step[k][weights[k] > 0] + origin)
+        predicted = _drawn(_in_proportion(one_step[k], weights[k]) + origin)
         if plane is None:
             both = np.concatenate([observed, predicted])
             edges = np.linspace(both.min(), both.max(), 40)

@@ -34,7 +34,11 @@ class _Cloud(NamedTuple):
 
 
 def plot_law(
-    file: Path, snapshots: Snapshots, one_step: HostArray, law: dict[str, Any] | None = None
+    file: Path,
+    snapshots: Snapshots,
+    one_step: HostArray,
+    law: dict[str, Any] | None = None,
+    weights: HostArray | None = None,
 ) -> None:
     """Observed and predicted particles of at most four steps, and their marginals.
 
@@ -45,11 +49,12 @@ def plot_law(
         snapshots: the observed ones.
         one_step: (t, n, d) predictions of snapshots 1, 2, ..., relative to the origin.
         law: of these predictions, as `jkonet_star.law.Law.as_dict` has it, for the titles.
+        weights: (t, n) of the predictions; those of the snapshots where absent.
     """
     n_steps, d = snapshots.n_steps, snapshots.dimension
     steps = np.unique(np.linspace(0, n_steps - 1, min(n_steps, MOST_STEPS)).round().astype(int))
     axis, names = _axes(snapshots)
-    weights = np.asarray(snapshots.weights, np.float64)
+    weights = np.asarray(snapshots.weights if weights is None else weights, np.float64)
     origin = 0.0 if snapshots.origin is None else np.asarray(snapshots.origin, np.float64)
     observed = [
         _Cloud(axis(x), np.asarray(w, np.float64) / np.sum(w, dtype=np.float64))

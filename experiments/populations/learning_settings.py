@@ -11,6 +11,7 @@ from jkonet_star.settings import (
     BootstrapSettings,
     CirculationSettings,
     FeatureSettings,
+    GrowthChoice,
     InternalSettings,
     NetworkSettings,
     RefinementSettings,
@@ -33,6 +34,7 @@ class LearningSettings:
         refinement: of any energy, after it was learned.
         circulation: of the network and the linear energies.
         bootstrap: of these, too.
+        growth: beside any energy.
     """
 
     internal: InternalSettings = InternalSettings()
@@ -42,6 +44,11 @@ class LearningSettings:
     refinement: RefinementSettings = RefinementSettings()
     circulation: CirculationSettings = CirculationSettings()
     bootstrap: BootstrapSettings = BootstrapSettings()
+    growth: GrowthChoice = GrowthChoice()
+
+    def __post_init__(self):
+        if self.growth != GrowthChoice() and not self.growth.growth:
+            raise ValueError("settings of growth need --growth")
 
     def of(self, solver: str) -> tuple[Any, ...]:
         """The parts that decide what a solver learns: what is recorded of a run."""
@@ -53,6 +60,8 @@ class LearningSettings:
             learner = (*learner, self.circulation)
         if self.bootstrap != BootstrapSettings():
             learner = (*learner, self.bootstrap)
+        if self.growth.growth:
+            learner = (*learner, self.growth)
         if not entry.terms.internal:
             return learner
         first_order = self.internal.beta_estimator == "first-order"

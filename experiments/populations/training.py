@@ -45,7 +45,7 @@ from experiments.run.session import TRAINING_ACTIVITIES, session
 from experiments.run.training import train_in_chunks
 from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.settings import RefinementSettings
+from jkonet_star.settings import CouplingSettings, RefinementSettings
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.bootstrap import check_bootstrap
 from jkonet_star.solvers.choice import Auto, SolverChoice, with_room
@@ -157,6 +157,7 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
                     settings,
                     learning,
                     dataset.metadata,
+                    dataset.masses if learning.growth.growth else None,
                 )
         with run.timed("evaluate"):
             order = settings.wasserstein_order
@@ -204,9 +205,7 @@ def chosen(
             problem,
             key=jax.random.key(seed),
             refinement=refinement,
-            coupling_settings=record(
-                DataSettings, metadata["arguments"], more=True
-            ).coupling_settings,
+            coupling_settings=coupling_settings(metadata),
             on_candidate=lambda name: say(f"  comparing: {name}"),
         )
         rows = [dataclasses.asdict(row) for row in choice.compared]
@@ -261,17 +260,27 @@ def prepare_problem(
             f"solver {solver!r} learns an internal energy, but the dataset "
             f"{dataset.name} was made with --n-gmm-components=0"
         )
+    # With growth the couplings are its own.
+    grows, reports = learning.growth.growth, dataset.metadata["couplings"]
     return prepare(
         dataset.train,
         learning.solver(solver) if learning.circulation.circulation else solver,
         scheme=scheme,
         key=jax.random.key(seed),
-        couplings=dataset.couplings,
+        couplings=None if grows else dataset.couplings,
         densities=dataset.densities,
         internal=learning.internal,
         features=learning.features,
-        coupling_reports=[record(CouplingReport, row) for row in dataset.metadata["couplings"]],
+        coupling_reports=() if grows else [record(CouplingReport, row) for row in reports],
+        coupling_settings=coupling_settings(dataset.metadata),
+        growth=learning.growth.chosen,
+        masses=dataset.masses if grows else None,
     )
+
+
+def coupling_settings(metadata: dict[str, Any]) -> CouplingSettings:
+    """How a dataset was coupled."""
+    return record(DataSettings, metadata["arguments"], more=True).coupling_settings
 
 
 def beta_details(problem: Problem) -> dict[str, Any]:
@@ -360,14 +369,18 @@ def train_evaluated(
     seconds: dict[str, float],
 ) -> FittedEnergy:
     """`train_side_by_side` of all seeds, by the distance of what they predict one step ahead."""
-    weights = np.asarray(snapshots.weights)[:-1]
+
+    def predict(energies: FittedEnergy) -> tuple[jax.Array, jax.Array]:
+        found = predict_snapshots(energies, snapshots, evaluation_key())
+        return found.one_step, found.one_step_weights
+
     return train_side_by_side(
         run,
         training,
         seed_keys(settings),
-        predict=lambda e: predict_snapshots(e, snapshots, evaluation_key()).one_step,
+        predict=predict,
         distances=lambda predicted: earth_movers_distances(
-            predicted, snapshots, weights, order=settings.wasserstein_order
+            predicted[0], snapshots, predicted[1], order=settings.wasserstein_order
         ),
         every=settings.eval_every,
         seconds=seconds,

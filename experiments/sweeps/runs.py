@@ -158,11 +158,12 @@ def _attempt_all(
 
 
 def _alone(cell: Cell) -> bool:
-    """Whether `experiments.train` carries out the run: refined, resampled, of a solver of its kind."""
+    """Whether `experiments.train` carries out the run: it is more than a solver's, or of its kind."""
     if cell.solver is None:
         return False
     entry = SOLVERS[cell.solver]
-    more = cell.learning.refinement.refine or cell.learning.bootstrap.bootstrap
+    learning = cell.learning
+    more = learning.refinement.refine or learning.bootstrap.bootstrap or learning.growth.growth
     return bool(more) or (entry.trained and not entry.side_by_side)
 
 
