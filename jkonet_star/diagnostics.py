@@ -14,6 +14,17 @@ up to chance, a few times 1 / n, whatever the law; nothing is said below `CHANCE
 energy that removes less than half of D_0 does not explain how the population moves: the motion is no
 gradient, or changes in time, or the training ended too early.
 
+Growth that is not learned is taken for transport: where shares of places that rest change, balanced
+couplings carry particles from one to the other. With r(p; S) the distance from p to its fifth neighbour
+in S, a pair (x, y) of mu_k and mu_{k+1} does so if
+
+    r((x + y) / 2; mu_k + mu_{k+1})^d > `EMPTY` max(r(x; mu_{k+1}), r(y; mu_k))^d:                  (3)
+
+both places are taken at the other time, too, and it is emptier between them. Motion leaves the place
+behind it, or moves through where particles are: on simulated motion no pair is found, where clusters
+that rest have a tenth of the mass in such pairs. Chance changes shares, too, by p (1 - p) (1/n + 1/m):
+said is what exceeds three standard errors of the mean over the steps at p = 1/2.
+
 Outliers are judged by the median m of the distances |x - center| from the median point of a snapshot:
 few particles, each beyond `FAR` m, that together carry more than half of the sum of squares, and so
 decide a fit by least squares. Heavy tails seldom do (Student's t with three degrees of freedom: one
@@ -32,7 +43,7 @@ from diffusions.typing import Array, Float, HostArray, Int, Key
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.first_order import FirstOrderConditions, residuals
-from jkonet_star.two_samples import mean_distance, spread
+from jkonet_star.two_samples import mean_distance, nearest, spread
 from jkonet_star.units import ROUNDING
 
 if TYPE_CHECKING:
@@ -44,6 +55,10 @@ MOST_PAIRS_IN_ALL = 20_000
 INTERACTION_SAMPLES = 16
 CHANCE = 8.0
 LEAST_EXPLAINED = 0.5
+EMPTY = 4.0
+NEIGHBOURS = 5
+MOST_NEIGHBOURS = 3000
+"""Particles of a snapshot in (3)."""
 FAR = 50.0
 FEW = 0.01
 SAID = 3
@@ -188,6 +203,53 @@ def point_warning(snapshots: Snapshots) -> str | None:
     if not _is_one_point(np.asarray(snapshots.points, np.float64)):
         return None
     return "all particles of all snapshots are at one point: there is nothing to learn from"
+
+
+def growth_warning(problem: "Problem") -> str | None:
+    """One line, where couplings without growth carry particles between places that rest."""
+    if problem.growth is not None or problem.weak_form is not None:
+        return None
+    found, chance = carried(problem)
+    if found <= chance:
+        return None
+    return (
+        f"growth or transport? {found:.0%} of the particles go, by their couplings, from one place to "
+        "another that are both taken before and after, with few in between: if particles multiply or "
+        "die there, learn it with growth=True (--growth)"
+    )
+
+
+def carried(problem: "Problem") -> tuple[float, float]:
+    """The share of the mass in pairs (3), mean over the steps, and what it must exceed."""
+    rng = np.random.default_rng(0)
+    couplings, snapshots = problem.couplings, problem.snapshots
+    points = np.asarray(snapshots.points, np.float64)
+    weights = np.asarray(snapshots.weights, np.float64)
+    step, mass = np.asarray(couplings.step), np.asarray(couplings.weight, np.float64)
+    source, target = np.asarray(couplings.source), np.asarray(couplings.target)
+    most = min(MOST_PAIRS, max(100, MOST_PAIRS_IN_ALL // snapshots.n_steps))
+    shares, inverse_counts = [], []
+    for k in range(snapshots.n_steps):
+        own = _some(rng, np.flatnonzero((step == k) & (mass > 0)), most)
+        before, after = (
+            points[j, _some(rng, np.flatnonzero(weights[j]), MOST_NEIGHBOURS)] for j in (k, k + 1)
+        )
+        x, y = points[k, source[own]], points[k + 1, target[own]]
+        between = _fifth(np.concatenate([before, after]), (x + y) / 2)
+        taken = np.maximum(_fifth(after, x), _fifth(before, y))
+        empty = between > EMPTY ** (1 / snapshots.dimension) * taken
+        shares.append(mass[own[empty]].sum() / mass[own].sum())
+        inverse_counts.append((weights[k] ** 2).sum() + (weights[k + 1] ** 2).sum())
+    # The mean of |z| of a normal z, and its deviation.
+    deviation = np.sqrt(0.25 * np.mean(inverse_counts))
+    chance = deviation * (0.8 + 3 * 0.6 / np.sqrt(len(shares)))
+    return float(np.mean(shares)), float(chance)
+
+
+def _fifth(points: HostArray, queries: HostArray) -> HostArray:
+    """From each query the distance to its fifth neighbour, or to the last there is."""
+    last = nearest(points, queries, NEIGHBOURS)[:, -1]
+    return np.linalg.norm(points[last] - queries, axis=1)
 
 
 def outliers(snapshots: Snapshots) -> list[Outliers]:

@@ -8,7 +8,13 @@ from typing import Any
 from diffusions.arguments import checked
 from diffusions.memory import check_memory
 from diffusions.typing import ArrayLike, Key, Keys
-from jkonet_star.diagnostics import explanation, outlier_warning, outliers, point_warning
+from jkonet_star.diagnostics import (
+    explanation,
+    growth_warning,
+    outlier_warning,
+    outliers,
+    point_warning,
+)
 from jkonet_star.fit_report import ClosedFormReport, fit_report
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.growth import growth_report
@@ -102,8 +108,8 @@ def fit(
 
     Warns (UserWarning):
         Training diverged; the energy does not explain how the population moves (see `diagnostics`);
-        outliers decide the fit; a batch would exceed the data and is cut; several keys for a solver
-        without randomness.
+        outliers decide the fit; the couplings look like growth that is not learned; a batch would
+        exceed the data and is cut; several keys for a solver without randomness.
     """
     single = key.ndim == 0
     keys = key[None] if single else key
@@ -149,6 +155,7 @@ def fit(
     said: list[str] = []
     _warn(point_warning(snapshots), said)
     _warn(outlier_warning(outliers(snapshots)), said)
+    _warn(growth_warning(problem), said)
     if not (chosen.epochs or single):
         _warn(f"solver {name!r} has no randomness: the {len(keys)} keys give the same energy", said)
     _warn(chosen.remark(problem), said)

@@ -15,6 +15,7 @@ from experiments.populations.law_figure import plot_law
 from jkonet_star.diagnostics import (
     Explanation,
     explanation,
+    growth_warning,
     outlier_warning,
     outliers,
     point_warning,
@@ -142,7 +143,12 @@ def judge(problem: Problem, energies: FittedEnergy) -> dict[str, Any]:
         energies: every leaf with a leading seed axis.
     """
     found, explained = outliers(problem.snapshots), explanation(problem, energies)
-    said = (point_warning(problem.snapshots), outlier_warning(found), explained.warning())
+    said = (
+        point_warning(problem.snapshots),
+        outlier_warning(found),
+        growth_warning(problem),
+        explained.warning(),
+    )
     lines = [line for line in said if line is not None]
     for line in lines:
         say(f"  warning: {line}")

@@ -9,6 +9,7 @@ import pytest
 
 from checkpoints import load_energy, save_energy
 from jkonet_star import couple, evaluate, fit, snapshots_from_arrays
+from jkonet_star.diagnostics import growth_warning
 from jkonet_star.evaluation import predict_snapshots
 from jkonet_star.settings import FeatureSettings, GrowthSettings, NetworkSettings
 from jkonet_star.solvers.bilevel_batches import bilevel_data, draw_batches
@@ -72,6 +73,23 @@ def test_clusters_that_rest_are_at_rest_and_grow():
     assert energy.report.growth.least < -0.3 < 0.1 < energy.report.growth.most
     # The couplings have w_k as their marginals, and the report knows.
     assert max(step.marginal_error for step in energy.report.couplings) < 1e-4
+
+
+def test_a_fit_without_growth_asks_whether_it_is_growth():
+    points, snapshots = population()
+    few = FeatureSettings(degree=1, radial="none")
+    solve = functools.partial(fit, solver="jkonet-star-linear-potential", key=KEY, features=few)
+    with pytest.warns(UserWarning, match=r"growth or transport\? \d+% of the particles") as said:
+        solve(snapshots)
+    assert sum("growth or transport" in str(one.message) for one in said) == 1
+    # Nobody asks where it is learned.
+    assert not any("growth or transport" in line for line in fitted().report.warnings)
+    rng = np.random.default_rng(1)
+    resting = [points[0], points[0] + rng.normal(size=(N, 2)) / 5]
+    split = [x / 9 for x in points[:1]] + [points[0] / 9 + [9.0, 0.0] * np.sign(points[0])]
+    for moving in (resting, split, [points[0], points[0] + [3.0, 2.0], points[0] + [6.0, 4.0]]):
+        problem = prepare(snapshots_from_arrays(moving), "jkonet-star-potential", key=KEY)
+        assert growth_warning(problem) is None
 
 
 def test_weights_of_predictions_have_the_shares_and_keep_their_sum():
