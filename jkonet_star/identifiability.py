@@ -27,12 +27,17 @@ differ at all is judged by their means and second moments: with f_k those of n_k
 
     sum_k (f_k - f)^T C^+ (f_k - f) n_k  ~  chi^2                                                  (4)
 
-if they are equal. Elsewhere beta has the error of the estimate of the fit (`internal_energy`).
+if they are equal. And noise of one step spreads the next snapshot in every direction,
+
+    beta <= min_k lambda_min(Sigma_{k+1}) / 2 tau_k:                                               (5)
+
+what exceeds it by more than `SLACK` times contradicts the data. Elsewhere beta has the error of the
+estimate of the fit (`internal_energy`).
 
 **Growth or transport?** Growth without motion and motion without growth can lead to the same laws.
 Of the cost of balanced transport,
 
-    saved = 1 - cost of transport from the reweighted cells / cost of balanced transport,          (5)
+    saved = 1 - cost of transport from the reweighted cells / cost of balanced transport,          (6)
 
 growth (`growth`) saves a part. Where it is small, cells moved; where it is large, they moved or they
 multiplied, and only numbers of cells or lineages can say which.
@@ -67,7 +72,9 @@ from jkonet_star.two_samples import spread
 LEVEL = 0.05
 LEAST_SHARE = 0.25
 GROWTH_SAVES = 0.5
-"""Of (5), from which on growth is a rival of transport."""
+"""Of (6), from which on growth is a rival of transport."""
+SLACK = 2.0
+"""Of (5), for the chance in the narrowest direction."""
 NO_NOISE = 0.1
 """Of the beta with which noise alone would cross the population, below which there is none."""
 MOST_CROSSED = 10
@@ -422,6 +429,18 @@ def ask_noise(snapshots: Snapshots, beta: BetaReport | None = None) -> Answer:
                 "(a solver with an internal energy asks)"
             ),
         )
+    most = _most_noise(snapshots)
+    if beta.value > SLACK * most:
+        return Answer(
+            question="noise",
+            determined=False,
+            measure="beta",
+            value=beta.value,
+            verdict=(
+                f"the estimate of beta contradicts the data, whose narrowest direction allows no more "
+                f"than {most:.2g}"
+            ),
+        )
     half = None if beta.standard_error is None else float(ndtri(0.95)) * beta.standard_error
     # A beta that would not be noticed is known, too, however large its relative error.
     determined = bool(
@@ -444,6 +463,17 @@ def ask_noise(snapshots: Snapshots, beta: BetaReport | None = None) -> Answer:
     )
 
 
+def _most_noise(snapshots: Snapshots) -> float:
+    """The bound of equation (5)."""
+    points, weights, _ = _host(snapshots)
+    tau = np.asarray(snapshots.dt, np.float64)
+    least = [
+        np.linalg.eigvalsh((w[:, None] * (x - w @ x)).T @ (x - w @ x))[0]
+        for x, w in zip(points[1:], weights[1:], strict=True)
+    ]
+    return float(max(0.0, (np.array(least) / (2.0 * tau)).min()))
+
+
 def _crossing(snapshots: Snapshots) -> float:
     """The beta with which noise alone would cross the population in the whole time."""
     points, weights, _ = _host(snapshots)
@@ -453,7 +483,7 @@ def _crossing(snapshots: Snapshots) -> float:
 
 
 def ask_growth(snapshots: Snapshots, key: Key) -> Answer:
-    """Growth or transport? By equation (5).
+    """Growth or transport? By equation (6).
 
     Args:
         snapshots: relative to no origin.

@@ -105,19 +105,33 @@ def test_what_leaves_laws_alone_is_not_seen():
 
 def test_noise_has_the_error_of_its_estimate():
     def report(**given):
-        known = {"value": 0.5, "standard_error": 0.1, "paired": False, "gain": 0.0}
+        known = {"value": 0.05, "standard_error": 0.01, "paired": False, "gain": 0.0}
         return BetaReport(**{**known, "converged": True, **given})
 
     moving = contracting(0)
     told = ask_noise(moving, report())
     assert told.determined
-    np.testing.assert_allclose([told.low, told.high], [0.5 - 0.16449, 0.5 + 0.16449], rtol=1e-4)
-    assert not ask_noise(moving, report(standard_error=0.3)).determined
+    np.testing.assert_allclose(
+        [told.low, told.high], [0.05 - 0.0164485, 0.05 + 0.0164485], rtol=1e-4
+    )
+    assert not ask_noise(moving, report(standard_error=0.03)).determined
     assert not ask_noise(moving, report(standard_error=None)).determined
     assert not ask_noise(moving, report(converged=False)).determined
     assert ask_noise(moving, report(value=0.0, standard_error=0.001)).determined
     assert not ask_noise(resting(0), report()).determined
     assert ask_noise(resting(0), report(paired=True)).determined
+
+
+def test_noise_beyond_the_narrowest_direction_contradicts_the_data():
+    rng = np.random.default_rng(0)
+    flat = snapshots_from_arrays(
+        [rng.normal(size=(500, 3)) * [3 * 0.9**k, 1, 0.1] for k in range(3)], dt=0.5
+    )  # at most .01 / 2 tau = .01
+    known = {"standard_error": 0.001, "paired": True, "gain": 9.0, "converged": True}
+    answer = ask_noise(flat, BetaReport(value=0.05, **known))
+    assert not answer.determined
+    assert "contradicts" in answer.verdict
+    assert ask_noise(flat, BetaReport(value=0.009, **known)).determined
 
 
 def test_a_quadratic_interaction_is_a_potential_where_the_mean_rests():
