@@ -5,7 +5,8 @@
                     it was learned; all these of the replicates, where there are any
 
 Schema 2 has the units of linear energies and the origin, schema 3 widths among the radial centres,
-schema 4 replicates and growth; earlier ones are read, and what has neither is of schema 3.
+schema 4 replicates, growth and a circulation; earlier ones are read, and what has none of these is
+written as schema 3, for the releases that read no more.
 
 The JSON alone says how to rebuild the model, so that a file opens without the code that trained it. A
 user's own Flax module is not rebuilt, since no file may say what code is imported: it is given again.
@@ -165,10 +166,10 @@ def save_energy(path: str | Path, energy: FittedEnergy) -> None:
     if energy.report is not None:
         description["report"] = dataclasses.asdict(energy.report)
     arrays = _arrays(energy)
-    version = _PLAIN if rate is None else SCHEMA_VERSION
     if energy.replicates is not None:
         arrays["replicates"] = _arrays(energy.replicates)
-        version = SCHEMA_VERSION
+    is_plain = rate is None and energy.replicates is None and not model.has_circulation
+    version = _PLAIN if is_plain else SCHEMA_VERSION
     save_folder(path, _NAME, version, description, arrays)
 
 

@@ -23,13 +23,10 @@ one leaves to c in part: hence the least share.
 
 **Noise or drift?** At equilibrium, rho = exp(-(V + U * rho) / beta), a common factor of V, U and beta
 changes nothing but how fast particles move, which no sample of other particles shows. Whether the laws
-differ at all is judged by their means and second moments: with f_k those of n_k particles,
+differ at all is judged by their means and second moments (`equal_laws`). And noise of one step spreads
+the next snapshot in every direction,
 
-    sum_k (f_k - f)^T C^+ (f_k - f) n_k  ~  chi^2                                                  (4)
-
-if they are equal. And noise of one step spreads the next snapshot in every direction,
-
-    beta <= min_k lambda_min(Sigma_{k+1}) / 2 tau_k:                                               (5)
+    beta <= min_k lambda_min(Sigma_{k+1}) / 2 tau_k:                                               (4)
 
 what exceeds it by more than `SLACK` times contradicts the data. Elsewhere beta has the error of the
 estimate of the fit (`internal_energy`).
@@ -37,10 +34,11 @@ estimate of the fit (`internal_energy`).
 **Growth or transport?** Growth without motion and motion without growth can lead to the same laws.
 Of the cost of balanced transport,
 
-    saved = 1 - cost of transport from the reweighted cells / cost of balanced transport,          (6)
+    saved = 1 - cost of transport from the reweighted cells / cost of balanced transport,          (5)
 
 growth (`growth`) saves a part. Where it is small, cells moved; where it is large, they moved or they
-multiplied, and only numbers of cells or lineages can say which.
+multiplied, and only numbers of cells or lineages can say which. Where laws stay as they are, there may
+be neither, or both: div(mu grad V) = -g mu keeps mu for any growth rate g of mean zero.
 """
 
 import dataclasses
@@ -50,12 +48,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.distance import cdist
-from scipy.special import chdtrc, ndtr, ndtri
+from scipy.special import ndtr, ndtri
 from threadpoolctl import threadpool_limits
 
 from diffusions.arguments import checked
 from diffusions.keys import named_key
 from diffusions.typing import Float, HostArray, Key
+from jkonet_star.equal_laws import equal_laws, equal_means
 from jkonet_star.fit_report import BetaReport
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.growth import estimate_growth
@@ -72,13 +71,11 @@ from jkonet_star.two_samples import spread
 LEVEL = 0.05
 LEAST_SHARE = 0.25
 GROWTH_SAVES = 0.5
-"""Of (6), from which on growth is a rival of transport."""
+"""Of (5), from which on growth is a rival of transport."""
 SLACK = 2.0
-"""Of (5), for the chance in the narrowest direction."""
+"""Of (4), for the chance in the narrowest direction."""
 NO_NOISE = 0.1
 """Of the beta with which noise alone would cross the population, below which there is none."""
-MOST_CROSSED = 10
-"""Dimensions up to which products of two coordinates count in (4)."""
 MOST_CELLS = 1000
 """Of a snapshot that are looked at."""
 FEATURES = FeatureSettings(degree=3, total_degree=3, radial="none")
@@ -183,37 +180,6 @@ def _host(snapshots: Snapshots) -> tuple[list[HostArray], list[HostArray], HostA
     return points, weights, np.array([1.0 / (w**2).sum() for w in weights])
 
 
-def _equality(values: list[HostArray], weights: list[HostArray], worth: HostArray) -> float:
-    """The p-value of equation (4), for any values of each particle."""
-    means = np.stack([w @ f for f, w in zip(values, weights, strict=True)])
-    middle = worth @ means / worth.sum()
-    covariance = (
-        sum(
-            n * (w[:, None] * (f - m)).T @ (f - m)
-            for f, w, m, n in zip(values, weights, means, worth, strict=True)
-        )
-        / worth.sum()
-    )
-    inverse = np.linalg.pinv(covariance, rcond=1e-9, hermitian=True)
-    away = means - middle
-    statistic = float(np.einsum("k,ki,ij,kj->", worth, away, inverse, away))
-    freedom = np.linalg.matrix_rank(covariance, tol=1e-9 * np.abs(covariance).max(), hermitian=True)
-    return float(chdtrc(max(1, freedom * (len(means) - 1)), statistic))
-
-
-def equal_laws(snapshots: Snapshots) -> float:
-    """The p-value of equal means and second moments, mixed ones where coordinates are few."""
-    points, weights, worth = _host(snapshots)
-    middle = np.mean([w @ x for x, w in zip(points, weights, strict=True)], axis=0)
-    d = snapshots.dimension
-    i, j = np.triu_indices(d) if d <= MOST_CROSSED else (np.arange(d), np.arange(d))
-    values = []
-    for x in points:
-        z = x - middle
-        values.append(np.concatenate([z, z[:, i] * z[:, j]], axis=1))
-    return _equality(values, weights, worth)
-
-
 def ask_interaction(energy: FittedEnergy, snapshots: Snapshots) -> Answer:
     """V or U? By equations (1) and (2).
 
@@ -235,7 +201,7 @@ def ask_interaction(energy: FittedEnergy, snapshots: Snapshots) -> Answer:
     noise = (chance[:-1] + chance[1:]) / d
     told = float((tau**2 * np.maximum(away - chance, 0.0)[:-1] / np.maximum(noise, 1e-300)).sum())
     error = 1.0 / np.sqrt(told) if told else float("inf")
-    at_rest = _equality(points, weights, worth)
+    at_rest = equal_means(snapshots)
     rate = _contraction(energy, snapshots)
     determined = bool(at_rest < LEVEL and ndtri(0.95) * error < rate)
     if at_rest >= LEVEL:
@@ -464,7 +430,7 @@ def ask_noise(snapshots: Snapshots, beta: BetaReport | None = None) -> Answer:
 
 
 def _most_noise(snapshots: Snapshots) -> float:
-    """The bound of equation (5)."""
+    """The bound of equation (4)."""
     points, weights, _ = _host(snapshots)
     tau = np.asarray(snapshots.dt, np.float64)
     least = [
@@ -483,7 +449,7 @@ def _crossing(snapshots: Snapshots) -> float:
 
 
 def ask_growth(snapshots: Snapshots, key: Key) -> Answer:
-    """Growth or transport? By equation (6).
+    """Growth or transport? By equation (5).
 
     Args:
         snapshots: relative to no origin.
@@ -493,11 +459,14 @@ def ask_growth(snapshots: Snapshots, key: Key) -> Answer:
     if still >= LEVEL:
         return Answer(
             question="growth",
-            determined=True,
+            determined=False,
             measure="",
             value=None,
             p_value=still,
-            verdict="the laws do not change: there is neither growth nor transport to explain",
+            verdict=(
+                "the laws do not change: growth and transport may cancel, as where cells multiply in "
+                "one place, move and die in another"
+            ),
         )
     settings = GrowthSettings(growth_prices=(0.25,), growth_inducing=30)
     growth = estimate_growth(snapshots, settings, key=named_key(key, "growth"))

@@ -328,3 +328,21 @@ def test_a_damaged_report_is_one_clear_error(change, message, tmp_path):
     file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=f"the energy in .* is damaged: .*{message}"):
         load_energy(tmp_path / "energy")
+
+
+def test_what_older_releases_do_not_know_is_of_a_schema_that_they_refuse_by_name(tmp_path):
+    plain = linear("monomials-only", terms=("potential",))
+    turning = plain.replace(
+        model=dataclasses.replace(
+            plain.model,
+            circulation_features=plain.model.potential_features,
+            circulation_planes=((0, 1),),
+        )
+    )
+    n = turning.model.n_circulation
+    turning = turning.replace(params={**plain.params, "circulation": jnp.ones(n)})
+    for name, energy, version in (("plain", plain, 3), ("turning", turning, 4)):
+        save_energy(tmp_path / name, energy)
+        written = json.loads((tmp_path / name / "energy.json").read_text())
+        assert written["schema_version"] == version
+        assert load_energy(tmp_path / name).has_circulation == (version == 4)
