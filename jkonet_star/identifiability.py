@@ -19,26 +19,31 @@ and in turn: with D the unbiased energy distance to the next snapshot,
 of what the potential leaves is removed by c. No gradient fits where (3) is at least `LEAST_SHARE` and
 its numerator is positive at level `LEVEL`, by the variance of what each particle adds; the error of one
 half stands for that of both, which are not independent. What a richer potential would explain, a poor
-one leaves to c in part: hence the least share.
+one leaves to c in part: hence the least share, below which neither is known. Where cells may have
+multiplied in place of moving, c is learned from motion that was none, and says nothing.
 
 **Noise or drift?** At equilibrium, rho = exp(-(V + U * rho) / beta), a common factor of V, U and beta
 changes nothing but how fast particles move, which no sample of other particles shows. Whether the laws
 differ at all is judged by their means and second moments (`equal_laws`). And noise of one step spreads
 the next snapshot in every direction,
 
-    beta <= min_k lambda_min(Sigma_{k+1}) / 2 tau_k:                                               (4)
+    beta <= min_k lambda_min(Sigma_{k+1}) / 2 tau_k                                                (4)
 
-what exceeds it by more than `SLACK` times contradicts the data. Elsewhere beta has the error of the
-estimate of the fit (`internal_energy`).
+if that step is an explicit one; over long steps a steep drift takes back what noise spreads. A beta
+that less its error exceeds (4) by more than `SLACK` times contradicts the data, or such steps.
+Elsewhere beta has the error of the estimate of the fit (`internal_energy`).
 
 **Growth or transport?** Growth without motion and motion without growth can lead to the same laws.
-Of the cost of balanced transport,
+With C the cost of balanced transport, growth (`growth`) saves
 
-    saved = 1 - cost of transport from the reweighted cells / cost of balanced transport,          (5)
+    (C - C_g) / (C - C_0)                                                                          (5)
 
-growth (`growth`) saves a part. Where it is small, cells moved; where it is large, they moved or they
-multiplied, and only numbers of cells or lineages can say which. Where laws stay as they are, there may
-be neither, or both: div(mu grad V) = -g mu keeps mu for any growth rate g of mean zero.
+of it, C_g the cost from the reweighted cells, and C_0 what samples of one law cost: that between halves
+of each snapshot, mean of the two of a step, times 2^(-2 / max(2, d)) for cells twice as many. In many
+dimensions C_0 is most of C, and where C is not above it, nothing is known. Where (5) is small, cells
+moved; where it is large, they moved or they multiplied, and only numbers of cells or lineages can say
+which. Where laws stay as they are, there may be neither, or both: div(mu grad V) = -g mu keeps mu for
+any growth rate g of mean zero.
 """
 
 import dataclasses
@@ -66,12 +71,16 @@ from jkonet_star.solvers.linear_model import linear_model
 from jkonet_star.solvers.registry import Terms
 from jkonet_star.solvers.settled_couplings import RIDGE, settled_couplings
 from jkonet_star.transport.couplings import Couplings, couple
-from jkonet_star.two_samples import spread
+from jkonet_star.two_samples import energy_distance
 
 LEVEL = 0.05
 LEAST_SHARE = 0.25
 GROWTH_SAVES = 0.5
 """Of (5), from which on growth is a rival of transport."""
+LEAST_MOVED = 0.1
+"""Of C_0 in (5), by which C must exceed it for their difference to be more than chance."""
+FEWEST = 20
+"""Cells of a snapshot, below which halves of it say nothing."""
 SLACK = 2.0
 """Of (4), for the chance in the narrowest direction."""
 NO_NOISE = 0.1
@@ -79,6 +88,8 @@ NO_NOISE = 0.1
 MOST_CELLS = 1000
 """Of a snapshot that are looked at."""
 FEATURES = FeatureSettings(degree=3, total_degree=3, radial="none")
+
+_FEW = f"a snapshot has fewer than {FEWEST} cells, too few to judge by one half what the other says"
 
 Question = Literal["interaction", "circulation", "noise", "growth"]
 QUESTIONS: dict[Question, str] = {
@@ -123,6 +134,17 @@ class Answer:
         return f"{QUESTIONS[self.question]}: {self.verdict}{told}"
 
 
+def _undetermined(question: Question, verdict: str, p_value: float | None = None) -> Answer:
+    return Answer(
+        question=question,
+        determined=False,
+        measure="",
+        value=None,
+        p_value=p_value,
+        verdict=verdict,
+    )
+
+
 @checked
 def identify(
     energy: FittedEnergy, snapshots: Snapshots, *, key: Key | None = None
@@ -145,11 +167,12 @@ def identify(
     key = jax.random.key(0) if key is None else key
     some = _some(snapshots, named_key(key, "cells"))
     with threadpool_limits(1, user_api="blas"):
+        growth = ask_growth(some, key)
         return (
-            ask_interaction(energy, some),
-            ask_circulation(some, key),
+            ask_interaction(energy.seen_from(snapshots), some),
+            ask_circulation(some, key, growth),
             ask_noise(some, None if energy.report is None else energy.report.beta),
-            ask_growth(some, key),
+            growth,
         )
 
 
@@ -167,7 +190,7 @@ def _some(snapshots: Snapshots, key: Key) -> Snapshots:
         snapshots,
         points=jnp.asarray(np.take_along_axis(points, rows[..., None], axis=1)),
         weights=jnp.asarray(chosen / chosen.sum(axis=1, keepdims=True)),
-        # What is asked does not depend on where zero is.
+        # The data are not asked where zero is; an energy is, as it is seen from here.
         origin=None,
         start=None,
     )
@@ -180,12 +203,16 @@ def _host(snapshots: Snapshots) -> tuple[list[HostArray], list[HostArray], HostA
     return points, weights, np.array([1.0 / (w**2).sum() for w in weights])
 
 
+def _too_few(snapshots: Snapshots) -> bool:
+    return bool(_host(snapshots)[2].min() < FEWEST)
+
+
 def ask_interaction(energy: FittedEnergy, snapshots: Snapshots) -> Answer:
     """V or U? By equations (1) and (2).
 
     Args:
         energy: one; its drift says which rates count.
-        snapshots: relative to no origin.
+        snapshots: relative to any origin.
     """
     points, weights, worth = _host(snapshots)
     tau = np.asarray(snapshots.dt, np.float64)
@@ -228,14 +255,14 @@ def ask_interaction(energy: FittedEnergy, snapshots: Snapshots) -> Answer:
 
 def _contraction(energy: FittedEnergy, snapshots: Snapshots) -> float:
     """|tr A| / d of the regression A x of the energy's drift, as a mean over the snapshots."""
-    own = energy.replace(origin=None, start=None)  # type: ignore[attr-defined]
+    own = energy.seen_from(snapshots)
     rates = []
-    for k, (x, w) in enumerate(zip(*_host(snapshots)[:2], strict=True)):
-        small = jnp.asarray(x, jnp.float32)
-        b = np.asarray(
-            own.drift(small, small, weights=jnp.asarray(w, jnp.float32), t=snapshots.times[k]),
-            np.float64,
-        )
+    for points, weights, t in zip(
+        snapshots.points, snapshots.weights, snapshots.times, strict=True
+    ):
+        b = np.asarray(own.drift(points, points, weights=weights, t=t), np.float64)
+        x, w = np.asarray(points, np.float64), np.asarray(weights, np.float64)
+        w /= w.sum()
         z = x - w @ x
         variance = (w[:, None] * z**2).sum(axis=0)
         slopes = (w[:, None] * z * (b - w @ b)).sum(axis=0) / np.maximum(variance, 1e-300)
@@ -243,12 +270,13 @@ def _contraction(energy: FittedEnergy, snapshots: Snapshots) -> float:
     return float(np.mean(rates))
 
 
-def ask_circulation(snapshots: Snapshots, key: Key) -> Answer:
+def ask_circulation(snapshots: Snapshots, key: Key, growth: Answer | None = None) -> Answer:
     """A gradient? By equation (3).
 
     Args:
         snapshots: relative to no origin.
         key: of the halves.
+        growth: what `ask_growth` found; None where cells are known not to multiply.
     """
     if snapshots.dimension == 1:
         return Answer(
@@ -258,15 +286,20 @@ def ask_circulation(snapshots: Snapshots, key: Key) -> Answer:
             value=None,
             verdict="on a line every velocity is a gradient",
         )
+    if _too_few(snapshots):
+        return _undetermined("circulation", _FEW)
     still = equal_laws(snapshots)
     if still >= LEVEL:
-        return Answer(
-            question="circulation",
-            determined=False,
-            measure="",
-            value=None,
+        return _undetermined(
+            "circulation",
+            "the laws do not change: a circulation that keeps them as they are is not seen",
             p_value=still,
-            verdict="the laws do not change: a circulation that keeps them as they are is not seen",
+        )
+    if growth is not None and not growth.determined:
+        return _undetermined(
+            "circulation",
+            "it is not known how much of the change is growth: where cells multiply and die in place "
+            "of moving, couplings show turns that are none",
         )
     left, gain, error = np.mean(
         [_gain(a, b, key) for a, b in _halves(snapshots, named_key(key, "halves"))], axis=0
@@ -274,21 +307,27 @@ def ask_circulation(snapshots: Snapshots, key: Key) -> Answer:
     share = gain / left if left > 0 else 0.0
     half = ndtri(0.95) * error / left if left > 0 else None
     p_value = float(ndtr(-gain / max(error, 1e-300)))
-    turns = share >= LEAST_SHARE and p_value < LEVEL
+    if p_value >= LEVEL:
+        verdict = "a circulation predicts held-out cells no better than a potential alone"
+    elif share < LEAST_SHARE:
+        verdict = (
+            f"a circulation predicts held-out cells a little better, by less than {LEAST_SHARE:.0%}: a "
+            "richer potential may do so as well"
+        )
+    else:
+        verdict = (
+            "not a gradient: no potential V(x) that stays the same moves these cells as well as one "
+            "with a circulation beside it (circulation=True, --circulation)"
+        )
     return Answer(
         question="circulation",
-        determined=True,
+        determined=bool(p_value >= LEVEL or share >= LEAST_SHARE),
         measure="share of what a potential leaves that a circulation removes",
         value=float(share),
         low=None if half is None else float(share - half),
         high=None if half is None else float(share + half),
         p_value=p_value,
-        verdict=(
-            "not a gradient: no potential V(x) that stays the same moves these cells as well as one "
-            "with a circulation beside it (circulation=True, --circulation)"
-            if turns
-            else "a circulation predicts held-out cells no better than a potential alone"
-        ),
+        verdict=verdict,
     )
 
 
@@ -352,9 +391,8 @@ def _compared(
     distances, sources, targets = [], [], []
     for points in (x, z):
         across = cdist(points, y)
-        within = cdist(points, points) @ a / (1.0 - a @ a)
-        distances.append(2.0 * a @ across @ b - a @ within - spread(y, b))
-        sources.append(2.0 * across @ b - 2.0 * within)
+        distances.append(energy_distance(points, y, a, b))
+        sources.append(2.0 * across @ b - 2.0 * cdist(points, points) @ a / (1.0 - a @ a))
         targets.append(2.0 * a @ across)
     variance = 0.0
     for mass, (own, other) in ((a, sources), (b, targets)):
@@ -373,41 +411,31 @@ def ask_noise(snapshots: Snapshots, beta: BetaReport | None = None) -> Answer:
     """
     still = equal_laws(snapshots)
     if still >= LEVEL and not (beta and beta.paired):
-        return Answer(
-            question="noise",
-            determined=False,
-            measure="",
-            value=None,
+        return _undetermined(
+            "noise",
+            "the laws do not change, and nothing says which cell went where: only the energy "
+            "divided by beta is determined, not how strong noise and drift are",
             p_value=still,
-            verdict=(
-                "the laws do not change, and nothing says which cell went where: only the energy "
-                "divided by beta is determined, not how strong noise and drift are"
-            ),
         )
     if beta is None:
-        return Answer(
-            question="noise",
-            determined=True,
-            measure="",
-            value=None,
-            verdict=(
-                "no estimate of noise was made; where there is some, a part of it is taken for drift "
-                "(a solver with an internal energy asks)"
-            ),
+        return _undetermined(
+            "noise",
+            "no estimate of noise was made; where there is some, a part of it is taken for drift "
+            "(a solver with an internal energy asks)",
         )
+    half = None if beta.standard_error is None else float(ndtri(0.95)) * beta.standard_error
     most = _most_noise(snapshots)
-    if beta.value > SLACK * most:
+    if beta.value - (half or 0.0) > SLACK * most:
         return Answer(
             question="noise",
             determined=False,
             measure="beta",
             value=beta.value,
             verdict=(
-                f"the estimate of beta contradicts the data, whose narrowest direction allows no more "
-                f"than {most:.2g}"
+                "the estimate of beta contradicts the data, whose narrowest direction allows no more "
+                f"than {most:.2g} by one explicit step, or the steps are too long for one"
             ),
         )
-    half = None if beta.standard_error is None else float(ndtri(0.95)) * beta.standard_error
     # A beta that would not be noticed is known, too, however large its relative error.
     determined = bool(
         beta.converged
@@ -430,14 +458,16 @@ def ask_noise(snapshots: Snapshots, beta: BetaReport | None = None) -> Answer:
 
 
 def _most_noise(snapshots: Snapshots) -> float:
-    """The bound of equation (4)."""
+    """The bound of equation (4), by the snapshots of more cells than dimensions."""
     points, weights, _ = _host(snapshots)
-    tau = np.asarray(snapshots.dt, np.float64)
     least = [
-        np.linalg.eigvalsh((w[:, None] * (x - w @ x)).T @ (x - w @ x))[0]
-        for x, w in zip(points[1:], weights[1:], strict=True)
+        np.linalg.eigvalsh((w[:, None] * (x - w @ x)).T @ (x - w @ x))[0] / (2.0 * tau)
+        for x, w, tau in zip(
+            points[1:], weights[1:], np.asarray(snapshots.dt, np.float64), strict=True
+        )
+        if len(x) > snapshots.dimension
     ]
-    return float(max(0.0, (np.array(least) / (2.0 * tau)).min()))
+    return max(0.0, float(min(least, default=np.inf)))
 
 
 def _crossing(snapshots: Snapshots) -> float:
@@ -455,24 +485,28 @@ def ask_growth(snapshots: Snapshots, key: Key) -> Answer:
         snapshots: relative to no origin.
         key: of the couplings.
     """
+    if _too_few(snapshots):
+        return _undetermined("growth", _FEW)
     still = equal_laws(snapshots)
     if still >= LEVEL:
-        return Answer(
-            question="growth",
-            determined=False,
-            measure="",
-            value=None,
+        return _undetermined(
+            "growth",
+            "the laws do not change: growth and transport may cancel, as where cells multiply in one "
+            "place, move and die in another",
             p_value=still,
-            verdict=(
-                "the laws do not change: growth and transport may cancel, as where cells multiply in "
-                "one place, move and die in another"
-            ),
+        )
+    balanced, _ = couple(snapshots, key=named_key(key, "couplings"))
+    cost, chance = _cost(snapshots, balanced), _chance(snapshots, key)
+    if cost - chance <= LEAST_MOVED * chance:
+        return _undetermined(
+            "growth",
+            "transport costs no more than between samples of one law: with so few cells in so many "
+            "dimensions, what moved is not seen",
         )
     settings = GrowthSettings(growth_prices=(0.25,), growth_inducing=30)
     growth = estimate_growth(snapshots, settings, key=named_key(key, "growth"))
-    balanced, _ = couple(snapshots, key=named_key(key, "couplings"))
-    before, after = _cost(snapshots, balanced), _cost(snapshots, growth.couplings)
-    saved = 1.0 - after / max(before, np.finfo(float).tiny)
+    # Growth follows chance, too, so that it may leave less than samples of one law cost.
+    saved = min(1.0, (cost - _cost(snapshots, growth.couplings)) / (cost - chance))
     rates = np.asarray(growth.rates)[:-1][np.asarray(snapshots.weights)[:-1] > 0]
     rival = saved >= GROWTH_SAVES
     return Answer(
@@ -485,13 +519,30 @@ def ask_growth(snapshots: Snapshots, key: Key) -> Answer:
             f"{rates.max():.2g} about the mean leads to the same laws, and numbers of cells or "
             "lineages must tell"
             if rival
-            else "cells moved: growth would save little of the transport"
+            else f"cells moved: growth would save less than {GROWTH_SAVES:.0%} of the transport"
         ),
     )
 
 
+def _chance(snapshots: Snapshots, key: Key) -> float:
+    """C_0 of equation (5), summed over the steps as `_cost` is."""
+    (one, other), _ = _halves(snapshots, named_key(key, "chance"))
+    costs = []
+    for k in range(snapshots.n_snapshots):
+        pair = dataclasses.replace(
+            snapshots,
+            points=jnp.stack([snapshots.points[k]] * 2),
+            weights=jnp.stack([one.weights[k], other.weights[k]]),
+            times=snapshots.times[:2],
+        )
+        couplings, _ = couple(pair, key=named_key(key, "chance"))
+        costs.append(_cost(pair, couplings))
+    middles = (np.array(costs[:-1]) + np.array(costs[1:])) / 2
+    return float(middles.sum()) * 2.0 ** (-2.0 / max(2, snapshots.dimension))
+
+
 def _cost(snapshots: Snapshots, couplings: Couplings) -> float:
-    """Mean squared distance of the pairs of all steps."""
+    """Mean squared distance of the pairs of each step, summed over the steps."""
     points = np.asarray(snapshots.points, np.float64)
     step, source, target = (
         np.asarray(v) for v in (couplings.step, couplings.source, couplings.target)

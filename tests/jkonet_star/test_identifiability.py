@@ -4,12 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from jkonet_star import snapshots_from_arrays
+from jkonet_star import identifiability, snapshots_from_arrays
 from jkonet_star.energies.features import Features
 from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.fit_report import BetaReport
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.identifiability import (
+    Answer,
     ask_circulation,
     ask_growth,
     ask_interaction,
@@ -52,11 +53,26 @@ def clusters(seed):
     return snapshots_from_arrays(made, dt=0.5)
 
 
-def contraction(rate=0.5):
-    """V = rate |x|^2 / 2."""
+def clusters_along_an_axis(dimension):
+    rng, made = np.random.default_rng(0), []
+    for share in (0.5, 0.65, 0.8, 0.9):
+        x = rng.normal(size=(N, dimension))
+        x[:, 0] += np.where(rng.random(N) < share, 4, -4)
+        made.append(x)
+    return snapshots_from_arrays(made, dt=0.5)
+
+
+def shifted(dimension, by=0.5):
+    rng, axis = np.random.default_rng(0), np.arange(dimension) == 0
+    made = [rng.normal(size=(N, dimension)) + by * k * axis for k in range(4)]
+    return snapshots_from_arrays(made, dt=0.5)
+
+
+def contraction(rate=0.5, power=2):
+    """V = rate |x|^2 / 2, or with another power of each coordinate."""
     squares = Features(
         dimension=2,
-        exponents=((2, 0), (0, 2)),
+        exponents=((power, 0), (0, power)),
         trigonometric=False,
         radial="none",
         width=1.0,
@@ -119,6 +135,7 @@ def test_noise_has_the_error_of_its_estimate():
     assert ask_noise(moving, report(value=0.0, standard_error=0.001)).determined
     assert not ask_noise(resting(0), report()).determined
     assert ask_noise(resting(0), report(paired=True)).determined
+    assert not ask_noise(moving).determined
 
 
 def test_noise_beyond_the_narrowest_direction_contradicts_the_data():
@@ -130,7 +147,12 @@ def test_noise_beyond_the_narrowest_direction_contradicts_the_data():
     answer = ask_noise(flat, BetaReport(value=0.05, **known))
     assert not answer.determined
     assert "contradicts" in answer.verdict
+    assert "by one explicit step" in answer.verdict
     assert ask_noise(flat, BetaReport(value=0.009, **known)).determined
+    unsure = ask_noise(flat, BetaReport(value=0.05, **{**known, "standard_error": 0.02}))
+    assert "contradicts" not in unsure.verdict
+    few = snapshots_from_arrays([rng.normal(size=(4, 5)) + 9.0 * k for k in range(3)], dt=0.5)
+    assert ask_noise(few, BetaReport(value=0.5, **known)).determined
 
 
 def test_a_quadratic_interaction_is_a_potential_where_the_mean_rests():
@@ -157,6 +179,78 @@ def test_shares_that_change_without_motion_may_be_growth():
     moved = ask_growth(contracting(0, middle=1.0), KEY)
     assert moved.determined
     assert moved.value < 0.4
+
+
+def test_what_samples_of_one_law_cost_is_no_transport():
+    answer = ask_growth(clusters_along_an_axis(10), KEY)
+    assert not answer.determined
+    assert 0.8 < answer.value <= 1
+    assert "multiplied" in answer.verdict
+
+
+def test_a_shift_in_five_dimensions_is_no_growth():
+    answer = ask_growth(shifted(5), KEY)
+    assert answer.determined
+    assert abs(answer.value) < 0.2
+
+
+def test_a_motion_that_chance_hides_is_not_judged():
+    answer = ask_growth(shifted(10), KEY)
+    assert not answer.determined
+    assert answer.value is None
+    assert "samples of one law" in answer.verdict
+
+
+def test_where_growth_is_a_rival_nothing_is_called_a_circulation(monkeypatch):
+    found = clusters(0)
+    asked = {}
+    monkeypatch.setattr(
+        identifiability, "ask_growth", lambda *given: asked.setdefault("it", ask_growth(*given))
+    )
+    circulation, growth = identify(contraction(), found, key=KEY)[1::2]
+    assert growth == asked["it"]
+    assert not growth.determined
+    assert not circulation.determined
+    assert "growth" in circulation.verdict
+
+
+def test_a_circulation_that_helps_a_little_is_neither(monkeypatch):
+    def verdict(left, gain, error):
+        monkeypatch.setattr(identifiability, "_gain", lambda *_: (left, gain, error))
+        return ask_circulation(turning(0), KEY)
+
+    little = verdict(1.0, 0.144, 0.04)
+    assert not little.determined
+    assert "a little better, by less than 25%" in little.verdict
+    assert little.p_value < 0.001
+    assert verdict(1.0, 0.3, 0.04).verdict.startswith("not a gradient")
+    assert "no better" in verdict(1.0, 0.3, 0.3).verdict
+
+
+@pytest.mark.parametrize("n", [2, 3, 19])
+def test_few_cells_are_not_judged_by_halves(n):
+    rng = np.random.default_rng(0)
+    few = snapshots_from_arrays([rng.normal(size=(n, 2)) + 9.0 * k for k in range(4)])
+    for answer in (ask_circulation(few, KEY), ask_growth(few, KEY)):
+        assert not answer.determined
+        assert answer.value is None
+        assert "fewer than 20 cells" in answer.verdict
+
+
+def test_an_energy_is_asked_where_the_data_are(monkeypatch):
+    rng = np.random.default_rng(0)
+    other = Answer(question="growth", determined=False, measure="", value=None, verdict="")
+    for name in ("ask_circulation", "ask_noise", "ask_growth"):
+        monkeypatch.setattr(identifiability, name, lambda *_: other)
+    # At 100 the slope of this drift is 10, at zero next to nothing.
+    quartic = contraction(2e-3 / 12, power=4)
+    made = [rng.normal(size=(N, 2)) + 0.1 * k for k in range(6)]
+    here = snapshots_from_arrays(made, dt=0.5)
+    there = snapshots_from_arrays([x + 100.0 for x in made], dt=0.5)
+    assert there.origin is not None
+    for asked in (lambda s: identify(quartic, s)[0], lambda s: ask_interaction(quartic, s)):
+        assert asked(there).determined
+        assert not asked(here).determined
 
 
 def test_another_dimension_is_refused():
