@@ -74,7 +74,6 @@ def predict_snapshots(energies: FittedEnergy, snapshots: Snapshots, key: Key) ->
     """
     _check_stack(energies, snapshots)
     energies = energies.seen_from(snapshots)
-    grows = energies.growth_rate is not None
 
     def one(energy: FittedEnergy) -> Predictions:
         def advance(carry: tuple[Array, Array], row: tuple) -> tuple[tuple[Array, Array], tuple]:
@@ -82,10 +81,9 @@ def predict_snapshots(energies: FittedEnergy, snapshots: Snapshots, key: Key) ->
             # Both populations in one call: the step is compiled once.
             points = jnp.stack([observed, carry[0]])
             before = jnp.stack([weights, carry[1]])
-            both = jax.vmap(
-                lambda x, w: _step(energy, x, w / w.sum() if grows else w, t, tau, own)
-            )(points, before)
-            after = jax.vmap(lambda x, w: energy.grown(x, w, t, tau))(points, before)
+            both, after = jax.vmap(lambda x, w: _advanced(energy, x, w, t, tau, own))(
+                points, before
+            )
             return (both.points[1], after[1]), (both.points, after, both.converged.all())
 
         start = (snapshots.points[0], snapshots.weights[0])
@@ -117,7 +115,7 @@ def predict_one_step_ahead(
     energies = energies.seen_from(snapshots)
 
     def one(energy: FittedEnergy) -> Array:
-        return jax.lax.map(lambda row: _step(energy, *row).points, _starts(snapshots, key))
+        return jax.lax.map(lambda row: _advanced(energy, *row)[0].points, _starts(snapshots, key))
 
     return jax.vmap(one)(energies)
 
@@ -148,11 +146,11 @@ def _check_stack(energies: FittedEnergy, snapshots: Snapshots) -> None:
     _check_dimension(energies, snapshots)
 
 
-def _step(
+def _advanced(
     energy: FittedEnergy, points: Array, weights: Array, t: Array, tau: Array, key: Key
-) -> Step:
+) -> tuple[Step, Array]:
     noisy = energy.model.internal != "none"
-    return energy.step(points, weights, t, tau, key=key if noisy else None)
+    return energy.advanced(points, weights, t, tau, key=key if noisy else None)
 
 
 def _thinned(points: np.ndarray, weights: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -491,12 +491,7 @@ class FittedEnergy:
             tau = self.times[index + 1] - self.times[index] if dt is None else jnp.asarray(dt)
             t = self.times[index] + (start + k - index) * tau
             noise_key = None if key is None else jax.random.fold_in(key, k)
-            if self.growth_rate is None:
-                step = self._step(x, weights, t, tau, noise_key)
-                return (step.points, mass), (step.points, step.converged, mass)
-            # The pull is that of shares, however many particles there are.
-            step = self._step(x, mass / mass.sum(), t, tau, noise_key)
-            mass = self.growth_rate.grown(x, mass, t, tau)
+            step, mass = self._advanced(x, mass, t, tau, noise_key)
             return (step.points, mass), (step.points, step.converged, mass)
 
         _, (path, converged, masses) = jax.lax.scan(advance, (points, weights), jnp.arange(steps))
@@ -528,6 +523,36 @@ class FittedEnergy:
         inside = relative(points, self.origin), weights, relative(t, self.start), tau
         step = self._step(*inside, key)
         return step._replace(points=_absolute(step.points, self.origin, points))
+
+    @checked(d=lambda energy: energy.dimension)
+    def advanced(
+        self,
+        points: Float[Array, "n d"],
+        weights: Float[Array, "n"],
+        t: Float[Array, ""],
+        tau: Float[Array, ""],
+        *,
+        key: Key | None = None,
+    ) -> tuple[Step, Float[Array, "n"]]:
+        """`step` of a population that may grow, and its weights afterwards (`grown`).
+
+        Particles pull by their shares: of before the growth in the explicit scheme, whose population
+        is that of the start, and of after it in the others. The conditions of a fit have the same.
+        Arguments are those of `step`.
+        """
+        inside = relative(points, self.origin), weights, relative(t, self.start), tau
+        step, weights = self._advanced(*inside, key)
+        return step._replace(points=_absolute(step.points, self.origin, points)), weights
+
+    def _advanced(
+        self, points: Array, weights: Array, t: Array, tau: Array, key: Key | None
+    ) -> tuple[Step, Array]:
+        if self.growth_rate is None:
+            return self._step(points, weights, t, tau, key), weights
+        grown = self.growth_rate.grown(points, weights, t, tau)
+        pulling = weights if self.scheme == "explicit" else grown
+        # Of shares, however many particles there are.
+        return self._step(points, pulling / pulling.sum(), t, tau, key), grown
 
     def _step(self, points: Array, weights: Array, t: Array, tau: Array, key: Key | None) -> Step:
         step = STEPS[self.scheme](

@@ -280,7 +280,11 @@ def _conditions(
     scheme: str,
     growth: Growth | None,
 ) -> FirstOrderConditions:
-    """The conditions; a population pulls as it is before it grows."""
+    """The conditions; with the explicit scheme a population pulls as it is before it grows.
+
+    The others evaluate it later, with the marginals of its couplings, which have grown
+    (`FittedEnergy.advanced` does the same).
+    """
     conditions = first_order_conditions(snapshots, couplings, densities, scheme)
     if growth is None or scheme != "explicit":
         return conditions

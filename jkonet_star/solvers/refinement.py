@@ -181,10 +181,9 @@ class Refinement(Solver):
                 x, weights, key = carry
                 key, own = jax.random.split(key)
                 at = jnp.minimum(k + ahead, n_steps - 1)
-                step = energy.step(
+                step, weights = energy.advanced(
                     x, weights, snapshots.times[at], snapshots.dt[at], key=own if noisy else None
                 )
-                weights = energy.grown(x, weights, snapshots.times[at], snapshots.dt[at])
                 if grows:
                     weights = weights / weights.sum()
                 there = k + ahead < n_steps

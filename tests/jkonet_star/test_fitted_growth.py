@@ -10,7 +10,7 @@ import pytest
 from checkpoints import load_energy, save_energy
 from jkonet_star import couple, evaluate, fit, snapshots_from_arrays
 from jkonet_star.diagnostics import growth_warning
-from jkonet_star.evaluation import predict_snapshots
+from jkonet_star.evaluation import predict_one_step_ahead, predict_snapshots
 from jkonet_star.settings import FeatureSettings, GrowthSettings, NetworkSettings
 from jkonet_star.solvers.bilevel_batches import bilevel_data, draw_batches
 from jkonet_star.solvers.problem import prepare
@@ -178,6 +178,46 @@ def test_what_contradicts_growth_is_refused(arguments, said):
         arguments = arguments | {"couplings": couple(snapshots, key=KEY)[0]}
     with pytest.raises(ValueError, match=said):
         fit(snapshots, key=KEY, **arguments)
+
+
+def test_a_scheme_has_the_same_population_in_the_fit_and_in_predictions():
+    """Before the growth of a step in the explicit scheme, after it in the others."""
+    points, snapshots = population()
+    half = jnp.float32(0.5)
+    schemes = {"explicit": (0, half * 0), "implicit": (1, half * 2), "midpoint": (1, half)}
+    learned = fitted("jkonet-star-linear-interaction")
+    # Clusters that attract each other by |z|^2, in some unit.
+    features = learned.model.interaction_features
+    squares = [0.1 * (sorted(e) == [0, 2]) for e in features.exponents]
+    params = {"interaction": jnp.zeros(features.n_features).at[: len(squares)].set(jnp.array(squares))}
+    x = jnp.asarray(points[0])
+    for scheme, (later, share) in schemes.items():
+        energy = learned.replace(params=params, scheme=scheme)
+        problem = prepare(
+            snapshots, "jkonet-star-linear-interaction", key=KEY, scheme=scheme, growth=QUICK
+        )
+        given = problem.conditions
+        weights = np.asarray(given.population_weights, np.float64)
+        there = (weights * upper(given.population)).sum(axis=1)
+        np.testing.assert_allclose(there, SHARES[later:][:3], atol=0.02)
+        found = energy.predict_weighted(points[0])
+        y = found.points[1]
+        pulling = found.weights[later]
+        place = x + share * (y - x)
+        moved = energy.drift(place, weights=pulling, t=share)
+        np.testing.assert_allclose(y - x, moved, atol=2e-3)
+        # The other population is told apart by this.
+        other = energy.drift(place, weights=found.weights[1 - later], t=share)
+        assert np.abs(other - moved).mean() > 0.02
+        stack = jax.tree.map(lambda leaf: leaf[None], energy)
+        for predicted in (
+            predict_snapshots(stack, snapshots, KEY).one_step,
+            predict_one_step_ahead(stack, snapshots, KEY),
+        ):
+            rows = np.lexsort(np.asarray(predicted[0, 0]).T)
+            np.testing.assert_allclose(
+                np.asarray(predicted[0, 0])[rows], np.asarray(y)[np.lexsort(np.asarray(y).T)], atol=1e-3
+            )
 
 
 def test_batches_that_follow_couplings_of_growth_have_the_law_of_every_snapshot():
