@@ -205,6 +205,17 @@ def point_warning(snapshots: Snapshots) -> str | None:
     return "all particles of all snapshots are at one point: there is nothing to learn from"
 
 
+def beta_warning(problem: "Problem") -> str | None:
+    """One line, where beta was estimated beside growth, which its estimators do not know."""
+    if problem.growth is None or problem.internal is None:
+        return None
+    return (
+        f"beta {problem.internal.beta:.3g} was estimated as if nothing grew: where growth widens or "
+        "narrows the population it is taken for noise; learn growth with a solver without an internal "
+        "energy, or beta with beta_estimator 'first-order'"
+    )
+
+
 def growth_warning(problem: "Problem") -> str | None:
     """One line, where couplings without growth carry particles between places that rest."""
     if problem.growth is not None or problem.weak_form is not None:

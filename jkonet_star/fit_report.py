@@ -161,6 +161,35 @@ class GrowthReport:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class BootstrapReport:
+    """Energies of resampled particles (`solvers.resampling`).
+
+    Attributes:
+        replicates: how many.
+        resampled: trajectories, snapshots or coefficients.
+        diverged: how many of the trainings did.
+    """
+
+    replicates: Count
+    resampled: str
+    diverged: Natural = 0
+
+    def line(self) -> str:
+        """For people."""
+        failed = f", {self.diverged} DIVERGED" if self.diverged else ""
+        return f"{self.replicates} energies of resampled {self.resampled}{failed}"
+
+    def warning(self) -> str | None:
+        """One line, where trainings diverged."""
+        if not self.diverged:
+            return None
+        return (
+            f"{self.diverged} of the {self.replicates} replicates diverged, and intervals are too long "
+            "for them: take a smaller learning_rate"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MemberReport:
     """What one energy of a stack has of its own.
 
@@ -191,6 +220,8 @@ class FitReport:
         weak_form: where the drift is that of the weak form, not of couplings, and as it was found
             there: neither refined nor solved for again with other features.
         growth: of the first member, where growth is learned.
+        beta_without_growth: particles multiply and die, and `beta` was estimated as if they did not.
+        bootstrap: of the energies of resampled particles, where there are some.
         epochs: of training; 0 where it was solved.
         batch_size: of training.
         loss_epochs: the epochs whose losses are kept.
@@ -212,6 +243,8 @@ class FitReport:
     closed_form: ClosedFormReport | None = None
     weak_form: WeakFormReport | None = None
     growth: GrowthReport | None = None
+    beta_without_growth: bool = False
+    bootstrap: BootstrapReport | None = None
     epochs: Natural = 0
     batch_size: Count | None = None
     loss_epochs: list[Count] = dataclasses.field(default_factory=list)
@@ -266,9 +299,14 @@ class FitReport:
             failed = "" if self.beta.converged else ", NOT converged"
             error = self.beta.standard_error
             known = "" if error is None else f" (standard error {error:.2g})"
-            found.append(f"beta {self.beta.value:.4g}{known} of snapshots of {regime}{failed}")
+            apart = ", as if nothing grew" if self.beta_without_growth else ""
+            found.append(
+                f"beta {self.beta.value:.4g}{known} of snapshots of {regime}{apart}{failed}"
+            )
         if self.growth is not None:
             found.append(self.growth.line())
+        if self.bootstrap is not None:
+            found.append(self.bootstrap.line())
         shares = [share for share in self.explained() if share is not None]
         if shares:
             found.append(f"explains {_range(shares, '{:.0%}')} of the motion")
@@ -361,6 +399,7 @@ def fit_report(
         closed_form=closed_form,
         weak_form=None if steps or closed_form is not None else weak_form_report(problem),
         growth=growth,
+        beta_without_growth=estimate is not None and problem.growth is not None,
         epochs=epochs,
         batch_size=batch_size,
         loss_epochs=(kept + 1).tolist(),

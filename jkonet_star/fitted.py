@@ -209,8 +209,9 @@ class FittedEnergy:
 
         Raises:
             ValueError: there are neither replicates (`fit(..., bootstrap=100)`) nor coefficients with
-                errors, too few replicates for the level, or a level that is no share.
+                errors, too few replicates for the level, a level that is no share, or this is a stack.
         """
+        self.check_single()
         if method == "sandwich" or (method is None and self.replicates is None and self.errors):
             if self.errors is None:
                 raise ValueError("method 'sandwich' is of a closed form that was just learned")

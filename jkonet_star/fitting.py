@@ -1,5 +1,6 @@
 """From snapshots to an energy: one `fit` for every solver."""
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from diffusions.arguments import checked
 from diffusions.memory import check_memory
 from diffusions.typing import ArrayLike, Key, Keys
 from jkonet_star.diagnostics import (
+    beta_warning,
     explanation,
     growth_warning,
     outlier_warning,
@@ -30,7 +32,7 @@ from jkonet_star.settings import (
     RefinementSettings,
 )
 from jkonet_star.snapshots import Snapshots
-from jkonet_star.solvers.bootstrap import check_bootstrap, replicate
+from jkonet_star.solvers.bootstrap import check_bootstrap, check_resampling, replicate
 from jkonet_star.solvers.choice import Auto, learn_chosen
 from jkonet_star.solvers.coefficient_errors import LinearErrors
 from jkonet_star.solvers.divergence import divergence_warning, first_unsound, refinement_warning
@@ -108,8 +110,9 @@ def fit(
 
     Warns (UserWarning):
         Training diverged; the energy does not explain how the population moves (see `diagnostics`);
-        outliers decide the fit; the couplings look like growth that is not learned; a batch would
-        exceed the data and is cut; several keys for a solver without randomness.
+        outliers decide the fit; the couplings look like growth that is not learned; beta was estimated
+        as if nothing grew; a batch would exceed the data and is cut; several keys for a solver without
+        randomness; replicates diverged.
     """
     single = key.ndim == 0
     keys = key[None] if single else key
@@ -147,6 +150,7 @@ def fit(
     problem = again(
         snapshots, key=keys[0], couplings=couplings, densities=densities, internal=internal
     )
+    check_resampling(replication, problem)
     choice = None
     if isinstance(chosen, Auto):
         choice = chosen.choose(
@@ -156,6 +160,7 @@ def fit(
     _warn(point_warning(snapshots), said)
     _warn(outlier_warning(outliers(snapshots)), said)
     _warn(growth_warning(problem), said)
+    _warn(beta_warning(problem), said)
     if not (chosen.epochs or single):
         _warn(f"solver {name!r} has no randomness: the {len(keys)} keys give the same energy", said)
     _warn(chosen.remark(problem), said)
@@ -202,7 +207,10 @@ def fit(
             closed_form=report.closed_form,
             on_progress=on_progress,
         )
-        energies = energies.with_replicates(found.energies)
+        told = found.report(absurd=chosen.absurd)
+        _warn(told.warning(), said)
+        report = dataclasses.replace(report, bootstrap=told, warnings=said)
+        energies = energies.with_report(report).with_replicates(found.energies)
     return energies.member(0) if single else energies
 
 

@@ -282,9 +282,13 @@ def _some_cells(snapshots: Snapshots, most: int, key: Key) -> Snapshots:
 
 def _masses(masses: Sequence[Any] | ArrayLike, n_snapshots: int) -> HostArray:
     try:
-        found = np.asarray(masses, np.float64)
+        # One by one: among floats True would be a one, and the text "1" becomes a number, too.
+        plain = all(np.asarray(mass).dtype.kind in "iuf" for mass in masses)  # type: ignore[union-attr]
+        found = np.asarray(masses, np.float64) if plain else None
     except (TypeError, ValueError):
-        raise ValueError(f"masses must be numbers, one per snapshot, got {masses!r}") from None
+        found = None
+    if found is None:
+        raise ValueError(f"masses must be numbers, one per snapshot, got {masses!r}")
     if found.shape != (n_snapshots,) or not (np.isfinite(found) & (found > 0)).all():
         raise ValueError(
             f"masses must be {n_snapshots} positive finite numbers, one per snapshot, got "

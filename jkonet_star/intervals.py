@@ -17,6 +17,7 @@ form and the standard normal quantile z,
     sandwich      f(theta) -+ z_{1 - a/2} sqrt(f'(theta) C f'(theta)^T).                            (4)
 """
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,10 +53,24 @@ def values(function: Callable[[Any], PyTree], energies: "FittedEnergy") -> PyTre
     In one program where the function can be traced, and one after the other where it cannot.
     """
     try:
-        return jax.tree.map(np.asarray, jax.jit(jax.vmap(function))(energies))
+        return jax.tree.map(np.asarray, _of_all(_hashable(function), energies))
     except _NOT_TRACED:
         found = [function(energies.member(i)) for i in range(len(energies.times))]
         return jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *found)
+
+
+@functools.partial(jax.jit, static_argnames=("function",))
+def _of_all(function: Callable[[Any], PyTree], energies: "FittedEnergy") -> PyTree:
+    return jax.vmap(function)(energies)
+
+
+def _hashable(function: Callable[[Any], PyTree]) -> Callable[[Any], PyTree]:
+    """The function itself, by which its program is found again; else it is compiled every time."""
+    try:
+        hash(function)
+    except TypeError:
+        return lambda energy: function(energy)
+    return function
 
 
 def bootstrap_interval(
@@ -125,20 +140,25 @@ def delta_interval(
     """
     z = float(norm.ppf(0.5 * (1.0 + checked_level(level))))
 
-    def of_params(params: Params) -> PyTree:
-        return function(energy.replace(params=params))  # type: ignore[attr-defined]
-
-    @jax.jit
-    def all_directions(params: Params, directions: Params) -> tuple[PyTree, PyTree]:
-        moved = jax.vmap(lambda one: jax.jvp(of_params, (params,), (one,))[1])(directions)
-        return of_params(params), moved
-
-    own, moved = all_directions(energy.params, directions)
+    own, moved = _along_directions(_hashable(function), energy, directions)
     errors = jax.tree.map(lambda x: np.sqrt((np.asarray(x, np.float64) ** 2).sum(axis=0)), moved)
     return Interval(
         jax.tree.map(lambda value, error: np.asarray(value, np.float64) - z * error, own, errors),
         jax.tree.map(lambda value, error: np.asarray(value, np.float64) + z * error, own, errors),
     )
+
+
+@functools.partial(jax.jit, static_argnames=("function",))
+def _along_directions(
+    function: Callable[[Any], PyTree], energy: "FittedEnergy", directions: Params
+) -> tuple[PyTree, PyTree]:
+    """The function, and its derivatives along each direction of the parameters."""
+
+    def of_params(params: Params) -> PyTree:
+        return function(energy.replace(params=params))  # type: ignore[attr-defined]
+
+    moved = jax.vmap(lambda one: jax.jvp(of_params, (energy.params,), (one,))[1])(directions)
+    return of_params(energy.params), moved
 
 
 def checked_level(level: float) -> float:

@@ -14,6 +14,7 @@ from experiments.populations.figures import plot_interaction, plot_potential, pl
 from experiments.populations.law_figure import plot_law
 from jkonet_star.diagnostics import (
     Explanation,
+    beta_warning,
     explanation,
     growth_warning,
     outlier_warning,
@@ -147,6 +148,7 @@ def judge(problem: Problem, energies: FittedEnergy) -> dict[str, Any]:
         point_warning(problem.snapshots),
         outlier_warning(found),
         growth_warning(problem),
+        beta_warning(problem),
         explained.warning(),
     )
     lines = [line for line in said if line is not None]

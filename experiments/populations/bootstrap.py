@@ -4,6 +4,7 @@ The folder `bootstrap` of the run has the rows of their training, and its checkp
 beside the one of all particles, in `energy`: its `replicates`.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -19,6 +20,7 @@ from experiments.populations.learning_settings import LearningSettings
 from experiments.populations.settings import TrainSettings
 from experiments.run.folder import RunFolder
 from experiments.run.training import train_in_chunks
+from jkonet_star.fit_report import BootstrapReport
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.bootstrap import replicate_keys, resampled_problems, solved_replicates
@@ -71,12 +73,14 @@ def bootstrapped(
     energy, key = energies.member(0), jax.random.key(settings.seeds[0])
     kind, problems = resampled_problems(learning.bootstrap, problem, energy, again, key=key)
     say(f"  bootstrap: {len(problems)} energies of resampled {kind}")
-    diverged = 0
+    diverged, report = 0, energies.report
+    assert report is not None
     if isinstance(solver, Linear):
-        assert energy.report is not None
-        found = solved_replicates(energy, problems, energy.report.closed_form)
+        found = solved_replicates(energy, problems, report.closed_form)
     else:
         found, diverged = _trained(run, SideBySide(solver, problems), key, settings)
+    told = BootstrapReport(replicates=len(problems), resampled=kind, diverged=diverged)
+    energies = energies.with_report(dataclasses.replace(report, bootstrap=told))
     energies = energies.with_replicates(found)
     details = {
         "level": LEVEL,

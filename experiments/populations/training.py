@@ -47,7 +47,7 @@ from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import CouplingSettings, RefinementSettings
 from jkonet_star.snapshots import Snapshots
-from jkonet_star.solvers.bootstrap import check_bootstrap
+from jkonet_star.solvers.bootstrap import check_bootstrap, check_resampling
 from jkonet_star.solvers.choice import Auto, SolverChoice, with_room
 from jkonet_star.solvers.divergence import first_unsound, refinement_warning
 from jkonet_star.solvers.interface import Solver
@@ -91,6 +91,7 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
             problem = prepare_problem(
                 settings.solver, settings.scheme, settings.seeds[0], learning, dataset
             )
+        check_resampling(learning.bootstrap, problem)
         cut = solver.remark(problem)
         started = run.start(
             f"{settings.solver}__{dataset.name}",

@@ -16,17 +16,26 @@ from diffusions.keys import named_key
 from diffusions.memory import check_memory
 from diffusions.typing import Float, Key, Keys, PyTree
 from jkonet_star.energies.models import LinearEnergy
-from jkonet_star.fit_report import ClosedFormReport
+from jkonet_star.fit_report import BootstrapReport, ClosedFormReport
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import BootstrapSettings, RefinementSettings
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.closed_form import fit_linear
+from jkonet_star.solvers.divergence import first_unsound
 from jkonet_star.solvers.interface import Solver
 from jkonet_star.solvers.learning import Progress, train
 from jkonet_star.solvers.linear import Linear
 from jkonet_star.solvers.network import Network
 from jkonet_star.solvers.problem import Problem
-from jkonet_star.solvers.resampling import Again, Resampled, even, kind_of_resampling, resampled
+from jkonet_star.solvers.resampling import (
+    Again,
+    Resampled,
+    even,
+    kind_of_resampling,
+    known_kind,
+    resampled,
+    trajectory_rows,
+)
 from jkonet_star.solvers.side_by_side import SideBySide
 
 
@@ -36,6 +45,15 @@ class Replicates(NamedTuple):
     energies: FittedEnergy  # a stack
     resampled: Resampled
     losses: Float[np.ndarray, "b epochs"]
+
+    def report(self, *, absurd: float) -> BootstrapReport:
+        """For people; a loss beyond `absurd` is not sound (`divergence`)."""
+        ended = [first_unsound(own, absurd=absurd) for own in self.losses]
+        return BootstrapReport(
+            replicates=len(ended),
+            resampled=self.resampled,
+            diverged=sum(epoch is not None for epoch in ended),
+        )
 
 
 def check_bootstrap(
@@ -69,6 +87,18 @@ def check_bootstrap(
             "'snapshots' or 'auto'"
         )
     check_memory(bootstrap_memory(settings, solver, snapshots))
+
+
+def check_resampling(settings: BootstrapSettings, problem: Problem) -> None:
+    """Refuses what is known to fail once snapshots are coupled, before anything is trained.
+
+    Raises:
+        ValueError: trajectories along couplings that are not one to one, or of what grows.
+    """
+    if settings.bootstrap:
+        kind = known_kind(problem, settings.resample)
+        if kind is not None:
+            trajectory_rows(problem, kind)
 
 
 def bootstrap_memory(

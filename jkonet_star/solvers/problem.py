@@ -195,7 +195,12 @@ def prepare(
     if terms.circulation and (reports or not couplings_given):
         # Whoever knows which particle went where need not be told by transport.
         couplings, reports = settled_couplings(
-            terms, snapshots, couplings, features, key=named_key(key, "settled couplings")
+            terms,
+            snapshots,
+            couplings,
+            features,
+            settings=coupling_settings,
+            key=named_key(key, "settled couplings"),
         )
     sources = None if found is None else np.asarray(found.source_weights)
     problem = functools.partial(

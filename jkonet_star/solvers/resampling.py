@@ -54,12 +54,11 @@ Again = Callable[..., Problem]
 """`prepare` of other snapshots of the same population, with all other settings filled in."""
 
 
-def kind_of_resampling(problem: Problem, energy: FittedEnergy, wanted: str) -> Resampled:
-    """What is drawn anew.
+def known_kind(problem: Problem, wanted: str) -> Resampled | None:
+    """What is drawn anew; None where the learned energy has to tell.
 
     Args:
         problem: of the fit.
-        energy: what was learned from all cells.
         wanted: trajectories, of `even` snapshots, snapshots or auto.
 
     Raises:
@@ -80,6 +79,14 @@ def kind_of_resampling(problem: Problem, energy: FittedEnergy, wanted: str) -> R
         return "snapshots"
     if problem.internal is not None:
         return "trajectories" if problem.internal.paired else "snapshots"
+    return None
+
+
+def kind_of_resampling(problem: Problem, energy: FittedEnergy, wanted: str) -> Resampled:
+    """`known_kind`, or what the energy learned from all cells tells by (1)."""
+    kind = known_kind(problem, wanted)
+    if kind is not None:
+        return kind
     found = found_again(problem, energy)
     return "trajectories" if found >= FOUND_AGAIN else "snapshots"
 
@@ -158,14 +165,18 @@ def resampled(
     keys = [jax.random.fold_in(key, i) for i in range(count)]
     if kind == "coefficients":
         return [_with_coefficients(problem, _generator(own)) for own in keys]
-    one = functools.partial(_resampled, problem, again, _rows(problem, kind))
+    one = functools.partial(_resampled, problem, again, trajectory_rows(problem, kind))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return of_one_shape(list(pool.map(one, keys)))
 
 
-def _rows(problem: Problem, kind: Resampled) -> Int[np.ndarray, "t n"] | None:
-    """Of the trajectories, where those are drawn."""
-    if kind == "snapshots":
+def trajectory_rows(problem: Problem, kind: Resampled) -> Int[np.ndarray, "t n"] | None:
+    """Of each trajectory, where those are drawn; None where they are not.
+
+    Raises:
+        ValueError: the couplings are not one to one.
+    """
+    if kind != "trajectories":
         return None
     shape = problem.snapshots.points.shape[:2]
     rows = trajectories(problem.couplings, shape)

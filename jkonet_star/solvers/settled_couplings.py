@@ -24,7 +24,7 @@ import numpy as np
 from diffusions.keys import named_key
 from diffusions.typing import Array, Float, HostArray, Key, Params, PyTree
 from jkonet_star.energies.models import LinearEnergy
-from jkonet_star.settings import FeatureSettings
+from jkonet_star.settings import CouplingSettings, FeatureSettings
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.closed_form import fit_linear
 from jkonet_star.solvers.first_order import (
@@ -51,6 +51,7 @@ def settled_couplings(
     couplings: Couplings,
     features: FeatureSettings,
     *,
+    settings: CouplingSettings = CouplingSettings(),  # noqa: B008 (frozen)
     key: Key,
 ) -> tuple[Couplings, list[CouplingReport]]:
     """The couplings of equation (1).
@@ -60,6 +61,7 @@ def settled_couplings(
         snapshots: of the population.
         couplings: gamma_0.
         features: of S_theta, of which it has the low monomials only.
+        settings: of the transport in every pass.
         key: decides the blocks of couplings.
 
     Returns:
@@ -76,7 +78,7 @@ def settled_couplings(
         moved = np.array(snapshots.points[:-1])
         step, source = np.asarray(couplings.step), np.asarray(couplings.source)
         moved[step, source] = _ends(model, params, constants, conditions)
-        couplings, reports = _coupled(moved, snapshots, jax.random.fold_in(key, number))
+        couplings, reports = _coupled(moved, snapshots, settings, jax.random.fold_in(key, number))
         cost = float(np.mean([report.cost for report in reports]))
         if not cost < (1 - AT_REST) * before:
             break
@@ -95,7 +97,7 @@ def _ends(
 
 
 def _coupled(
-    moved: Float[HostArray, "k n d"], snapshots: Snapshots, key: Key
+    moved: Float[HostArray, "k n d"], snapshots: Snapshots, settings: CouplingSettings, key: Key
 ) -> tuple[Couplings, list[CouplingReport]]:
     """Optimal transport of the moved particles of every snapshot to the next one."""
     parts, reports = [], []
@@ -105,7 +107,8 @@ def _coupled(
             weights=snapshots.weights[k : k + 2],
             times=snapshots.times[k : k + 2],
         )
-        own, told = couple(pair, key=named_key(jax.random.fold_in(key, k), "settled couplings"))
+        own_key = named_key(jax.random.fold_in(key, k), "settled couplings")
+        own, told = couple(pair, settings, key=own_key)
         parts.append(dataclasses.replace(own, step=jnp.full_like(own.step, k)))
         reports.append(dataclasses.replace(told[0], step=k))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts), reports

@@ -20,6 +20,7 @@ FLAGS = (
     "--regularization=1e-6",
     "--growth",
     "--growth-prices=0.25",
+    "--growth-rounds=12",
     "--growth-inducing=10",
     "--bootstrap=19",
 )
@@ -59,9 +60,9 @@ def test_growth_is_learned_resumed_and_loaded_again(place, clusters, capfd, monk
     rates = np.asarray(energy.growth(x, 0.5))
     assert told["least"] <= rates.min() + 0.1 < rates.max() <= told["most"] + 0.1
     for k, own in enumerate(clusters[:-1]):
-        assert faster(energy, own, k + 0.5) == pytest.approx(FASTER[k], rel=0.15)
-    # At rest, where couplings without growth carry a fifth of the cells over.
-    assert np.abs(energy.drift(x)).mean() < 0.15
+        assert faster(energy, own, k + 0.5) == pytest.approx(FASTER[k], rel=0.2)
+    # At rest, but for chance; the mean cell without growth moves by 1.6.
+    assert np.abs(energy.drift(x)).mean() < 0.4
 
     # Every resampled population has a rate of its own, about the same.
     spread = [

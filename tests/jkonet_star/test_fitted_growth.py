@@ -11,7 +11,13 @@ from checkpoints import load_energy, save_energy
 from jkonet_star import couple, evaluate, fit, snapshots_from_arrays
 from jkonet_star.diagnostics import growth_warning
 from jkonet_star.evaluation import predict_one_step_ahead, predict_snapshots
-from jkonet_star.settings import FeatureSettings, GrowthSettings, NetworkSettings
+from jkonet_star.internal_energy.estimate import InternalEstimate
+from jkonet_star.settings import (
+    DensitySettings,
+    FeatureSettings,
+    GrowthSettings,
+    NetworkSettings,
+)
 from jkonet_star.solvers.bilevel_batches import bilevel_data, draw_batches
 from jkonet_star.solvers.problem import prepare
 
@@ -189,7 +195,9 @@ def test_a_scheme_has_the_same_population_in_the_fit_and_in_predictions():
     # Clusters that attract each other by |z|^2, in some unit.
     features = learned.model.interaction_features
     squares = [0.1 * (sorted(e) == [0, 2]) for e in features.exponents]
-    params = {"interaction": jnp.zeros(features.n_features).at[: len(squares)].set(jnp.array(squares))}
+    params = {
+        "interaction": jnp.zeros(features.n_features).at[: len(squares)].set(jnp.array(squares))
+    }
     x = jnp.asarray(points[0])
     for scheme, (later, share) in schemes.items():
         energy = learned.replace(params=params, scheme=scheme)
@@ -216,8 +224,43 @@ def test_a_scheme_has_the_same_population_in_the_fit_and_in_predictions():
         ):
             rows = np.lexsort(np.asarray(predicted[0, 0]).T)
             np.testing.assert_allclose(
-                np.asarray(predicted[0, 0])[rows], np.asarray(y)[np.lexsort(np.asarray(y).T)], atol=1e-3
+                np.asarray(predicted[0, 0])[rows],
+                np.asarray(y)[np.lexsort(np.asarray(y).T)],
+                atol=1e-3,
             )
+
+
+def test_a_beta_estimated_beside_growth_says_that_it_does_not_know_of_it(monkeypatch):
+    def as_if_nothing_grew(*arguments, **settings):
+        return InternalEstimate(
+            beta=0.25,
+            standard_error=0.1,
+            paired=False,
+            gain=0.0,
+            drift_coefficients=np.zeros(0),
+            iterations=1,
+            converged=True,
+        )
+
+    monkeypatch.setattr(
+        "jkonet_star.internal_energy.estimate.estimate_internal", as_if_nothing_grew
+    )
+    learn = functools.partial(
+        fit,
+        solver="jkonet-star-linear-potential-internal",
+        features=FEATURES,
+        density_settings=DensitySettings(n_components=1),
+        key=KEY,
+    )
+    with pytest.warns(UserWarning, match=r"beta 0\.25 was estimated as if nothing grew") as said:
+        grown = learn(population()[1], growth=QUICK).report
+    assert sum("as if nothing grew" in str(one.message) for one in said) == 1
+    assert grown.beta_without_growth
+    assert "as if nothing grew" in repr(grown)
+    assert any("as if nothing grew" in line for line in grown.warnings)
+    resting = learn(population()[1]).report
+    assert not resting.beta_without_growth
+    assert "as if nothing grew" not in repr(resting)
 
 
 def test_batches_that_follow_couplings_of_growth_have_the_law_of_every_snapshot():

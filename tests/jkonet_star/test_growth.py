@@ -124,7 +124,21 @@ def test_far_from_zero_the_rate_of_a_cell_is_that_of_the_estimate():
     assert near[0] != near[1]
 
 
-@pytest.mark.parametrize("masses", [[1, 2], [1, 2, 3, -4], [1, 2, 3, np.nan], ["a", 1, 2, 3]])
+@pytest.mark.parametrize(
+    "masses",
+    [
+        [1, 2],
+        [1, 2, 3, -4],
+        [1, 2, 3, np.nan],
+        ["a", 1, 2, 3],
+        [True, True, True, True],
+        [1.0, 2.0, True, 4.0],
+        ["1", "2", "3", "4"],
+        np.array(["1", "2", "3", "4"]),
+        np.ones(4, bool),
+        3,
+    ],
+)
 def test_masses_that_are_none_are_refused(masses):
     with pytest.raises(ValueError, match="masses must be"):
         estimate_growth(snapshots_from_arrays(clusters()), key=KEY, masses=masses)

@@ -1,5 +1,8 @@
 """Intervals from replicates whose values are known."""
 
+import dataclasses
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,6 +74,31 @@ def test_a_function_that_needs_numbers_is_called_for_one_energy_after_the_other(
     assert known().interval(function) == pytest.approx(known().interval(slope))
 
 
+def test_a_function_that_was_asked_before_is_not_compiled_again(caplog):
+    energy = known()
+    first = energy.interval(slope)
+    with jax.log_compiles(), caplog.at_level(logging.DEBUG, logger="jax"):
+        again = energy.interval(slope, 0.9)
+    assert [r.getMessage()[:80] for r in caplog.records if "ompil" in r.getMessage()] == []
+    assert again == first
+
+
+@dataclasses.dataclass
+class Slope:
+    """A function that has no hash."""
+
+    factor: float
+
+    def __call__(self, energy):
+        return self.factor * slope(energy)
+
+
+def test_a_function_without_a_hash_is_one_too():
+    np.testing.assert_allclose(
+        known().interval(Slope(2.0)), 2 * np.array(known().interval(slope)), rtol=1e-6
+    )
+
+
 @pytest.mark.parametrize("level", [0.0, 1.0, 90, -0.1, True, float("nan")])
 def test_a_level_is_a_share(level):
     with pytest.raises(ValueError, match="level must be a share between 0 and 1"):
@@ -87,6 +115,8 @@ def test_what_cannot_be_told_is_refused():
         energies([1.5]).member(0).interval(slope)
     with pytest.raises(ValueError, match="take a member"):
         energies([1.0, 2.0]).with_replicates(energies(SLOPES))
+    with pytest.raises(ValueError, match=r"stack of 2 energies: take one with member\(i\)"):
+        energies([1.0, 2.0]).interval(slope)
     with pytest.raises(ValueError, match="must be a stack"):
         known().with_replicates(known())
 

@@ -1,6 +1,7 @@
 """Energies of resampled cells: their spread is what formulas say, and nothing is made twice."""
 
 import dataclasses
+import functools
 import logging
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jkonet_star.solvers.bootstrap
 from jkonet_star import FeatureSettings, NetworkSettings, fit
 from jkonet_star.internal_energy.estimate import InternalEstimate
 from jkonet_star.internal_energy.weak_form_drift import WeakFormDrift
@@ -221,6 +223,51 @@ def test_a_drift_of_the_weak_form_is_drawn_by_its_covariance():
     one = found[0]
     missed, _ = residuals(*one.weak_form, one.conditions, jnp.arange(20))
     np.testing.assert_allclose(missed, 0.0, atol=1e-5)
+
+
+def test_the_report_says_what_was_drawn_and_how_many_replicates_diverged(monkeypatch):
+    kept = jkonet_star.solvers.bootstrap.train
+
+    def diverging(*arguments):
+        energies, losses = kept(*arguments)
+        losses = np.array(losses)
+        losses[3, -1], losses[7, -2:] = np.nan, 1e6
+        return energies, losses
+
+    snapshots = population((30, 30))
+    learn = functools.partial(
+        fit, snapshots, key=KEY, bootstrap=19, resample="snapshots", network=SMALL
+    )
+    sound = learn().report
+    assert (sound.bootstrap.resampled, sound.bootstrap.diverged) == ("snapshots", 0)
+    assert "19 energies of resampled snapshots" in repr(sound)
+    monkeypatch.setattr("jkonet_star.solvers.bootstrap.train", diverging)
+    with pytest.warns(UserWarning, match="2 of the 19 replicates diverged"):
+        report = learn().report
+    assert report.bootstrap.diverged == 2
+    assert any("2 of the 19 replicates diverged" in line for line in report.warnings)
+    assert report.members[0].diverged is None
+
+
+def test_trajectories_that_couplings_do_not_tell_are_refused_before_anything_is_learned(
+    monkeypatch,
+):
+    problem = estimated(population((20, 20)))
+    # Every particle goes in two parts, as in an entropic plan.
+    halves = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), problem.couplings)
+    split = dataclasses.replace(problem, couplings=halves)
+
+    def learned(*arguments, **settings):
+        raise AssertionError("nothing was to be learned")
+
+    monkeypatch.setattr("jkonet_star.fitting.learn", learned)
+    monkeypatch.setattr("jkonet_star.fitting.prepare", lambda *arguments, **settings: split)
+    with pytest.raises(ValueError, match="couplings are not one to one"):
+        linear(population((20, 20)))
+    # Snapshots need no trajectories, nor does a fit without replicates.
+    for changes in ({"resample": "snapshots"}, {"bootstrap": 0}):
+        with pytest.raises(AssertionError, match="nothing was to be learned"):
+            linear(population((20, 20)), **changes)
 
 
 def test_what_has_no_bootstrap_is_refused_in_one_line():

@@ -10,6 +10,9 @@ from jkonet_star import Couplings, FeatureSettings, NetworkSettings, fit, snapsh
 from jkonet_star.energies.circulation import MOST_PLANES, coordinate_planes, skew_basis
 from jkonet_star.energies.models import NetworkEnergy, Units
 from jkonet_star.fitted import FittedEnergy
+from jkonet_star.settings import CouplingSettings
+from jkonet_star.solvers.problem import prepare
+from jkonet_star.solvers.registry import known_solver, with_circulation
 from jkonet_star.transport.exact import wasserstein
 
 MONOMIALS = FeatureSettings(degree=2, radial="none")
@@ -52,6 +55,20 @@ def test_a_population_that_turns_is_predicted_to_turn(turned):
         jax.jacfwd(lambda x: turned.drift(x[None])[0])(jnp.zeros(2))
     )
     assert np.abs(step - rotation(ANGLE)).max() < 0.12
+
+
+def test_couplings_that_settle_are_made_as_they_were_asked_for():
+    asked = CouplingSettings(method="sinkhorn", epsilon=0.05)
+    problem = prepare(
+        snapshots_from_arrays([x[:40] for x in turning(0, 2)]),
+        with_circulation(known_solver("jkonet-star-linear-potential").make(features=MONOMIALS)),
+        key=jax.random.key(0),
+        features=MONOMIALS,
+        coupling_settings=asked,
+    )
+    assert [step.method for step in problem.coupled] == ["sinkhorn"]
+    # An entropic plan has many pairs, an exact one 40.
+    assert problem.coupled[0].pairs > 80
 
 
 def test_a_network_turns_with_it():
