@@ -78,11 +78,6 @@ class Dataset:
         return self.path.name
 
     @property
-    def masses(self) -> list[float] | None:
-        """Of the whole population at each snapshot of `train`, where the file says it."""
-        return self.metadata.get("masses")
-
-    @property
     def truth(self) -> dict[str, Any] | None:
         """The known `potential`, `interaction` (names) and `beta`, or None."""
         return self.metadata["truth"]

@@ -42,7 +42,6 @@ def bootstrapped(
     settings: TrainSettings,
     learning: LearningSettings,
     metadata: dict[str, Any],
-    masses: list[float] | None = None,
 ) -> tuple[FittedEnergy, dict[str, Any]]:
     """The energies with replicates, and more for the summary.
 
@@ -54,7 +53,6 @@ def bootstrapped(
         settings: of the run.
         learning: of the solver.
         metadata: of the dataset, which says how it was coupled.
-        masses: of the population, where growth is learned with them.
 
     Raises:
         ValueError: trajectories are asked for, and the couplings tell none.
@@ -68,7 +66,6 @@ def bootstrapped(
         coupling_settings=data.coupling_settings,
         density_settings=data.density_settings,
         growth=learning.growth.chosen,
-        masses=masses,
     )
     energy, key = energies.member(0), jax.random.key(settings.seeds[0])
     kind, problems = resampled_problems(learning.bootstrap, problem, energy, again, key=key)

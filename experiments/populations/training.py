@@ -158,7 +158,6 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
                     settings,
                     learning,
                     dataset.metadata,
-                    dataset.masses if learning.growth.growth else None,
                 )
         with run.timed("evaluate"):
             order = settings.wasserstein_order
@@ -275,7 +274,6 @@ def prepare_problem(
         coupling_reports=() if grows else [record(CouplingReport, row) for row in reports],
         coupling_settings=coupling_settings(dataset.metadata),
         growth=learning.growth.chosen,
-        masses=dataset.masses if grows else None,
     )
 
 
