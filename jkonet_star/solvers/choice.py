@@ -11,10 +11,10 @@ of the difference: with h_c(x_i) and g_c(y_j) what one particle adds to D of can
 
 z_i being where c moves x_i to (the projection of a U-statistic: Hoeffding 1948). The energy distance
 hardly sees what is finer than a population. So of those that it leaves the classifier of `two_samples`
-has to find one as hard to tell from the observed particles as any other, up to the error of a
-difference of two accuracies of n answers,
+has to find one as hard to tell from the observed particles as any other, up to half the error of a
+difference of two accuracies of n answers (a whole one would hide what a few hundred particles show),
 
-    A_c <= A_b + sqrt(2 A_b (1 - A_b) / n).                                                        (3)
+    A_c <= A_b + sqrt(2 A_b (1 - A_b) / n) / 2.                                                    (3)
 
 What is taken is then trained anew, longer and on all particles.
 
@@ -354,9 +354,9 @@ class _Outcome(NamedTuple):
 
 
 def _hardest_to_tell(compared: "Sequence[_Distances]") -> int:
-    """The first within the error (3) of the best; the first of all where particles are too few."""
+    """The first within (3) of the best; the first of all where particles are too few."""
     best = min(compared, key=lambda distances: distances.accuracy)
-    error = np.sqrt(2 * best.accuracy * (1 - best.accuracy) / best.answers)
+    error = np.sqrt(2 * best.accuracy * (1 - best.accuracy) / best.answers) / 2
     return next(
         (i for i, own in enumerate(compared) if own.accuracy <= best.accuracy + error),
         0,

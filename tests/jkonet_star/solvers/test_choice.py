@@ -148,8 +148,8 @@ def test_what_is_hardest_to_tell_from_the_observed_is_taken_and_the_first_of_tho
         def __init__(self, accuracy, answers=1000):
             self.accuracy, self.answers = accuracy, answers
 
-    assert _hardest_to_tell([Told(0.60), Told(0.53), Told(0.52)]) == 1  # (3): .52 + .022
-    assert _hardest_to_tell([Told(0.60, 40), Told(0.53, 40), Told(0.52, 40)]) == 0  # .52 + .11
+    assert _hardest_to_tell([Told(0.60), Told(0.53), Told(0.52)]) == 1  # (3): .52 + .011
+    assert _hardest_to_tell([Told(0.57, 40), Told(0.53, 40), Told(0.52, 40)]) == 0  # .52 + .056
     assert _hardest_to_tell([Told(0.60), Told(0.55), Told(0.52)]) == 2
     assert _hardest_to_tell([Told(np.nan, 8), Told(np.nan, 8)]) == 0
 
