@@ -359,6 +359,7 @@ CHECKS = {
     "contributing.md": check_contributing,
     "data_formats.md": check_formats,
     "reference/api.md": lambda s: all(callable(s[name]) for name in ("fit", "Network")),
+    "populations.md": lambda s: s["course"].snapshots.shape == (5, 1300, 2),
     "pretrained.md": check_pretrained,
     "quick_start.md": check_quick_start,
     "systems/information_theoretic.md": lambda s: abs(s["error"]).max() < 0.1,
