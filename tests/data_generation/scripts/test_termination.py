@@ -13,6 +13,7 @@ from data_generation.scripts.termination import Terminated, termination_raised
     ("asked", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
 )
 def test_an_interrupt_in_a_callback_of_the_garbage_collector_is_not_lost(asked, raised, capfd):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test's worker ignores it
     left = [asked]
 
     def callback(phase, info):
@@ -21,16 +22,17 @@ def test_an_interrupt_in_a_callback_of_the_garbage_collector_is_not_lost(asked, 
 
     def work():
         with termination_raised():
+            gc.callbacks.append(callback)  # not before: any collection would call it
             gc.collect()
             assert not left
             time.sleep(10)  # a moment is enough
 
-    gc.callbacks.append(callback)
     try:
         with pytest.raises(raised) as caught:
             work()
     finally:
         gc.callbacks.remove(callback)
+        signal.signal(signal.SIGINT, before)
     assert caught.type is raised
     assert capfd.readouterr().err == ""
 
