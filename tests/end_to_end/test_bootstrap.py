@@ -47,9 +47,9 @@ def test_a_bootstrap_says_what_is_not_known_and_resumes_to_the_same_bits(place, 
 
     with monkeypatch.context() as patch:
         patch.setattr(experiments.run.training, "save_state", interrupt)
-        place.train("again", *RESAMPLED, status=130)
-    place.train("again", *RESAMPLED, "--resume")
-    again = load_energy(place.runs / "again" / "energy")
+        place.train("resampled_again", *RESAMPLED, status=130)
+    place.train("resampled_again", *RESAMPLED, "--resume")
+    again = load_energy(place.runs / "resampled_again" / "energy")
     assert leaves(again) == leaves(energies)
     assert leaves(again.replicates) == leaves(energies.replicates)
 

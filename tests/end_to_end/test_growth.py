@@ -78,10 +78,10 @@ def test_growth_is_learned_resumed_and_loaded_again(place, clusters, capfd, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "finish", interrupt)
-        place.train("again", *FLAGS, status=130)
-    again = place.runs / "again"
+        place.train("grown_again", *FLAGS, status=130)
+    again = place.runs / "grown_again"
     assert not (again / "summary.json").exists()
-    place.train("again", *FLAGS, "--resume")
+    place.train("grown_again", *FLAGS, "--resume")
     other = load_energy(again / "energy")
     assert leaves(other) == leaves(energies)
     assert leaves(other.replicates) == leaves(energies.replicates)
