@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from diffusions.checks import one_of
 from diffusions.typing import Params, PyTree
@@ -138,7 +138,7 @@ def delta_interval(
     Raises:
         ValueError: a level that is no share.
     """
-    z = float(norm.ppf(0.5 * (1.0 + checked_level(level))))
+    z = float(ndtri(0.5 * (1.0 + checked_level(level))))
 
     own, moved = _along_directions(_hashable(function), energy, directions)
     errors = jax.tree.map(lambda x: np.sqrt((np.asarray(x, np.float64) ** 2).sum(axis=0)), moved)
