@@ -205,6 +205,22 @@ def point_warning(snapshots: Snapshots) -> str | None:
     return "all particles of all snapshots are at one point: there is nothing to learn from"
 
 
+def data_warnings(problem: "Problem", found: list[Outliers]) -> list[str]:
+    """What is wrong with the data of a fit, a line each.
+
+    Args:
+        problem: of the fit.
+        found: `outliers` of its snapshots.
+    """
+    lines = (
+        point_warning(problem.snapshots),
+        outlier_warning(found),
+        growth_warning(problem),
+        beta_warning(problem),
+    )
+    return [line for line in lines if line is not None]
+
+
 def beta_warning(problem: "Problem") -> str | None:
     """One line, where beta was estimated beside growth, which its estimators do not know."""
     if problem.growth is None or problem.internal is None:

@@ -103,7 +103,7 @@ class FittedEnergy:
         terms = {
             varying: getattr(model, "has_potential", True),
             "U": model.has_interaction,
-            "circulation": getattr(model, "has_circulation", False),
+            "circulation": self.has_circulation,
             f"{beta} log rho": model.internal != "none",
             "growth": self.growth_rate is not None,
         }

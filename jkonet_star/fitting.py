@@ -10,12 +10,9 @@ from diffusions.arguments import checked
 from diffusions.memory import check_memory
 from diffusions.typing import ArrayLike, Key, Keys
 from jkonet_star.diagnostics import (
-    beta_warning,
+    data_warnings,
     explanation,
-    growth_warning,
-    outlier_warning,
     outliers,
-    point_warning,
 )
 from jkonet_star.fit_report import ClosedFormReport, fit_report
 from jkonet_star.fitted import FittedEnergy
@@ -157,10 +154,8 @@ def fit(
             problem, key=keys[0], refinement=refinement, coupling_settings=coupling_settings
         )
     said: list[str] = []
-    _warn(point_warning(snapshots), said)
-    _warn(outlier_warning(outliers(snapshots)), said)
-    _warn(growth_warning(problem), said)
-    _warn(beta_warning(problem), said)
+    for line in data_warnings(problem, outliers(snapshots)):
+        _warn(line, said)
     if not (chosen.epochs or single):
         _warn(f"solver {name!r} has no randomness: the {len(keys)} keys give the same energy", said)
     _warn(chosen.remark(problem), said)

@@ -52,13 +52,12 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.spatial.distance import cdist
 from scipy.special import ndtr, ndtri
 from threadpoolctl import threadpool_limits
 
 from diffusions.arguments import checked
 from diffusions.keys import named_key
-from diffusions.typing import Float, HostArray, Key
+from diffusions.typing import HostArray, Key
 from jkonet_star.equal_laws import equal_laws, equal_means
 from jkonet_star.fit_report import BetaReport
 from jkonet_star.fitted import FittedEnergy
@@ -71,7 +70,7 @@ from jkonet_star.solvers.linear_model import linear_model
 from jkonet_star.solvers.registry import Terms
 from jkonet_star.solvers.settled_couplings import RIDGE, settled_couplings
 from jkonet_star.transport.couplings import Couplings, couple
-from jkonet_star.two_samples import energy_distance
+from jkonet_star.two_samples import contributions, variance_of_difference
 
 LEVEL = 0.05
 LEAST_SHARE = 0.25
@@ -360,11 +359,15 @@ def _gain(part: Snapshots, judge: Snapshots, key: Key) -> tuple[float, float, fl
     points, weights, _ = _host(judge)
     found = []
     for k in range(judge.n_steps):
-        x, z = (
-            np.asarray(field.predict(points[k].astype(np.float32), 1, start=k)[-1], np.float64)
-            for field in fields
+        own = weights[k], weights[k + 1]
+        still, turned = (
+            contributions(np.asarray(moved, np.float64), points[k + 1], *own)
+            for moved in (
+                field.predict(points[k].astype(np.float32), 1, start=k)[-1] for field in fields
+            )
         )
-        found.append(_compared(x, z, points[k + 1], weights[k], weights[k + 1]))
+        gain = still.distance - turned.distance
+        found.append((still.distance, gain, variance_of_difference(still, turned, *own)))
     left, gain, variance = np.array(found).T
     return left.mean(), gain.mean(), np.sqrt(variance.sum()) / len(found)
 
@@ -378,28 +381,6 @@ def _field(terms: Terms, part: Snapshots, couplings: Couplings, key: Key) -> Fit
     return FittedEnergy(
         model=model, scheme="explicit", params=params, constants=constants, times=part.times
     )
-
-
-def _compared(
-    x: Float[np.ndarray, "n d"],
-    z: Float[np.ndarray, "n d"],
-    y: Float[np.ndarray, "m d"],
-    a: Float[np.ndarray, "n"],
-    b: Float[np.ndarray, "m"],
-) -> tuple[float, float, float]:
-    """Energy distance of x to y, by how much that of z is less, and the variance of the difference."""
-    distances, sources, targets = [], [], []
-    for points in (x, z):
-        across = cdist(points, y)
-        distances.append(energy_distance(points, y, a, b))
-        sources.append(2.0 * across @ b - 2.0 * cdist(points, points) @ a / (1.0 - a @ a))
-        targets.append(2.0 * a @ across)
-    variance = 0.0
-    for mass, (own, other) in ((a, sources), (b, targets)):
-        difference = own - other
-        around = difference - mass @ difference
-        variance += float(mass**2 @ around**2) / (1.0 - mass @ mass)
-    return distances[0], distances[0] - distances[1], variance
 
 
 def ask_noise(snapshots: Snapshots, beta: BetaReport | None = None) -> Answer:

@@ -25,7 +25,18 @@ The variance ratio compares the total variances, the traces of the covariances,
     R = Var(P) / Var(Q),   Var(P) = sum_i a_i |x_i - m|^2,  m = sum_i a_i x_i:                     (4)
 
 a regression predicts means, and its cloud shrinks; Wasserstein distances reward that.
+
+Two predictions of the same particles are compared on the same particles: with what one of them adds
+to the estimate of (1),
+
+    h(x_i) = 2 sum_j b_j |x_i - y_j| - 2 sum_i' a_i' |x_i - x_i'| / (1 - sum_i' a_i'^2),
+    g(y_j) = 2 sum_i a_i |x_i - y_j|,                                                              (5)
+    Var(D - D') ~ sum_i a_i^2 (h - h' - mean)^2 / (1 - sum_i a_i^2) + the same of g and b          (6)
+
+(the projection of a U-statistic: Hoeffding, Ann. Math. Stat. 19, 1948).
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -77,6 +88,45 @@ def energy_distance(
     if min(len(x), len(y)) < 2:
         return float("nan")
     return 2.0 * mean_distance(x, y, a, b) - spread(x, a) - spread(y, b)
+
+
+class Contributions(NamedTuple):
+    """An energy distance, and what each particle adds to it, equation (5)."""
+
+    distance: float
+    sources: Float[np.ndarray, "n"]  # h
+    targets: Float[np.ndarray, "m"]  # g
+
+
+def contributions(
+    x: Float[np.ndarray, "n d"],
+    y: Float[np.ndarray, "m d"],
+    a: Float[np.ndarray, "n"],
+    b: Float[np.ndarray, "m"],
+) -> Contributions:
+    """`energy_distance` and equation (5); arguments as there, with two points a side at least."""
+    across = cdist(x, y)
+    within = cdist(x, x) @ a / (1 - a @ a)
+    return Contributions(
+        distance=float(2 * a @ across @ b - a @ within - spread(y, b)),
+        sources=2 * across @ b - 2 * within,
+        targets=2 * a @ across,
+    )
+
+
+def variance_of_difference(
+    one: Contributions,
+    other: Contributions,
+    a: Float[np.ndarray, "n"],
+    b: Float[np.ndarray, "m"],
+) -> float:
+    """Equation (6)."""
+    variance = 0.0
+    for weights, mine, its in ((a, one.sources, other.sources), (b, one.targets, other.targets)):
+        difference = mine - its
+        around = difference - weights @ difference
+        variance += float(weights**2 @ around**2) / (1 - weights @ weights)
+    return variance
 
 
 def total_variance(x: Float[np.ndarray, "n d"], a: Float[np.ndarray, "n"]) -> float:

@@ -14,12 +14,9 @@ from experiments.populations.figures import plot_interaction, plot_potential, pl
 from experiments.populations.law_figure import plot_law
 from jkonet_star.diagnostics import (
     Explanation,
-    beta_warning,
+    data_warnings,
     explanation,
-    growth_warning,
-    outlier_warning,
     outliers,
-    point_warning,
 )
 from jkonet_star.evaluation import (
     KnownEnergy,
@@ -144,14 +141,9 @@ def judge(problem: Problem, energies: FittedEnergy) -> dict[str, Any]:
         energies: every leaf with a leading seed axis.
     """
     found, explained = outliers(problem.snapshots), explanation(problem, energies)
-    said = (
-        point_warning(problem.snapshots),
-        outlier_warning(found),
-        growth_warning(problem),
-        beta_warning(problem),
-        explained.warning(),
-    )
-    lines = [line for line in said if line is not None]
+    lines = data_warnings(problem, found)
+    if (unexplained := explained.warning()) is not None:
+        lines.append(unexplained)
     for line in lines:
         say(f"  warning: {line}")
     return {

@@ -60,7 +60,7 @@ def bootstrapped(
     data = record(DataSettings, metadata["arguments"], more=True)
     again = functools.partial(
         prepare,
-        solver=learning.solver(settings.solver) if learning.circulation.circulation else solver,
+        solver=solver,
         scheme=settings.scheme,
         features=learning.features,
         coupling_settings=data.coupling_settings,
@@ -81,9 +81,7 @@ def bootstrapped(
     energies = energies.with_replicates(found)
     details = {
         "level": LEVEL,
-        "replicates": len(problems),
-        "resampled": kind,
-        "diverged": diverged,
+        **dataclasses.asdict(told),
         **bands(energies.member(0), problem.snapshots),
     }
     for line in lines(details):

@@ -4,17 +4,16 @@ import contextlib
 import time
 from pathlib import Path
 
-from checkpoints import load_energy
 from data_generation.populations.datasets import load_dataset
 from data_generation.scripts.command_line import say
 from data_generation.scripts.files import check_writable, write_json
 from diffusions.files import add_files, made_parents, naming, new_folder
 from experiments.populations.assessment import assess, draw, print_table, say_verdict
 from experiments.populations.datasets import known_energy, population, yardsticks
+from experiments.populations.finished_run import finished_run
 from experiments.populations.settings import EvaluateSettings
-from experiments.run.folder import SCHEMA_VERSION, RunFolder
+from experiments.run.folder import SCHEMA_VERSION
 from experiments.run.outputs import check_figures, check_output, is_evaluation
-from experiments.run.replaced import hint
 
 
 def evaluate_run(settings: EvaluateSettings, start: float) -> None:
@@ -28,13 +27,7 @@ def evaluate_run(settings: EvaluateSettings, start: float) -> None:
         ValueError: the run is unfinished or damaged, its data are gone or others, or the result has no
             place.
     """
-    run = RunFolder.existing(str(settings.run))
-    trained = run.trained()
-    if not run.energy.is_dir():
-        raise ValueError(
-            f"{run.path} is not finished; continue it with experiments.train --resume{hint(run.path)}"
-        )
-    energies = load_energy(run.energy)
+    run, trained, energies = finished_run(str(settings.run))
     dataset = load_dataset(settings.dataset or trained.dataset, settings.data_dir)
     if settings.dataset is None:
         try:

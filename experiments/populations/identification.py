@@ -3,15 +3,14 @@
 import dataclasses
 import time
 
-from checkpoints import load_energy
 from data_generation.populations.datasets import load_dataset
 from data_generation.scripts.command_line import say
 from data_generation.scripts.files import check_writable, write_json
+from experiments.populations.finished_run import finished_run
 from experiments.populations.identification_figure import plot_answers
 from experiments.populations.settings import IdentifySettings
-from experiments.run.folder import SCHEMA_VERSION, RunFolder
+from experiments.run.folder import SCHEMA_VERSION
 from experiments.run.outputs import check_output, is_identification
-from experiments.run.replaced import hint
 from jkonet_star.identifiability import identify
 
 
@@ -25,13 +24,7 @@ def identify_run(settings: IdentifySettings, start: float) -> None:
     Raises:
         ValueError: the run is unfinished or damaged, has no such seed, or its data are gone.
     """
-    run = RunFolder.existing(str(settings.run))
-    trained = run.trained()
-    if not run.energy.is_dir():
-        raise ValueError(
-            f"{run.path} is not finished; continue it with experiments.train --resume{hint(run.path)}"
-        )
-    energies = load_energy(run.energy)
+    run, trained, energies = finished_run(str(settings.run))
     if settings.seed_index >= len(energies.times):
         raise ValueError(
             f"seed_index must be below {len(energies.times)}, the number of seeds of {run.path}, got "

@@ -30,13 +30,13 @@ zero. What is returned is the plain V(x), or V(x, t), with or without beta: the 
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from diffusions.checks import Natural
 from diffusions.keys import named_key
@@ -47,6 +47,7 @@ from jkonet_star.fit_report import ComparedReport, finite_or_none
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import CouplingSettings, NetworkSettings, RefinementSettings
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.solvers.first_order import filled_up
 from jkonet_star.solvers.interface import Solver
 from jkonet_star.solvers.learning import Learned, Progress, train, with_noise
 from jkonet_star.solvers.network import Network
@@ -54,7 +55,12 @@ from jkonet_star.solvers.problem import Problem, prepare
 from jkonet_star.solvers.refinement import Refining
 from jkonet_star.solvers.registry import Terms
 from jkonet_star.solvers.side_by_side import SideBySide
-from jkonet_star.two_samples import c2st, spread
+from jkonet_star.two_samples import (
+    Contributions,
+    c2st,
+    contributions,
+    variance_of_difference,
+)
 from jkonet_star.units import data_units
 
 HELD_OUT = 0.25
@@ -394,15 +400,7 @@ def with_room(problem: Problem, like: Problem | None = None) -> Problem:
     n_pairs = conditions.point.shape[0]
     most = max(n_pairs, 0 if like is None else like.conditions.point.shape[0])
     count = -(-most // ROOM) * ROOM
-    rows = np.concatenate([np.arange(n_pairs), np.zeros(count - n_pairs, int)])
-    per_pair = {
-        field.name: np.asarray(getattr(conditions, field.name))[rows]
-        for field in dataclasses.fields(conditions)
-        if not field.name.startswith("population")
-    }
-    per_pair["weight"] = np.where(np.arange(count) < n_pairs, per_pair["weight"], 0)
-    moved = {name: jnp.asarray(value) for name, value in per_pair.items()}
-    return dataclasses.replace(problem, conditions=dataclasses.replace(conditions, **moved))
+    return dataclasses.replace(problem, conditions=filled_up(conditions, count))
 
 
 class _Weighted(NamedTuple):
@@ -431,34 +429,27 @@ class _Distances:
     """Energy distances of an energy's predictions, and what each particle adds to them."""
 
     def __init__(self, energy: FittedEnergy, population: Sequence[_Weighted]):
-        distances, accuracies, self.sources, self.targets = [], [], [], []
-        self.answers = 0
-        for k, (start, end) in enumerate(zip(population, population[1:], strict=False)):
+        self.parts, accuracies, self.answers = list[Contributions](), [], 0
+        self.weights = [(a.weights, b.weights) for a, b in itertools.pairwise(population)]
+        for k, (start, end) in enumerate(itertools.pairwise(population)):
             key = jax.random.fold_in(named_key(jax.random.key(0), "held out"), k)
             path = energy.predict(start.points, 1, start=k, key=key, weights=start.weights)
             z = np.asarray(path[-1], np.float64)
             a, b = start.weights, end.weights
-            across = cdist(z, end.points)
-            within = cdist(z, z) @ a / (1 - a @ a)
-            distances.append(2 * a @ across @ b - a @ within - spread(end.points, b))
+            self.parts.append(contributions(z, end.points, a, b))
             finite = np.isfinite(z).all()
             rng = np.random.default_rng(k)
             accuracies.append(c2st(z, end.points, a, b, rng) if finite else np.nan)
             self.answers += 2 * min(len(a), len(b))
-            self.sources.append((a, 2 * across @ b - 2 * within))
-            self.targets.append((b, 2 * a @ across))
-        self.mean = float(np.mean(distances))
+        self.mean = float(np.mean([part.distance for part in self.parts]))
         self.accuracy = float(np.mean(accuracies))
         if not np.isfinite(self.mean):
             self.mean = float("inf")
 
     def error_of_difference(self, other: "_Distances") -> float:
         """The root of equation (2), of the means over the steps; of weighted particles likewise."""
-        variance = 0.0
-        for own, theirs in ((self.sources, other.sources), (self.targets, other.targets)):
-            for (weights, mine), (_, its) in zip(own, theirs, strict=True):
-                difference = mine - its
-                around = difference - weights @ difference
-                squares = weights @ weights
-                variance += float(weights**2 @ around**2) / (1 - squares)
-        return float(np.sqrt(variance)) / len(self.sources)
+        variance = sum(
+            variance_of_difference(mine, its, *weights)
+            for mine, its, weights in zip(self.parts, other.parts, self.weights, strict=True)
+        )
+        return float(np.sqrt(variance)) / len(self.parts)

@@ -164,17 +164,11 @@ def normal_equations(
         for _, j, own, population, population_weights in parts:
             # Every part is padded to one shape, so that the program is compiled once; the padding
             # repeats a real pair, or particle, and weighs nothing.
-            rows = np.concatenate([own, np.zeros(n_rows - len(own), own.dtype)])
-            weights = np.concatenate([host.weight[own], np.zeros(n_rows - len(own))])
-            velocities = host.displacement[rows] / host.tau[rows, None].astype(np.float64)
-            columns = (host.point[rows], velocities, host.score[rows], weights)
             missing = largest - len(population)
             part = _step_normal_equations(
                 model,
                 fixed,
-                tuple(
-                    jnp.asarray(c.reshape(-1, block, *c.shape[1:]), jnp.float64) for c in columns
-                ),
+                pair_blocks(host, own, n_rows, block),
                 jnp.asarray(np.pad(population, ((0, missing), (0, 0)), "edge"), jnp.float64),
                 jnp.asarray(np.pad(population_weights, (0, missing)), jnp.float64),
             )
@@ -185,6 +179,27 @@ def normal_equations(
     nothing = jax.tree.map(np.zeros_like, next(part for part in sums if part))
     sums = [part or nothing for part in sums]
     return NormalEquations(*(np.stack(p) for p in zip(*sums, strict=True)))
+
+
+def pair_blocks(
+    host: FirstOrderConditions, own: Int[np.ndarray, "c"], n_rows: int, block: int
+) -> tuple[Array, Array, Array, Array]:
+    """Points, velocities, scores and weights of some pairs, in blocks.
+
+    Args:
+        host: the conditions, as NumPy arrays.
+        own: the pairs; a real one is repeated with weight zero up to `n_rows`.
+        n_rows: a multiple of `block`.
+        block: pairs in one.
+    """
+    rows = np.concatenate([own, np.zeros(n_rows - len(own), own.dtype)])
+    weights = np.concatenate([host.weight[own], np.zeros(n_rows - len(own))])
+    velocities = host.displacement[rows] / host.tau[rows, None].astype(np.float64)
+    points, moved, scores, mass = (
+        jnp.asarray(c.reshape(-1, block, *c.shape[1:]), jnp.float64)
+        for c in (host.point[rows], velocities, host.score[rows], weights)
+    )
+    return points, moved, scores, mass
 
 
 def _population(

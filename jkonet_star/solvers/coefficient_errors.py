@@ -36,6 +36,7 @@ from jkonet_star.solvers.closed_form import (
     at_unit_scale,
     design_matrix,
     normal_equations,
+    pair_blocks,
     ridge_of,
     solve_ridge,
 )
@@ -108,19 +109,11 @@ def cell_scores(
     with double_precision():
         fixed = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), constants)
         for k, own in enumerate(steps):
-            # Padded with a real pair that weighs nothing, as in `normal_equations`.
-            rows = np.concatenate([own, np.zeros(n_rows - len(own), own.dtype)])
-            weights = np.concatenate([host.weight[own], np.zeros(n_rows - len(own))])
-            velocities = host.displacement[rows] / host.tau[rows, None].astype(np.float64)
-            blocks = tuple(
-                jnp.asarray(c.reshape(-1, PAIRS_PER_BLOCK, *c.shape[1:]), jnp.float64)
-                for c in (host.point[rows], velocities, host.score[rows], weights)
-            )
             found = _scores(
                 model,
                 fixed,
                 jnp.asarray(theta, jnp.float64),
-                blocks,
+                pair_blocks(host, own, n_rows, PAIRS_PER_BLOCK),
                 jnp.asarray(host.population[k], jnp.float64),
                 jnp.asarray(host.population_weights[k], jnp.float64),
             )

@@ -67,6 +67,38 @@ class FirstOrderConditions:
     __repr__ = short_repr
 
 
+def filled_up(
+    conditions: FirstOrderConditions, n_pairs: int, n_particles: int | None = None
+) -> FirstOrderConditions:
+    """The same conditions with more rows, which repeat the first ones and have weight zero.
+
+    Args:
+        conditions: of fewer.
+        n_pairs: how many there shall be.
+        n_particles: likewise, of the population of each step; as there are where absent.
+    """
+    more = n_pairs - conditions.point.shape[0]
+    thin = 0 if n_particles is None else n_particles - conditions.population.shape[1]
+    filled = {
+        field.name: _repeated(getattr(conditions, field.name), more, axis=0)
+        for field in dataclasses.fields(conditions)
+        if not field.name.startswith("population")
+    }
+    filled["weight"] = jnp.asarray(np.pad(np.asarray(conditions.weight), (0, more)))
+    if thin:
+        weights = np.pad(np.asarray(conditions.population_weights), ((0, 0), (0, thin)))
+        filled["population_weights"] = jnp.asarray(weights)
+        filled["population"] = _repeated(conditions.population, thin, axis=1)
+    return dataclasses.replace(conditions, **filled)
+
+
+def _repeated(leaf: Array, count: int, axis: int) -> Array:
+    """The first entry once more, `count` times, at the end."""
+    array = np.asarray(leaf)
+    first = np.take(array, [0], axis=axis)
+    return jnp.asarray(np.concatenate([array, np.repeat(first, count, axis=axis)], axis=axis))
+
+
 def _midpoint_population(
     step: np.ndarray, weight: np.ndarray, midpoints: np.ndarray, n_steps: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -33,12 +33,13 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from diffusions.keys import named_key
-from diffusions.typing import HostArray, Int, Key
+from diffusions.typing import Int, Key
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import InternalSettings
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.first_order import (
     FirstOrderConditions,
+    filled_up,
     residuals,
     with_drift_of,
     with_known_beta,
@@ -312,27 +313,7 @@ def of_one_shape(problems: list[Problem]) -> list[Problem]:
     pairs = max(p.conditions.point.shape[0] for p in problems)
     particles = max(p.conditions.population.shape[1] for p in problems)
 
-    def more(problem: Problem) -> Problem:
-        own = problem.conditions
-        few, thin = pairs - own.point.shape[0], particles - own.population.shape[1]
-        if not (few or thin):
-            return problem
-        filled = {
-            field.name: _repeated(getattr(own, field.name), few, axis=0)
-            for field in dataclasses.fields(own)
-            if not field.name.startswith("population")
-        }
-        filled["weight"] = jnp.asarray(np.pad(np.asarray(own.weight), (0, few)))
-        filled["population"] = _repeated(own.population, thin, axis=1)
-        weights = np.pad(np.asarray(own.population_weights), ((0, 0), (0, thin)))
-        filled["population_weights"] = jnp.asarray(weights)
-        return dataclasses.replace(problem, conditions=dataclasses.replace(own, **filled))
-
-    return [more(problem) for problem in problems]
-
-
-def _repeated(leaf: jax.Array, count: int, axis: int) -> jax.Array:
-    """The first entry once more, `count` times, at the end."""
-    array: HostArray = np.asarray(leaf)
-    first = np.take(array, [0], axis=axis)
-    return jnp.asarray(np.concatenate([array, np.repeat(first, count, axis=axis)], axis=axis))
+    return [
+        dataclasses.replace(problem, conditions=filled_up(problem.conditions, pairs, particles))
+        for problem in problems
+    ]
