@@ -20,6 +20,7 @@ from jkonet_star.growth import growth_report
 from jkonet_star.settings import (
     BilevelSettings,
     BootstrapSettings,
+    CirculationSettings,
     CouplingSettings,
     DensitySettings,
     FeatureSettings,
@@ -121,7 +122,7 @@ def fit(
         if isinstance(known, RegisteredSolver)
         else known
     )
-    if circulation:
+    if CirculationSettings(circulation=circulation).circulation:
         chosen = with_circulation(chosen)
     chosen.check(snapshots.dimension)
     check_memory(refinement.memory_needs_of(snapshots.n_steps, len(keys)))

@@ -162,6 +162,11 @@ def test_what_cannot_have_one_is_refused(solver, options, said):
         fit(snapshots_from_arrays(turning(0, 2)), solver, key=0, circulation=True, **options)
 
 
+def test_what_is_neither_true_nor_false_is_refused():
+    with pytest.raises(ValueError, match="circulation must be true or false, got 'no'"):
+        fit(snapshots_from_arrays(turning(0, 2)), "jkonet-star-potential", key=0, circulation="no")
+
+
 def test_a_line_has_no_plane_to_turn_in():
     with pytest.raises(ValueError, match="dimension 1"):
         fit(
