@@ -172,13 +172,16 @@ def run_script(
         whoever read standard output went away; 143 for SIGTERM.
     """
     open_closed_streams()
-    with lenient_errors(), _warnings_of_one_line(), termination_raised():
-        return _run_script(
-            main,
-            values,
-            list(sys.argv[1:] if argv is None else argv),
-            lambda: help_text(values, program or _program(), description or "", example),
-        )
+    try:
+        with lenient_errors(), _warnings_of_one_line(), termination_raised():
+            return _run_script(
+                main,
+                values,
+                list(sys.argv[1:] if argv is None else argv),
+                lambda: help_text(values, program or _program(), description or "", example),
+            )
+    except KeyboardInterrupt as error:  # before the work began, or when all of it was done
+        return _stopped(error)
 
 
 @contextlib.contextmanager
@@ -195,6 +198,16 @@ def _warnings_of_one_line() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+def _stopped(error: KeyboardInterrupt) -> int:
+    """Says that the run was interrupted; its exit status."""
+    terminated = isinstance(error, Terminated)
+    word, status = (
+        ("terminated", EXIT_TERMINATED) if terminated else ("interrupted", EXIT_INTERRUPTED)
+    )
+    sys.stderr.write(f"{word}{_hints(error)}\n")
+    return status
 
 
 def _run_script(
@@ -216,12 +229,8 @@ def _run_script(
         _parse(values, arguments)
         with compilation_cache(str(values["compilation_cache"].value)):
             main()
-    except Terminated as error:
-        sys.stderr.write(f"terminated{_hints(error)}\n")
-        return EXIT_TERMINATED
     except KeyboardInterrupt as error:
-        sys.stderr.write(f"interrupted{_hints(error)}\n")
-        return EXIT_INTERRUPTED
+        return _stopped(error)
     except BrokenPipeError:
         return EXIT_PIPE_CLOSED
     except Exception as error:  # noqa: BLE001 (the last resort: no traceback for a user)

@@ -1,11 +1,14 @@
 """A process that is asked to end ends, wherever it is just then."""
 
+import contextlib
 import gc
 import signal
 import time
 
 import pytest
+from absl import flags
 
+from data_generation.scripts import command_line
 from data_generation.scripts.termination import Terminated, termination_raised
 
 
@@ -49,3 +52,27 @@ def test_another_exception_in_a_finaliser_is_told_as_it_was(capfd, monkeypatch):
         failing = Fails()
         del failing
     assert told == [RuntimeError]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [(KeyboardInterrupt, 130, "interrupted\n"), (Terminated, 143, "terminated\n")],
+)
+def test_an_interrupt_beside_the_work_is_told_like_one_within(
+    moment, error, status, said, capsys, monkeypatch
+):
+    done = []
+
+    @contextlib.contextmanager
+    def interrupted():
+        if moment == "before":
+            raise error
+        yield
+        raise error
+
+    monkeypatch.setattr(command_line, "termination_raised", interrupted)
+    values = flags.FlagValues()
+    assert command_line.run_script(lambda: done.append(1), values, argv=[]) == status
+    assert capsys.readouterr().err == said
+    assert done == [1] * (moment == "after")
