@@ -16,8 +16,8 @@ import numpy as np
 
 from data_generation.formats.bounded_reading import MOST_FILE_BYTES
 from data_generation.formats.plain_numbers import plain_float
-from data_generation.populations.cells import times_from_text
 from diffusions.checks import shown
+from jkonet_star.cells.times import parse_times
 
 _TIME_NAMES = ("time", "t")
 _NAMES_OF_ROWS = re.compile(
@@ -95,7 +95,7 @@ def _table(rows: Iterator[tuple[int, list[str]]], time_key: str | None) -> Table
             column.add(text, line)
     if not times:
         raise ValueError("there are no particles in it")
-    host_times = times_from_text(times, f"column {key!r}")
+    host_times = parse_times(times, f"column {key!r}").values
     # The index that data frames write has no name.
     kept = _coordinates([c for c in columns if c.name and c.holds_numbers()])
     if not kept:

@@ -26,13 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_generation.formats.array_files import npz_names, read_npy, read_npz
-from data_generation.populations.cells import (
-    REPRESENTATION,
-    TIME_KEY,
-    cell_coordinates,
-    cell_times,
-    read_cells,
-)
+from data_generation.populations.cells import read_cells
 from data_generation.populations.csv_table import read_csv
 from data_generation.populations.principal_components import (
     Projection,
@@ -40,6 +34,8 @@ from data_generation.populations.principal_components import (
     principal_components,
 )
 from diffusions.checks import shown
+from jkonet_star.cells.representation import REPRESENTATION, coordinates
+from jkonet_star.cells.times import TIME_KEY, cell_times
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
 
 ACCEPTED_SUFFIXES = (".npy", ".npz", ".csv", ".h5ad")
@@ -334,8 +330,8 @@ def _read_h5ad(
 ) -> _Raw:
     data = read_cells(path, backed=True)
     try:
-        times = cell_times(data, time_key)
-        points = cell_coordinates(data, representation)
+        times = cell_times(data, time_key).values
+        points = coordinates(data, representation)
     finally:
         data.file.close()
     name = representation or REPRESENTATION

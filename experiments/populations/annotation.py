@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 
 from checkpoints import load_energy
-from data_generation.populations.cells import REPRESENTATION, read_cells, write_cells
+from data_generation.populations.cells import read_cells, write_cells
 from data_generation.populations.dataset_folder import METADATA
 from data_generation.populations.datasets import Dataset, load_dataset
 from data_generation.scripts.command_line import say
 from data_generation.scripts.files import check_writable
 from diffusions.files import kind_of, made_parents, new_file
-from experiments.populations.cells import annotate_cells, leading_coordinates, share_outside
 from experiments.populations.settings import AnnotateSettings
 from experiments.run.folder import RunFolder, versions
 from experiments.run.replaced import hint
+from jkonet_star.cells.fields import annotate_cells, share_outside
+from jkonet_star.cells.representation import REPRESENTATION, leading_coordinates
 
 
 def annotate(settings: AnnotateSettings) -> None:

@@ -12,9 +12,10 @@ import pandas
 import pytest
 from scipy import sparse
 
-from data_generation.populations.cells import cell_coordinates, read_cells
+from data_generation.populations.cells import read_cells
 from data_generation.populations.principal_components import named_as_components
 from data_generation.populations.reading import read_file, read_populations, read_snapshots
+from jkonet_star.cells.representation import coordinates
 
 COUNTS = (7, 4, 9)
 
@@ -264,7 +265,7 @@ def test_h5ad_names_what_is_available(tmp_path, cells):
         read_snapshots(path, time_key="day")
     with pytest.raises(ValueError, match="no 'X_phate' in obsm.*available: X_pca, X_umap"):
         read_snapshots(path, representation="X_phate")
-    with pytest.raises(ValueError, match="must be numbers to be times, got 'one'"):
+    with pytest.raises(ValueError, match="entries that are no times: 'one'"):
         read_snapshots(path, time_key="batch")
 
 
@@ -290,7 +291,7 @@ def test_h5ad_of_a_sparse_matrix_and_of_a_table(tmp_path, cells):
 def test_a_sparse_matrix_too_large_for_an_array_names_the_remedy():
     wide = sparse.csr_matrix((3, 10**8))
     with pytest.raises(ValueError, match=r"would take 2.24 GiB as an array.*scanpy\.pp\.pca"):
-        cell_coordinates(SimpleNamespace(obsm={"X_pca": wide}))
+        coordinates(SimpleNamespace(obsm={"X_pca": wide}))
 
 
 def test_fewer_coordinates_of_an_h5ad(tmp_path, cells):
@@ -409,14 +410,14 @@ BAD_TABLES = [
     ("time,x\n0,1\n0,oops\n1,2\n", "line 3: 'oops' in column 'x'"),
     ("time,x\n0,1\n0,\n1,2\n", "line 3: '' in column 'x'"),
     ("time,x\n0,1\n0\n1,2\n", "line 3 has 1 fields, the header has 2"),
-    ("time,x\nday 0,1\nday 0,3\nday 1,2\n", "must be numbers to be times, got 'day 0', 'day 1'"),
+    ("time,x\nday 0,1\nday 0,3\n1,2\n", "different kinds: 'day 0', '1'"),
     ("time,x\n0,1\n0,nan\n1,2\n1,3\n", "NaN or inf"),
     ("time,x\n0,1\n0,inf\n1,2\n1,3\n", "NaN or inf"),
     ("time,name\n0,a\n0,b\n1,c\n", "no numeric column beside 'time'"),
     ("time,x,x\n0,1,1\n", "'x' occurs twice"),
     ("time,x\n0,1_0\n0,2\n1,3\n1,4\n", "line 2: '1_0' in column 'x' is not a number"),
     ("time,x\n0,1\n0,\uff12\n1,3\n1,4\n", "line 3: .* in column 'x' is not a number"),
-    ("time,x\n0_1,1\n0,2\n1,3\n1,4\n", "must be numbers to be times, got '0', '0_1', '1'"),
+    ("time,x\n0_1,1\n0,2\n1,3\n1,4\n", "entries that are no times: '0_1'"),
     ('time,"x\ny"\n0,1\n0,2\n1,3\n', r"the name 'x\\ny' of a column has control characters"),
     ('time,"x\x1b[31m"\n0,1\n0,2\n1,3\n', r"the name 'x\\x1b\[31m' of a column"),
     ("time,x\n0," + 200_000 * "1" + "\n", "field larger than field limit"),

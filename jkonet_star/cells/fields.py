@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_generation.populations.cells import REPRESENTATION, TIME_KEY, cell_coordinates, cell_times
 from diffusions.typing import Array, HostArray
+from jkonet_star.cells.representation import REPRESENTATION, leading_coordinates
+from jkonet_star.cells.times import TIME_KEY, cell_times
 from jkonet_star.dynamics import scheme_time
 from jkonet_star.energies.interactions import interaction_drift
 from jkonet_star.fitted import FittedEnergy
@@ -63,7 +64,7 @@ def annotate_cells(
     """
     representation, time_key = representation or REPRESENTATION, time_key or TIME_KEY
     points = leading_coordinates(data, representation, energy.dimension)
-    times = cell_times(data, time_key) if needs_times(energy) else None
+    times = cell_times(data, time_key).values if needs_times(energy) else None
     fields = cell_fields(energy, points, times)
     data.obs[f"{prefix}_potential"] = fields.potential
     data.obs[f"{prefix}_energy"] = fields.potential + fields.interaction
@@ -79,25 +80,6 @@ def annotate_cells(
         "beta": float(energy.beta),
         "training_times": energy.time_values(),
     }
-
-
-def leading_coordinates(data: Any, representation: str | None, dimension: int) -> HostArray:
-    """The coordinates that an energy of this dimension takes, (n, d).
-
-    Raises:
-        ValueError: there are fewer, or some are not finite.
-    """
-    name = f"obsm[{representation or REPRESENTATION!r}]"
-    points = cell_coordinates(data, representation)
-    if points.ndim != 2 or points.shape[1] < dimension:
-        raise ValueError(
-            f"{name} has shape {points.shape}; the energy takes {dimension} coordinates"
-        )
-    points = np.asarray(points[:, :dimension], np.float64)
-    bad = np.count_nonzero(~np.isfinite(points).all(axis=1))
-    if bad:
-        raise ValueError(f"{bad} of {len(points)} cells have NaN or inf in {name}")
-    return points
 
 
 def needs_times(energy: FittedEnergy) -> bool:
