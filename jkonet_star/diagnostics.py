@@ -222,8 +222,12 @@ def data_warnings(problem: "Problem", found: list[Outliers]) -> list[str]:
 
 
 def beta_warning(problem: "Problem") -> str | None:
-    """One line, where beta was estimated beside growth, which its estimators do not know."""
-    if problem.growth is None or problem.internal is None:
+    """One line, where the data do not determine beta, or growth was taken for it."""
+    if problem.internal is None:
+        return None
+    if problem.internal.unknown:
+        return f"beta {problem.internal.beta:.3g} is not determined: {problem.internal.unknown}"
+    if problem.growth is None:
         return None
     return (
         f"beta {problem.internal.beta:.3g} was estimated as if nothing grew: where growth widens or "

@@ -22,25 +22,18 @@ half stands for that of both, which are not independent. What a richer potential
 one leaves to c in part: hence the least share, below which neither is known. Where cells may have
 multiplied in place of moving, c is learned from motion that was none, and says nothing.
 
-**Noise or drift?** At equilibrium, rho = exp(-(V + U * rho) / beta), a common factor of V, U and beta
-changes nothing but how fast particles move, which no sample of other particles shows. Whether the laws
-differ at all is judged by their means and second moments (`equal_laws`). And noise of one step spreads
-the next snapshot in every direction,
-
-    beta <= min_k lambda_min(Sigma_{k+1}) / 2 tau_k                                                (4)
-
-if that step is an explicit one; over long steps a steep drift takes back what noise spreads. A beta
-that less its error exceeds (4) by more than `SLACK` times contradicts the data, or such steps.
-Elsewhere beta has the error of the estimate of the fit (`internal_energy`).
+**Noise or drift?** Particles of one law that nothing pairs say nothing of beta, and a beta beyond what
+the narrowest direction of a snapshot allows cannot be (`internal_energy.limits`). Elsewhere beta has
+the error of the estimate of the fit (`internal_energy`).
 
 **Growth or transport?** Growth without motion and motion without growth can lead to the same laws.
 With C the cost of balanced transport, growth (`growth`) saves
 
-    (C - C_g) / (C - C_0)                                                                          (5)
+    (C - C_g) / (C - C_0)                                                                          (4)
 
 of it, C_g the cost from the reweighted cells, and C_0 what samples of one law cost: that between halves
 of each snapshot, mean of the two of a step, times 2^(-2 / max(2, d)) for cells twice as many. In many
-dimensions C_0 is most of C, and where C is not above it, nothing is known. Where (5) is small, cells
+dimensions C_0 is most of C, and where C is not above it, nothing is known. Where (4) is small, cells
 moved; where it is large, they moved or they multiplied, and only numbers of cells or lineages can say
 which. Where laws stay as they are, there may be neither, or both: div(mu grad V) = -g mu keeps mu for
 any growth rate g of mean zero.
@@ -62,6 +55,13 @@ from jkonet_star.equal_laws import equal_laws, equal_means
 from jkonet_star.fit_report import BetaReport
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.growth import estimate_growth
+from jkonet_star.internal_energy.limits import (
+    INTERVAL,
+    LEVEL,
+    most_beta,
+    one_law,
+    too_much_noise,
+)
 from jkonet_star.settings import FeatureSettings, GrowthSettings
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.closed_form import fit_linear
@@ -72,16 +72,13 @@ from jkonet_star.solvers.settled_couplings import RIDGE, settled_couplings
 from jkonet_star.transport.couplings import Couplings, couple
 from jkonet_star.two_samples import contributions, variance_of_difference
 
-LEVEL = 0.05
 LEAST_SHARE = 0.25
 GROWTH_SAVES = 0.5
-"""Of (5), from which on growth is a rival of transport."""
+"""Of (4), from which on growth is a rival of transport."""
 LEAST_MOVED = 0.1
-"""Of C_0 in (5), by which C must exceed it for their difference to be more than chance."""
+"""Of C_0 in (4), by which C must exceed it for their difference to be more than chance."""
 FEWEST = 20
 """Cells of a snapshot, below which halves of it say nothing."""
-SLACK = 2.0
-"""Of (4), for the chance in the narrowest direction."""
 NO_NOISE = 0.1
 """Of the beta with which noise alone would cross the population, below which there is none."""
 MOST_CELLS = 1000
@@ -390,32 +387,20 @@ def ask_noise(snapshots: Snapshots, beta: BetaReport | None = None) -> Answer:
         snapshots: relative to no origin.
         beta: the estimate of the fit; None where it made none.
     """
-    still = equal_laws(snapshots)
-    if still >= LEVEL and not (beta and beta.paired):
-        return _undetermined(
-            "noise",
-            "the laws do not change, and nothing says which cell went where: only the energy "
-            "divided by beta is determined, not how strong noise and drift are",
-            p_value=still,
-        )
+    still = one_law(snapshots)
+    if still and not (beta and beta.paired):
+        return _undetermined("noise", still, p_value=equal_laws(snapshots))
     if beta is None:
         return _undetermined(
             "noise",
             "no estimate of noise was made; where there is some, a part of it is taken for drift "
             "(a solver with an internal energy asks)",
         )
-    half = None if beta.standard_error is None else float(ndtri(0.95)) * beta.standard_error
-    most = _most_noise(snapshots)
-    if beta.value - (half or 0.0) > SLACK * most:
+    half = None if beta.standard_error is None else INTERVAL * beta.standard_error
+    wrong = too_much_noise(most_beta(snapshots), beta.value, beta.standard_error or 0.0)
+    if wrong:
         return Answer(
-            question="noise",
-            determined=False,
-            measure="beta",
-            value=beta.value,
-            verdict=(
-                "the estimate of beta contradicts the data, whose narrowest direction allows no more "
-                f"than {most:.2g} by one explicit step, or the steps are too long for one"
-            ),
+            question="noise", determined=False, measure="beta", value=beta.value, verdict=wrong
         )
     # A beta that would not be noticed is known, too, however large its relative error.
     determined = bool(
@@ -438,19 +423,6 @@ def ask_noise(snapshots: Snapshots, beta: BetaReport | None = None) -> Answer:
     )
 
 
-def _most_noise(snapshots: Snapshots) -> float:
-    """The bound of equation (4), by the snapshots of more cells than dimensions."""
-    points, weights, _ = _host(snapshots)
-    least = [
-        np.linalg.eigvalsh((w[:, None] * (x - w @ x)).T @ (x - w @ x))[0] / (2.0 * tau)
-        for x, w, tau in zip(
-            points[1:], weights[1:], np.asarray(snapshots.dt, np.float64), strict=True
-        )
-        if len(x) > snapshots.dimension
-    ]
-    return max(0.0, float(min(least, default=np.inf)))
-
-
 def _crossing(snapshots: Snapshots) -> float:
     """The beta with which noise alone would cross the population in the whole time."""
     points, weights, _ = _host(snapshots)
@@ -460,7 +432,7 @@ def _crossing(snapshots: Snapshots) -> float:
 
 
 def ask_growth(snapshots: Snapshots, key: Key) -> Answer:
-    """Growth or transport? By equation (5).
+    """Growth or transport? By equation (4).
 
     Args:
         snapshots: relative to no origin.
@@ -506,7 +478,7 @@ def ask_growth(snapshots: Snapshots, key: Key) -> Answer:
 
 
 def _chance(snapshots: Snapshots, key: Key) -> float:
-    """C_0 of equation (5), summed over the steps as `_cost` is."""
+    """C_0 of equation (4), summed over the steps as `_cost` is."""
     (one, other), _ = _halves(snapshots, named_key(key, "chance"))
     costs = []
     for k in range(snapshots.n_snapshots):

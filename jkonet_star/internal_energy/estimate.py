@@ -12,7 +12,8 @@ likelihood tells: snapshots are paired if their
 
     gain > PAIRED_GAIN + GAIN_PER_COEFFICIENT f / (particles of all targets),                       (2)
 
-(`paired_likelihood`, equation (7)), the second term being what f coefficients gain by chance.
+(`paired_likelihood`, equation (7)), the second term being what f coefficients gain by chance, and their
+beta is one that the narrowest direction of the snapshots allows (`limits`).
 
 Idle features cost precision, and hundreds of them with little data can make any beta fit. Of
 independent snapshots `weak_form_drift` takes the monomials that the data ask for, and looks at the
@@ -42,6 +43,7 @@ from jkonet_star.internal_energy.displacement_regression import (
     transport_sums,
 )
 from jkonet_star.internal_energy.euler_steps import Steps, drift_features
+from jkonet_star.internal_energy.limits import most_beta, one_law, too_much_noise
 from jkonet_star.internal_energy.moments import Tests, potential_tests
 from jkonet_star.internal_energy.paired_likelihood import (
     PairedFit,
@@ -109,6 +111,7 @@ class InternalEstimate:
         converged: whether it met its tolerance and the residuals do not contradict it.
         drift: of independent snapshots that the features explain, at unit scale; its theta are the
             `drift_coefficients`.
+        unknown: why the data do not determine beta, in words; see `limits`.
     """
 
     beta: float
@@ -119,6 +122,7 @@ class InternalEstimate:
     iterations: int
     converged: bool
     drift: WeakFormDrift | None = None
+    unknown: str | None = None
 
     __repr__ = short_repr
 
@@ -258,12 +262,19 @@ def estimate_internal(
     """
     one_of("regime", regime, ("auto", "paired", "unpaired"))
     units: Units = constants.get("units") or population_units(snapshots)
-    estimate = _at_unit_scale(model, constants, snapshots, units, seed, regime)
+    # A square of one length may leave double precision where beta does not.
     unit = float(units.length), float(units.length), float(units.time_step)
+    most = most_beta(snapshots) / unit[0] / unit[1] * unit[2]
+    estimate = _at_unit_scale(model, constants, snapshots, units, seed, regime, most)
     beta, error = (
         x * unit[0] * unit[1] / unit[2] for x in (estimate.beta, estimate.standard_error)
     )
-    return dataclasses.replace(estimate, beta=beta, standard_error=error)
+    unknown = too_much_noise(most, estimate.beta, estimate.standard_error)
+    if not estimate.paired and estimate.drift_coefficients.size:  # without a drift beta is zero
+        unknown = one_law(snapshots) or unknown
+    if unknown:
+        error = np.inf
+    return dataclasses.replace(estimate, beta=beta, standard_error=error, unknown=unknown)
 
 
 def _at_unit_scale(
@@ -273,8 +284,9 @@ def _at_unit_scale(
     units: Units,
     seed: int,
     regime: Regime,
+    most: float,
 ) -> InternalEstimate:
-    """The estimate, beta in squared lengths l over mean steps."""
+    """The estimate, beta in squared lengths l over mean steps, as is the most it can be."""
     rng = np.random.default_rng(seed)
     whole = _population(snapshots, units, rng)
     if regime == "paired" and not whole.even:
@@ -302,7 +314,8 @@ def _at_unit_scale(
             part = whole.first(affordable)
             problem = _problem(part, whole, model, constants, rng)
             fit, gain, error = _paired(problem, decided=few or regime == "paired")
-            if fit is not None:
+            given = few or regime == "paired"
+            if fit is not None and (given or not too_much_noise(most, fit.beta, error)):
                 return InternalEstimate(
                     beta=fit.beta,
                     standard_error=error,

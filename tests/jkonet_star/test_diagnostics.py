@@ -14,7 +14,7 @@ from jkonet_star.diagnostics import (
     outliers,
 )
 from jkonet_star.fitting import fit
-from jkonet_star.settings import FeatureSettings
+from jkonet_star.settings import FeatureSettings, InternalSettings
 from jkonet_star.snapshots import snapshots_from_arrays
 from jkonet_star.solvers.linear import Linear
 from jkonet_star.solvers.problem import prepare
@@ -160,3 +160,21 @@ def test_padding_is_not_looked_at():
     alone = outliers(snapshots_from_arrays([arrays[1], arrays[1]]))[1]
     assert found[:2] == (1, 1)
     assert found == alone
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_beta_of_one_law_is_known_by_pairs_alone(paired):
+    """Of other particles, only the energy over beta is."""
+    snapshots = snapshots_from_arrays(equilibrium(paired), dt=0.2)
+    arguments = (snapshots, "jkonet-star-linear-potential-internal")
+    given = {"key": KEY, "features": FeatureSettings(degree=2, total_degree=2, radial="none")}
+    if paired:
+        internal = InternalSettings(beta_estimator="paired")
+        energy = fit(*arguments, **given, internal=internal)
+        assert energy.report.beta.standard_error < 0.1 * float(energy.beta)
+        assert not energy.report.warnings
+        return
+    with pytest.warns(UserWarning, match=r"beta \S+ is not determined: the laws do not change"):
+        energy = fit(*arguments, **given)
+    assert energy.report.beta.standard_error is None
+    assert "standard error" not in str(energy.report)

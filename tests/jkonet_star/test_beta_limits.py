@@ -1,0 +1,61 @@
+"""What no estimate of beta can be, and where there is none."""
+
+import numpy as np
+import pytest
+
+from jkonet_star.energies.models import LinearEnergy
+from jkonet_star.internal_energy.estimate import estimate_internal
+from jkonet_star.internal_energy.limits import SLACK, most_beta, one_law, too_much_noise
+from jkonet_star.snapshots import snapshots_from_arrays
+
+BETA, DT, A = 0.05, 0.1, 0.3
+
+
+def independent(d=30, n=500, seed=0):
+    """Ornstein-Uhlenbeck, exactly, other particles in every snapshot; some directions are narrow."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for t in DT * np.arange(6):
+        x = rng.normal(size=(n, d)) * np.linspace(3.0, 0.1, d) * np.exp(-A * t)
+        noise = np.sqrt(BETA / A * (1 - np.exp(-2 * A * t)))
+        found.append(x + noise * rng.normal(size=x.shape))
+    return snapshots_from_arrays(found, dt=DT)
+
+
+def test_the_bound_is_that_of_the_narrowest_direction():
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=(50, 2)) @ [[1.0, 0.5], [0.0, 0.1]] for _ in range(3)]
+    least = min(
+        np.linalg.eigvalsh(np.cov(y.T, bias=True))[0] / (2 * t)
+        for y, t in zip(x[1:], [0.5, 2.0], strict=True)
+    )
+    snapshots = snapshots_from_arrays(x, times=[0.0, 0.5, 2.5])
+    assert most_beta(snapshots) == pytest.approx(least, rel=1e-4)
+    assert most_beta(snapshots_from_arrays([y[:2] for y in x])) == np.inf
+
+
+def test_a_beta_beyond_the_bound_is_told_unless_its_error_reaches_it():
+    assert too_much_noise(0.1, SLACK * 0.1, 0.0) is None
+    assert "no more than 0.1" in too_much_noise(0.1, 0.25, 0.0)
+    assert "no more than 0.1" in too_much_noise(0.1, 0.25, np.inf)
+    assert too_much_noise(0.1, 0.25, 0.05) is None
+    assert too_much_noise(np.inf, 1e9, 0.0) is None
+
+
+def test_laws_that_differ_may_tell_beta():
+    assert one_law(independent(d=2)) is None
+    rng = np.random.default_rng(1)
+    assert "divided by beta" in one_law(snapshots_from_arrays(rng.normal(size=(4, 300, 2))))
+
+
+def test_pairs_whose_noise_the_narrowest_direction_forbids_are_none():
+    """In many dimensions a nearest particle is far: taken for itself, beta is 100 times too large."""
+    snapshots = independent()
+    nothing = LinearEnergy(dimension=30, potential_features=None, interaction_features=None)
+    forced = estimate_internal(nothing, {}, snapshots, regime="paired")
+    assert forced.beta > 100 * BETA
+    assert forced.unknown
+    assert forced.standard_error == np.inf
+    found = estimate_internal(nothing, {}, snapshots)
+    assert not found.paired
+    assert found.unknown or found.beta < 3 * BETA
