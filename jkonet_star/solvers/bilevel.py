@@ -12,10 +12,8 @@ import dataclasses
 import math
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from ott.geometry import pointcloud
 from ott.solvers import linear
@@ -23,18 +21,15 @@ from ott.tools.sinkhorn_divergence import sinkdiv
 
 from diffusions.keys import named_key
 from diffusions.memory import check_memory
-from diffusions.training import TrainingState, cut_batch, initial_state
+from diffusions.training import TrainingState, initial_state
 from diffusions.typing import Array, Float, Key, Params
-from jkonet_star.energies.models import NetworkEnergy, Units
+from jkonet_star.energies.models import NetworkEnergy
 from jkonet_star.settings import BilevelSettings, Scheme, TransportMapKind
-from jkonet_star.snapshots import Snapshots
-from jkonet_star.solvers.bilevel_batches import BilevelData, bilevel_data, draw_batches
-from jkonet_star.solvers.interface import Frame, check_kinds, frame
+from jkonet_star.solvers.bilevel_batches import draw_batches
+from jkonet_star.solvers.interface import check_kinds
 from jkonet_star.solvers.jko_step import JKOStep, Step
-from jkonet_star.solvers.network import Network
-from jkonet_star.solvers.problem import Problem
 from jkonet_star.solvers.transport_maps import TransportMap
-from jkonet_star.units import data_units
+from jkonet_star.solvers.whole_populations import PopulationData, PopulationNetwork
 
 SINKHORN_THRESHOLD = 1e-2
 IDENTITY_POINTS = 1000
@@ -72,18 +67,8 @@ def outer_loss(
     return value
 
 
-@flax.struct.dataclass
-class BilevelGiven:
-    """What the training is given."""
-
-    n_particles: int = flax.struct.field(pytree_node=False)  # of the largest snapshot
-    frame: Frame
-    units: Units
-    batches: BilevelData
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Bilevel(Network):
+class Bilevel(PopulationNetwork):
     """A network potential by (1).
 
     The state's `optimizer_state` holds the optimiser of V, the maps that inner problems start from,
@@ -105,11 +90,6 @@ class Bilevel(Network):
         check_kinds(self, bilevel=(BilevelSettings,))
         widths = tuple(self.bilevel.map_hidden)
         object.__setattr__(self, "bilevel", dataclasses.replace(self.bilevel, map_hidden=widths))
-
-    @property
-    def may_circulate(self) -> bool:
-        """Not inside a JKO step."""
-        return False
 
     @property
     def default_scheme(self) -> Scheme:
@@ -138,42 +118,20 @@ class Bilevel(Network):
             monge_gap=self.monge_gap,
         )
 
-    def _batches(self, data: BilevelGiven) -> tuple[int, int, optax.GradientTransformation]:
-        """Size and number of batches, and the optimiser."""
-        size = min(self.network.batch_size, data.n_particles)
-        number = -(-data.n_particles // size)
-        return size, number, self.transformation(number * len(data.batches.tau))
+    def _optimizer(self, data: PopulationData) -> optax.GradientTransformation:
+        """One step per step in time and batch."""
+        return self.transformation(self.batches(data)[1] * len(data.batches.tau))
 
     def check(self, dimension: int) -> None:
         """Raises ValueError for networks that do not fit into memory."""
         super().check(dimension)
         check_memory(self.bilevel.memory_needs)
 
-    def remark(self, problem: Problem) -> str | None:
-        """That a batch is cut."""
-        return cut_batch(
-            self.network.batch_size, _n_particles(problem.snapshots), "particles of the data"
-        )
-
-    def prepare(self, problem: Problem) -> tuple[BilevelGiven, dict[str, Any]]:  # type: ignore[override]
-        """Snapshots, couplings, and units to learn in."""
-        data = BilevelGiven(
-            n_particles=_n_particles(problem.snapshots),
-            frame=frame(problem),
-            units=data_units(problem.snapshots, problem.conditions, 0.0),
-            batches=bilevel_data(
-                problem.snapshots,
-                problem.couplings,
-                None if problem.growth is None else problem.growth.source_weights,
-            ),
-        )
-        return data, {"epochs": self.epochs, "batch_size": self._batches(data)[0]}
-
-    def init(self, key: Key, data: BilevelGiven) -> TrainingState:  # type: ignore[override]
+    def init(self, key: Key, data: PopulationData) -> TrainingState:  # type: ignore[override]
         """A random energy, and maps close to the identity."""
         given, units, model = data.batches, data.units, self.model(data)
         transport_map = self._map(model.dimension)
-        state = initial_state(model.init(named_key(key, "initial")), self._batches(data)[2])
+        state = initial_state(model.init(named_key(key, "initial")), self._optimizer(data))
         mean_ratio = units.speed * jnp.mean(given.tau) / units.length
         every = given.points.reshape(-1, given.points.shape[-1])
         some = every[:: -(-len(every) // IDENTITY_POINTS)]
@@ -195,7 +153,7 @@ class Bilevel(Network):
         return state.optimizer_state["diverged"]
 
     def advance(  # type: ignore[override]
-        self, state: TrainingState, key: Key, data: BilevelGiven, n_epochs: int
+        self, state: TrainingState, key: Key, data: PopulationData, n_epochs: int
     ) -> tuple[TrainingState, dict[str, Array]]:
         """One gradient step of (1) per step in time and batch."""
         given, units = data.batches, data.units
@@ -203,10 +161,10 @@ class Bilevel(Network):
         jko_step = self._jko_step(self.model(data))
         forced, warm = self.bilevel.teacher_forcing, self.bilevel.warm_start
         decay = self.network.ema_decay
-        u = (given.points - units.center[None, None]) / units.length
+        u = data.normalised
         n_steps = len(given.tau)
         rate = data.frame.growth_rate
-        batch_size, n_batches, optimizer = self._batches(data)
+        (batch_size, n_batches), optimizer = self.batches(data), self._optimizer(data)
 
         def loss(
             energy: Params, start: Params, step: Step, target: Array, target_weights: Array
@@ -277,8 +235,3 @@ class Bilevel(Network):
             return new_state, {"loss": jnp.mean(values)}
 
         return jax.lax.scan(epoch, state, None, length=n_epochs)
-
-
-def _n_particles(snapshots: Snapshots) -> int:
-    """Of the largest snapshot."""
-    return int(np.count_nonzero(np.asarray(snapshots.weights), axis=1).max())

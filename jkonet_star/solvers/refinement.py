@@ -167,7 +167,7 @@ class Refinement(Solver):
         )
         grows = energy.growth_rate is not None
         rows_key, noise_key = jax.random.split(key)
-        rows = jax.vmap(lambda k, w: _draw(k, w, n))(
+        rows = jax.vmap(lambda k, w: draw(k, w, n))(
             jax.random.split(rows_key, len(snapshots.points)), snapshots.weights
         )
         drawn = jax.vmap(lambda points, r: points[r])(snapshots.points, rows)
@@ -361,7 +361,7 @@ def _distances(x: Array, y: Array) -> Float[Array, "n m"]:
     return jnp.sqrt(jnp.maximum(squared, 0.0) + NEAR**2)
 
 
-def _draw(key: Key, weights: Float[Array, "n"], count: int) -> Int[Array, "count"]:
+def draw(key: Key, weights: Float[Array, "n"], count: int) -> Int[Array, "count"]:
     """Rows, in proportion to their weights."""
     cumulative = jnp.cumsum(weights)
     uniform = jax.random.uniform(key, (count,), weights.dtype) * cumulative[-1]

@@ -216,6 +216,20 @@ _FAMILIES: tuple[tuple[str, tuple[str, ...], dict[str, Any]], ...] = (
             "trained": False,
         },
     ),
+    (
+        "ijkonet",
+        ("", "-potential", "-time-potential"),
+        {
+            "place": "jkonet_star.baselines.ijkonet:IJKOnet",
+            "settings": _NETWORK,
+            "default_scheme": "implicit",
+        },
+    ),
+    (
+        "stitching",
+        ("", "-potential", "-time-potential"),
+        {"place": "jkonet_star.baselines.stitching:Stitching", "settings": _NETWORK},
+    ),
 )
 for _family, _names, _fields in _FAMILIES:
     for _name in _names:

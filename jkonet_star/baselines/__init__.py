@@ -1,0 +1,1 @@
+"""Rivals: other objectives for the same energies, written from the formulas of their papers."""
