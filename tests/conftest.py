@@ -7,12 +7,26 @@ damaged in every way. So are the constructors of pytrees, through which JAX pass
 transformation puts in place of arrays: NumPy arrays, batches, axis numbers.
 """
 
+import gc
+import importlib.metadata
 import os
 from pathlib import Path
 
 # One per worker of xdist: those of two wait for each other, spinning. Before NumPy is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
+# Compiling is most of what the tests cost, and XLA's emitters of fused kernels by way of MLIR are half
+# of that; modules of LLVM that are split, to be compiled side by side, are some more. Only releases
+# that are known to have these flags are given them, for an unknown one ends the process. Before JAX
+# is imported.
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    os.environ["XLA_FLAGS"] = " ".join(
+        (
+            os.environ.get("XLA_FLAGS", ""),
+            "--xla_cpu_use_fusion_emitters=false",
+            "--xla_cpu_parallel_codegen_split_count=1",
+        )
+    )
 
 import flax.struct
 import jax
@@ -49,6 +63,13 @@ def pytest_collection_modifyitems(items):
         return FIRST.index(first) if first in FIRST else len(FIRST)
 
     items.sort(key=place)
+
+
+def pytest_collection_finish():
+    """What is loaded stays: it need not be looked through whenever a trace has made new objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
 
 
 def _pytree_with_free_constructor(cls=None, **options):
@@ -96,6 +117,16 @@ def programs(tmp_path_factory):
             patch.setenv(name.upper(), str(value))  # of scripts in processes of their own
         compilation_cache.reset_cache()
         yield folder
+
+
+@pytest.fixture
+def optimised():
+    """Compiles one test with all optimisations, in a module that is compiled in haste."""
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,7 +10,6 @@ import pytest
 from jkonet_star.fitted import FittedEnergy
 
 KEY = jax.random.key(0)
-OPTIMISED = True  # paths of one and of two steps have the same bits then
 TIMES = np.array([0.0, 0.1, 0.3, 0.6], np.float32)
 STIFFNESS = np.array([2.0, 0.5], np.float32)
 
@@ -149,7 +148,8 @@ def test_noise_has_variance_two_beta_tau_and_is_independent():
     assert np.abs(np.corrcoef(columns.T) - np.eye(8)).max() < 5 / np.sqrt(n)
 
 
-def test_keys_decide_the_noise_and_nothing_else_does():
+def test_keys_decide_the_noise_and_nothing_else_does(optimised):
+    """Paths of one and of two steps have the same bits, where all optimisations are made."""
     fitted, x = energy(beta=0.3), points()
     first = fitted.predict(x, 2, key=KEY)
     np.testing.assert_array_equal(first, fitted.predict(x, 2, key=jax.random.key(0)))
