@@ -23,8 +23,11 @@ from jkonet_star.solvers.learning import train
 from jkonet_star.solvers.problem import prepare
 
 KEY = jax.random.key(0)
-NETWORK = NetworkSettings(epochs=150, hidden=(16,), batch_size=100, learning_rate=0.01)
-REFINEMENT = RefinementSettings(refine=30, refine_batch_size=64)
+# What compiles is the same for all tests that have the same settings and as many particles.
+NETWORK = NetworkSettings(epochs=300, hidden=(16,), batch_size=100)
+REFINEMENT = RefinementSettings(refine=100, refine_batch_size=64)
+BRIEF = NetworkSettings(epochs=2, hidden=(8,))
+BRIEF_REFINEMENT = RefinementSettings(refine=2, refine_batch_size=16)
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ def narrow(monkeypatch):
     monkeypatch.setattr(choice_module, "WIDE", (24,))
 
 
-def course(velocities, n=200, seed=0):
+def course(velocities, n=400, seed=0):
     """Independent snapshots of N(m_k, 1) in the plane, m moving at a velocity of each step."""
     rng = np.random.default_rng(seed)
     means = np.concatenate([np.zeros((1, 2)), np.cumsum(velocities, axis=0)])
@@ -62,10 +65,8 @@ def test_a_motion_that_turns_back_needs_time(narrow):
 
 
 def test_the_simplest_within_one_error_of_the_best_is_taken(narrow):
-    snapshots = course([[1.0, 0.5], [1.0, 0.5]], n=400)
-    network = NetworkSettings(epochs=300, hidden=(16,), batch_size=100)
-    refinement = RefinementSettings(refine=100, refine_batch_size=64)
-    energy = fit(snapshots, "auto", key=KEY, network=network, refinement=refinement)
+    snapshots = course([[1.0, 0.5], [1.0, 0.5]])
+    energy = fit(snapshots, "auto", key=KEY, network=NETWORK, refinement=REFINEMENT)
     rows = energy.report.compared
     least = min(row.energy_distance for row in rows)
     near = [row for row in rows if row.energy_distance <= least + row.standard_error]
@@ -100,13 +101,19 @@ def test_the_choice_depends_neither_on_units_nor_on_the_order_of_particles(narro
         assert two.chosen == one.chosen
 
 
-def test_the_error_of_a_difference_is_that_of_new_particles():
-    """Equation (2) against the deviation over independent held-out samples."""
+@pytest.fixture(scope="module")
+def unlike():
+    """Two energies of the same data, one hardly trained."""
     snapshots = course([[1.0, 0.0]], n=100)
-    one, two = (
+    return tuple(
         fit(snapshots, key=KEY, network=NetworkSettings(epochs=epochs, hidden=(8,)))
         for epochs in (1, 30)
     )
+
+
+def test_the_error_of_a_difference_is_that_of_new_particles(unlike):
+    """Equation (2) against the deviation over independent held-out samples."""
+    one, two = unlike
     differences, errors = [], []
     for seed in range(60):
         held = [
@@ -120,11 +127,8 @@ def test_the_error_of_a_difference_is_that_of_new_particles():
     assert _Distances(one, held).error_of_difference(_Distances(one, held)) == 0
 
 
-def test_a_weight_counts_as_that_many_particles():
-    energy = fit(
-        course([[1.0, 0.0]], n=60), key=KEY, network=NetworkSettings(epochs=2, hidden=(8,))
-    )
-    other = fit(course([[1.0, 0.0]], n=60), key=KEY, network=NetworkSettings(epochs=9, hidden=(8,)))
+def test_a_weight_counts_as_that_many_particles(unlike):
+    energy, other = unlike
     rng = np.random.default_rng(3)
     points = [rng.normal(size=(50, 2)) + [k, 0] for k in (0.0, 1.0)]
     counts = [rng.integers(1, 4, size=50) for _ in points]
@@ -164,7 +168,8 @@ def test_where_nothing_is_finite_it_is_said(narrow, monkeypatch):
             course([[1.0, 0.0]], n=40),
             "auto",
             key=KEY,
-            network=NetworkSettings(epochs=2, hidden=(8,)),
+            network=BRIEF,
+            refinement=BRIEF_REFINEMENT,
         )
 
 
@@ -223,7 +228,7 @@ def test_room_changes_neither_the_loss_nor_its_gradient():
 @pytest.mark.parametrize("name", ["V(x)", "V(x, t)", "V(x, t), noise", "V(x), half the noise"])
 def test_what_is_returned_is_the_function_that_was_trained(name):
     problem = prepare(course([[1.0, 0.0]], n=60), "auto", key=KEY)
-    plain = candidates(NetworkSettings(epochs=2, hidden=(8,)))
+    plain = candidates(BRIEF)
     noisy = (plain[1].with_noise(), plain[0].with_half_the_noise(0.04))
     candidate = next(c for c in (*plain, *noisy) if c.name == name)
     start, _ = train(candidate.training(problem), KEY[None])
