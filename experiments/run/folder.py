@@ -19,6 +19,7 @@ that are to stay would change.
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import platform
@@ -57,8 +58,8 @@ TRAINING = "experiments.train"
 """The script whose runs hold energies."""
 
 
-def versions() -> dict[str, str]:
-    """Releases of what decides a result."""
+@functools.cache
+def _releases() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in ("jkonet-diffusions", "jax", "flax", "optax", "ott-jax", "numpy"):
         try:
@@ -66,6 +67,11 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def versions() -> dict[str, str]:
+    """Releases of what decides a result."""
+    return dict(_releases())
 
 
 def peak_memory_bytes() -> int:
