@@ -1,6 +1,7 @@
 """Every notebook is committed clean, installs itself, runs from an empty folder, and draws."""
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -150,11 +151,41 @@ def test_all_notebooks_name_the_same_repository():
     assert len(named) == 1
 
 
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The commands that install cells run, of one process that loads IPython once."""
+    folder = tmp_path_factory.mktemp("installed")
+    clone = folder / "clone"
+    for place in ("elsewhere", "clone/jkonet_star", "clone/notebooks"):
+        (folder / place).mkdir(parents=True)
+    somewhere, first = folder / "elsewhere", install_cell(NOTEBOOKS[0])
+    cases = {
+        **{
+            f"{file.stem} {gpu}": (install_cell(file), somewhere, False, gpu)
+            for file in NOTEBOOKS
+            for gpu in (False, True)
+        },
+        "found": (first, somewhere, True, True),
+        "clone": (first, clone / "notebooks", False, False),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        input=json.dumps(cases, default=str),
+        cwd=somewhere,
+        env=os.environ | {"IPYTHONDIR": str(folder / ".ipython"), "PYTHONPATH": python_path()},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    commands = json.loads(done.stdout.splitlines()[-1])
+    return lambda case: "\n".join(commands[case]), clone
+
+
 @notebooks
 @pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "gpu"])
-def test_the_install_cell_installs_where_nothing_is(file, gpu, tmp_path):
+def test_the_install_cell_installs_where_nothing_is(file, gpu, installed):
     """In Colab from GitHub, with JAX for its GPU where there is one."""
-    command = installed(install_cell(file), tmp_path, found=False, gpu=gpu)
+    command = installed[0](f"{file.stem} {gpu}")
     extras = ",".join(
         (["bio"] if file.stem == "single_cells" else []) + (["cuda12"] if gpu else [])
     )
@@ -163,44 +194,32 @@ def test_the_install_cell_installs_where_nothing_is(file, gpu, tmp_path):
     assert "{" not in command
 
 
-def test_the_install_cell_does_nothing_where_the_packages_are(tmp_path):
-    assert installed(install_cell(NOTEBOOKS[0]), tmp_path, found=True, gpu=True) == ""
+def test_the_install_cell_does_nothing_where_the_packages_are(installed):
+    assert installed[0]("found") == ""
 
 
-def test_the_install_cell_of_a_clone_installs_the_clone(tmp_path):
-    (tmp_path / "clone" / "jkonet_star").mkdir(parents=True)
-    (tmp_path / "clone" / "notebooks").mkdir()
-    source = install_cell(NOTEBOOKS[0])
-    command = installed(source, tmp_path / "clone" / "notebooks", found=False, gpu=False)
-    assert f"jkonet-diffusions @ {(tmp_path / 'clone').as_uri()}" in command
+def test_the_install_cell_of_a_clone_installs_the_clone(installed):
+    commands, clone = installed
+    assert f"jkonet-diffusions @ {clone.as_uri()}" in commands("clone")
 
 
 PROGRAM = """
-import importlib.util, shutil, sys
+import importlib.util, json, os, shutil, sys
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance()
-shell.system = lambda command: print("RAN", command)
 real = importlib.util.find_spec
 ours = ("jkonet_star", "anndata")
-found, gpu = sys.argv[1] == "True", sys.argv[2] == "True"
-importlib.util.find_spec = lambda name: real(name) if found or name not in ours else None
-shutil.which = lambda name: "there" if gpu else None
-shell.run_cell(sys.stdin.read()).raise_error()
+ran = {}
+for name, (source, folder, found, gpu) in json.load(sys.stdin).items():
+    commands = ran[name] = []
+    shell.reset()
+    shell.system = commands.append
+    importlib.util.find_spec = lambda name: real(name) if found or name not in ours else None
+    shutil.which = lambda name: "there" if gpu else None
+    os.chdir(folder)
+    shell.run_cell(source).raise_error()
+print(json.dumps(ran))
 """
-
-
-def installed(source, folder, *, found, gpu):
-    """The commands that an install cell runs."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(found), str(gpu)],
-        input=source,
-        cwd=folder,
-        env=os.environ | {"IPYTHONDIR": str(folder / ".ipython"), "PYTHONPATH": python_path()},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return "\n".join(line[4:] for line in done.stdout.splitlines() if line.startswith("RAN "))
 
 
 def python_path():

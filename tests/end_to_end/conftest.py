@@ -1,13 +1,16 @@
 """One folder of small datasets for all end-to-end tests, and the scripts as a user calls them."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -35,6 +38,11 @@ QUICK = (
     "--radial-centers=3",
     "--degree=2",
 )
+
+
+def _link_once(source: str, target: str) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.link(source, target)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +79,21 @@ class Place:
 
     def apart(self, *arguments: str, **options: Any) -> subprocess.Popen:
         """A script in a process of its own."""
+        # It reads what we have compiled, and keeps its own where a kill leaves us no half program.
+        programs = self.path / "programs"
+        shutil.copytree(
+            jax.config.jax_compilation_cache_dir,
+            programs,
+            copy_function=_link_once,
+            dirs_exist_ok=True,
+        )
         return subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=self.path,
             env=dict(
                 os.environ,
                 PYTHONPATH=str(ROOT),
-                # Programs of their own, compiled in the same haste: neither the user's nor ours.
-                JAX_COMPILATION_CACHE_DIR=str(self.path / "programs"),
+                JAX_COMPILATION_CACHE_DIR=str(programs),
                 JAX_DISABLE_MOST_OPTIMIZATIONS="true",
             ),
             stdout=subprocess.PIPE,
