@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from checkpoints.networks import load_network, save_network
-from checkpoints.shapes import check_shapes, named
 from diffusions.checks import Count, conform
 from diffusions.networks.message_passing import MessagePassingDenoiser
+from diffusions.shapes import check_shapes, named
 from diffusions.short_repr import short_repr
 from diffusions.typing import Params
 

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from checkpoints.array_folder import read_arrays, read_description, save_folder
-from checkpoints.shapes import check_shapes
 from diffusions.checks import one_of, record
 from diffusions.networks.attention_unet import AttentionUNet
 from diffusions.networks.message_passing import MessagePassingDenoiser
 from diffusions.networks.mlp import DenoisingMLP
 from diffusions.networks.unet import UNet
+from diffusions.shapes import check_shapes
 from diffusions.short_repr import short_repr
 from diffusions.typing import Params, PyTree
 
