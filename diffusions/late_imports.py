@@ -10,6 +10,7 @@ EXTRA_OF = {
     "anndata": "bio",
     "diffrax": "ode",
     "h5py": "bio",
+    "pandas": "bio",
     "submitit": "slurm",
     "wandb": "track",
 }

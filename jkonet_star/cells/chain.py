@@ -1,0 +1,192 @@
+r"""From a learned energy to a Markov chain on the cells, and from it to fates.
+
+Cell i of snapshot k is sent one step ahead m times, with noise, to y_i^1, ..., y_i^m, and goes to the
+cells of snapshot k + 1 near them,
+
+    T_ij = (1/m) sum_r K(y_i^r, x_j) / sum_l K(y_i^r, x_l),   K(y, x) = exp(-|y - x|^2 / 2 h^2),     (1)
+
+over the nearest cells only, h their root mean square distance from where they are sent, median over
+the cells. A cell of the last snapshot goes to cells of that snapshot along its drift b_i,
+
+    T_ij ~ exp(cos(b_i, x_j - x_i) / s)    of its neighbours j.                                      (2)
+
+With n_i the expected number of descendants of cell i in the last snapshot and F_if the share of them
+that end in f,
+
+    n_i = sum_l S_il w_l sum_j T_lj n_j,    n_i F_if = sum_l S_il w_l sum_j T_lj n_j F_jf,         (3)
+
+w_l = exp(tau g) of its step, 1 without growth, and S the mean over the `SIMILAR` cells of its snapshot
+next to it and itself: what one cell's coordinates add to those of its like is mostly noise, which an
+energy of many dimensions follows. A cell that is terminal already stays. One of the last snapshot that
+is not has the fates of the terminal cells next to it.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import sparse
+
+from diffusions.arguments import checked
+from diffusions.typing import Array, Float, HostArray, Key
+from jkonet_star.fitted import FittedEnergy
+
+NEIGHBOURS = 20
+SIMILAR = 30
+SHARPNESS = 0.1
+"""s of equation (2), as scVelo has it."""
+ROWS_AT_ONCE = 1024
+
+
+@functools.partial(jax.jit, static_argnames=("k",))
+def _nearest(points: Array, queries: Array, k: int) -> tuple[Array, Array]:
+    def chunk(some: Array) -> tuple[Array, Array]:
+        square = (
+            jnp.sum(some**2, axis=1)[:, None]
+            + jnp.sum(points**2, axis=1)[None]
+            - 2 * some @ points.T
+        )
+        least, index = jax.lax.approx_min_k(square, k, recall_target=0.99)
+        return index, jnp.maximum(least, 0.0)
+
+    rows = queries.reshape(-1, min(ROWS_AT_ONCE, len(queries)), queries.shape[1])
+    index, square = jax.lax.map(chunk, rows)
+    return index.reshape(-1, k), square.reshape(-1, k)
+
+
+def nearest_cells(points: HostArray, queries: HostArray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest points of each query, and their squared distances, (m, k)."""
+    k, m = min(k, len(points)), len(queries)
+    rows = ROWS_AT_ONCE if m > ROWS_AT_ONCE else m
+    padded = np.resize(queries, (-(-m // rows) * rows, queries.shape[1]))
+    center = points.mean(axis=0)
+    index, square = _nearest(
+        jnp.asarray(points - center, jnp.float32), jnp.asarray(padded - center, jnp.float32), k
+    )
+    return np.asarray(index)[:m], np.asarray(square, np.float64)[:m]
+
+
+def futures(
+    energy: FittedEnergy,
+    points: HostArray,
+    start: int,
+    n_futures: int,
+    key: Key,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where cells of a snapshot are one step ahead, (m, n, d), and the weights of each, (n,).
+
+    Without noise m is 1.
+    """
+    noisy = float(energy.beta) > 0
+    found = [
+        energy.predict_weighted(
+            points, 1, start=start, key=jax.random.fold_in(key, r) if noisy else None
+        )
+        for r in range(n_futures if noisy else 1)
+    ]
+    grown = np.asarray(found[0].weights[-1], np.float64) / np.asarray(
+        found[0].weights[0], np.float64
+    )
+    return np.stack([np.asarray(one.points[-1]) for one in found]), grown
+
+
+def step_transitions(
+    arrivals: Float[np.ndarray, "m n d"], targets: Float[np.ndarray, "l d"], k: int = NEIGHBOURS
+) -> sparse.csr_matrix:
+    """Equation (1), (n, l); rows sum to 1."""
+    m, n, d = arrivals.shape
+    index, square = nearest_cells(targets, arrivals.reshape(m * n, d), k)
+    width = float(np.median(square.mean(axis=1)))
+    exponent = (square.min(axis=1, keepdims=True) - square) / max(2 * width, 1e-30)
+    kernel = np.exp(exponent)
+    kernel /= kernel.sum(axis=1, keepdims=True) * m
+    rows = np.tile(np.repeat(np.arange(n), index.shape[1]), m)
+    found = sparse.coo_matrix(
+        (kernel.ravel(), (rows, index.ravel())), shape=(n, len(targets))
+    ).tocsr()
+    found.sum_duplicates()
+    return found
+
+
+def along_drift(
+    points: Float[np.ndarray, "n d"], drift: Float[np.ndarray, "n d"], k: int = NEIGHBOURS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours of each cell, (n, k), and the probabilities (2) with which it goes to them."""
+    index = nearest_cells(points, points, k + 1)[0]
+    index = _without_itself(index)
+    found = np.empty(index.shape)
+    length = np.linalg.norm(drift, axis=1)
+    for a in range(0, len(points), ROWS_AT_ONCE):
+        own = slice(a, a + ROWS_AT_ONCE)
+        away = points[index[own]] - points[own, None]
+        scale = np.linalg.norm(away, axis=2) * length[own, None]
+        cosine = np.einsum("nkd,nd->nk", away, drift[own]) / np.where(scale > 0, scale, np.inf)
+        weight = np.exp((cosine - cosine.max(axis=1, keepdims=True)) / SHARPNESS)
+        found[own] = weight / weight.sum(axis=1, keepdims=True)
+    return index, found
+
+
+def _without_itself(index: np.ndarray) -> np.ndarray:
+    """All but the cell itself, or but the last where copies of it come first."""
+    own = index == np.arange(len(index))[:, None]
+    own[~own.any(axis=1), -1] = True
+    return index[~own].reshape(len(index), -1)
+
+
+def similar_cells(points: Float[np.ndarray, "n d"], k: int = SIMILAR) -> sparse.csr_matrix:
+    """S of equation (3), (n, n)."""
+    index = nearest_cells(points, points, k + 1)[0]
+    rows = np.repeat(np.arange(len(points)), index.shape[1])
+    share = np.full(index.size, 1.0 / index.shape[1])
+    return sparse.csr_matrix((share, (rows, index.ravel())), (len(points), len(points)))
+
+
+@checked
+def terminal_fates(
+    points: Float[np.ndarray, "n d"],
+    terminal: Float[np.ndarray, "n f"],
+    k: int = NEIGHBOURS,
+) -> Float[np.ndarray, "n f"]:
+    """Fates of the last snapshot's cells: their own, or those of the terminal cells next to them.
+
+    Args:
+        points: the cells.
+        terminal: 1 for the group of a terminal cell; all zero for others.
+        k: terminal cells that are next.
+    """
+    inside = terminal.sum(axis=1) > 0
+    found = terminal.copy()
+    if not inside.all():
+        index = nearest_cells(points[inside], points[~inside], k)[0]
+        found[~inside] = terminal[inside][index].mean(axis=1)
+    return found
+
+
+@checked
+def absorbed(
+    transitions: list[sparse.csr_matrix],
+    growth: list[np.ndarray],
+    terminal: list[np.ndarray],
+    last: Float[np.ndarray, "n f"],
+    similar: list[sparse.csr_matrix],
+) -> list[np.ndarray]:
+    """Equation (3), backwards from the last snapshot; the fates of every snapshot's cells.
+
+    Args:
+        transitions: of each step, by (1).
+        growth: w of the cells of each step.
+        terminal: of the cells of each step, 1 for the group of a terminal cell.
+        last: fates of the last snapshot's cells.
+        similar: S of each step's cells, by `similar_cells`.
+    """
+    fates, numbers = [last], np.ones(len(last))
+    steps = zip(transitions[::-1], growth[::-1], terminal[::-1], similar[::-1], strict=True)
+    for step, w, own, mean in steps:
+        mass = mean @ (w[:, None] * (step @ (numbers[:, None] * fates[0])))
+        numbers = mean @ (w * (step @ numbers))
+        found = mass / numbers[:, None]
+        inside = own.sum(axis=1) > 0
+        found[inside] = own[inside]
+        fates.insert(0, found)
+    return fates

@@ -1,0 +1,199 @@
+"""An energy learned from an AnnData object, which knows the cells' coordinates and is kept in `uns`."""
+
+import dataclasses
+import importlib.metadata
+import json
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusions.keys import named_key
+from diffusions.typing import Float
+from jkonet_star.cells.representation import REPRESENTATION, leading_coordinates, remarks
+from jkonet_star.cells.times import CellTimes, cell_times, check_snapshots
+from jkonet_star.described import NEWEST, Blueprint, damaged, describe
+from jkonet_star.fitted import FittedEnergy
+from jkonet_star.fitting import fit as fit_energy
+from jkonet_star.snapshots import snapshots_from_arrays
+
+KEY = "jkonet"
+_ENERGY = "energy"
+
+
+@dataclasses.dataclass(frozen=True)
+class CellEnergy:
+    """A learned energy, and the coordinates that it takes.
+
+    What it does not have itself is the energy's: `model.report`, `model.interval(...)`.
+
+    Attributes:
+        energy: a single one, in the units of the coordinates and of time.
+        use_rep: the entry of `obsm` with the coordinates, of which it takes the first
+            `energy.dimension`.
+        time_key: the entry of `obs` with the times.
+        time_map: label -> time, where one was given.
+        unit: of time; empty where the labels do not say.
+    """
+
+    energy: FittedEnergy
+    use_rep: str
+    time_key: str
+    time_map: dict[str, float] | None
+    unit: str
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.energy, name)
+
+    def __repr__(self) -> str:
+        unit = f" ({self.unit}s)" if self.unit else ""
+        return (
+            f"CellEnergy of obsm[{self.use_rep!r}][:, :{self.energy.dimension}], "
+            f"obs[{self.time_key!r}]{unit}\n{self.energy!r}"
+        )
+
+    def coordinates(self, adata: Any) -> Float[np.ndarray, "n d"]:
+        """Of the cells, as the energy takes them."""
+        return leading_coordinates(adata, self.use_rep, self.energy.dimension)
+
+    def times(self, adata: Any) -> CellTimes:
+        """Of the cells, in the unit of the energy.
+
+        Raises:
+            ValueError: there are none, or they have another unit.
+        """
+        found = cell_times(adata, self.time_key, time_map=self.time_map)
+        if found.unit != self.unit:
+            raise ValueError(
+                f"obs[{self.time_key!r}] is in {found.unit or 'no unit'}, the energy was learned in "
+                f"{self.unit or 'no unit'}"
+            )
+        return found
+
+    def snapshot(self, adata: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The times of the energy, and the last of them that each cell has reached, (n,).
+
+        Raises:
+            ValueError: cells from before the first.
+        """
+        times, own = self.energy.time_values(), self.times(adata).values
+        nearest = np.abs(own[:, None] - times).argmin(axis=1)
+        reached = np.searchsorted(times, own, side="right") - 1
+        # Single precision moves a time a little.
+        close = np.isclose(own, times[nearest], rtol=1e-5, atol=1e-6 * np.ptp(times))
+        step = np.where(close, nearest, reached)
+        if (step < 0).any():
+            raise ValueError(
+                f"{(step < 0).sum()} cells are from before {times[0]:g}, the first time of the energy"
+            )
+        return times, step
+
+
+def fit(
+    adata: Any,
+    *,
+    time_key: str = "time",
+    use_rep: str = REPRESENTATION,
+    n_components: int | None = None,
+    solver: Any = "auto",
+    time_map: Mapping[Any, float] | None = None,
+    key_added: str = KEY,
+    seed: int = 0,
+    **options: Any,
+) -> CellEnergy:
+    """Learns the energy of cells, and keeps it in `adata.uns[key_added]`.
+
+    Args:
+        adata: AnnData, in memory or backed; its expression is not read.
+        time_key: entry of `obs`, in any form that `cells.times` reads.
+        use_rep: entry of `obsm`. The energy is learned in its coordinates and their scale, which
+            decides what is near.
+        n_components: how many of them, from the first; all where not given.
+        solver: as of `jkonet_star.fit`; `auto` lets held-out cells choose.
+        time_map: label -> time, for labels that say none by themselves.
+        key_added: under which everything is kept.
+        seed: of all randomness.
+        **options: of `jkonet_star.fit`: `growth`, `masses`, `bootstrap`, `network`, ...
+
+    Returns:
+        The energy, which knows its coordinates.
+
+    Raises:
+        ValueError: entries that are missing, what is no time, cells without finite coordinates, one
+            time only, a pseudotime; and what `jkonet_star.fit` refuses.
+
+    Warns (UserWarning):
+        Coordinates that hardly vary; few cells for the dimension; and what `jkonet_star.fit` says.
+    """
+    points = leading_coordinates(adata, use_rep, n_components)
+    found = cell_times(adata, time_key, time_map=time_map)
+    check_snapshots(found.values, f"obs[{time_key!r}]")
+    times, counts = np.unique(found.values, return_counts=True)
+    for line in remarks(points, counts, f"obsm[{use_rep!r}]"):
+        warnings.warn(line, stacklevel=2)
+    snapshots = snapshots_from_arrays([points[found.values == t] for t in times], times=times)
+    energy = fit_energy(snapshots, solver, key=named_key(jax.random.key(seed), "cells"), **options)
+    said = None if time_map is None else {str(k): float(v) for k, v in time_map.items()}
+    model = CellEnergy(energy, use_rep, time_key, said, found.unit)
+    keep(adata, model, key_added)
+    return model
+
+
+def keep(adata: Any, model: CellEnergy, key_added: str = KEY) -> None:
+    """Writes an energy to `adata.uns[key_added]`, in what .h5ad and .zarr files hold."""
+    version, description, arrays = describe(model.energy)
+    adata.uns[key_added] = {
+        _ENERGY: {
+            "schema_version": version,
+            "description": json.dumps(description),
+            "arrays": jax.tree.map(np.asarray, arrays),
+        },
+        "use_rep": model.use_rep,
+        "n_components": model.energy.dimension,
+        "time_key": model.time_key,
+        "time_unit": model.unit,
+        "time_map": "" if model.time_map is None else json.dumps(model.time_map),
+        "times": model.energy.time_values(),
+        "beta": float(model.energy.beta),
+        "report": str(model.energy.report or ""),
+        "version": importlib.metadata.version("jkonet-diffusions"),
+    }
+
+
+def kept(adata: Any, key: str = KEY) -> CellEnergy:
+    """The energy that `fit` kept in `adata.uns[key]`, of the file it was read from, too.
+
+    Raises:
+        ValueError: there is none, it is damaged, or a newer release kept it.
+    """
+    where = f"uns[{key!r}]"
+    if key not in adata.uns or _ENERGY not in adata.uns[key]:
+        raise ValueError(f"{where} holds no energy: learn one first, with cells.fit(adata, ...)")
+    about = adata.uns[key]
+    if int(about[_ENERGY]["schema_version"]) > NEWEST:
+        raise ValueError(f"a newer release kept the energy in {where}: upgrade jkonet-diffusions")
+    try:
+        read = Blueprint.read(json.loads(str(about[_ENERGY]["description"])), where)
+        energy = read.energy(jax.tree.map(jnp.asarray, _plain(about[_ENERGY]["arrays"])))
+        time_map = str(about["time_map"])
+        return CellEnergy(
+            energy,
+            str(about["use_rep"]),
+            str(about["time_key"]),
+            json.loads(time_map) if time_map else None,
+            str(about["time_unit"]),
+        )
+    except Exception as error:
+        raise damaged(where, error) from error
+
+
+def _plain(tree: Any) -> Any:
+    """Dictionaries of arrays, whatever mapping a file is read into."""
+    if isinstance(tree, Mapping):
+        return {name: _plain(value) for name, value in tree.items()}
+    return np.asarray(tree)

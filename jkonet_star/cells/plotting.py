@@ -1,0 +1,184 @@
+"""Pictures of what a learned energy says of cells: `cells.pl`.
+
+Each draws what a function of `cells.tl` has written, on an embedding of `obsm`, and returns the axes.
+Nothing is shown or saved: `ax.figure.savefig("fates.png")` does.
+"""
+
+from typing import Any
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import TwoSlopeNorm
+
+from diffusions.keys import named_key
+from jkonet_star.cells.chain import futures, nearest_cells
+from jkonet_star.cells.model import KEY, CellEnergy, kept
+from jkonet_star.cells.representation import absent
+from jkonet_star.cells.tools import snapshots_of
+
+PANEL = 3.6
+"""Inches."""
+GRID, NEAR = 30, 30
+"""Points of a side of the grid of arrows, and cells that are averaged at each."""
+SEEN = "#0b6e8f"
+PREDICTED = "#d1495b"
+_MOST_POINTS = 4000
+
+
+def landscape(adata: Any, *, basis: str = "umap", key: str = KEY, ax: Axes | None = None) -> Axes:
+    """The potential of every cell.
+
+    Raises:
+        ValueError: `cells.tl.potential` was not asked, or there is no such embedding.
+    """
+    values = _entry(adata.obs, f"{key}_potential", "obs", "potential")
+    ax = _axes(ax)
+    _coloured(ax, adata, basis, np.asarray(values), "potential", cmap="viridis")
+    return ax
+
+
+def growth(adata: Any, *, basis: str = "umap", key: str = KEY, ax: Axes | None = None) -> Axes:
+    """The rate at which every cell multiplies or dies.
+
+    Raises:
+        ValueError: `cells.tl.growth` was not asked, or there is no such embedding.
+    """
+    values = np.asarray(_entry(adata.obs, f"{key}_growth", "obs", "growth"))
+    unit = kept(adata, key).unit
+    most = float(np.abs(values).max()) or 1.0
+    ax = _axes(ax)
+    name = f"growth (1 / {unit})" if unit else "growth"
+    norm = TwoSlopeNorm(0.0, -most, most)
+    _coloured(ax, adata, basis, values, name, cmap="RdBu_r", norm=norm)
+    return ax
+
+
+def fates(adata: Any, *, basis: str = "umap", key: str = KEY) -> list[Axes]:
+    """The share of every cell's descendants that end in each group, a panel each.
+
+    Raises:
+        ValueError: `cells.tl.fates` was not asked, or there is no such embedding.
+    """
+    shares = np.asarray(_entry(adata.obsm, f"{key}_fates", "obsm", "fates"))
+    names = list(adata.uns[key]["fates"])
+    axes = _row(len(names))
+    for ax, share, name in zip(axes, shares.T, names, strict=True):
+        _coloured(ax, adata, basis, share, f"share of {name}", cmap="magma", vmin=0.0, vmax=1.0)
+        ax.set_title(str(name))
+    return axes
+
+
+def velocity(adata: Any, *, basis: str = "umap", key: str = KEY, ax: Axes | None = None) -> Axes:
+    """The mean direction of the cells on an embedding, as stream lines.
+
+    Raises:
+        ValueError: `cells.tl.velocity(adata, basis=...)` was not asked, or there is no such embedding.
+    """
+    own = f"{key}_{basis.removeprefix('X_')}"
+    arrows = np.asarray(_entry(adata.obsm, own, "obsm", f"velocity(adata, basis={basis!r})"))
+    shown, ax = _embedding(adata, basis), _axes(ax)
+    ax.scatter(shown[:, 0], shown[:, 1], s=4, c="#c8ccd0", linewidths=0, rasterized=True)
+    sides = [np.linspace(side.min(), side.max(), GRID) for side in shown.T]
+    grid = np.stack(np.meshgrid(*sides), axis=-1)
+    index, square = nearest_cells(shown, grid.reshape(-1, 2), NEAR)
+    mean = arrows[index].mean(axis=1).reshape(grid.shape)
+    # Where no cell is nobody moves.
+    apart = np.sqrt(np.median(nearest_cells(shown, shown, NEAR)[1][:, -1]))
+    mean[(np.sqrt(square[:, NEAR // 4]) > 2 * apart).reshape(GRID, GRID)] = np.nan
+    ax.streamplot(
+        sides[0], sides[1], mean[..., 0], mean[..., 1], color="#1d2b3a", linewidth=0.9, density=1.3
+    )
+    _tidy(ax, basis)
+    return ax
+
+
+def law(adata: Any, *, model: CellEnergy | None = None, key: str = KEY) -> list[Axes]:
+    """Cells of each time and those predicted from the time before, in the first two coordinates.
+
+    The cells are those that the energy was learned from, where no others are given: a misfit is shown,
+    and not how well new cells are predicted.
+
+    Raises:
+        ValueError: no energy is kept, or entries that it needs are missing.
+    """
+    model = kept(adata, key) if model is None else model
+    points, cells = model.coordinates(adata), snapshots_of(adata, model)
+    if points.shape[1] < 2:
+        raise ValueError("a law is drawn in two coordinates, and the energy takes one")
+    times, axes = model.energy.time_values(), _row(len(cells) - 1)
+    whole = np.concatenate([points[some, :2] for some in cells])
+    draws = named_key(jax.random.key(0), "law")
+    for k, ax in enumerate(axes):
+        (moved,), _ = futures(model.energy, points[cells[k]], k, 1, jax.random.fold_in(draws, k))
+        seen = points[cells[k + 1]]
+        for some, colour, name in ((seen, SEEN, "observed"), (moved, PREDICTED, "predicted")):
+            some = some[:_MOST_POINTS]
+            ax.scatter(some[:, 0], some[:, 1], s=5, c=colour, alpha=0.5, linewidths=0, label=name)
+        ax.set_title(f"{times[k]:g} to {times[k + 1]:g} {model.unit}".strip())
+        ax.set_xlim(*_limits(whole[:, 0]))
+        ax.set_ylim(*_limits(whole[:, 1]))
+        ax.set_aspect("equal")
+        ax.set_xlabel(f"{model.use_rep} 1")
+        ax.set_ylabel(f"{model.use_rep} 2" if k == 0 else "")
+    axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, markerscale=2)
+    return axes
+
+
+def _entry(place: Any, name: str, where: str, function: str) -> Any:
+    if name not in place:
+        raise ValueError(f"no {name!r} in {where}: ask for cells.tl.{function} first")
+    return place[name]
+
+
+def _embedding(adata: Any, basis: str) -> np.ndarray:
+    name = f"X_{basis.removeprefix('X_')}"
+    if name not in adata.obsm:
+        raise ValueError(absent("obsm", name, adata.obsm.keys(), "basis"))
+    found = np.asarray(adata.obsm[name], np.float64)
+    if found.ndim != 2 or found.shape[1] < 2:
+        raise ValueError(f"obsm[{name!r}] has shape {found.shape}; two coordinates are drawn")
+    return found[:, :2]
+
+
+def _axes(ax: Axes | None) -> Axes:
+    if ax is not None:
+        return ax
+    return plt.subplots(figsize=(1.25 * PANEL, PANEL), layout="constrained")[1]
+
+
+def _row(n: int) -> list[Axes]:
+    figure, axes = plt.subplots(
+        1, n, figsize=(1.2 * PANEL * n, PANEL), layout="constrained", squeeze=False
+    )
+    return list(axes[0])
+
+
+def _coloured(
+    ax: Axes, adata: Any, basis: str, values: np.ndarray, name: str, **style: Any
+) -> None:
+    shown = _embedding(adata, basis)
+    order = np.argsort(np.abs(values))  # the most telling ones on top
+    drawn = ax.scatter(
+        shown[order, 0],
+        shown[order, 1],
+        c=values[order],
+        s=6,
+        linewidths=0,
+        rasterized=True,
+        **style,
+    )
+    ax.figure.colorbar(drawn, ax=ax, label=name, shrink=0.85)
+    _tidy(ax, basis)
+
+
+def _tidy(ax: Axes, basis: str) -> None:
+    name = basis.removeprefix("X_")
+    ax.set(xticks=[], yticks=[], xlabel=f"{name} 1", ylabel=f"{name} 2", aspect="equal")
+
+
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    room = 0.05 * (high - low) or 1.0
+    return low - room, high + room

@@ -1,0 +1,429 @@
+"""What a learned energy says of cells, written into their AnnData object: `cells.tl`.
+
+Every function takes the energy that `cells.fit` kept in `adata.uns[key]`, or another `model`; changes
+`adata` in place, or returns a changed copy where `copy=True`; and writes under `key`:
+
+    potential    obs[key_potential], obs[key_energy], obs[key_interaction]
+    velocity     obsm[key_velocity], obsm[key_BASIS], layers[key]
+    growth       obs[key_growth], obs[key_growth_sd]
+    transitions  obsp[key_transitions]
+    fates        obsm[key_fates], uns[key]["fates"], uns[key]["fates_sd"]
+    drivers      varm[key_drivers]
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import sparse
+
+from diffusions.keys import named_key
+from diffusions.late_imports import import_extra
+from jkonet_star.cells.chain import (
+    absorbed,
+    along_drift,
+    futures,
+    similar_cells,
+    step_transitions,
+    terminal_fates,
+)
+from jkonet_star.cells.fields import cell_fields, needs_times
+from jkonet_star.cells.model import KEY, CellEnergy, kept
+from jkonet_star.cells.representation import REPRESENTATION, absent, listed
+from jkonet_star.fitted import FittedEnergy
+
+FUTURES = 10
+FEWER_FUTURES = 3
+"""Of each replicate, whose spread is averaged over all of them."""
+LEAST_EXPRESSED = 1e-12
+"""Variance of a gene, below which it correlates with nothing."""
+
+
+def _of(adata: Any, model: CellEnergy | None, key: str, copy: bool) -> tuple[Any, CellEnergy]:
+    return adata.copy() if copy else adata, kept(adata, key) if model is None else model
+
+
+def potential(
+    adata: Any, *, model: CellEnergy | None = None, key: str = KEY, copy: bool = False
+) -> Any:
+    """Potential and energy of every cell; a constant in each is arbitrary.
+
+    Args:
+        adata: AnnData.
+        model: the energy; the one kept in `uns[key]` where not given.
+        key: of the names.
+        copy: leaves `adata` as it is, and returns a changed copy.
+
+    Raises:
+        ValueError: no energy is kept, or entries that it needs are missing.
+    """
+    adata, model = _of(adata, model, key, copy)
+    fields = cell_fields(model.energy, model.coordinates(adata), _times(adata, model))
+    adata.obs[f"{key}_potential"] = fields.potential
+    adata.obs[f"{key}_energy"] = fields.potential + fields.interaction
+    if model.energy.model.has_interaction:
+        adata.obs[f"{key}_interaction"] = fields.interaction
+    return adata if copy else None
+
+
+def _times(adata: Any, model: CellEnergy) -> np.ndarray | None:
+    return model.times(adata).values if needs_times(model.energy) else None
+
+
+def velocity(
+    adata: Any,
+    *,
+    basis: str | None = None,
+    genes: bool = True,
+    model: CellEnergy | None = None,
+    key: str = KEY,
+    copy: bool = False,
+) -> Any:
+    """The drift of every cell, in its coordinates, on an embedding, and of its genes.
+
+    With p_ij the probabilities `chain`, equation (2), and e_i the embedding of cell i, it is
+
+        v_i = sum_j (p_ij - 1 / k) (e_j - e_i) / |e_j - e_i|                                       (1)
+
+    there, as scVelo has it (Bergen et al., Nat. Biotechnol. 38, 2020): directions are shown, lengths
+    say how sure they are. Of genes it is exact: the drift times the loadings of the components.
+
+    Args:
+        adata: AnnData.
+        basis: of the embedding, `umap` for `obsm["X_umap"]`; none where not given.
+        genes: writes `layers[key]` where `varm["PCs"]` belongs to the energy's coordinates.
+        model: the energy; the one kept in `uns[key]` where not given.
+        key: of the names; scVelo's `vkey`.
+        copy: leaves `adata` as it is, and returns a changed copy.
+
+    Raises:
+        ValueError: no energy is kept, or entries that it needs are missing.
+    """
+    adata, model = _of(adata, model, key, copy)
+    points = model.coordinates(adata)
+    drift = cell_fields(model.energy, points, _times(adata, model)).drift
+    adata.obsm[f"{key}_velocity"] = drift
+    if basis is not None:
+        name = f"X_{basis.removeprefix('X_')}"
+        if name not in adata.obsm:
+            raise ValueError(absent("obsm", name, adata.obsm.keys(), "basis"))
+        shown = np.asarray(adata.obsm[name], np.float64)
+        adata.obsm[f"{key}_{basis.removeprefix('X_')}"] = _projected(points, drift, shown)
+    loadings = _loadings(adata, model)
+    if genes and loadings is not None:
+        adata.layers[key] = (drift @ loadings.T).astype(np.float32)
+    return adata if copy else None
+
+
+def _projected(points: np.ndarray, drift: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Equation (1)."""
+    index, chance = along_drift(points, drift)
+    away = shown[index] - shown[:, None]
+    length = np.linalg.norm(away, axis=2, keepdims=True)
+    direction = away / np.where(length > 0, length, np.inf)
+    return np.einsum("nk,nke->ne", chance - 1.0 / index.shape[1], direction)
+
+
+def _loadings(adata: Any, model: CellEnergy) -> np.ndarray | None:
+    """Of the energy's coordinates, (genes, d); None where there are none."""
+    if model.use_rep != REPRESENTATION or "PCs" not in adata.varm:
+        return None
+    found = np.asarray(adata.varm["PCs"], np.float64)
+    return found[:, : model.energy.dimension] if found.shape[1] >= model.energy.dimension else None
+
+
+def growth(
+    adata: Any, *, model: CellEnergy | None = None, key: str = KEY, copy: bool = False
+) -> Any:
+    """The rate at which every cell multiplies or dies, in 1 / time, and its deviation.
+
+    The deviation is that over the replicates of a bootstrap; without one there is none.
+
+    Args:
+        adata: AnnData.
+        model: the energy; the one kept in `uns[key]` where not given.
+        key: of the names.
+        copy: leaves `adata` as it is, and returns a changed copy.
+
+    Raises:
+        ValueError: no energy is kept, it was learned without growth, or entries are missing.
+    """
+    adata, model = _of(adata, model, key, copy)
+    points, times = model.coordinates(adata), model.times(adata).values
+    adata.obs[f"{key}_growth"] = _rates(model.energy, points, times)
+    replicates = _replicates(model.energy)
+    if replicates:
+        each = [_rates(one, points, times) for one in replicates]
+        adata.obs[f"{key}_growth_sd"] = np.std(each, axis=0, ddof=1)
+    return adata if copy else None
+
+
+def _rates(energy: FittedEnergy, points: np.ndarray, times: np.ndarray) -> np.ndarray:
+    found = np.empty(len(points))
+    for t in np.unique(times):
+        inside = times == t
+        found[inside] = np.asarray(energy.growth(points[inside], float(t)))
+    return found
+
+
+def _replicates(energy: FittedEnergy) -> list[FittedEnergy]:
+    stack = energy.replicates
+    return [] if stack is None else [stack.member(i) for i in range(len(stack.times))]
+
+
+def transitions(
+    adata: Any,
+    *,
+    n_futures: int = FUTURES,
+    seed: int = 0,
+    model: CellEnergy | None = None,
+    key: str = KEY,
+    copy: bool = False,
+) -> Any:
+    """The Markov chain of `chain`, equations (1) and (2), sparse; every row sums to 1.
+
+    It is what CellRank's PrecomputedKernel takes.
+
+    Args:
+        adata: AnnData.
+        n_futures: of each cell, where there is noise.
+        seed: of the noise.
+        model: the energy; the one kept in `uns[key]` where not given.
+        key: of the names.
+        copy: leaves `adata` as it is, and returns a changed copy.
+
+    Raises:
+        ValueError: no energy is kept, entries are missing, or no cell is of some snapshot.
+    """
+    adata, model = _of(adata, model, key, copy)
+    points = model.coordinates(adata)
+    cells = snapshots_of(adata, model)
+    steps, _ = _steps(model.energy, points, cells, n_futures, seed)
+    n = len(points)
+    rows, columns, values = [], [], []
+    for k, step in enumerate(steps):
+        own = step.tocoo()
+        rows.append(cells[k][own.row])
+        columns.append(cells[k + 1][own.col])
+        values.append(own.data)
+    last = cells[-1]
+    drift = cell_fields(model.energy, points[last], _last_times(model, len(last))).drift
+    index, chance = along_drift(points[last], drift)
+    rows.append(np.repeat(last, index.shape[1]))
+    columns.append(last[index].ravel())
+    values.append(chance.ravel())
+    joined = (np.concatenate(rows), np.concatenate(columns))
+    adata.obsp[f"{key}_transitions"] = sparse.csr_matrix((np.concatenate(values), joined), (n, n))
+    return adata if copy else None
+
+
+def _last_times(model: CellEnergy, n: int) -> np.ndarray | None:
+    times = model.energy.time_values()
+    return np.full(n, times[-1]) if needs_times(model.energy) else None
+
+
+def snapshots_of(adata: Any, model: CellEnergy) -> list[np.ndarray]:
+    """The cells of each snapshot of the energy."""
+    times, own = model.snapshot(adata)
+    cells = [np.flatnonzero(own == k) for k in range(len(times))]
+    empty = [f"{t:g}" for t, some in zip(times, cells, strict=True) if not len(some)]
+    if empty:
+        raise ValueError(
+            f"there are no cells at {', '.join(empty)}, which the energy was learned at"
+        )
+    return cells
+
+
+def _steps(
+    energy: FittedEnergy, points: np.ndarray, cells: list[np.ndarray], n_futures: int, seed: int
+) -> tuple[list[sparse.csr_matrix], list[np.ndarray]]:
+    """Transitions and growth of every step."""
+    found, grown = [], []
+    for k in range(len(cells) - 1):
+        key = jax.random.fold_in(named_key(jax.random.key(seed), "futures"), k)
+        arrivals, w = futures(energy, points[cells[k]], k, n_futures, key)
+        found.append(step_transitions(arrivals, points[cells[k + 1]]))
+        grown.append(w)
+    return found, grown
+
+
+def fates(
+    adata: Any,
+    *,
+    groups: str,
+    terminal: Sequence[str] | None = None,
+    n_futures: int = FUTURES,
+    seed: int = 0,
+    model: CellEnergy | None = None,
+    key: str = KEY,
+    copy: bool = False,
+) -> Any:
+    """The share of every cell's descendants that end in each terminal group.
+
+    By the chain of `chain`, equation (3): with noise where the energy has some, with growth where it
+    was learned. `uns[key]["fates"]` has the names of the columns; `uns[key]["fates_sd"]` the deviation
+    over the replicates of a bootstrap.
+
+    Args:
+        adata: AnnData.
+        groups: entry of `obs` with the groups.
+        terminal: those in which cells end; all that the last snapshot has where not given.
+        n_futures: of each cell, where there is noise.
+        seed: of the noise.
+        model: the energy; the one kept in `uns[key]` where not given.
+        key: of the names.
+        copy: leaves `adata` as it is, and returns a changed copy.
+
+    Raises:
+        ValueError: no energy is kept, entries or groups are missing, or the last snapshot has no cell
+            of a terminal group.
+    """
+    adata, model = _of(adata, model, key, copy)
+    if groups not in adata.obs:
+        raise ValueError(absent("obs", groups, adata.obs.columns, "groups"))
+    labels = np.asarray(adata.obs[groups].astype(str))
+    points = model.coordinates(adata)
+    cells = snapshots_of(adata, model)
+    there = sorted(set(labels[cells[-1]]))
+    names = there if terminal is None else [str(name) for name in terminal]
+    missing = [name for name in names if name not in there]
+    if missing or not names:
+        raise ValueError(
+            f"no cell of the last time is of {listed(missing)}; its groups are {listed(there)}"
+        )
+    ends = np.stack([labels == name for name in names], axis=1).astype(np.float64)
+    last = terminal_fates(points[cells[-1]], ends[cells[-1]])
+
+    similar = [similar_cells(points[some]) for some in cells[:-1]]
+
+    def of(energy: FittedEnergy, n: int) -> np.ndarray:
+        steps, grown = _steps(energy, points, cells, n, seed)
+        each = absorbed(steps, grown, [ends[some] for some in cells[:-1]], last, similar)
+        found = np.empty(ends.shape)
+        for some, own in zip(cells, each, strict=True):
+            found[some] = own
+        return found
+
+    adata.obsm[f"{key}_fates"] = of(model.energy, n_futures)
+    adata.uns.setdefault(key, {})
+    adata.uns[key]["fates"] = np.asarray(names, dtype=object)
+    replicates = _replicates(model.energy)
+    if replicates:
+        each = [of(one, FEWER_FUTURES) for one in replicates]
+        adata.uns[key]["fates_sd"] = np.std(each, axis=0, ddof=1)
+    return adata if copy else None
+
+
+def drivers(
+    adata: Any, *, model: CellEnergy | None = None, key: str = KEY, copy: bool = False
+) -> Any:
+    """How each gene goes with each fate: `varm[key_drivers]`, a table.
+
+    `FATE_correlation` is that of the gene's expression with the share of the fate, over all cells, and
+    `FATE_error` its standard error by Fisher's z, (1 - r^2) / sqrt(n - 3). `FATE_velocity` is how fast
+    the gene changes in the cells with that fate and not in all, per time: with c the loadings and b the
+    drift, sum_i (F_if / sum F_f - 1 / n) c . b_i; only where the loadings are known.
+
+    Args:
+        adata: AnnData with fates.
+        model: the energy; the one kept in `uns[key]` where not given.
+        key: of the names.
+        copy: leaves `adata` as it is, and returns a changed copy.
+
+    Raises:
+        ValueError: no energy is kept, or there are no fates.
+    """
+    adata, model = _of(adata, model, key, copy)
+    pandas = import_extra("pandas", "cells.tl.drivers")
+    if f"{key}_fates" not in adata.obsm:
+        raise ValueError(f"no {key}_fates in obsm: ask for cells.tl.fates first")
+    chance = np.asarray(adata.obsm[f"{key}_fates"])
+    r = _correlations(adata.X, chance)
+    n, loadings = adata.n_obs, _loadings(adata, model)
+    table: dict[str, np.ndarray] = {}
+    for f, name in enumerate(adata.uns[key]["fates"]):
+        table[f"{name}_correlation"] = r[:, f]
+        table[f"{name}_error"] = (1 - r[:, f] ** 2) / np.sqrt(max(n - 3, 1))
+        if loadings is not None:
+            drift = cell_fields(model.energy, model.coordinates(adata), _times(adata, model)).drift
+            more = chance[:, f] / chance[:, f].sum() - 1.0 / n
+            table[f"{name}_velocity"] = loadings @ (more @ drift)
+    adata.varm[f"{key}_drivers"] = pandas.DataFrame(table, index=adata.var_names)
+    return adata if copy else None
+
+
+def _correlations(expression: Any, chance: np.ndarray) -> np.ndarray:
+    """Of genes with fates, (genes, fates); sparse expression stays sparse."""
+    n = len(chance)
+    away = chance - chance.mean(axis=0)
+    product = np.asarray(expression.T @ away)
+    mean = np.asarray(expression.mean(axis=0)).ravel()
+    square = expression.multiply(expression) if sparse.issparse(expression) else expression**2
+    variance = np.asarray(square.mean(axis=0)).ravel() - mean**2
+    scale = np.sqrt(np.maximum(variance, LEAST_EXPRESSED))[:, None] * away.std(axis=0)
+    found = product / n / np.where(scale > 0, scale, np.inf)
+    return np.where(variance[:, None] > LEAST_EXPRESSED, np.clip(found, -1, 1), 0.0)
+
+
+def predict(
+    adata: Any,
+    *,
+    time: float,
+    seed: int = 0,
+    model: CellEnergy | None = None,
+    key: str = KEY,
+) -> Any:
+    """Future cells: those of the last snapshot before a time, moved to it.
+
+    Args:
+        adata: AnnData.
+        time: when, in the unit of the times; after the first snapshot.
+        seed: of the noise.
+        model: the energy; the one kept in `uns[key]` where not given.
+        key: of the names.
+
+    Returns:
+        An AnnData object of the moved cells: their coordinates, `obs[key_weight]` by growth, the
+        entries of `obs` that they had, and, where `varm["PCs"]` belongs to the coordinates, their
+        genes, which is the mean expression and the components' part.
+
+    Raises:
+        ValueError: no energy is kept, entries are missing, or the time is not after the first.
+    """
+    anndata = import_extra("anndata", "cells.tl.predict")
+    if model is None:
+        model = kept(adata, key)
+    times = model.energy.time_values()
+    if not times[0] < time < np.inf:
+        raise ValueError(f"time must be after the first, {times[0]:g}, and finite, got {time}")
+    cells, points = snapshots_of(adata, model), model.coordinates(adata)
+    k = int(np.flatnonzero(times < time)[-1])
+    now = points[cells[k]]
+    weights = np.ones(len(now))
+    at = float(times[k])
+    longest = float(np.diff(times).max())
+    draws, step = named_key(jax.random.key(seed), "predict"), 0
+    while at < time:
+        tau = min(time - at, longest)
+        noise = jax.random.fold_in(draws, step) if float(model.energy.beta) > 0 else None
+        moved, grown = model.energy.advanced(
+            jnp.asarray(now, jnp.float32),
+            jnp.asarray(weights / len(now), jnp.float32),
+            jnp.float32(at),
+            jnp.float32(tau),
+            key=noise,
+        )
+        now, weights = np.asarray(moved.points), np.asarray(grown, np.float64) * len(now)
+        at, step = at + tau, step + 1
+    loadings = _loadings(adata, model)
+    expression, genes = None, None
+    if loadings is not None:
+        mean = np.asarray(adata.X.mean(axis=0)).ravel()
+        expression = (mean + now @ loadings.T).astype(np.float32)
+        genes = adata.var.copy()
+    obs = adata.obs.iloc[cells[k]].copy()
+    obs[f"{key}_weight"] = weights
+    obs[f"{key}_time"] = float(time)
+    return anndata.AnnData(X=expression, obs=obs, var=genes, obsm={model.use_rep: now})

@@ -1,0 +1,168 @@
+"""What is written into an AnnData object is what the energy says."""
+
+import anndata
+import numpy as np
+import pytest
+
+from jkonet_star import cells
+from jkonet_star.cells.model import kept
+
+
+def test_potential_and_velocity_are_those_of_the_energy(adata):
+    model = kept(adata)
+    x = model.coordinates(adata)
+    cells.tl.potential(adata)
+    cells.tl.velocity(adata, basis="umap")
+    np.testing.assert_allclose(
+        adata.obs["jkonet_potential"], model.potential(x), rtol=1e-4, atol=1e-3
+    )
+    np.testing.assert_allclose(adata.obsm["jkonet_velocity"], model.drift(x), rtol=1e-3, atol=1e-3)
+    genes = adata.obsm["jkonet_velocity"] @ adata.varm["PCs"][:, :4].T
+    np.testing.assert_allclose(adata.layers["jkonet"], genes, rtol=1e-4, atol=1e-5)
+    assert adata.obsm["jkonet_umap"].shape == (adata.n_obs, 2)
+
+
+def test_an_embedding_that_is_the_coordinates_shows_their_directions(adata):
+    adata.obsm["X_own"] = adata.obsm["X_pca"][:, :4]
+    cells.tl.velocity(adata, basis="X_own", genes=False)
+    shown, drift = adata.obsm["jkonet_own"], adata.obsm["jkonet_velocity"]
+    cosine = (shown * drift).sum(1) / np.linalg.norm(shown, axis=1) / np.linalg.norm(drift, axis=1)
+    assert np.median(cosine) > 0.8
+    assert "jkonet" not in adata.layers
+
+
+def test_growth_and_its_deviation_are_those_of_the_energy_and_its_replicates(adata):
+    model = kept(adata)
+    cells.tl.growth(adata)
+    late = (adata.obs["day"] == "d4.5").to_numpy()
+    x = model.coordinates(adata)[late]
+    np.testing.assert_allclose(
+        adata.obs["jkonet_growth"][late], model.energy.growth(x, 4.5), rtol=1e-4
+    )
+    each = [model.energy.replicates.member(i).growth(x, 4.5) for i in range(19)]
+    deviation = np.std(np.asarray(each), axis=0, ddof=1)
+    np.testing.assert_allclose(adata.obs["jkonet_growth_sd"][late], deviation, rtol=1e-3, atol=1e-6)
+
+
+def test_fates_sum_to_one_and_know_the_terminal_cells(adata):
+    cells.tl.fates(adata, groups="cell_type", terminal=["C", "A", "B"])
+    fates, kind = adata.obsm["jkonet_fates"], adata.obs["cell_type"].to_numpy()
+    assert adata.uns["jkonet"]["fates"].tolist() == ["C", "A", "B"]
+    np.testing.assert_allclose(fates.sum(axis=1), 1.0, rtol=1e-5)
+    for column, name in enumerate("CAB"):
+        assert (fates[kind == name].argmax(axis=1) == column).all()
+    assert adata.uns["jkonet"]["fates_sd"].shape == fates.shape
+    assert np.abs(fates - adata.obsm["true_fates"][:, [2, 0, 1]]).mean() < 0.15
+
+
+def test_the_transitions_are_a_chain_forward_in_time(adata):
+    cells.tl.transitions(adata)
+    chain = adata.obsp["jkonet_transitions"]
+    np.testing.assert_allclose(chain.sum(axis=1), 1.0, rtol=1e-5)
+    days = adata.obs["day"].cat.codes.to_numpy()
+    rows, columns = chain.nonzero()
+    assert (days[columns] == np.minimum(days[rows] + 1, 3)).all()
+
+
+def test_drivers_are_the_genes_of_the_branches(adata):
+    cells.tl.fates(adata, groups="cell_type", terminal=["A", "B", "C"])
+    cells.tl.drivers(adata)
+    table, truth = adata.varm["jkonet_drivers"], adata.var["true_driver"]
+    for name in "ABC":
+        top = table[f"{name}_correlation"].nlargest(20).index
+        assert (truth[top] == name).mean() >= 0.8
+    fate = adata.obsm["jkonet_fates"][:, 0]
+    r = np.corrcoef(adata.X[:, 120], fate)[0, 1]
+    assert table["A_correlation"].iloc[120] == pytest.approx(r, rel=1e-4)
+    assert table["A_error"].iloc[120] == pytest.approx(
+        (1 - r**2) / np.sqrt(adata.n_obs - 3), rel=1e-3
+    )
+    adata.X[:, 3] = 2.0
+    cells.tl.drivers(adata)
+    assert adata.varm["jkonet_drivers"]["A_correlation"].iloc[3] == 0.0
+
+
+def test_sparse_expression_gives_the_same_drivers(adata):
+    from scipy import sparse
+
+    cells.tl.fates(adata, groups="cell_type", terminal=["A", "B", "C"])
+    cells.tl.drivers(adata)
+    dense = adata.varm["jkonet_drivers"].copy()
+    adata.X = sparse.csr_matrix(adata.X)
+    cells.tl.drivers(adata)
+    np.testing.assert_allclose(adata.varm["jkonet_drivers"], dense, rtol=1e-3, atol=1e-5)
+
+
+def test_predicted_cells_are_those_of_the_energy_with_their_genes(adata):
+    model = kept(adata)
+    future = cells.tl.predict(adata, time=7.0)
+    now = (adata.obs["day"] == "d4.5").to_numpy()
+    moved = model.energy.predict_weighted(model.coordinates(adata)[now], 1, start=2)
+    np.testing.assert_allclose(future.obsm["X_pca"], moved.points[1], rtol=1e-3, atol=1e-3)
+    grown = np.asarray(moved.weights[1] / moved.weights[0])
+    np.testing.assert_allclose(future.obs["jkonet_weight"], grown, rtol=1e-4)
+    mean = np.average(future.X, axis=0, weights=future.obs["jkonet_weight"])
+    late = adata.X[(adata.obs["day"] == "d7").to_numpy()].mean(axis=0)
+    assert np.corrcoef(mean, late)[0, 1] > 0.9
+    assert list(future.var_names) == list(adata.var_names)
+    for time in (5.0, 9.0):
+        assert cells.tl.predict(adata, time=time).n_obs in (
+            now.sum(),
+            (adata.obs["day"] == "d7").sum(),
+        )
+    with pytest.raises(ValueError, match="after the first, 0"):
+        cells.tl.predict(adata, time=0.0)
+
+
+def test_all_of_it_survives_its_file(adata, tmp_path):
+    cells.tl.potential(adata)
+    cells.tl.velocity(adata, basis="umap")
+    cells.tl.growth(adata)
+    cells.tl.fates(adata, groups="cell_type", terminal=["A", "B", "C"])
+    cells.tl.drivers(adata)
+    cells.tl.transitions(adata)
+    for kind in ("h5ad", "zarr"):
+        path = tmp_path / f"cells.{kind}"
+        getattr(adata, f"write_{kind}")(path)
+        back = getattr(anndata, f"read_{kind}")(path)
+        for place in ("obs", "obsm", "varm", "layers", "obsp"):
+            own = {name for name in getattr(adata, place) if str(name).startswith("jkonet")}
+            assert own <= set(getattr(back, place))
+        np.testing.assert_array_equal(back.obsm["jkonet_fates"], adata.obsm["jkonet_fates"])
+        assert list(back.uns["jkonet"]["fates"]) == ["A", "B", "C"]
+        np.testing.assert_array_equal(
+            back.varm["jkonet_drivers"].to_numpy(), adata.varm["jkonet_drivers"].to_numpy()
+        )
+        cells.tl.potential(back)
+
+
+def test_a_copy_leaves_the_cells_as_they_are(adata):
+    copied = cells.tl.potential(adata, copy=True)
+    assert "jkonet_potential" in copied.obs
+    assert "jkonet_potential" not in adata.obs
+    assert cells.tl.potential(adata) is None
+
+
+def without(data, day):
+    return data[(data.obs["day"] != day).to_numpy()].copy()
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (
+            lambda a: cells.tl.velocity(a, basis="umpa"),
+            "no 'X_umpa' in obsm.*did you mean 'X_umap'",
+        ),
+        (lambda a: cells.tl.fates(a, groups="type"), "no 'type' in obs.*available"),
+        (
+            lambda a: cells.tl.fates(a, groups="cell_type", terminal=["A", "D"]),
+            "no cell of the last time is of D; its groups are A, B, C",
+        ),
+        (lambda a: cells.tl.drivers(a), "ask for cells.tl.fates first"),
+        (lambda a: cells.tl.fates(without(a, "d2"), groups="cell_type"), "no cells at 2"),
+    ],
+)
+def test_what_is_missing_is_named(adata, ask, message):
+    with pytest.raises(ValueError, match=message):
+        ask(adata)
