@@ -355,7 +355,15 @@ def check_sparse_pixels(scope):
     assert abs(error[~scope["told"]]).mean() < 0.5 * abs(scope["x"]).mean()
 
 
+def check_cells(scope):
+    adata, future = scope["adata"], scope["future"]
+    np.testing.assert_allclose(adata.obsm["jkonet_fates"].sum(axis=1), 1.0, rtol=1e-5)
+    assert future.shape == ((adata.obs["day"] == "d4.5").sum(), adata.n_vars)
+    assert len(scope["axes"]) == 3
+
+
 CHECKS = {
+    "cells.md": check_cells,
     "contributing.md": check_contributing,
     "data_formats.md": check_formats,
     "reference/api.md": lambda s: all(callable(s[name]) for name in ("fit", "Network")),

@@ -111,7 +111,11 @@ def law(adata: Any, *, model: CellEnergy | None = None, key: str = KEY) -> list[
     whole = np.concatenate([points[some, :2] for some in cells])
     draws = named_key(jax.random.key(0), "law")
     for k, ax in enumerate(axes):
-        (moved,), _ = futures(model.energy, points[cells[k]], k, 1, jax.random.fold_in(draws, k))
+        own = jax.random.fold_in(draws, k)
+        (moved,), grown = futures(model.energy, points[cells[k]], k, 1, own)
+        if model.energy.growth_rate is not None:  # as many as there are then
+            chance = np.random.default_rng(k).choice(len(moved), len(moved), p=grown / grown.sum())
+            moved = moved[chance]
         seen = points[cells[k + 1]]
         for some, colour, name in ((seen, SEEN, "observed"), (moved, PREDICTED, "predicted")):
             some = some[:_MOST_POINTS]

@@ -1,0 +1,112 @@
+"""What is told of simulated cells, against their truth: docs/cells.md's figures.
+
+    python -m benchmarks.cells [--cells=5000] [--genes=2000] [--components=30] [--solver=auto]
+        [--growth] [--amplitude=3] [--change=0.3] [--seed=0] [--pictures=FOLDER]
+
+Cells of `data_generation.populations.simulated_cells`: four uneven days, three branches, growth. Fates
+are compared with the true share of descendants (mean absolute error, by day), drivers with the genes
+that were given to each branch (precision of the first 20), growth rates with the true ones, and the
+genes of the cells that are predicted for the last day with those of its cells (correlation of means).
+"""
+
+import argparse
+import resource
+import time
+import warnings
+
+import matplotlib
+import numpy as np
+
+from data_generation.populations.simulated_cells import BRANCHES, LABELS, simulated_cells
+from jkonet_star import cells
+from jkonet_star.settings import GrowthSettings
+
+matplotlib.use("Agg")
+
+
+def timed(what, function, *args, **options):
+    """Calls it, and prints the processor's time."""
+    start = time.process_time()
+    found = function(*args, **options)
+    print(f"{what}: {time.process_time() - start:.1f} CPU s", flush=True)
+    return found
+
+
+def compare(adata):
+    """Prints what was found beside the truth."""
+    error = np.abs(adata.obsm["jkonet_fates"] - adata.obsm["true_fates"])
+    days = adata.obs["day"].to_numpy()
+    by_day = ", ".join(f"{day} {error[days == day].mean():.3f}" for day in LABELS)
+    print(f"fates: mean absolute error {error.mean():.3f} ({by_day})")
+    constant = np.abs(adata.obsm["true_fates"].mean(axis=0) - adata.obsm["true_fates"]).mean()
+    print(f"  of the same fates for all cells {constant:.3f}")
+    table, truth = adata.varm["jkonet_drivers"], adata.var["true_driver"]
+    for kind in ("correlation", "velocity"):
+        hits = [
+            (truth[table[f"{name}_{kind}"].nlargest(20).index] == name).mean() for name in BRANCHES
+        ]
+        print(f"drivers by {kind}: precision of the first 20 {', '.join(f'{h:.2f}' for h in hits)}")
+    future = cells.tl.predict(adata, time=7.0)
+    mean = np.average(future.X, axis=0, weights=future.obs["jkonet_weight"])
+    own = adata.X[days == "d7"].mean(axis=0)
+    print(f"genes of predicted cells: correlation {np.corrcoef(mean, own)[0, 1]:.4f}")
+    if "jkonet_growth" in adata.obs:
+        found, true = adata.obs["jkonet_growth"].to_numpy(), adata.obs["true_growth"].to_numpy()
+        one = ", ".join(
+            f"{d} {np.corrcoef(found[days == d], true[days == d])[0, 1]:.2f}" for d in LABELS
+        )
+        print(f"growth: correlation {np.corrcoef(found, true)[0, 1]:.3f} ({one})")
+
+
+def main():
+    """Learns, asks, and compares."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cells", type=int, default=5000)
+    parser.add_argument("--genes", type=int, default=2000)
+    parser.add_argument("--components", type=int, default=30)
+    parser.add_argument("--solver", default="auto")
+    parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--amplitude", type=float, default=3.0)
+    parser.add_argument("--change", type=float, default=0.3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pictures")
+    given = parser.parse_args()
+    adata = simulated_cells(given.seed, n_cells=given.cells, n_genes=given.genes)
+    options = {}
+    if given.growth:
+        settings = GrowthSettings(growth_amplitude=given.amplitude, growth_change=given.change)
+        options = {"growth": settings, "masses": adata.uns["masses"]}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        model = timed(
+            "fit",
+            cells.fit,
+            adata,
+            time_key="day",
+            n_components=given.components,
+            solver=given.solver,
+            **options,
+        )
+    print(model)
+    timed("potential", cells.tl.potential, adata)
+    timed("velocity", cells.tl.velocity, adata, basis="umap")
+    timed("fates", cells.tl.fates, adata, groups="cell_type", terminal=list(BRANCHES))
+    timed("drivers", cells.tl.drivers, adata)
+    timed("transitions", cells.tl.transitions, adata)
+    if given.growth:
+        timed("growth", cells.tl.growth, adata)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"peak memory {after / 2**20:.2f} GiB, {before / 2**20:.2f} of it with the cells alone")
+    compare(adata)
+    if given.pictures:
+        for name in ("landscape", "velocity", *(["growth"] if given.growth else [])):
+            getattr(cells.pl, name)(adata).figure.savefig(f"{given.pictures}/{name}.png", dpi=150)
+        for name in ("fates", "law"):
+            getattr(cells.pl, name)(adata)[0].figure.savefig(
+                f"{given.pictures}/{name}.png", dpi=110
+            )
+
+
+if __name__ == "__main__":
+    main()
