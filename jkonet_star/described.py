@@ -34,8 +34,8 @@ _PER_STEP = ("middles", "mean_features", "offsets")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Description:
-    """The entries of `energy.json` beside those of every folder."""
+class Description:
+    """What is told of an energy beside its arrays; JSON."""
 
     kind: Literal["network", "linear"]
     model: dict[str, Any]
@@ -215,7 +215,7 @@ class Blueprint:
     """
 
     model: EnergyModel
-    _told: _Description
+    _told: Description
 
     @classmethod
     def read(
@@ -239,7 +239,7 @@ class Blueprint:
         """
         given = {"potential_module": potential, "interaction_module": interaction}
         try:
-            told = record(_Description, description, more=True)
+            told = record(Description, description, more=True)
             if not told.model.keys().isdisjoint(_MODULES):
                 raise ValueError("its model names modules")
             model = record(_MODELS[told.kind], told.model, "its model")
@@ -266,7 +266,7 @@ class Blueprint:
         return energy.with_replicates(_energy(self.model, self._told, replicates))
 
 
-def _energy(model: EnergyModel, told: _Description, arrays: dict[str, Any]) -> FittedEnergy:
+def _energy(model: EnergyModel, told: Description, arrays: dict[str, Any]) -> FittedEnergy:
     """Raises ValueError unless the arrays are those of the model."""
     _check_arrays(model, arrays)
     constants = arrays.get("constants", {})

@@ -391,7 +391,7 @@ def fit_report(
         if estimate is None
         else BetaReport(
             value=estimate.beta,
-            standard_error=finite_or_none(estimate.standard_error),
+            standard_error=None if estimate.unknown else finite_or_none(estimate.standard_error),
             paired=estimate.paired,
             gain=finite_or_none(estimate.gain),
             converged=estimate.converged,

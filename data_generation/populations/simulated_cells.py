@@ -8,14 +8,14 @@ s(p) = logistic(4 (p - 1)) and u_b = (cos 2 pi b / 3, sin 2 pi b / 3), b = 0, 1,
 
 one valley that forks at p = 1 into three, along u_0, u_1 and u_2, whose cells grow at rates gamma_b.
 Cells move by Euler-Maruyama steps of (1) with noise beta, divide with probability g h of a step h and
-die with probability -g h. Each founder has a barcode that its descendants carry. At every time cells
-are sampled without replacement, and are gone. A gene i has the mean log expression
+die with probability -g h. Every four of the first cells share a barcode, which descendants carry. At
+every time cells are sampled without replacement, and are gone. A gene i has the mean log expression
 
-    m_i + l_i . (p, u_0 . q, u_1 . q, u_2 . q)_+ + batch,                                            (3)
+    m_i + l_i . (p, (u_0 . q)_+, (u_1 . q)_+, (u_2 . q)_+) + batch,                                 (3)
 
-l_i zero but for the genes of progress and the drivers of each branch; counts are Poisson of it times a
-size of the cell, and X is their logarithm after normalisation. The share of a cell's descendants that
-end in each branch comes from (1) and (2), by many futures of each cell.
+l_i zero but for the genes of progress and the drivers of each branch; counts are Poisson of its
+share of the cell's expression times a size, and X is their logarithm after normalisation. The share of
+a cell's descendants that end in each branch comes from (1) and (2), by many futures of each cell.
 """
 
 from typing import Any

@@ -77,7 +77,12 @@ def futures(
     """Where cells of a snapshot are one step ahead, (m, n, d), and the weights of each, (n,).
 
     Without noise m is 1.
+
+    Raises:
+        ValueError: no futures are asked for.
     """
+    if n_futures < 1:
+        raise ValueError(f"n_futures must be at least 1, got {n_futures}")
     noisy = float(energy.beta) > 0
     found = [
         energy.predict_weighted(
@@ -113,8 +118,9 @@ def along_drift(
     points: Float[np.ndarray, "n d"], drift: Float[np.ndarray, "n d"], k: int = NEIGHBOURS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Neighbours of each cell, (n, k), and the probabilities (2) with which it goes to them."""
-    index = nearest_cells(points, points, k + 1)[0]
-    index = _without_itself(index)
+    if len(points) == 1:
+        return np.zeros((1, 1), np.int64), np.ones((1, 1))
+    index = _without_itself(nearest_cells(points, points, k + 1)[0])
     found = np.empty(index.shape)
     length = np.linalg.norm(drift, axis=1)
     for a in range(0, len(points), ROWS_AT_ONCE):

@@ -59,9 +59,14 @@ def annotate_cells(
         prefix: of the names.
 
     Raises:
-        ValueError: an entry is missing, coordinates are not finite, or there are fewer of them than
-            the energy has dimensions.
+        ValueError: an entry is missing, coordinates are not finite, there are fewer of them than the
+            energy has dimensions, or the names are those of an energy that is kept with the cells.
     """
+    if "energy" in data.uns.get(prefix, {}):
+        raise ValueError(
+            f"uns[{prefix!r}] keeps an energy of these cells (cells.fit), which would be lost: choose "
+            "another prefix (--prefix)"
+        )
     representation, time_key = representation or REPRESENTATION, time_key or TIME_KEY
     points = leading_coordinates(data, representation, energy.dimension)
     times = cell_times(data, time_key).values if needs_times(energy) else None

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from diffusions.keys import named_key
 from diffusions.typing import Float
 from jkonet_star.cells.representation import REPRESENTATION, leading_coordinates, remarks
-from jkonet_star.cells.times import CellTimes, cell_times, check_snapshots
+from jkonet_star.cells.times import SECONDS, CellTimes, cell_times, check_snapshots
 from jkonet_star.described import NEWEST, Blueprint, damaged, describe
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.fitting import fit as fit_energy
@@ -68,6 +69,11 @@ class CellEnergy:
             ValueError: there are none, or they have another unit.
         """
         found = cell_times(adata, self.time_key, time_map=self.time_map)
+        if {
+            found.unit,
+            self.unit,
+        } <= SECONDS.keys():  # of other cells another unit may be the smallest
+            return CellTimes(found.values * (SECONDS[found.unit] / SECONDS[self.unit]), self.unit)
         if found.unit != self.unit:
             raise ValueError(
                 f"obs[{self.time_key!r}] is in {found.unit or 'no unit'}, the energy was learned in "
@@ -146,6 +152,9 @@ def fit(
 
 def keep(adata: Any, model: CellEnergy, key_added: str = KEY) -> None:
     """Writes an energy to `adata.uns[key_added]`, in what .h5ad and .zarr files hold."""
+    if "/" in key_added:
+        raise ValueError(f"key_added has a /, which files take for a folder: {key_added!r}")
+    forget(adata, key_added)
     version, description, arrays = describe(model.energy)
     adata.uns[key_added] = {
         _ENERGY: {
@@ -165,20 +174,55 @@ def keep(adata: Any, model: CellEnergy, key_added: str = KEY) -> None:
     }
 
 
-def kept(adata: Any, key: str = KEY) -> CellEnergy:
+def forget(adata: Any, key: str = KEY) -> None:
+    """Removes what was written of an energy: results of another one do not go with it."""
+    adata.uns.pop(key, None)
+    for name in ("potential", "energy", "interaction", "growth", "growth_sd"):
+        adata.obs.drop(columns=f"{key}_{name}", inplace=True, errors="ignore")
+    for place, own in (
+        (adata.obsm, [name for name in adata.obsm if str(name).startswith(f"{key}_")]),
+        (adata.varm, [f"{key}_drivers"]),
+        (adata.obsp, [f"{key}_transitions"]),
+        (adata.layers, [key]),
+    ):
+        for name in own:
+            if name in place:
+                del place[name]
+
+
+def kept(
+    adata: Any,
+    key: str = KEY,
+    *,
+    potential: nn.Module | None = None,
+    interaction: nn.Module | None = None,
+) -> CellEnergy:
     """The energy that `fit` kept in `adata.uns[key]`, of the file it was read from, too.
 
+    Args:
+        adata: AnnData.
+        key: as given to `fit`.
+        potential: the own module of V, where the energy was learned with one; the functions of
+            `cells.tl` take what is returned as their `model`.
+        interaction: likewise of U.
+
     Raises:
-        ValueError: there is none, it is damaged, or a newer release kept it.
+        ValueError: there is none, it is damaged, a newer release kept it, or it needs an own module
+            that is not given.
     """
     where = f"uns[{key!r}]"
     if key not in adata.uns or _ENERGY not in adata.uns[key]:
         raise ValueError(f"{where} holds no energy: learn one first, with cells.fit(adata, ...)")
     about = adata.uns[key]
-    if int(about[_ENERGY]["schema_version"]) > NEWEST:
-        raise ValueError(f"a newer release kept the energy in {where}: upgrade jkonet-diffusions")
     try:
-        read = Blueprint.read(json.loads(str(about[_ENERGY]["description"])), where)
+        version = int(about[_ENERGY]["schema_version"])
+        description = json.loads(str(about[_ENERGY]["description"]))
+    except Exception as error:
+        raise damaged(where, error) from error
+    if version > NEWEST:
+        raise ValueError(f"a newer release kept the energy in {where}: upgrade jkonet-diffusions")
+    read = Blueprint.read(description, where, potential=potential, interaction=interaction)
+    try:
         energy = read.energy(jax.tree.map(jnp.asarray, _plain(about[_ENERGY]["arrays"])))
         time_map = str(about["time_map"])
         return CellEnergy(

@@ -118,7 +118,8 @@ def law(adata: Any, *, model: CellEnergy | None = None, key: str = KEY) -> list[
             moved = moved[chance]
         seen = points[cells[k + 1]]
         for some, colour, name in ((seen, SEEN, "observed"), (moved, PREDICTED, "predicted")):
-            some = some[:_MOST_POINTS]
+            if len(some) > _MOST_POINTS:
+                some = np.random.default_rng(k).permutation(some)[:_MOST_POINTS]
             ax.scatter(some[:, 0], some[:, 1], s=5, c=colour, alpha=0.5, linewidths=0, label=name)
         ax.set_title(f"{times[k]:g} to {times[k + 1]:g} {model.unit}".strip())
         ax.set_xlim(*_limits(whole[:, 0]))

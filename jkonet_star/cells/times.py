@@ -71,7 +71,8 @@ def parse_times(
         ValueError: a label is missing, is no time, or may mean several; units that do not go
             together; a map without some label. The labels are named.
     """
-    values = labels if hasattr(labels, "dtype") else np.asarray(list(labels))
+    # Of texts no array of the longest one's size.
+    values = labels if hasattr(labels, "dtype") else _array([*labels])
     kind = getattr(values.dtype, "kind", "O")
     if time_map is not None:
         return _mapped(values, what, time_map)
@@ -122,6 +123,11 @@ def check_snapshots(times: np.ndarray, what: str) -> None:
             f"{what} has {len(distinct)} times of {len(times)} cells, most of them of a cell or two: "
             "that is a pseudotime, not when cells were taken; name the entry that says so, or bin it"
         )
+
+
+def _array(labels: list[Any]) -> np.ndarray:
+    text = any(isinstance(label, str) for label in labels)
+    return np.array(labels, object) if text else np.asarray(labels)
 
 
 def _finite(values: np.ndarray, what: str) -> np.ndarray:

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
@@ -31,14 +30,17 @@ from jkonet_star.cells.chain import (
 )
 from jkonet_star.cells.fields import cell_fields, needs_times
 from jkonet_star.cells.model import KEY, CellEnergy, kept
-from jkonet_star.cells.representation import REPRESENTATION, absent, listed
+from jkonet_star.cells.representation import REPRESENTATION, absent, coordinates, listed
 from jkonet_star.fitted import FittedEnergy
 
 FUTURES = 10
 FEWER_FUTURES = 3
 """Of each replicate, whose spread is averaged over all of them."""
-LEAST_EXPRESSED = 1e-12
-"""Variance of a gene, below which it correlates with nothing."""
+LEAST_EXPRESSED = 1e-9
+"""Deviation of a gene, of its largest value, below which it correlates with nothing."""
+GENES_AT_ONCE = 512
+CHECKED, TOLERANCE = 5, 1e-2
+"""Cells whose expression must have the coordinates of the components, and how exactly."""
 
 
 def _of(adata: Any, model: CellEnergy | None, key: str, copy: bool) -> tuple[Any, CellEnergy]:
@@ -113,7 +115,7 @@ def velocity(
         adata.obsm[f"{key}_{basis.removeprefix('X_')}"] = _projected(points, drift, shown)
     loadings = _loadings(adata, model)
     if genes and loadings is not None:
-        adata.layers[key] = (drift @ loadings.T).astype(np.float32)
+        adata.layers[key] = drift @ loadings.T.astype(np.float32)
     return adata if copy else None
 
 
@@ -127,11 +129,25 @@ def _projected(points: np.ndarray, drift: np.ndarray, shown: np.ndarray) -> np.n
 
 
 def _loadings(adata: Any, model: CellEnergy) -> np.ndarray | None:
-    """Of the energy's coordinates, (genes, d); None where there are none."""
-    if model.use_rep != REPRESENTATION or "PCs" not in adata.varm:
+    """Of the energy's coordinates, (genes, d); None where there are none.
+
+    They belong to the coordinates where differences of a few cells' expression have those of their
+    coordinates, whatever mean was taken off.
+    """
+    if model.use_rep != REPRESENTATION or "PCs" not in adata.varm or adata.X is None:
         return None
     found = np.asarray(adata.varm["PCs"], np.float64)
-    return found[:, : model.energy.dimension] if found.shape[1] >= model.energy.dimension else None
+    points = coordinates(adata, model.use_rep)
+    if found.shape[1] != points.shape[1]:
+        return None
+    few = np.unique(np.linspace(0, adata.n_obs - 1, CHECKED).astype(int))
+    some = adata[few].to_memory().X if adata.isbacked else adata[few].X
+    some = np.asarray(some.toarray() if hasattr(some, "toarray") else some, np.float64)
+    own = np.asarray(points[few], np.float64)
+    away = (some - some[0]) @ found - (own - own[0])
+    if np.abs(away).max() > TOLERANCE * max(np.abs(own - own[0]).max(), np.finfo(float).tiny):
+        return None
+    return found[:, : model.energy.dimension]
 
 
 def growth(
@@ -153,6 +169,7 @@ def growth(
     adata, model = _of(adata, model, key, copy)
     points, times = model.coordinates(adata), model.times(adata).values
     adata.obs[f"{key}_growth"] = _rates(model.energy, points, times)
+    adata.obs.drop(columns=f"{key}_growth_sd", inplace=True, errors="ignore")
     replicates = _replicates(model.energy)
     if replicates:
         each = [_rates(one, points, times) for one in replicates]
@@ -269,7 +286,8 @@ def fates(
     Args:
         adata: AnnData.
         groups: entry of `obs` with the groups.
-        terminal: those in which cells end; all that the last snapshot has where not given.
+        terminal: those in which cells end; where not given, all that the last snapshot has and the
+            first has not.
         n_futures: of each cell, where there is noise.
         seed: of the noise.
         model: the energy; the one kept in `uns[key]` where not given.
@@ -283,15 +301,24 @@ def fates(
     adata, model = _of(adata, model, key, copy)
     if groups not in adata.obs:
         raise ValueError(absent("obs", groups, adata.obs.columns, "groups"))
-    labels = np.asarray(adata.obs[groups].astype(str))
+    named = ~np.asarray(adata.obs[groups].isna())
+    labels = np.where(named, np.asarray(adata.obs[groups].astype(str), dtype=object), "")
     points = model.coordinates(adata)
     cells = snapshots_of(adata, model)
-    there = sorted(set(labels[cells[-1]]))
-    names = there if terminal is None else [str(name) for name in terminal]
+    there = sorted(set(labels[cells[-1]]) - {""})
+    # What cells were from the start is not where they end.
+    early = set(labels[cells[0]])
+    names = [name for name in there if name not in early]
+    if terminal is not None:
+        names = [str(name) for name in terminal]
+        if len(set(names)) < len(names):
+            raise ValueError(f"terminal names a group twice: {listed(names)}")
     missing = [name for name in names if name not in there]
     if missing or not names:
         raise ValueError(
             f"no cell of the last time is of {listed(missing)}; its groups are {listed(there)}"
+            if missing
+            else f"name terminal: {listed(there)} of the last time are all there from the start"
         )
     ends = np.stack([labels == name for name in names], axis=1).astype(np.float64)
     last = terminal_fates(points[cells[-1]], ends[cells[-1]])
@@ -309,6 +336,7 @@ def fates(
     adata.obsm[f"{key}_fates"] = of(model.energy, n_futures)
     adata.uns.setdefault(key, {})
     adata.uns[key]["fates"] = np.asarray(names, dtype=object)
+    adata.uns[key].pop("fates_sd", None)
     replicates = _replicates(model.energy)
     if replicates:
         each = [of(one, FEWER_FUTURES) for one in replicates]
@@ -324,7 +352,8 @@ def drivers(
     `FATE_correlation` is that of the gene's expression with the share of the fate, over all cells, and
     `FATE_error` its standard error by Fisher's z, (1 - r^2) / sqrt(n - 3). `FATE_velocity` is how fast
     the gene changes in the cells with that fate and not in all, per time: with c the loadings and b the
-    drift, sum_i (F_if / sum F_f - 1 / n) c . b_i; only where the loadings are known.
+    drift, sum_i (F_if / sum F_f - 1 / n) c . b_i; only where the loadings are known. A / in the name of
+    a fate is a _ in those of the columns.
 
     Args:
         adata: AnnData with fates.
@@ -333,38 +362,69 @@ def drivers(
         copy: leaves `adata` as it is, and returns a changed copy.
 
     Raises:
-        ValueError: no energy is kept, or there are no fates.
+        ValueError: no energy is kept, there are no fates, or X is absent, on disk or not finite.
     """
     adata, model = _of(adata, model, key, copy)
     pandas = import_extra("pandas", "cells.tl.drivers")
     if f"{key}_fates" not in adata.obsm:
         raise ValueError(f"no {key}_fates in obsm: ask for cells.tl.fates first")
     chance = np.asarray(adata.obsm[f"{key}_fates"])
-    r = _correlations(adata.X, chance)
+    r = _correlations(_expression(adata), chance, adata.var_names)
     n, loadings = adata.n_obs, _loadings(adata, model)
+    drift = None
+    if loadings is not None:
+        drift = cell_fields(model.energy, model.coordinates(adata), _times(adata, model)).drift
     table: dict[str, np.ndarray] = {}
-    for f, name in enumerate(adata.uns[key]["fates"]):
+    for f, fate in enumerate(adata.uns[key]["fates"]):
+        name = str(fate).replace("/", "_")  # which files take for a folder
         table[f"{name}_correlation"] = r[:, f]
         table[f"{name}_error"] = (1 - r[:, f] ** 2) / np.sqrt(max(n - 3, 1))
-        if loadings is not None:
-            drift = cell_fields(model.energy, model.coordinates(adata), _times(adata, model)).drift
+        if loadings is not None and drift is not None:
             more = chance[:, f] / chance[:, f].sum() - 1.0 / n
             table[f"{name}_velocity"] = loadings @ (more @ drift)
     adata.varm[f"{key}_drivers"] = pandas.DataFrame(table, index=adata.var_names)
     return adata if copy else None
 
 
-def _correlations(expression: Any, chance: np.ndarray) -> np.ndarray:
-    """Of genes with fates, (genes, fates); sparse expression stays sparse."""
-    n = len(chance)
+def _correlations(expression: Any, chance: np.ndarray, names: Any) -> np.ndarray:
+    """Of genes with fates, (genes, fates); 0 for a gene that is the same in all cells.
+
+    Raises:
+        ValueError: a gene that is not finite.
+    """
     away = chance - chance.mean(axis=0)
-    product = np.asarray(expression.T @ away)
-    mean = np.asarray(expression.mean(axis=0)).ravel()
-    square = expression.multiply(expression) if sparse.issparse(expression) else expression**2
-    variance = np.asarray(square.mean(axis=0)).ravel() - mean**2
-    scale = np.sqrt(np.maximum(variance, LEAST_EXPRESSED))[:, None] * away.std(axis=0)
-    found = product / n / np.where(scale > 0, scale, np.inf)
-    return np.where(variance[:, None] > LEAST_EXPRESSED, np.clip(found, -1, 1), 0.0)
+    found = np.zeros((expression.shape[1], chance.shape[1]))
+    if sparse.issparse(expression):
+        expression = expression.tocsc()
+    for start in range(0, len(found), GENES_AT_ONCE):
+        genes = slice(start, start + GENES_AT_ONCE)
+        some = expression[:, genes]
+        # Centred in double precision before anything is squared.
+        some = np.asarray(some.toarray() if sparse.issparse(some) else some, np.float64)
+        bad = ~np.isfinite(some).all(axis=0)
+        if bad.any():
+            raise ValueError(f"X has NaN or inf in {listed(np.asarray(names[genes])[bad])}")
+        largest = np.abs(some).max(axis=0)
+        some = some - some.mean(axis=0)
+        deviation = some.std(axis=0)
+        telling = deviation > LEAST_EXPRESSED * largest
+        scale = np.where(telling, deviation, np.inf)[:, None] * away.std(axis=0)
+        found[genes] = some.T @ away / len(away) / np.where(scale > 0, scale, np.inf)
+    return np.clip(found, -1, 1)
+
+
+def _expression(adata: Any) -> Any:
+    """X in memory.
+
+    Raises:
+        ValueError: there is none, or it is on disk.
+    """
+    if adata.X is None:
+        raise ValueError("X holds no expression")
+    if adata.isbacked:
+        raise ValueError("X is on disk: give adata.to_memory()")
+    found = adata.X
+    return found.compute() if hasattr(found, "compute") else found
 
 
 def predict(
@@ -390,40 +450,44 @@ def predict(
         genes, which is the mean expression and the components' part.
 
     Raises:
-        ValueError: no energy is kept, entries are missing, or the time is not after the first.
+        ValueError: no energy is kept, entries are missing, the time is not after the first, or there
+            are no cells of the snapshot before it.
     """
     anndata = import_extra("anndata", "cells.tl.predict")
     if model is None:
         model = kept(adata, key)
     times = model.energy.time_values()
-    if not times[0] < time < np.inf:
-        raise ValueError(f"time must be after the first, {times[0]:g}, and finite, got {time}")
-    cells, points = snapshots_of(adata, model), model.coordinates(adata)
-    k = int(np.flatnonzero(times < time)[-1])
-    now = points[cells[k]]
-    weights = np.ones(len(now))
-    at = float(times[k])
-    longest = float(np.diff(times).max())
-    draws, step = named_key(jax.random.key(seed), "predict"), 0
-    while at < time:
-        tau = min(time - at, longest)
+    if isinstance(time, str) or not times[0] < time < np.inf:
+        raise ValueError(f"time must be after the first, {times[0]:g}, and finite, got {time!r}")
+    # Single precision moves a time a little.
+    near = 1e-6 * float(np.ptp(times))
+    k = int(np.flatnonzero(times < time - near)[-1])
+    chosen = np.flatnonzero(model.snapshot(adata)[1] == k)
+    if not len(chosen):
+        raise ValueError(f"there are no cells at {times[k]:g}, from which those at {time:g} come")
+    now = model.coordinates(adata)[chosen]
+    weights = np.full(len(now), 1.0 / len(now))
+    at, step, draws = float(times[k]), k, named_key(jax.random.key(seed), "predict")
+    while time - at > near:
+        # Beyond the last snapshot as its last step, and as long ones.
+        last = min(step, len(times) - 2)
+        tau = min(time - at, float(times[last + 1] - times[last]))
         noise = jax.random.fold_in(draws, step) if float(model.energy.beta) > 0 else None
-        moved, grown = model.energy.advanced(
-            jnp.asarray(now, jnp.float32),
-            jnp.asarray(weights / len(now), jnp.float32),
-            jnp.float32(at),
-            jnp.float32(tau),
-            key=noise,
+        moved = model.energy.predict_weighted(
+            now, 1, key=noise, weights=weights, start=step, dt=tau
         )
-        now, weights = np.asarray(moved.points), np.asarray(grown, np.float64) * len(now)
+        now, weights = np.asarray(moved.points[1]), np.asarray(moved.weights[1], np.float64)
         at, step = at + tau, step + 1
     loadings = _loadings(adata, model)
     expression, genes = None, None
     if loadings is not None:
-        mean = np.asarray(adata.X.mean(axis=0)).ravel()
+        # Of the cells from which the components were made, whichever of them are here.
+        middle = np.asarray(_expression(adata).mean(axis=0), np.float64).ravel()
+        every = np.asarray(adata.varm["PCs"], np.float64)
+        mean = middle - every @ coordinates(adata, model.use_rep).mean(axis=0, dtype=np.float64)
         expression = (mean + now @ loadings.T).astype(np.float32)
         genes = adata.var.copy()
-    obs = adata.obs.iloc[cells[k]].copy()
-    obs[f"{key}_weight"] = weights
+    obs = adata.obs.iloc[chosen].copy()
+    obs[f"{key}_weight"] = weights * len(now)
     obs[f"{key}_time"] = float(time)
     return anndata.AnnData(X=expression, obs=obs, var=genes, obsm={model.use_rep: now})

@@ -111,7 +111,8 @@ class InternalEstimate:
         converged: whether it met its tolerance and the residuals do not contradict it.
         drift: of independent snapshots that the features explain, at unit scale; its theta are the
             `drift_coefficients`.
-        unknown: why the data do not determine beta, in words; see `limits`.
+        unknown: why the data do not determine beta, whatever its standard error, in words; see
+            `limits`.
     """
 
     beta: float
@@ -264,16 +265,15 @@ def estimate_internal(
     units: Units = constants.get("units") or population_units(snapshots)
     # A square of one length may leave double precision where beta does not.
     unit = float(units.length), float(units.length), float(units.time_step)
-    most = most_beta(snapshots) / unit[0] / unit[1] * unit[2]
-    estimate = _at_unit_scale(model, constants, snapshots, units, seed, regime, most)
+    most = most_beta(snapshots)
+    at_unit_scale = most / unit[0] / unit[1] * unit[2]
+    estimate = _at_unit_scale(model, constants, snapshots, units, seed, regime, at_unit_scale)
     beta, error = (
         x * unit[0] * unit[1] / unit[2] for x in (estimate.beta, estimate.standard_error)
     )
-    unknown = too_much_noise(most, estimate.beta, estimate.standard_error)
+    unknown = too_much_noise(most, beta, error)
     if not estimate.paired and estimate.drift_coefficients.size:  # without a drift beta is zero
         unknown = one_law(snapshots) or unknown
-    if unknown:
-        error = np.inf
     return dataclasses.replace(estimate, beta=beta, standard_error=error, unknown=unknown)
 
 
@@ -308,13 +308,13 @@ def _at_unit_scale(
     rows = MOST_FEATURE_BYTES // (8 * max(f, 1) * model.dimension)
     few = min(len(x) for x in whole.points) < 4 * FOLDS
     gain, part, problem = 0.0, None, None
+    given = few or regime == "paired"
     if few or (whole.even and regime != "unpaired"):
         affordable = min(n_steps, min(rows, MOST_PARTICLES * n_steps) // n)
         if affordable:
             part = whole.first(affordable)
             problem = _problem(part, whole, model, constants, rng)
-            fit, gain, error = _paired(problem, decided=few or regime == "paired")
-            given = few or regime == "paired"
+            fit, gain, error = _paired(problem, decided=given)
             if fit is not None and (given or not too_much_noise(most, fit.beta, error)):
                 return InternalEstimate(
                     beta=fit.beta,

@@ -7,6 +7,9 @@ spreads the next snapshot in every direction,
     beta <= min_k lambda_min(Sigma_{k+1}) / 2 tau_k,                                               (1)
 
 with Sigma_k the covariance of snapshot k; over long steps a steep drift takes back what noise spreads.
+Of n particles in d dimensions the narrowest direction of a sample is (1 - sqrt(d / n))^2 times that of
+the law (Marchenko and Pastur, 1967), by which it is divided; fewer than `FEWEST` particles per
+dimension say nothing.
 """
 
 import numpy as np
@@ -19,12 +22,13 @@ LEVEL = 0.05
 """Of the p-value of equal laws, from which on they are taken to be one."""
 SLACK = 2.0
 """Of (1), for the chance in the narrowest direction."""
+FEWEST = 3.0
 INTERVAL = float(ndtri(0.95))
 """Half a 90 % interval, in standard errors."""
 
 
 def most_beta(snapshots: Snapshots) -> float:
-    """The bound (1), by the snapshots of more particles than dimensions; infinite without one."""
+    """The bound (1); infinite where no snapshot tells one."""
     least = [
         _narrowest(np.asarray(x, np.float64), np.asarray(w, np.float64)) / (2.0 * tau)
         for x, w, tau in zip(
@@ -33,16 +37,19 @@ def most_beta(snapshots: Snapshots) -> float:
             np.asarray(snapshots.dt, np.float64),
             strict=True,
         )
-        if np.count_nonzero(w) > snapshots.dimension
     ]
     return max(0.0, float(min(least, default=np.inf)))
 
 
 def _narrowest(points: np.ndarray, weights: np.ndarray) -> float:
-    """The least variance of any direction."""
+    """The least variance of any direction of the law."""
     w = weights / weights.sum()
+    crowd = points.shape[1] * float((w**2).sum())  # d / n
+    if crowd > 1 / FEWEST:
+        return np.inf
     away = points - w @ points
-    return float(np.linalg.eigvalsh((w[:, None] * away).T @ away)[0])
+    least = float(np.linalg.eigvalsh((w[:, None] * away).T @ away)[0])
+    return least / (1 - np.sqrt(crowd)) ** 2
 
 
 def one_law(snapshots: Snapshots) -> str | None:

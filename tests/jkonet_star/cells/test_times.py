@@ -1,5 +1,7 @@
 """Times as people write them are read, and what may mean two things is refused."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -93,3 +95,11 @@ def test_a_pseudotime_is_no_time():
         check_snapshots(np.random.default_rng(0).uniform(size=200), "obs['t']")
     with pytest.raises(ValueError, match="one time, 3: at least two"):
         check_snapshots(np.full(9, 3.0), "obs['t']")
+
+
+def test_one_long_label_does_not_make_all_of_them_long():
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="no times"):
+        parse_times(["1"] * 20_000 + ["x" * 100_000], "column 'time'")
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()

@@ -1,11 +1,15 @@
 """What is written into an AnnData object is what the energy says."""
 
+import inspect
+import warnings
+
 import anndata
 import numpy as np
 import pytest
 
 from jkonet_star import cells
 from jkonet_star.cells.model import kept
+from jkonet_star.settings import FeatureSettings
 
 
 def test_potential_and_velocity_are_those_of_the_energy(adata):
@@ -101,15 +105,18 @@ def test_predicted_cells_are_those_of_the_energy_with_their_genes(adata):
     np.testing.assert_allclose(future.obsm["X_pca"], moved.points[1], rtol=1e-3, atol=1e-3)
     grown = np.asarray(moved.weights[1] / moved.weights[0])
     np.testing.assert_allclose(future.obs["jkonet_weight"], grown, rtol=1e-4)
+    # The genes do not depend on which other cells are there.
+    alone = cells.tl.predict(adata[now].copy(), time=7.0)
+    assert np.abs(alone.X - future.X).mean() < 0.03
+    assert abs(adata[now].X.mean(axis=0) - adata.X.mean(axis=0)).max() > 0.2
     mean = np.average(future.X, axis=0, weights=future.obs["jkonet_weight"])
     late = adata.X[(adata.obs["day"] == "d7").to_numpy()].mean(axis=0)
     assert np.corrcoef(mean, late)[0, 1] > 0.9
     assert list(future.var_names) == list(adata.var_names)
-    for time in (5.0, 9.0):
-        assert cells.tl.predict(adata, time=time).n_obs in (
-            now.sum(),
-            (adata.obs["day"] == "d7").sum(),
-        )
+    last = (adata.obs["day"] == "d7").sum()
+    assert [cells.tl.predict(adata, time=t).n_obs for t in (5.0, 9.0)] == [now.sum(), last]
+    with pytest.raises(ValueError, match="after the first, 0, and finite, got 'd5'"):
+        inspect.unwrap(cells.tl.predict)(adata, time="d5")
     with pytest.raises(ValueError, match="after the first, 0"):
         cells.tl.predict(adata, time=0.0)
 
@@ -166,3 +173,106 @@ def without(data, day):
 def test_what_is_missing_is_named(adata, ask, message):
     with pytest.raises(ValueError, match=message):
         ask(adata)
+
+
+@pytest.mark.parametrize("kind", ["int16", "uint16", "float16", "float64", "csr", "csc"])
+def test_expression_of_any_kind_correlates_alike(adata, kind):
+    from scipy import sparse
+
+    cells.tl.fates(adata, groups="cell_type", terminal=["A", "B", "C"])
+    counts = np.round(50 * adata.X)
+    fate = adata.obsm["jkonet_fates"][:, 0]
+    with np.errstate(invalid="ignore"):
+        expected = np.nan_to_num([np.corrcoef(gene, fate)[0, 1] for gene in counts.T])
+    held = getattr(sparse, f"{kind}_matrix")(counts) if kind[:2] == "cs" else counts.astype(kind)
+    adata.X = held
+    cells.tl.drivers(adata)
+    np.testing.assert_allclose(adata.varm["jkonet_drivers"]["A_correlation"], expected, atol=1e-6)
+
+
+def test_a_gene_that_is_not_finite_is_named(adata):
+    cells.tl.fates(adata, groups="cell_type", terminal=["A"])
+    adata.X[3, 7] = np.nan
+    with pytest.raises(ValueError, match="X has NaN or inf in gene7"):
+        cells.tl.drivers(adata)
+
+
+def test_loadings_of_other_coordinates_are_not_used(adata):
+    adata.X = np.expm1(adata.X)
+    cells.tl.velocity(adata)
+    assert "jkonet" not in adata.layers
+    assert cells.tl.predict(adata, time=5.0).X is None
+
+
+def test_terminal_groups_are_those_that_come_later(adata):
+    labels = adata.obs["cell_type"].astype(str)
+    late = np.flatnonzero(adata.obs["day"] == "d7")
+    first = np.flatnonzero(adata.obs["day"] == "d0")
+    labels.iloc[first], labels.iloc[late[0]], labels.iloc[late[1]] = (
+        "progenitor",
+        "progenitor",
+        None,
+    )
+    adata.obs["kind"] = labels
+    cells.tl.fates(adata, groups="kind")
+    assert list(adata.uns["jkonet"]["fates"]) == ["A", "B", "C"]
+    with pytest.raises(ValueError, match="names a group twice: A, A"):
+        cells.tl.fates(adata, groups="kind", terminal=["A", "A"])
+    adata.obs["kind"] = "one"
+    with pytest.raises(ValueError, match="name terminal: one of the last time"):
+        cells.tl.fates(adata, groups="kind")
+
+
+def test_a_fate_with_a_slash_is_written_to_files(adata, tmp_path):
+    adata.obs["kind"] = adata.obs["cell_type"].astype(str).replace({"A": "Mono/Neu"})
+    cells.tl.fates(adata, groups="kind", terminal=["Mono/Neu", "B"])
+    cells.tl.drivers(adata)
+    adata.write_zarr(tmp_path / "cells.zarr")
+    back = anndata.read_zarr(tmp_path / "cells.zarr")
+    assert list(back.uns["jkonet"]["fates"]) == ["Mono/Neu", "B"]
+    assert "Mono_Neu_correlation" in back.varm["jkonet_drivers"]
+
+
+def test_another_energy_leaves_nothing_of_the_first(adata):
+    cells.tl.potential(adata)
+    cells.tl.growth(adata)
+    cells.tl.fates(adata, groups="cell_type", terminal=["A", "B"])
+    cells.tl.drivers(adata)
+    cells.keep(adata, kept(adata))
+    left = [*adata.obs, *adata.obsm, *adata.varm, *adata.layers, *adata.obsp]
+    assert not [name for name in left if str(name).startswith("jkonet")]
+    with pytest.raises(ValueError, match="ask for cells.tl.fates first"):
+        cells.tl.drivers(adata)
+    with pytest.raises(ValueError, match="has a /"):
+        cells.keep(adata, kept(adata), "a/b")
+
+
+def test_what_is_on_disk_is_said(learned, tmp_path):
+    learned.write_h5ad(tmp_path / "cells.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    with pytest.raises(ValueError, match=r"give adata.to_memory\(\)"):
+        cells.tl.predict(backed, time=5.0)
+
+
+def test_noise_is_drawn_from_the_seed(simulated):
+    data = simulated.copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cells.fit(
+            data,
+            time_key="day",
+            n_components=2,
+            solver="jkonet-star-linear-potential-internal",
+            features=FeatureSettings(degree=2, total_degree=2, radial="none"),
+            key_added="noisy",
+        )
+    given = {"groups": "cell_type", "terminal": ["A", "B", "C"], "key": "noisy"}
+    one, two, other = (
+        cells.tl.fates(data, **given, n_futures=2, seed=seed, copy=True).obsm["noisy_fates"]
+        for seed in (0, 0, 1)
+    )
+    assert float(kept(data, "noisy").beta) > 0
+    np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(one, other)
+    with pytest.raises(ValueError, match="n_futures must be at least 1, got 0"):
+        cells.tl.fates(data, **given, n_futures=0)
