@@ -178,7 +178,9 @@ def test_transport_that_did_not_converge_is_not_only_logged():
 
 def test_densities_and_beta_are_reported():
     generator = np.random.default_rng(0)
-    snapshots = snapshots_from_arrays([generator.normal(size=(60, 1)) for _ in range(3)], dt=1.0)
+    # Their laws differ: of one law beta would not be known.
+    points = [0.6**k * generator.normal(size=(60, 1)) for k in range(3)]
+    snapshots = snapshots_from_arrays(points, dt=1.0)
     energy = fit(
         snapshots,
         "jkonet-star-linear-potential-internal",
