@@ -1,7 +1,9 @@
 """Fitted energies on disk: arrays by Orbax, the description of the model as JSON.
 
-energy.json     what `jkonet_star.described` says of it, schema version, checksums of the arrays' files
-arrays/         its arrays
+    energy.json     what `jkonet_star.described` says, schema version, checksums of the arrays' files
+    arrays/         its arrays
+
+The folder is complete or absent.
 """
 
 from pathlib import Path

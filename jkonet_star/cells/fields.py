@@ -71,10 +71,7 @@ def annotate_cells(
     points = leading_coordinates(data, representation, energy.dimension)
     times = cell_times(data, time_key).values if needs_times(energy) else None
     fields = cell_fields(energy, points, times)
-    data.obs[f"{prefix}_potential"] = fields.potential
-    data.obs[f"{prefix}_energy"] = fields.potential + fields.interaction
-    if energy.model.has_interaction:
-        data.obs[f"{prefix}_interaction"] = fields.interaction
+    write_energies(data, energy, fields, prefix)
     data.obsm[f"{prefix}_drift"] = fields.drift
     # What HDF5 holds: no None, no tuples.
     data.uns[prefix] = {
@@ -85,6 +82,17 @@ def annotate_cells(
         "beta": float(energy.beta),
         "training_times": energy.time_values(),
     }
+
+
+def write_energies(data: Any, energy: FittedEnergy, fields: CellFields, prefix: str) -> None:
+    """Writes (1) to (3) into `obs`: `PREFIX_potential`, `PREFIX_interaction` and `PREFIX_energy`.
+
+    The second only where an interaction was learned.
+    """
+    data.obs[f"{prefix}_potential"] = fields.potential
+    data.obs[f"{prefix}_energy"] = fields.potential + fields.interaction
+    if energy.model.has_interaction:
+        data.obs[f"{prefix}_interaction"] = fields.interaction
 
 
 def needs_times(energy: FittedEnergy) -> bool:

@@ -15,7 +15,7 @@ from matplotlib.colors import TwoSlopeNorm
 from diffusions.keys import named_key
 from jkonet_star.cells.chain import futures, nearest_cells
 from jkonet_star.cells.model import KEY, CellEnergy, kept
-from jkonet_star.cells.representation import absent
+from jkonet_star.cells.representation import embedding
 from jkonet_star.cells.tools import snapshots_of
 
 PANEL = 3.6
@@ -138,12 +138,11 @@ def _entry(place: Any, name: str, where: str, function: str) -> Any:
 
 
 def _embedding(adata: Any, basis: str) -> np.ndarray:
-    name = f"X_{basis.removeprefix('X_')}"
-    if name not in adata.obsm:
-        raise ValueError(absent("obsm", name, adata.obsm.keys(), "basis"))
-    found = np.asarray(adata.obsm[name], np.float64)
+    found = embedding(adata, basis)
     if found.ndim != 2 or found.shape[1] < 2:
-        raise ValueError(f"obsm[{name!r}] has shape {found.shape}; two coordinates are drawn")
+        raise ValueError(
+            f"the embedding {basis!r} has shape {found.shape}; two coordinates are drawn"
+        )
     return found[:, :2]
 
 

@@ -63,6 +63,18 @@ def coordinates(data: Any, use_rep: str | None = None) -> np.ndarray:
     return points
 
 
+def embedding(data: Any, basis: str) -> np.ndarray:
+    """`obsm["X_BASIS"]`, of `BASIS` and `X_BASIS` alike, in double precision.
+
+    Raises:
+        ValueError: there is no such entry.
+    """
+    name = f"X_{basis.removeprefix('X_')}"
+    if name not in data.obsm:
+        raise ValueError(absent("obsm", name, data.obsm.keys(), "basis"))
+    return np.asarray(data.obsm[name], np.float64)
+
+
 def leading_coordinates(
     data: Any, use_rep: str | None, n_components: int | None = None
 ) -> Float[np.ndarray, "n d"]:

@@ -28,9 +28,15 @@ from jkonet_star.cells.chain import (
     step_transitions,
     terminal_fates,
 )
-from jkonet_star.cells.fields import cell_fields, needs_times
+from jkonet_star.cells.fields import cell_fields, needs_times, write_energies
 from jkonet_star.cells.model import KEY, CellEnergy, kept
-from jkonet_star.cells.representation import REPRESENTATION, absent, coordinates, listed
+from jkonet_star.cells.representation import (
+    REPRESENTATION,
+    absent,
+    coordinates,
+    embedding,
+    listed,
+)
 from jkonet_star.fitted import FittedEnergy
 
 FUTURES = 10
@@ -63,10 +69,7 @@ def potential(
     """
     adata, model = _of(adata, model, key, copy)
     fields = cell_fields(model.energy, model.coordinates(adata), _times(adata, model))
-    adata.obs[f"{key}_potential"] = fields.potential
-    adata.obs[f"{key}_energy"] = fields.potential + fields.interaction
-    if model.energy.model.has_interaction:
-        adata.obs[f"{key}_interaction"] = fields.interaction
+    write_energies(adata, model.energy, fields, key)
     return adata if copy else None
 
 
@@ -108,13 +111,10 @@ def velocity(
     drift = cell_fields(model.energy, points, _times(adata, model)).drift
     adata.obsm[f"{key}_velocity"] = drift
     if basis is not None:
-        name = f"X_{basis.removeprefix('X_')}"
-        if name not in adata.obsm:
-            raise ValueError(absent("obsm", name, adata.obsm.keys(), "basis"))
-        shown = np.asarray(adata.obsm[name], np.float64)
-        adata.obsm[f"{key}_{basis.removeprefix('X_')}"] = _projected(points, drift, shown)
-    loadings = _loadings(adata, model)
-    if genes and loadings is not None:
+        shown = _projected(points, drift, embedding(adata, basis))
+        adata.obsm[f"{key}_{basis.removeprefix('X_')}"] = shown
+    loadings = _loadings(adata, model) if genes else None
+    if loadings is not None:
         adata.layers[key] = drift @ loadings.T.astype(np.float32)
     return adata if copy else None
 
