@@ -85,12 +85,11 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
             refinement=learning.refinement,
             n_energies=len(settings.seeds),
         )
-        if isinstance(solver, Auto):
-            solver.check_particles(dataset.train)
         with run.timed("train"):
             problem = prepare_problem(
                 settings.solver, settings.scheme, settings.seeds[0], learning, dataset
             )
+        solver.check_problem(problem)
         check_resampling(learning.bootstrap, problem)
         cut = solver.remark(problem)
         started = run.start(

@@ -91,18 +91,13 @@ class IJKOnet(PopulationNetwork):
         super().check(dimension)
         check_memory({"a map this wide": network_bytes(self.map_hidden)})
 
-    def prepare(self, problem: Problem) -> tuple[PopulationData, dict[str, Any]]:  # type: ignore[override]
-        """Snapshots, and units to learn in.
-
-        Raises:
-            ValueError: beta is to be learned.
-        """
+    def check_problem(self, problem: Problem) -> None:
+        """Raises ValueError where beta is to be learned."""
         if problem.beta_source == "learned":
             raise ValueError(
                 "iJKOnet learns with a beta that was found before: beta_estimator must be 'auto', "
                 "'paired' or 'unpaired', got 'first-order'"
             )
-        return super().prepare(problem)
 
     def _map(self, dimension: int) -> TransportMap:
         return TransportMap(kind="mlp", dimension=dimension, hidden=self.map_hidden)
@@ -175,7 +170,7 @@ class IJKOnet(PopulationNetwork):
             gap = value(y, w, t) - value(target, target_weights, t)
             if model.internal != "none":
                 slope = jax.vmap(jax.jacfwd(lambda p: push(params, p[None], r)[0]))(u)
-                stretch = jnp.log(jnp.abs(jnp.linalg.det(slope)))
+                stretch = jnp.linalg.slogdet(slope)[1]
                 gap -= model.beta(energy, units) * (w @ stretch)
             moved = 0.5 * w @ jnp.sum((y - u) ** 2, axis=-1)
             return (tau * gap / units.length**2 + moved) / r**2

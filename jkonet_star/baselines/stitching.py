@@ -75,18 +75,13 @@ class Stitching(PopulationNetwork):
         for name in ("match_weight", "particle_learning_rate"):
             conform(getattr(self, name), Positive, name)
 
-    def prepare(self, problem: Problem) -> tuple[PopulationData, dict[str, Any]]:  # type: ignore[override]
-        """Snapshots, couplings, and units to learn in.
-
-        Raises:
-            ValueError: there is growth.
-        """
+    def check_problem(self, problem: Problem) -> None:
+        """Raises ValueError where there is growth."""
         if problem.growth is not None:
             raise ValueError(
                 "Stitching has paths that neither begin nor end: growth must be False, or the solver "
                 "another one"
             )
-        return super().prepare(problem)
 
     def _optimizer(self, data: PopulationData) -> optax.GradientTransformation:
         number = self.batches(data)[1]

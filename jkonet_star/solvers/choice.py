@@ -226,9 +226,10 @@ class Auto(Solver):
         for candidate in candidates(self.network):
             check_memory(candidate.network.memory_needs)
 
-    def check_particles(self, snapshots: Snapshots) -> None:
+    def check_problem(self, problem: Problem) -> None:
         """Raises ValueError where a snapshot has too few particles to hold some out."""
-        for k, count in enumerate(np.count_nonzero(np.asarray(snapshots.weights), axis=1)):
+        weights = np.asarray(problem.snapshots.weights)
+        for k, count in enumerate(np.count_nonzero(weights, axis=1)):
             if count < FEWEST:
                 raise ValueError(
                     f"solver 'auto' holds particles out, and snapshot {k} has {count}; it needs "
@@ -259,9 +260,9 @@ class Auto(Solver):
             on_candidate: called with the name of each before it is trained.
 
         Raises:
-            ValueError: as `check_particles`, or no candidate predicts anything finite.
+            ValueError: as `check_problem`, or no candidate predicts anything finite.
         """
-        self.check_particles(problem.snapshots)
+        self.check_problem(problem)
         refinement = _with_steps(refinement)
         learned, held = _split(problem.snapshots, key)
         part = prepare(

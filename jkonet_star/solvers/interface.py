@@ -107,6 +107,10 @@ class Solver(Protocol):
     def check(self, dimension: int) -> None:
         """Raises ValueError for what cannot be made in d dimensions, before any work."""
 
+    def check_problem(self, problem: "Problem") -> None:
+        """Raises ValueError for what this cannot learn from, before a folder is made."""
+        del problem
+
     def remark(self, problem: "Problem") -> str | None:
         """One line about what is done otherwise than asked; None where nothing is."""
         del problem

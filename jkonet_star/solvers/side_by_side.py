@@ -55,6 +55,8 @@ class SideBySide:
         self.solver = solver
         self._several = not isinstance(problem, Problem)
         problems = [problem] if isinstance(problem, Problem) else list(_common_origin(problem))
+        for one in problems:
+            solver.check_problem(one)
         prepared = [solver.prepare(p) for p in problems]
         self.facts: list[dict[str, Any]] = [facts for _, facts in prepared]
         data = [arrays for arrays, _ in prepared]

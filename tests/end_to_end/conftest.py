@@ -14,6 +14,8 @@ import jax
 import numpy as np
 import pytest
 
+import experiments.run.training
+from checkpoints import load_energy
 from data_generation import __main__ as data_generation
 from data_generation.images import datasets as images
 from diffusions.networks.presets import UNET_PRESETS
@@ -71,6 +73,26 @@ class Place:
     def train(self, name: str, *flags: str, status: int = 0) -> Path:
         assert train.run(self.training(name, *flags)) == status
         return self.runs / name
+
+    def cut(self, name: str, *flags: str, state: int = 1) -> None:
+        """Interrupts a run at its n-th state, which is not written any more."""
+        kept, calls = experiments.run.training.save_state, []
+
+        def interrupt(*arguments):
+            calls.append(None)
+            if len(calls) == state:
+                raise KeyboardInterrupt
+            return kept(*arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(experiments.run.training, "save_state", interrupt)
+            self.train(name, *flags, status=130)
+
+    @staticmethod
+    def bits(run: Path) -> tuple[list[bytes], str]:
+        """Of the energies of a run, and what it wrote on the way."""
+        leaves = jax.tree.leaves(load_energy(run / "energy"))
+        return [np.asarray(leaf).tobytes() for leaf in leaves], (run / "metrics.jsonl").read_text()
 
     def evaluate(self, run: Path, *flags: str, status: int = 0) -> dict[str, Any]:
         arguments = [f"--run={run}", f"--data-dir={self.data}", "--noplots", *flags]

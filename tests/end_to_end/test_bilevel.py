@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-import experiments.run.training
-from checkpoints import load_energy, save_state
+from checkpoints import load_energy
 
 FLAGS = (
     "--dataset=plain",
@@ -22,11 +21,6 @@ FLAGS = (
 )
 
 
-def bits(run):
-    leaves = jax.tree.leaves(load_energy(run / "energy"))
-    return [np.asarray(leaf).tobytes() for leaf in leaves], (run / "metrics.jsonl").read_text()
-
-
 @pytest.mark.parametrize(
     "solver",
     [
@@ -35,7 +29,7 @@ def bits(run):
         pytest.param("jkonet-monge-gap", marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupted_run_resumes_to_the_same_bits(place, solver, monkeypatch):
+def test_an_interrupted_run_resumes_to_the_same_bits(place, solver):
     flags = (f"--solver={solver}", *FLAGS)
     whole = place.train(f"{solver}-whole", *flags)
     summary = json.loads((whole / "summary.json").read_text())
@@ -44,15 +38,9 @@ def test_an_interrupted_run_resumes_to_the_same_bits(place, solver, monkeypatch)
     assert "diverged" not in summary
     assert np.isfinite(summary["emd_one_step_ahead"]["per_seed"]).all()
 
-    def interrupt(*args):
-        save_state(*args)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(experiments.run.training, "save_state", interrupt)
-        place.train(f"{solver}-cut", *flags, status=130)
+    place.cut(f"{solver}-cut", *flags, state=2)
     cut = place.train(f"{solver}-cut", *flags, "--resume")
-    assert bits(cut) == bits(whole)
+    assert place.bits(cut) == place.bits(whole)
     assert place.evaluate(cut)["emd_one_step_ahead"] == summary["emd_one_step_ahead"]
 
 
@@ -61,7 +49,7 @@ def test_the_test_particles_take_no_part_in_training(place):
         place.train(f"jkonet-{part}", "--solver=jkonet-vanilla", *FLAGS, f"--eval={part}")
         for part in ("test_data", "train_data")
     ]
-    assert bits(runs[0])[0] == bits(runs[1])[0]
+    assert place.bits(runs[0])[0] == place.bits(runs[1])[0]
 
 
 def test_a_divergence_is_found_stopped_and_reported(place, capsys):

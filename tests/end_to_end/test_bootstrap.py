@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-import experiments.run.training
 from checkpoints import load_energy
 from experiments import report
 from experiments.run.folder import RunFolder
@@ -19,7 +18,7 @@ def leaves(energies):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(energies)]
 
 
-def test_a_bootstrap_says_what_is_not_known_and_resumes_to_the_same_bits(place, capfd, monkeypatch):
+def test_a_bootstrap_says_what_is_not_known_and_resumes_to_the_same_bits(place, capfd):
     whole = place.train("resampled", *RESAMPLED)
     assert "bootstrap: 19 energies of resampled " in capfd.readouterr().out
     energies = load_energy(whole / "energy")
@@ -37,17 +36,7 @@ def test_a_bootstrap_says_what_is_not_known_and_resumes_to_the_same_bits(place, 
     assert leaves(load_energy(plain / "energy")) == leaves(energies)
 
     # States of epochs 2 and 4 of the energy, then of its replicates.
-    kept, calls = experiments.run.training.save_state, []
-
-    def interrupt(*arguments):
-        calls.append(None)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return kept(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(experiments.run.training, "save_state", interrupt)
-        place.train("resampled_again", *RESAMPLED, status=130)
+    place.cut("resampled_again", *RESAMPLED, state=4)
     place.train("resampled_again", *RESAMPLED, "--resume")
     again = load_energy(place.runs / "resampled_again" / "energy")
     assert leaves(again) == leaves(energies)

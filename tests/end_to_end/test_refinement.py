@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-import experiments.run.training
 from checkpoints import load_energy
 from experiments import report, train
 from experiments.populations import training
@@ -27,21 +26,6 @@ def result(run):
     return leaves, summary, (run / "refinement" / "metrics.jsonl").read_bytes(), files
 
 
-def interrupted_at(name, call, place, run_name, flags):
-    """The n-th state of the run is not written any more."""
-    kept, calls = getattr(experiments.run.training, name), []
-
-    def interrupt(*arguments):
-        calls.append(None)
-        if len(calls) == call:
-            raise KeyboardInterrupt
-        return kept(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments.run.training, name, interrupt)
-        place.train(run_name, *flags, status=130)
-
-
 def test_a_refined_run_says_so_and_resumes_to_the_same_bits(place, capfd):
     whole = place.train("refined", *REFINED)
     rows = RunFolder(whole / "refinement").rows()
@@ -59,7 +43,7 @@ def test_a_refined_run_says_so_and_resumes_to_the_same_bits(place, capfd):
         np.asarray(x).tobytes() for x in jax.tree.leaves(load_energy(plain / "energy"))
     ]
     # States of epochs 2, of steps 2, 4 and 6.
-    interrupted_at("save_state", 3, place, "refined-again", REFINED)
+    place.cut("refined-again", *REFINED, state=3)
     capfd.readouterr()
     place.train("refined-again", *REFINED[:2], "--seeds=0,2", "--resume", status=2)
     assert "which is missing here; a resumed run keeps its settings" in capfd.readouterr().err
@@ -86,7 +70,7 @@ def test_auto_compares_says_what_it_chose_and_does_not_choose_twice(place, capfd
     assert len(names) == 5
     energy = load_energy(whole / "energy")
     assert [row.chosen for row in energy.report.compared] == [r["chosen"] for r in kept["compared"]]
-    interrupted_at("save_state", 1, place, "auto-again", AUTO)
+    place.cut("auto-again", *AUTO, state=1)
     monkeypatch.setattr(training.Auto, "choose", None)  # chosen already
     place.train("auto-again", *AUTO, "--resume")
     assert result(place.runs / "auto-again") == result(whole)
@@ -96,7 +80,7 @@ def test_auto_compares_says_what_it_chose_and_does_not_choose_twice(place, capfd
 
 def test_a_damaged_choice_is_one_line(place, capfd, monkeypatch):
     monkeypatch.setattr(choice_module, "WIDE", (12,))
-    interrupted_at("save_state", 1, place, "auto-damaged", AUTO)
+    place.cut("auto-damaged", *AUTO, state=1)
     file = place.runs / "auto-damaged" / "choice.json"
     content = json.loads(file.read_text())
     for row in content["compared"]:

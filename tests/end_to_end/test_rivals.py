@@ -2,19 +2,10 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
-import experiments.run.training
-from checkpoints import load_energy, save_state
-
 FLAGS = ("--epochs=4", "--eval-every=2", "--seeds=0,2")
-
-
-def bits(run):
-    leaves = jax.tree.leaves(load_energy(run / "energy"))
-    return [np.asarray(leaf).tobytes() for leaf in leaves], (run / "metrics.jsonl").read_text()
 
 
 @pytest.mark.parametrize(
@@ -29,7 +20,7 @@ def bits(run):
         pytest.param("stitching-time-potential", "plain", marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupted_run_resumes_to_the_same_bits(place, solver, dataset, monkeypatch):
+def test_an_interrupted_run_resumes_to_the_same_bits(place, solver, dataset):
     flags = (f"--solver={solver}", f"--dataset={dataset}", *FLAGS)
     whole = place.train(f"{solver}-whole", *flags)
     summary = json.loads((whole / "summary.json").read_text())
@@ -38,24 +29,22 @@ def test_an_interrupted_run_resumes_to_the_same_bits(place, solver, dataset, mon
     assert np.isfinite(summary["emd_one_step_ahead"]["per_seed"]).all()
     assert {"energy_distance", "c2st", "variance_ratio", "w1"} <= summary["law"].keys()
 
-    def interrupt(*args):
-        save_state(*args)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(experiments.run.training, "save_state", interrupt)
-        place.train(f"{solver}-cut", *flags, status=130)
+    place.cut(f"{solver}-cut", *flags, state=2)
     cut = place.train(f"{solver}-cut", *flags, "--resume")
-    assert bits(cut) == bits(whole)
+    assert place.bits(cut) == place.bits(whole)
     found = place.evaluate(cut)
     assert found["emd_one_step_ahead"] == summary["emd_one_step_ahead"]
     assert found["law"] == summary["law"]
 
 
-def test_a_beta_to_be_learned_is_refused_by_ijkonet(place, capsys):
-    place.train(
-        "refused",
-        *("--solver=ijkonet", "--dataset=full", "--beta-estimator=first-order", *FLAGS),
-        status=2,
-    )
-    assert "beta_estimator must be 'auto'" in capsys.readouterr().err.splitlines()[-1]
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--solver=ijkonet", "--beta-estimator=first-order"), "beta_estimator must be 'auto'"),
+        (("--solver=stitching", "--growth"), "neither begin nor end"),
+    ],
+)
+def test_what_a_rival_cannot_learn_is_refused_before_a_folder_is_made(place, capsys, flags, said):
+    place.train("not-for-rivals", "--dataset=full", *flags, *FLAGS, status=2)
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert not (place.runs / "not-for-rivals").exists()
