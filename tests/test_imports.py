@@ -23,6 +23,7 @@ MAY_IMPORT = {
         "diffusions.late_imports",
         "diffusions.memory",
         "diffusions.precision",
+        "diffusions.releases",
         "diffusions.shapes",
         "diffusions.short_repr",
         "diffusions.training",

@@ -7,7 +7,6 @@ matter: each is folded from the seed by its name.
 
 import dataclasses
 import difflib
-import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from data_generation.scripts.files import check_writable, sha256
 from diffusions.checks import shown
 from diffusions.files import recover
 from diffusions.keys import named_key
+from diffusions.releases import release_of
 from diffusions.short_repr import short_repr
 from diffusions.typing import Key
 from jkonet_star.densities import (
@@ -119,7 +119,7 @@ def generate_dataset(settings: DataSettings) -> Dataset:
         archives["projection"] = dataclasses.asdict(projection)
     check_archives_content(archives)
     metadata: dict[str, Any] = {
-        "created_by": f"jkonet-diffusions {_version()}, jax {jax.__version__}",
+        "created_by": f"jkonet-diffusions {release_of()}, jax {jax.__version__}",
         "arguments": dataclasses.asdict(settings),
         "source": _source(settings),
         "truth": _truth(settings),
@@ -378,10 +378,3 @@ def _truth(settings: DataSettings) -> dict[str, Any] | None:
         "interaction": settings.interaction,
         "beta": settings.beta,
     }
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("jkonet-diffusions")
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"

@@ -27,13 +27,13 @@ import resource
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from data_generation.formats.json_file import read_json
 from data_generation.scripts.files import check_writable, plain, write_json
 from diffusions.files import append_bytes, is_temporary, new_folder, write_text
+from diffusions.releases import OWN, release_of
 from experiments.run.contents import CHECKPOINT, check_own, remove_own
 from experiments.run.lock import check_free, held, hold, moved, release, release_all_but
 from experiments.run.records import (
@@ -60,13 +60,8 @@ TRAINING = "experiments.train"
 
 @functools.cache
 def _releases() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("jkonet-diffusions", "jax", "flax", "optax", "ott-jax", "numpy"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    names = (OWN, "jax", "flax", "optax", "ott-jax", "numpy")
+    return {"python": platform.python_version()} | {name: release_of(name) for name in names}
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,6 @@
 """An energy learned from an AnnData object, which knows the cells' coordinates and is kept in `uns`."""
 
 import dataclasses
-import importlib.metadata
 import json
 import warnings
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.keys import named_key
+from diffusions.releases import release_of
 from diffusions.typing import Float
 from jkonet_star.cells.representation import REPRESENTATION, leading_coordinates, remarks
 from jkonet_star.cells.times import SECONDS, CellTimes, cell_times, check_snapshots
@@ -170,7 +170,7 @@ def keep(adata: Any, model: CellEnergy, key_added: str = KEY) -> None:
         "times": model.energy.time_values(),
         "beta": float(model.energy.beta),
         "report": str(model.energy.report or ""),
-        "version": importlib.metadata.version("jkonet-diffusions"),
+        "version": release_of(),
     }
 
 
