@@ -32,7 +32,6 @@ Where beta was found beforehand (`internal_energy`) it is that one, else a param
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp

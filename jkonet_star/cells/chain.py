@@ -21,15 +21,13 @@ energy of many dimensions follows. A cell that is terminal already stays. One of
 is not has the fates of the terminal cells next to it.
 """
 
-import functools
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
+from sklearn.neighbors import NearestNeighbors
 
 from diffusions.arguments import checked
-from diffusions.typing import Array, Float, HostArray, Key
+from diffusions.typing import Float, HostArray, Key
 from jkonet_star.fitted import FittedEnergy
 
 NEIGHBOURS = 20
@@ -39,32 +37,11 @@ SHARPNESS = 0.1
 ROWS_AT_ONCE = 1024
 
 
-@functools.partial(jax.jit, static_argnames=("k",))
-def _nearest(points: Array, queries: Array, k: int) -> tuple[Array, Array]:
-    def chunk(some: Array) -> tuple[Array, Array]:
-        square = (
-            jnp.sum(some**2, axis=1)[:, None]
-            + jnp.sum(points**2, axis=1)[None]
-            - 2 * some @ points.T
-        )
-        least, index = jax.lax.approx_min_k(square, k, recall_target=0.99)
-        return index, jnp.maximum(least, 0.0)
-
-    rows = queries.reshape(-1, min(ROWS_AT_ONCE, len(queries)), queries.shape[1])
-    index, square = jax.lax.map(chunk, rows)
-    return index.reshape(-1, k), square.reshape(-1, k)
-
-
 def nearest_cells(points: HostArray, queries: HostArray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest points of each query, and their squared distances, (m, k)."""
-    k, m = min(k, len(points)), len(queries)
-    rows = ROWS_AT_ONCE if m > ROWS_AT_ONCE else m
-    padded = np.resize(queries, (-(-m // rows) * rows, queries.shape[1]))
-    center = points.mean(axis=0)
-    index, square = _nearest(
-        jnp.asarray(points - center, jnp.float32), jnp.asarray(padded - center, jnp.float32), k
-    )
-    return np.asarray(index)[:m], np.asarray(square, np.float64)[:m]
+    """The k nearest points of each query, and their squared distances, (m, k), in order."""
+    found = NearestNeighbors(n_neighbors=min(k, len(points))).fit(points)
+    distance, index = found.kneighbors(queries)
+    return index, distance**2
 
 
 def futures(
