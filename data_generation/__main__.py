@@ -1,4 +1,4 @@
-"""Makes a dataset: simulates populations, or reads snapshots, then couples them and fits densities.
+"""Makes a dataset: simulates populations, or reads snapshots, then couples them.
 
 The dataset goes to a folder in --data-dir whose name spells the settings.
 """

@@ -3,7 +3,8 @@
 train.npz, test.npz   points (t, n, d), weights (t, n), times (t,); from schema 2 on origin (d,)
                       and start (), where points and times are relative to them
 couplings.npz         step, source, target, weight, each (c,)
-densities.npz         as `jkonet_star.densities.to_arrays` has it; absent without densities
+densities.npz         as `jkonet_star.densities.to_arrays` has it, in folders of older releases only:
+                      densities are fitted when they are needed
 projection.npz        mean, loadings, explained: as `principal_components.Projection` has them, of data
                       whose columns were reduced when they were read
 snapshots.png         the picture

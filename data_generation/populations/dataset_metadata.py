@@ -1,6 +1,8 @@
 """What `metadata.json` of a dataset says: its schema, checked when it is read."""
 
 import dataclasses
+import hashlib
+import json
 import re
 from typing import Annotated, Any
 
@@ -96,6 +98,19 @@ class Metadata:
     couplings: list[CouplingReport]
     shapes: dict[str, dict[str, list[Natural]]]
     checksums: dict[str, str]
+
+
+def identity(metadata: dict[str, Any]) -> dict[str, str]:
+    """What decides what is learned from a dataset, by name: checksums, and how densities are fitted.
+
+    Of a folder that holds densities, and of one without any, the checksums say it all.
+    """
+    settings = record(DataSettings, metadata["arguments"], more=True)
+    checksums = dict(metadata["checksums"])
+    if "densities.npz" in checksums or not settings.n_gmm_components:
+        return checksums
+    text = json.dumps([dataclasses.asdict(settings.density_settings), settings.seed])
+    return {**checksums, "densities": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def check_metadata(content: dict[str, Any]) -> None:

@@ -1,12 +1,14 @@
-"""Datasets: populations, their couplings and densities, made once and kept in a folder.
+"""Datasets: populations and their couplings, made once and kept in a folder, and their densities.
 
 `generate_dataset` makes the folder that `DataSettings` describe, or finds it; `load_dataset` reads
 one. Couplings and densities see the training particles only. The order of random streams does not
-matter: each is folded from the seed by its name.
+matter: each is folded from the seed by its name. Densities are in no folder: whoever asks for them has
+them fitted, always the same.
 """
 
 import dataclasses
 import difflib
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +33,14 @@ from data_generation.populations.reading import read_file
 from data_generation.populations.settings import DEFAULT_TEST_RATIO, DEFAULTS, DataSettings
 from data_generation.populations.splitting import leave_one_out, split_particles, split_population
 from data_generation.scripts.files import check_writable, sha256
-from diffusions.checks import shown
+from diffusions.checks import record, shown
 from diffusions.files import recover
 from diffusions.keys import named_key
+from diffusions.memory import check_memory
 from diffusions.releases import release_of
 from diffusions.short_repr import short_repr
 from diffusions.typing import Key
-from jkonet_star.densities import (
-    GaussianMixtures,
-    KernelDensities,
-    fit_densities,
-    from_arrays,
-    to_arrays,
-)
+from jkonet_star.densities import Densities, fit_densities, from_arrays
 from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
 from jkonet_star.transport.couplings import Couplings, couple
 
@@ -56,21 +53,35 @@ class Dataset:
         train: the population that is learned from.
         test: the held-out one; with a snapshot left out of `train`, it keeps that snapshot.
         couplings: of consecutive snapshots of `train`.
-        densities: one per snapshot of `train`, or None.
         metadata: what `metadata.json` holds.
         path: the folder.
         projection: that made the coordinates of a file's columns, or None.
+        stored: the densities of a folder that holds them, as older releases made it, or None.
     """
 
     train: Snapshots
     test: Snapshots
     couplings: Couplings
-    densities: GaussianMixtures | KernelDensities | None
     metadata: dict[str, Any]
     path: Path
     projection: Projection | None = None
+    stored: Densities | None = None
 
     __repr__ = short_repr
+
+    @functools.cached_property
+    def densities(self) -> Densities | None:
+        """One per snapshot of `train`; None with `n_gmm_components` 0. Fitted when first asked for.
+
+        Raises:
+            ValueError: they do not fit into memory.
+        """
+        if self.stored is not None:
+            return self.stored
+        settings = record(DataSettings, self.metadata["arguments"], more=True)
+        check_memory(settings.density_memory_needs(self.train.points.shape))
+        key = named_key(jax.random.key(settings.seed), "densities")
+        return fit_densities(self.train, settings.density_settings, key=key)
 
     @property
     def name(self) -> str:
@@ -107,14 +118,11 @@ def generate_dataset(settings: DataSettings) -> Dataset:
         train = leave_one_out(train, settings.leave_one_out)
     _check_batch(settings.batch_size, max(len(p) for p in train.arrays()))
     couplings, reports = couple(train, settings.coupling_settings, key=named_key(key, "couplings"))
-    densities = fit_densities(train, settings.density_settings, key=named_key(key, "densities"))
     archives: Archives = {
         "train": _snapshot_arrays(train),
         "test": _snapshot_arrays(test),
         "couplings": {f: np.asarray(getattr(couplings, f)) for f in _COUPLING_FIELDS},
     }
-    if densities is not None:
-        archives["densities"] = to_arrays(densities)
     if projection is not None:
         archives["projection"] = dataclasses.asdict(projection)
     check_archives_content(archives)
@@ -146,7 +154,6 @@ def generate_dataset(settings: DataSettings) -> Dataset:
         train=train,
         test=test,
         couplings=couplings,
-        densities=densities,
         metadata=metadata,
         path=folder,
         projection=projection,
@@ -230,15 +237,14 @@ def load_dataset(name_or_path: str | Path, data_dir: str | Path = "data") -> Dat
     couplings = Couplings(
         **{name: jnp.asarray(array) for name, array in archives["couplings"].items()}
     )
-    densities = from_arrays(archives["densities"]) if "densities" in archives else None
     return Dataset(
         train=train,
         test=test,
         couplings=couplings,
-        densities=densities,
         metadata=metadata,
         path=folder,
         projection=Projection(**archives["projection"]) if "projection" in archives else None,
+        stored=from_arrays(archives["densities"]) if "densities" in archives else None,
     )
 
 

@@ -187,15 +187,16 @@ class DataSettings(TransportSettings, KernelDensitySettings):
             return {}
         n, d, t = float(self.n_particles), float(self.dimension), self.n_timesteps + 1.0
         block = n if self.batch_size < 0 else min(n, self.batch_size)
-        needs = {
-            "the particles (--n-particles, --n-timesteps, --dimension)": 2 * 4 * t * n * d,
-            "the densities (--n-gmm-components)": 4
-            * min(self.n_gmm_components, n)
-            * max(n, t * d * d),
-        }
+        needs = {"the particles (--n-particles, --n-timesteps, --dimension)": 2 * 4 * t * n * d}
         if self.coupling == "exact":
             needs["the costs of an exact coupling (--batch-size)"] = 8 * block**2
         return needs
+
+    def density_memory_needs(self, shape: tuple[int, ...]) -> dict[str, float]:
+        """Bytes of the largest arrays of the densities of points of a shape (t, n, d), at least."""
+        t, n, d = shape
+        largest = 4.0 * min(self.n_gmm_components, n) * max(n, t * d * d)
+        return {"the densities (--n-gmm-components)": largest}
 
     @property
     def content(self) -> dict[str, Any]:

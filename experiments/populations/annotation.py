@@ -8,6 +8,7 @@ import numpy as np
 from checkpoints import load_energy
 from data_generation.populations.cells import read_cells, write_cells
 from data_generation.populations.dataset_folder import METADATA
+from data_generation.populations.dataset_metadata import identity
 from data_generation.populations.datasets import Dataset, load_dataset
 from data_generation.scripts.command_line import say
 from data_generation.scripts.files import check_writable
@@ -85,7 +86,7 @@ def _dataset(run: Any, recorded: str, data_dir: str) -> Any:
     for folder in (Path(recorded), Path(data_dir) / Path(recorded).name):
         if (folder / METADATA).is_file():
             dataset = load_dataset(folder)
-            run.check_data(dataset.metadata["checksums"])
+            run.check_data(identity(dataset.metadata))
             return dataset
     return None
 

@@ -4,6 +4,7 @@ import contextlib
 import time
 from pathlib import Path
 
+from data_generation.populations.dataset_metadata import identity
 from data_generation.populations.datasets import load_dataset
 from data_generation.scripts.command_line import say
 from data_generation.scripts.files import check_writable, write_json
@@ -31,7 +32,7 @@ def evaluate_run(settings: EvaluateSettings, start: float) -> None:
     dataset = load_dataset(settings.dataset or trained.dataset, settings.data_dir)
     if settings.dataset is None:
         try:
-            run.check_data(dataset.metadata["checksums"])
+            run.check_data(identity(dataset.metadata))
         except ValueError as error:
             raise ValueError(
                 f"{error}; --dataset={dataset.path} takes them as another dataset"

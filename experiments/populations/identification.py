@@ -3,6 +3,7 @@
 import dataclasses
 import time
 
+from data_generation.populations.dataset_metadata import identity
 from data_generation.populations.datasets import load_dataset
 from data_generation.scripts.command_line import say
 from data_generation.scripts.files import check_writable, write_json
@@ -31,7 +32,7 @@ def identify_run(settings: IdentifySettings, start: float) -> None:
             f"{settings.seed_index}"
         )
     dataset = load_dataset(trained.dataset, settings.data_dir)
-    run.check_data(dataset.metadata["checksums"])
+    run.check_data(identity(dataset.metadata))
     file = run.path / "identify.json"
     check_writable(run.path)
     check_output(file, is_identification, "a result of experiments.identify")

@@ -18,6 +18,7 @@ import numpy as np
 
 from checkpoints import save_energy
 from data_generation.formats.json_file import read_record
+from data_generation.populations.dataset_metadata import identity
 from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import say
 from data_generation.scripts.files import write_json
@@ -98,7 +99,7 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
             f"{problem.conditions.point.shape[0]} couplings in dimension {dataset.train.dimension}",
             *learning.of(settings.solver),
             cut=cut,
-            data=dataset.metadata["checksums"],
+            data=identity(dataset.metadata),
             dataset=str(dataset.path),
         )
         if not started:

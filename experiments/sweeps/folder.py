@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.populations.dataset_folder import METADATA, read_metadata
+from data_generation.populations.dataset_metadata import identity
 from data_generation.scripts.files import check_writable, write_json
 from experiments.populations.settings import TrainSettings
 from experiments.run.folder import TRAINING, RunFolder, open_run, start_run
@@ -89,7 +90,7 @@ class SweepFolder:
     def _data(self, cell: Cell) -> dict[str, str] | None:
         """Checksums of a run's data, while they are there."""
         try:
-            return read_metadata(cell.dataset_path)["checksums"]
+            return identity(read_metadata(cell.dataset_path))
         except ValueError:  # what is wrong with them is said when they are used
             return None
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import data_generation.populations.datasets as datasets
+from data_generation.populations.dataset_metadata import identity
 from data_generation.populations.datasets import find_dataset, generate_dataset, load_dataset
 from data_generation.populations.settings import DataSettings
 from diffusions.keys import named_key
-from jkonet_star.densities import to_arrays
+from jkonet_star.densities import GaussianMixtures, fit_densities, to_arrays
 from jkonet_star.transport.couplings import couple
 
 SMALL = {"potential": "sphere", "n_particles": 30, "n_gmm_components": 2, "n_timesteps": 3}
@@ -29,11 +30,39 @@ def made(tmp_path_factory):
     return generate_dataset(settings(tmp_path_factory.mktemp("made")))
 
 
+def edit(folder, change):
+    path = folder / "metadata.json"
+    metadata = json.loads(path.read_text())
+    change(metadata)
+    path.write_text(json.dumps(metadata))
+
+
+def rewritten(folder, archive, change):
+    """The folder with changed arrays, and metadata that agree with them."""
+    with np.load(folder / f"{archive}.npz") as stored:
+        arrays = dict(stored)
+    change(arrays)
+    np.savez(folder / f"{archive}.npz", **arrays)
+    checksum = hashlib.sha256((folder / f"{archive}.npz").read_bytes()).hexdigest()
+
+    def agree(metadata):
+        metadata["shapes"][archive] = {name: list(a.shape) for name, a in arrays.items()}
+        metadata["checksums"][f"{archive}.npz"] = checksum
+
+    edit(folder, agree)
+
+
 @pytest.fixture
 def copy(made, tmp_path):
-    """A dataset of its own to damage, and the settings that describe it."""
-    shutil.copytree(made.path, tmp_path / made.name)
-    return tmp_path / made.name, settings(tmp_path)
+    """A dataset of its own to damage, and the settings that describe it.
+
+    Of an older release: it holds densities.
+    """
+    folder = tmp_path / made.name
+    shutil.copytree(made.path, folder)
+    np.savez(folder / "densities.npz", **to_arrays(made.densities))
+    rewritten(folder, "densities", lambda arrays: None)
+    return folder, settings(tmp_path)
 
 
 def entries(folder):
@@ -63,7 +92,6 @@ def test_the_folder_describes_itself(made):
     files = sorted(p.name for p in made.path.iterdir())
     assert files == [
         "couplings.npz",
-        "densities.npz",
         "metadata.json",
         "snapshots.png",
         "test.npz",
@@ -199,7 +227,10 @@ def test_what_came_while_a_dataset_was_made_stays(copy, monkeypatch):
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
-@pytest.mark.parametrize("name", ["train.npz", "test.npz", "couplings.npz", "densities.npz"])
+ARCHIVES = ("train", "test", "couplings", "densities")
+
+
+@pytest.mark.parametrize("name", [f"{name}.npz" for name in ARCHIVES])
 def test_a_missing_archive_is_named(copy, name):
     folder, same = copy
     (folder / name).unlink()
@@ -208,7 +239,7 @@ def test_a_missing_archive_is_named(copy, name):
             read()
 
 
-@pytest.mark.parametrize("name", ["train.npz", "test.npz", "couplings.npz", "densities.npz"])
+@pytest.mark.parametrize("name", [f"{name}.npz" for name in ARCHIVES])
 def test_a_damaged_archive_is_named(copy, name):
     folder, same = copy
     content = bytearray((folder / name).read_bytes())
@@ -217,13 +248,6 @@ def test_a_damaged_archive_is_named(copy, name):
     for read in (lambda: generate_dataset(same), lambda: load_dataset(folder)):
         with pytest.raises(ValueError, match=f"{name} is damaged: its checksum"):
             read()
-
-
-def edit(folder, change):
-    path = folder / "metadata.json"
-    metadata = json.loads(path.read_text())
-    change(metadata)
-    path.write_text(json.dumps(metadata))
 
 
 @pytest.mark.parametrize(
@@ -264,21 +288,6 @@ def test_hostile_metadata(copy, content):
     with pytest.raises(ValueError, match=r"metadata\.json is ") as error:
         load_dataset(copy[0])
     assert "\n" not in str(error.value)
-
-
-def rewritten(folder, archive, change):
-    """The folder with changed arrays, and metadata that agree with them."""
-    with np.load(folder / f"{archive}.npz") as stored:
-        arrays = dict(stored)
-    change(arrays)
-    np.savez(folder / f"{archive}.npz", **arrays)
-    checksum = hashlib.sha256((folder / f"{archive}.npz").read_bytes()).hexdigest()
-
-    def agree(metadata):
-        metadata["shapes"][archive] = {name: list(a.shape) for name, a in arrays.items()}
-        metadata["checksums"][f"{archive}.npz"] = checksum
-
-    edit(folder, agree)
 
 
 def assign(name, index, value):
@@ -423,7 +432,7 @@ def test_a_dataset_is_found_by_name_or_path_and_near_misses_are_named(made):
         load_dataset("x", data_dir / "nowhere")
 
 
-@pytest.mark.parametrize("failing", ["couple", "fit_densities", "_draw"])
+@pytest.mark.parametrize("failing", ["couple", "_draw"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_failure_leaves_nothing_behind(tmp_path, made, monkeypatch, failing, error, overwrite):
@@ -494,6 +503,38 @@ def test_no_components_mean_no_densities(tmp_path):
     generate_dataset(settings(tmp_path, n_gmm_components=0, dataset_name="x"))
     assert not (tmp_path / "x" / "densities.npz").exists()
     assert load_dataset("x", tmp_path).densities is None
+
+
+def test_densities_are_fitted_when_asked_for_and_always_the_same(made, copy, monkeypatch):
+    monkeypatch.setattr(datasets, "fit_densities", lambda *a, **k: pytest.fail("fitted"))
+    loaded, older = load_dataset(made.path), load_dataset(copy[0])
+    # Those that an older release kept are read.
+    assert_same_arrays(older.densities, made.densities)
+    monkeypatch.setattr(datasets, "fit_densities", fit_densities)
+    assert isinstance(loaded.densities, GaussianMixtures)
+    assert loaded.densities is loaded.densities
+    key = named_key(jax.random.key(0), "densities")
+    expected = fit_densities(made.train, DataSettings(**SMALL).density_settings, key=key)
+    assert_same_arrays(loaded.densities, expected)
+
+
+def test_densities_that_do_not_fit_into_memory_are_refused(made, monkeypatch):
+    monkeypatch.setattr("diffusions.memory.available_bytes", lambda: 0)
+    monkeypatch.setattr(DataSettings, "density_memory_needs", lambda *_: {"the densities": 1e9})
+    with pytest.raises(ValueError, match="not enough memory: the densities would take"):
+        load_dataset(made.path).densities  # noqa: B018
+
+
+def test_data_are_others_where_densities_are(made, copy, tmp_path):
+    own = identity(made.metadata)
+    assert own.items() > made.metadata["checksums"].items()
+    for change in ({"n_gmm_components": 3}, {"density": "kde"}):
+        other = generate_dataset(settings(tmp_path, dataset_name="other", overwrite=True, **change))
+        assert {k for k, v in identity(other.metadata).items() if own[k] != v} == {"densities"}
+    without = generate_dataset(settings(tmp_path, dataset_name="without", n_gmm_components=0))
+    older = load_dataset(copy[0])
+    for data in (without, older):
+        assert identity(data.metadata) == data.metadata["checksums"]
 
 
 def test_held_out_fraction_of_a_simulation(tmp_path):
