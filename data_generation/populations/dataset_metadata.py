@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from data_generation.populations.dataset_checks import OPTIONAL, REQUIRED
 from data_generation.populations.settings import DataSettings, Functional
-from diffusions.checks import Bounds, Natural, NotNegative, record, shown
+from diffusions.checks import Bounds, Natural, NotNegative, Positive, record, shown
 from jkonet_star.transport.couplings import CouplingReport
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -83,6 +83,8 @@ class Metadata:
         left_out: the snapshot that training does not see.
         times: of the snapshots.
         counts: of the particles.
+        time_unit: of the times; empty where the file did not say, and of older releases.
+        masses: of the whole population at the training times, where they are known.
         couplings: how each step was coupled.
         shapes: archive -> array -> lengths of its axes.
         checksums: file -> SHA-256.
@@ -95,22 +97,29 @@ class Metadata:
     left_out: Natural | None = None
     times: Times
     counts: Counts
+    time_unit: str = ""
+    masses: list[Positive] | None = None
     couplings: list[CouplingReport]
     shapes: dict[str, dict[str, list[Natural]]]
     checksums: dict[str, str]
 
 
 def identity(metadata: dict[str, Any]) -> dict[str, str]:
-    """What decides what is learned from a dataset, by name: checksums, and how densities are fitted.
+    """What decides what is learned from a dataset, by name: checksums of the archives, and of the rest.
 
-    Of a folder that holds densities, and of one without any, the checksums say it all.
+    The rest is how densities are fitted, unless there are none or the folder holds them, and masses.
     """
+    found = dict(metadata["checksums"])
     settings = record(DataSettings, metadata["arguments"], more=True)
-    checksums = dict(metadata["checksums"])
-    if "densities.npz" in checksums or not settings.n_gmm_components:
-        return checksums
-    text = json.dumps([dataclasses.asdict(settings.density_settings), settings.seed])
-    return {**checksums, "densities": hashlib.sha256(text.encode()).hexdigest()}
+    if "densities.npz" not in found and settings.n_gmm_components:
+        found["densities"] = _checksum(dataclasses.asdict(settings.density_settings), settings.seed)
+    if metadata.get("masses") is not None:
+        found["masses"] = _checksum(metadata["masses"])
+    return found
+
+
+def _checksum(*content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def check_metadata(content: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ from data_generation.populations.dataset_folder import (
 )
 from data_generation.populations.particles import simulate
 from data_generation.populations.principal_components import Projection
-from data_generation.populations.reading import read_file
+from data_generation.populations.reading import FileContent, read_file
 from data_generation.populations.settings import DEFAULT_TEST_RATIO, DEFAULTS, DataSettings
 from data_generation.populations.splitting import leave_one_out, split_particles, split_population
 from data_generation.scripts.files import check_writable, sha256
@@ -113,9 +113,11 @@ def generate_dataset(settings: DataSettings) -> Dataset:
     folder = Path(settings.data_dir) / settings.name
     check_writable(folder.parent)
     key = jax.random.key(settings.seed)
-    train, test, split, projection = _populations(settings, key)
+    train, test, read, split = _populations(settings, key)
+    masses = None if read is None else read.masses
     if settings.leave_one_out is not None:
         train = leave_one_out(train, settings.leave_one_out)
+        masses = None if masses is None else np.delete(masses, settings.leave_one_out)
     _check_batch(settings.batch_size, max(len(p) for p in train.arrays()))
     couplings, reports = couple(train, settings.coupling_settings, key=named_key(key, "couplings"))
     archives: Archives = {
@@ -123,6 +125,7 @@ def generate_dataset(settings: DataSettings) -> Dataset:
         "test": _snapshot_arrays(test),
         "couplings": {f: np.asarray(getattr(couplings, f)) for f in _COUPLING_FIELDS},
     }
+    projection = None if read is None else read.projection
     if projection is not None:
         archives["projection"] = dataclasses.asdict(projection)
     check_archives_content(archives)
@@ -141,6 +144,8 @@ def generate_dataset(settings: DataSettings) -> Dataset:
             "train": [len(p) for p in train.arrays()],
             "test": [len(p) for p in test.arrays()],
         },
+        "time_unit": "" if read is None else read.unit,
+        "masses": None if masses is None else masses.tolist(),
         "couplings": [dataclasses.asdict(report) for report in reports],
     }
     metadata = write_folder(
@@ -294,18 +299,21 @@ def _locate(name_or_path: str | Path, data_dir: Path) -> Path:
 
 def _populations(
     settings: DataSettings, key: Key
-) -> tuple[Snapshots, Snapshots, dict[str, Any], Projection | None]:
-    """Training and test snapshots, how they were told apart, and what made their coordinates."""
+) -> tuple[Snapshots, Snapshots, FileContent | None, dict[str, Any]]:
+    """Training and test snapshots, the file that they are from, and how they were told apart."""
     held_out: Snapshots | None
-    projection: Projection | None = None
+    read: FileContent | None = None
     if settings.load_from_file is not None:
-        train, held_out, projection = read_file(
+        read = read_file(
             settings.load_from_file,
             dt=settings.dt,
             time_key=settings.time_key,
             representation=settings.representation,
             n_components=settings.n_components,
+            time_map=settings.times_of_labels,
+            mass_key=settings.mass_key,
         )
+        train, held_out = read.train, read.held_out
         independent = "the file's own"
     else:
         train, held_out = _simulated(settings, key, "train"), None
@@ -313,7 +321,7 @@ def _populations(
         if settings.test_ratio is None and not settings.split_population:
             held_out = _simulated(settings, key, "test")
     if held_out is not None and settings.test_ratio is None and not settings.split_population:
-        return train, held_out, {"test": independent}, projection
+        return train, held_out, read, {"test": independent}
     ratio = DEFAULT_TEST_RATIO if settings.test_ratio is None else settings.test_ratio
     counts = {len(p) for p in train.arrays()}
     # Particles of snapshots with unequal counts cannot be followed through time.
@@ -321,9 +329,9 @@ def _populations(
     split = split_population if inside else split_particles
     train, test = split(train, ratio, named_key(key, "split"))
     if ratio == 0:
-        return train, test, {"test": "the training particles", "test_ratio": 0.0}, projection
+        return train, test, read, {"test": "the training particles", "test_ratio": 0.0}
     along = "inside every snapshot" if inside else "along particles"
-    return train, test, {"test": f"held out {along}", "test_ratio": ratio}, projection
+    return train, test, read, {"test": f"held out {along}", "test_ratio": ratio}
 
 
 def _check_batch(batch_size: int, n: int) -> None:

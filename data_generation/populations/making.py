@@ -29,10 +29,10 @@ def make(settings: DataSettings, start: float) -> None:
     for part in ("train", "test"):
         low, high = min(counts[part]), max(counts[part])
         size = f"{low}" if low == high else f"{low} to {high}"
-        times = dataset.metadata["times"][part]
+        times, unit = dataset.metadata["times"][part], dataset.metadata["time_unit"]
         say(
             f"  {part}: {len(times)} snapshots of {size} particles, "
-            f"t = {times[0]:g} to {times[-1]:g}"
+            f"t = {times[0]:g} to {times[-1]:g}{f' {unit}s' if unit else ''}"
         )
     say(f"  test population: {dataset.metadata['split']['test']}")
     for report in dataset.metadata["couplings"]:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from data_generation.formats.plain_numbers import plain_float
 from diffusions.checks import (
     Count,
     Decay,
@@ -58,7 +59,7 @@ FUNCTIONAL_NAMES: tuple[str, ...] = get_args(Functional)[1:]
 DEFAULT_TEST_RATIO = 0.4
 
 _SIMULATION_ONLY = ("n_timesteps", "n_particles", "dimension", "unpaired", "substeps")
-_FILE_ONLY = ("time_key", "representation", "n_components")
+_FILE_ONLY = ("time_key", "time_map", "representation", "n_components", "mass_key")
 _NOT_CONTENT = ("load_from_file", "dataset_name", "data_dir", "overwrite")
 
 
@@ -67,7 +68,7 @@ class DataSettings(TransportSettings, KernelDensitySettings):
     """One dataset: simulated, or read from a file.
 
     Attributes:
-        load_from_file: snapshots to read (.npy, .npz, .csv, .h5ad) instead of simulating. The
+        load_from_file: snapshots to read (.npy, .npz, .csv, .tsv, .h5ad) instead of simulating. The
             energies then name the known truth, if there is one.
         potential: potential energy V.
         n_timesteps: steps between snapshots; there is one snapshot more.
@@ -92,10 +93,13 @@ class DataSettings(TransportSettings, KernelDensitySettings):
         substeps: Euler-Maruyama steps per dt.
         coupling: how consecutive snapshots are coupled.
         density: how each snapshot's density is estimated.
-        time_key: column of .csv (default `time` or `t`) or of AnnData's `obs` (default `time`).
+        time_key: column of a table (default `time` or `t`) or of AnnData's `obs` (default `time`).
+        time_map: times of labels that say none by themselves, such as early=0,late=2.5.
         representation: entry of AnnData's `obsm` (default `X_pca`).
         n_components: coordinates to keep: the leading ones of components, principal components of
             other columns; when absent 5 of TrajectoryNet's layout, and all otherwise.
+        mass_key: number of the whole population at each time, for growth: array of .npz, column of a
+            table, entry of AnnData's `obs` or `uns`.
         data_dir: folder that holds the dataset folders.
         overwrite: replaces an existing dataset instead of reusing it.
     """
@@ -122,8 +126,10 @@ class DataSettings(TransportSettings, KernelDensitySettings):
     coupling: CouplingMethod = "auto"
     density: DensityMethod = "gmm"
     time_key: str | None = None
+    time_map: str | None = None
     representation: str | None = None
     n_components: Count | None = None
+    mass_key: str | None = None
     data_dir: PathText = "data"
     overwrite: bool = False
 
@@ -151,7 +157,8 @@ class DataSettings(TransportSettings, KernelDensitySettings):
             self._refuse(_SIMULATION_ONLY, "excludes --load-from-file: the file says it")
         if self.dataset_name is not None:
             _check_name(self.dataset_name)
-        _ = self.coupling_settings, self.density_settings  # they validate their own part
+        # They validate their own part.
+        _ = self.coupling_settings, self.density_settings, self.times_of_labels
 
     def _refuse(self, names: tuple[str, ...], why: str) -> None:
         for name in names:
@@ -179,6 +186,24 @@ class DataSettings(TransportSettings, KernelDensitySettings):
             n_components=self.n_gmm_components,
             **part_of(KernelDensitySettings, self),
         )
+
+    @property
+    def times_of_labels(self) -> dict[str, float] | None:
+        """Label -> time, of `time_map`."""
+        if self.time_map is None:
+            return None
+        found = {}
+        for pair in self.time_map.split(","):
+            label, equals, time = pair.rpartition("=")
+            try:
+                found[label.strip()] = plain_float(time)
+            except ValueError:
+                equals = ""
+            if not equals:
+                raise ValueError(
+                    f"time_map must be like early=0,late=2.5, got {shown(self.time_map)}"
+                )
+        return found
 
     @property
     def memory_needs(self) -> dict[str, float]:
@@ -246,6 +271,8 @@ _SUFFIXES = {
     "test_ratio": "test",
     "n_gmm_components": "gmm",
     "n_components": "components",
+    "time_map": "times",
+    "mass_key": "masses",
 }
 
 

@@ -66,6 +66,7 @@ def bootstrapped(
         coupling_settings=data.coupling_settings,
         density_settings=data.density_settings,
         growth=learning.growth.chosen,
+        masses=learning.masses_of(metadata),
     )
     energy, key = energies.member(0), jax.random.key(settings.seeds[0])
     kind, problems = resampled_problems(learning.bootstrap, problem, energy, again, key=key)

@@ -1,6 +1,7 @@
 """What the solvers may be told, in one piece: each takes the part that concerns it. Imports no JAX."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -69,6 +70,10 @@ class LearningSettings:
             return (*learner, self.internal)
         # Beta is found with them, whatever the energies are.
         return (*learner, self.internal, self.features)
+
+    def masses_of(self, metadata: Mapping[str, Any]) -> list[float] | None:
+        """Of a dataset's whole population, where they are known and growth is learned."""
+        return metadata.get("masses") if self.growth.growth else None
 
     def solver(self, name: str) -> "Solver":
         """The solver of a name, with its part of these.

@@ -274,6 +274,7 @@ def prepare_problem(
         coupling_reports=() if grows else [record(CouplingReport, row) for row in reports],
         coupling_settings=coupling_settings(dataset.metadata),
         growth=learning.growth.chosen,
+        masses=learning.masses_of(dataset.metadata),
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from diffusions.keys import named_key
 from diffusions.releases import release_of
 from diffusions.typing import Float
+from jkonet_star.cells.masses import cell_masses
 from jkonet_star.cells.representation import REPRESENTATION, leading_coordinates, remarks
 from jkonet_star.cells.times import SECONDS, CellTimes, cell_times, check_snapshots
 from jkonet_star.described import NEWEST, Blueprint, damaged, describe
@@ -108,6 +109,7 @@ def fit(
     n_components: int | None = None,
     solver: Any = "auto",
     time_map: Mapping[Any, float] | None = None,
+    mass_key: str | None = None,
     key_added: str = KEY,
     seed: int = 0,
     **options: Any,
@@ -122,6 +124,8 @@ def fit(
         n_components: how many of them, from the first; all where not given.
         solver: as of `jkonet_star.fit`; `auto` lets held-out cells choose.
         time_map: label -> time, for labels that say none by themselves.
+        mass_key: with `growth`, entry of `obs` or `uns` with the number of cells that the whole
+            population has at each time, which makes rates absolute (see `cells.masses`).
         key_added: under which everything is kept.
         seed: of all randomness.
         **options: of `jkonet_star.fit`: `growth`, `masses`, `bootstrap`, `network`, ...
@@ -134,14 +138,19 @@ def fit(
             time only, a pseudotime; and what `jkonet_star.fit` refuses.
 
     Warns (UserWarning):
-        Coordinates that hardly vary; few cells for the dimension; and what `jkonet_star.fit` says.
+        Times that may be those of single cells; coordinates that hardly vary or were standardised; few
+        cells for the dimension; and what `jkonet_star.fit` says.
     """
     points = leading_coordinates(adata, use_rep, n_components)
     found = cell_times(adata, time_key, time_map=time_map)
-    check_snapshots(found.values, f"obs[{time_key!r}]")
+    odd = check_snapshots(found.values, f"obs[{time_key!r}]")
     times, counts = np.unique(found.values, return_counts=True)
-    for line in remarks(points, counts, f"obsm[{use_rep!r}]"):
+    for line in [*odd, *remarks(points, counts, f"obsm[{use_rep!r}]")]:
         warnings.warn(line, stacklevel=2)
+    if mass_key is not None:
+        if "masses" in options:
+            raise ValueError("masses and mass_key say the same: give one of them")
+        options["masses"] = cell_masses(adata, mass_key, found, time_map=time_map)
     snapshots = snapshots_from_arrays([points[found.values == t] for t in times], times=times)
     energy = fit_energy(snapshots, solver, key=named_key(jax.random.key(seed), "cells"), **options)
     said = None if time_map is None else {str(k): float(v) for k, v in time_map.items()}

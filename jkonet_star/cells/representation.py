@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,10 +13,14 @@ from diffusions.typing import Float
 
 REPRESENTATION = "X_pca"
 MOST_DENSE_BYTES = 1 << 30
+EVEN = 1.05
+"""Ratio of the largest and the least deviation of components that were standardised."""
 IDLE = 1e-8
 """Of the largest variance of a coordinate, below which one says nothing."""
 FEW_PER_DIMENSION = 5
 _NAMED = 5
+# Entries of obsm whose columns are in the order of their importance.
+_ORDERED = re.compile(r"(?:^|[^a-z])(?:pca?|pcs|lsi|svd|diffmap)(?:[^a-z]|$)", re.IGNORECASE)
 
 
 def coordinates(data: Any, use_rep: str | None = None) -> np.ndarray:
@@ -31,7 +36,12 @@ def coordinates(data: Any, use_rep: str | None = None) -> np.ndarray:
     """
     use_rep = use_rep or REPRESENTATION
     if use_rep not in data.obsm:
-        raise ValueError(absent("obsm", use_rep, data.obsm.keys(), "--representation"))
+        said = absent("obsm", use_rep, data.obsm.keys(), "use_rep")
+        if use_rep == REPRESENTATION:
+            said += "; scanpy.pp.pca makes it"
+        elif use_rep == "X":
+            said += "; X is the expression, of which scanpy.pp.pca makes X_pca"
+        raise ValueError(said)
     found, name = data.obsm[use_rep], f"obsm[{use_rep!r}]"
     if hasattr(found, "to_memory"):  # kept on disk, read when asked for
         found = found.to_memory()
@@ -42,7 +52,7 @@ def coordinates(data: Any, use_rep: str | None = None) -> np.ndarray:
         if texts:
             raise ValueError(
                 f"{name} has columns that are no numbers: {listed(texts)}; remove them, or name "
-                f"another entry with --representation (available: {listed(data.obsm.keys())})"
+                f"another entry with use_rep (available: {listed(data.obsm.keys())})"
             )
         found = found.to_numpy()
     elif hasattr(found, "toarray"):  # a sparse matrix
@@ -51,14 +61,14 @@ def coordinates(data: Any, use_rep: str | None = None) -> np.ndarray:
             raise ValueError(
                 f"{name} is a sparse matrix of shape {found.shape}, which would take "
                 f"{n_bytes / 2**30:.3g} GiB as an array: reduce it first, as scanpy.pp.pca does, and "
-                "name the result with --representation"
+                "name the result with use_rep"
             )
         found = found.toarray()
     points = np.asarray(found)
     if points.dtype.kind not in "fiu":
         raise ValueError(
-            f"{name} must hold real numbers, got {points.dtype}; another entry is named by "
-            f"--representation (available: {listed(data.obsm.keys())})"
+            f"{name} must hold real numbers, got {points.dtype}; another entry is named by use_rep "
+            f"(available: {listed(data.obsm.keys())})"
         )
     return points
 
@@ -116,6 +126,11 @@ def remarks(points: Float[np.ndarray, "n d"], counts: np.ndarray, name: str) -> 
     """
     variance, d = points.var(axis=0), points.shape[1]
     found = []
+    if d > 2 and variance.max() < EVEN**2 * variance.min() and in_order(name):
+        found.append(
+            f"the {d} coordinates of {name} have the same variance, as standardised components have, "
+            "which makes noise as large as the signal: take them as the PCA makes them"
+        )
     idle = np.flatnonzero(variance <= IDLE * variance.max())
     if idle.size:
         found.append(
@@ -131,12 +146,17 @@ def remarks(points: Float[np.ndarray, "n d"], counts: np.ndarray, name: str) -> 
     return found
 
 
-def absent(place: str, name: str, names: Iterable[object], flag: str) -> str:
+def in_order(use_rep: str) -> bool:
+    """Whether the first columns of an entry of `obsm`, by its name, are its leading ones."""
+    return bool(_ORDERED.search(use_rep))
+
+
+def absent(place: str, name: str, names: Iterable[object], argument: str) -> str:
     """That an entry is not there, which are, and which one may have been meant."""
     there = [str(n) for n in names]
     near = difflib.get_close_matches(name, there, n=1)
     meant = f"; did you mean {near[0]!r}?" if near else ""
-    return f"no {name!r} in {place} ({flag}); available: {listed(there)}{meant}"
+    return f"no {name!r} in {place} ({argument}); available: {listed(there)}{meant}"
 
 
 def listed(names: Iterable[object]) -> str:

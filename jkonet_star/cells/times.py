@@ -1,10 +1,11 @@
 """When cells were taken, from labels as people write them.
 
-Numbers and text that spells numbers have no unit. `d2.5`, `day 3`, `E8.5`, `2h`, `2 hours`, `P7` and
-time differences have one; minutes, hours, days and weeks become the smallest of them that is used. Days
-of an embryo (E), of life (P) and of an experiment are counted from different moments: they are not
-mixed, nor are numbers with and without a unit. What may mean two things is refused, and a `time_map`
-says it.
+Numbers and text that spells numbers have no unit. `d2.5`, `day 3`, `E8.5`, `2h`, `2 hours` and `P7`
+have one; minutes, hours, days and weeks become the smallest of them that is used. Time differences, and
+the text that pandas makes of them (`0 days 02:00:00`), are in the largest of seconds, minutes, hours
+and days of which the longest has two. Days of an embryo (E), of life (P) and of an experiment are
+counted from different moments: they are not mixed, nor are numbers with and without a unit. What may
+mean two things is refused, and a `time_map` says it.
 """
 
 import re
@@ -18,8 +19,10 @@ from jkonet_star.cells.representation import absent
 
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "week": 604800.0}
 EMBRYONIC, POSTNATAL = "embryonic day", "postnatal day"
-SINGLE, MANY = 2, 20
-"""Cells of a time, and times, up to and from which on times are those of single cells."""
+MANY, FEWEST = 10, 5
+"""Times from which on, and mean cells of a time below which, times are those of single cells."""
+DOUBTFUL_MANY, DOUBTFUL_FEW = 20, 10
+"""More times, and fewer cells of a time, in the median: they may be."""
 
 _SPELLINGS = {
     "second": ("s", "sec", "secs", "second", "seconds"),
@@ -34,6 +37,9 @@ _NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
 _PLAIN = re.compile(rf"{_NUMBER}(?:[eE][+-]?[0-9]+)?", re.ASCII)
 _AFTER = re.compile(rf"({_NUMBER})[ _]?([a-z]+)", re.ASCII | re.IGNORECASE)
 _BEFORE = re.compile(rf"([a-z]+(?: point)?)[ _]?({_NUMBER})", re.ASCII | re.IGNORECASE)
+_DIFFERENCE = re.compile(
+    r"([+-]?[0-9]+) days? \+?([0-9]{2}):([0-9]{2}):([0-9]{2}(?:\.[0-9]+)?)", re.ASCII
+)
 _MOST_LETTERS = 100
 _NAMED = 5
 _KINDS = {"f": "floats", "i": "integers", "u": "integers"}
@@ -79,13 +85,19 @@ def parse_times(
     if kind in _KINDS:
         return CellTimes(_finite(np.asarray(values, np.float64), what), "")
     if kind == "m":
-        return _differences(np.asarray(values, "timedelta64[ns]"), what)
+        spans = np.asarray(values, "timedelta64[ns]")
+        if np.isnat(spans).any():
+            raise ValueError(f"{what} is missing for {np.isnat(spans).sum()} of {len(spans)} cells")
+        return _differences(spans.astype(np.int64) / 1e9)
     if kind in "Mb":
         held, remedy = ("dates", "subtract the first one")
         if kind == "b":
             held, remedy = ("true and false", "say with time_map={True: ..., False: ...}")
         raise ValueError(f"{what} holds {held}, which are no times since a start: {remedy}")
     distinct, of_cell = _distinct(values)
+    seconds = [_seconds(label) for label in distinct]
+    if seconds and None not in seconds:
+        return _differences(np.asarray(seconds, np.float64)[of_cell])
     found = [_parsed(label) for label in distinct]
     wrong = [label for label, time in zip(distinct, found, strict=True) if time is None]
     if wrong:
@@ -109,20 +121,53 @@ def cell_times(
     """
     time_key = time_key or TIME_KEY
     if time_key not in data.obs:
-        raise ValueError(absent("obs", time_key, data.obs.columns, "--time-key"))
+        said = absent("obs", time_key, data.obs.columns, "time_key")
+        if time_key in data.var:
+            said += "; it is in var: cells must be the rows, as they are in adata.T"
+        raise ValueError(said)
     return parse_times(data.obs[time_key], f"obs[{time_key!r}]", time_map=time_map)
 
 
-def check_snapshots(times: np.ndarray, what: str) -> None:
-    """Raises ValueError where the times are those of single cells, or there is only one."""
+def check_snapshots(times: np.ndarray, what: str, *, noun: str = "cell") -> list[str]:
+    """What is odd about times of populations, a line each.
+
+    Args:
+        times: of every cell; finite.
+        what: they are.
+        noun: for what has them.
+
+    Raises:
+        ValueError: there are none, there is only one, or they are those of single cells, as a
+            pseudotime is.
+    """
     distinct, counts = np.unique(times, return_counts=True)
     if len(distinct) < 2:
-        raise ValueError(f"{what} has one time, {distinct[0]:g}: at least two are needed")
-    if len(distinct) > MANY and np.median(counts) <= SINGLE:
+        one = f"one time, {distinct[0]:g}" if len(distinct) else "no times"
+        raise ValueError(f"{what} has {one}: at least two are needed")
+    if len(distinct) == len(times):
         raise ValueError(
-            f"{what} has {len(distinct)} times of {len(times)} cells, most of them of a cell or two: "
-            "that is a pseudotime, not when cells were taken; name the entry that says so, or bin it"
+            f"every {noun} has its own time, as in a pseudotime; a snapshot needs several ({what})"
         )
+    remedy = "group them into few times, or name the times of collection with time_key"
+    if len(distinct) >= MANY and len(times) < FEWEST * len(distinct):
+        raise ValueError(
+            f"{len(times)} {noun}s at {len(distinct)} distinct times ({what}): a snapshot is a "
+            f"population, and these look like a pseudotime or like times of single {noun}s; {remedy}"
+        )
+    found = []
+    alone = np.count_nonzero(counts == 1)
+    if alone:
+        found.append(
+            f"{alone} of {len(distinct)} times ({what}) have a single {noun} each, which is hardly "
+            "a population"
+        )
+    median = float(np.median(counts))
+    if len(distinct) > DOUBTFUL_MANY and median < DOUBTFUL_FEW:
+        found.append(
+            f"{len(distinct)} distinct times ({what}) have {median:g} {noun}s each, in the median: if "
+            f"they are a pseudotime or times of single {noun}s, {remedy}"
+        )
+    return found
 
 
 def _array(labels: list[Any]) -> np.ndarray:
@@ -137,10 +182,20 @@ def _finite(values: np.ndarray, what: str) -> np.ndarray:
     return values
 
 
-def _differences(values: np.ndarray, what: str) -> CellTimes:
-    if np.isnat(values).any():
-        raise ValueError(f"{what} is missing for {np.isnat(values).sum()} of {len(values)} cells")
-    seconds = values.astype(np.int64) / 1e9
+def _seconds(label: Any) -> float | None:
+    """Of a time difference, or of the text that pandas writes for one; None of anything else."""
+    if hasattr(label, "total_seconds"):
+        return float(label.total_seconds())
+    if isinstance(label, np.timedelta64):
+        return float(label / np.timedelta64(1, "s"))
+    found = _DIFFERENCE.fullmatch(label.strip()) if isinstance(label, str) else None
+    if found is None:
+        return None
+    days, hours, minutes, seconds = (float(part) for part in found.groups())
+    return 86400 * days + 3600 * hours + 60 * minutes + seconds
+
+
+def _differences(seconds: np.ndarray) -> CellTimes:
     longest = float(np.abs(seconds).max(initial=0.0))
     unit = "second"
     for name in ("minute", "hour", "day"):
@@ -167,8 +222,9 @@ def _parsed(label: Any) -> tuple[float, str | None] | None:
     """Number and unit of a label, the unit None where it has none; None where it is no time."""
     if label is None or isinstance(label, bool | np.bool_):
         return None
-    if hasattr(label, "total_seconds"):
-        return float(label.total_seconds()), "second"
+    seconds = _seconds(label)
+    if seconds is not None:  # beside labels that are none
+        return seconds, "second"
     if isinstance(label, int | float | np.number):
         return (float(label), None) if np.isfinite(label) else None
     text = str(label).strip()

@@ -123,7 +123,7 @@ def test_fewer_coordinates_of_unnamed_columns_are_principal_components(tmp_path,
     expected = (exact - exact.mean(axis=0)) @ leading
     for found, time in zip(content.train.arrays(), sorted(set(times)), strict=True):
         np.testing.assert_allclose(found, expected[times == time], atol=1e-5)
-    with pytest.raises(ValueError, match=r"x\.npz: n_components is 4, the data have 3"):
+    with pytest.raises(ValueError, match=r"x\.npz: --n-components is 4, the data have 3"):
         read_snapshots(tmp_path / "x.npz", n_components=4)
     assert_holds(read_snapshots(tmp_path / "x.npz", n_components=3), points, times)
 
@@ -411,8 +411,8 @@ BAD_TABLES = [
     ("time,x\n0,1\n0,\n1,2\n", "line 3: '' in column 'x'"),
     ("time,x\n0,1\n0\n1,2\n", "line 3 has 1 fields, the header has 2"),
     ("time,x\nday 0,1\nday 0,3\n1,2\n", "different kinds: 'day 0', '1'"),
-    ("time,x\n0,1\n0,nan\n1,2\n1,3\n", "NaN or inf"),
-    ("time,x\n0,1\n0,inf\n1,2\n1,3\n", "NaN or inf"),
+    ("time,x\n0,1\n0,nan\n1,2\n1,3\n", "line 3: 'nan' in column 'x' is not finite"),
+    ("time,x\n0,1\n0,inf\n1,2\n1,3\n", "line 3: 'inf' in column 'x' is not finite"),
     ("time,name\n0,a\n0,b\n1,c\n", "no numeric column beside 'time'"),
     ("time,x,x\n0,1,1\n", "'x' occurs twice"),
     ("time,x\n0,1_0\n0,2\n1,3\n1,4\n", "line 2: '1_0' in column 'x' is not a number"),
@@ -421,7 +421,7 @@ BAD_TABLES = [
     ('time,"x\ny"\n0,1\n0,2\n1,3\n', r"the name 'x\\ny' of a column has control characters"),
     ('time,"x\x1b[31m"\n0,1\n0,2\n1,3\n', r"the name 'x\\x1b\[31m' of a column"),
     ("time,x\n0," + 200_000 * "1" + "\n", "field larger than field limit"),
-    ("time,x\n0,1e999\n0,2\n1,3\n1,4\n", "NaN or inf"),
+    ("time,x\n0,1e999\n0,2\n1,3\n1,4\n", "line 2: '1e999' in column 'x' is not finite"),
     ("time,x\n0,1\n0,2\n", "at least two snapshots"),
     ("\n\n", "the file is empty"),
 ]
@@ -505,7 +505,10 @@ def test_nothing_is_unpickled(tmp_path):
         ("missing.npz", "no such file"),
         ("folder.npz", "is a folder"),
         ("pipe.npz", "is not a file"),
-        ("cells.txt", r"unknown file type '\.txt' \(accepted: \.npy, \.npz, \.csv, \.h5ad\)"),
+        (
+            "cells.txt",
+            r"unknown file type '\.txt' \(accepted: \.npy, \.npz, \.csv, \.tsv, \.h5ad\)",
+        ),
     ],
 )
 def test_paths(tmp_path, name, reason):

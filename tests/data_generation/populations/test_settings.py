@@ -54,7 +54,7 @@ def test_every_argument_that_matters_changes_the_name():
         "coupling": "sinkhorn", "density": "kde", "bandwidth_scale": 2.0,
         "tau_a": 0.9, "tau_b": 0.9, "rank": 5, "max_iterations": 7, "threshold": 0.1,
     }  # fmt: skip
-    file_only = {"time_key", "representation", "n_components"}
+    file_only = {"time_key", "time_map", "representation", "n_components", "mass_key"}
     assert set(changes) == set(DataSettings().content) - file_only
     needed = {"rank": {"coupling": "low-rank"}, "bandwidth_scale": {"density": "kde"}}
     names = {DataSettings(**(base | needed.get(k, {}) | {k: v})).name for k, v in changes.items()}

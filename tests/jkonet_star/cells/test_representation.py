@@ -89,10 +89,22 @@ def test_what_is_missing_is_named_with_what_is_there():
         leading_coordinates(object_of(POINTS), None, 0)
 
 
+def test_what_makes_coordinates_is_said():
+    data = object_of(POINTS)
+    data.obsm["own"] = data.obsm.pop("X_pca")
+    with pytest.raises(ValueError, match=r"no 'X_pca' in obsm \(use_rep\).*scanpy.pp.pca makes it"):
+        coordinates(data)
+    with pytest.raises(ValueError, match=r"X is the expression, of which scanpy.pp.pca"):
+        coordinates(data, "X")
+
+
 def test_what_is_odd_is_said():
     rng = np.random.default_rng(0)
     points, counts = rng.normal(size=(200, 3)), np.array([100, 100])
     assert remarks(points, counts, "it") == []
+    (even,) = remarks(points / points.std(axis=0), counts, "obsm['X_pca']")
+    assert "the same variance, as standardised components have" in even
+    assert remarks(points / points.std(axis=0), counts, "obsm['X_scvi']") == []
     idle, few = remarks(points * [1, 1, 1e-6], np.array([190, 10]), "it")
     assert "1 of 3 coordinates of it hardly vary, the first of them 2" in idle
     assert "a time has 10 cells for 3 coordinates" in few

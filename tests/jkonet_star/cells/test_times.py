@@ -1,6 +1,7 @@
 """Times as people write them are read, and what may mean two things is refused."""
 
 import tracemalloc
+from datetime import timedelta
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,10 @@ WRITTEN = {
     "numeric categories": (pd.Series([3.5, 1.0], dtype="category"), [3.5, 1], ""),
     "nullable": (pd.Series([1, 2], dtype="Int64"), [1, 2], ""),
     "strings of pandas": (pd.Series(["1", "2"], dtype="string"), [1, 2], ""),
-    "spans": (pd.Series(pd.to_timedelta(["2h", "1d"])).astype("category"), [7200, 86400], "second"),
+    "spans": (pd.Series(pd.to_timedelta(["2h", "1d"])).astype("category"), [2, 24], "hour"),
+    "spans one by one": ([timedelta(hours=2), np.timedelta64(4, "D")], [1 / 12, 4], "day"),
+    "spans as text": (["0 days 00:00:00", "1 days 01:30:00"], [0, 25.5], "hour"),
+    "spans beside hours": (["0 days 02:00:00", "3h"], [7200, 10800], "second"),
 }
 
 
@@ -90,9 +94,17 @@ def test_a_map_says_what_labels_mean():
 
 
 def test_a_pseudotime_is_no_time():
-    check_snapshots(np.repeat(np.arange(30.0), 3), "obs['t']")
-    with pytest.raises(ValueError, match="that is a pseudotime"):
+    assert check_snapshots(np.repeat(np.arange(20.0), 5), "obs['t']") == []
+    (said,) = check_snapshots(np.repeat(np.arange(30.0), 9), "obs['t']")
+    assert "30 distinct times (obs['t']) have 9 cells each, in the median" in said
+    (said,) = check_snapshots(np.array([0, 0, 1, 2, 2]), "obs['t']")
+    assert "1 of 3 times (obs['t']) have a single cell each" in said
+    with pytest.raises(ValueError, match="80 cells at 20 distinct .* look like a pseudotime"):
+        check_snapshots(np.repeat(np.arange(20.0), 4), "obs['t']")
+    with pytest.raises(ValueError, match="every cell has its own time, as in a pseudotime"):
         check_snapshots(np.random.default_rng(0).uniform(size=200), "obs['t']")
+    with pytest.raises(ValueError, match="has no times"):
+        check_snapshots(np.zeros(0), "obs['t']")
     with pytest.raises(ValueError, match="one time, 3: at least two"):
         check_snapshots(np.full(9, 3.0), "obs['t']")
 
