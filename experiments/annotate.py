@@ -1,7 +1,8 @@
 """Writes the energy that a run learned back to the cells of an AnnData file.
 
-obs gets jkonet_potential, jkonet_energy and, where cells interact, jkonet_interaction; obsm gets
-jkonet_drift, in the coordinates of the representation; uns["jkonet"] says how they were made.
+obs gets jkonet_potential, jkonet_energy and, where cells interact or multiply, jkonet_interaction and
+jkonet_growth; obsm gets jkonet_velocity, in the coordinates of the representation, and the same as
+jkonet_drift; uns["jkonet"] says how they were made and keeps the energy, for jkonet_star.cells.
 """
 
 from collections.abc import Sequence

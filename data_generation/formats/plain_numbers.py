@@ -27,6 +27,30 @@ def plain_float(text: str) -> float:
     return float(stripped)
 
 
+def pairs(text: str | None, name: str) -> dict[str, float] | None:
+    """Word -> number, of a text such as `early=0,late=2.5`; None of None.
+
+    Args:
+        text: the text.
+        name: of it, for the message.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if text is None:
+        return None
+    found = {}
+    for pair in text.split(","):
+        word, equals, number = pair.rpartition("=")
+        try:
+            found[word.strip()] = plain_float(number)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise ValueError(f"{name} must be like early=0,late=2.5, got {text[:100]!r}")
+    return found
+
+
 def plain_int(text: str) -> int:
     """The whole number that a text spells.
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from data_generation.formats.plain_numbers import plain_float
+from data_generation.formats.plain_numbers import pairs
 from diffusions.checks import (
     Count,
     Decay,
@@ -190,20 +190,7 @@ class DataSettings(TransportSettings, KernelDensitySettings):
     @property
     def times_of_labels(self) -> dict[str, float] | None:
         """Label -> time, of `time_map`."""
-        if self.time_map is None:
-            return None
-        found = {}
-        for pair in self.time_map.split(","):
-            label, equals, time = pair.rpartition("=")
-            try:
-                found[label.strip()] = plain_float(time)
-            except ValueError:
-                equals = ""
-            if not equals:
-                raise ValueError(
-                    f"time_map must be like early=0,late=2.5, got {shown(self.time_map)}"
-                )
-        return found
+        return pairs(self.time_map, "time_map")
 
     @property
     def memory_needs(self) -> dict[str, float]:

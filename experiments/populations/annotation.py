@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from checkpoints import load_energy
+from data_generation.formats.plain_numbers import pairs
+from data_generation.populations.cell_flags import with_flags
 from data_generation.populations.cells import read_cells, write_cells
 from data_generation.populations.dataset_folder import METADATA
 from data_generation.populations.dataset_metadata import identity
@@ -16,7 +18,8 @@ from diffusions.files import kind_of, made_parents, new_file
 from experiments.populations.settings import AnnotateSettings
 from experiments.run.folder import RunFolder, versions
 from experiments.run.replaced import hint
-from jkonet_star.cells.fields import annotate_cells, share_outside
+from jkonet_star.cells.annotation import annotate_cells
+from jkonet_star.cells.fields import share_outside
 from jkonet_star.cells.representation import REPRESENTATION, leading_coordinates
 
 
@@ -41,7 +44,7 @@ def annotate(settings: AnnotateSettings) -> None:
     energies = load_energy(run.energy)
     energy = energies.member(settings.seed_index)
     dataset: Dataset | None = _dataset(run, trained.dataset, settings.data_dir)
-    representation, time_key = _names(settings, dataset, trained.dataset)
+    representation, time_key, time_map = _names(settings, dataset, trained.dataset)
     data = _read(source)
     try:
         annotate_cells(
@@ -49,10 +52,13 @@ def annotate(settings: AnnotateSettings) -> None:
             energy,
             representation=representation,
             time_key=time_key,
+            time_map=time_map,
+            # An empty one is of data without units, or made by an older release.
+            unit=(dataset.metadata.get("time_unit") if dataset is not None else None) or None,
             prefix=settings.prefix,
         )
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+        raise ValueError(f"{source}: {with_flags(str(error))}") from error
     said: dict[str, Any] = {
         "run": str(run.path),
         "solver": trained.solver,
@@ -69,7 +75,8 @@ def annotate(settings: AnnotateSettings) -> None:
             "the training particles, where the energy is extrapolated"
         )
     data.uns[settings.prefix] |= said
-    for name in (f"{settings.prefix}_potential", f"{settings.prefix}_energy"):
+    names = [f"{settings.prefix}_{name}" for name in ("potential", "energy", "growth")]
+    for name in [name for name in names if name in data.obs]:
         values = np.asarray(data.obs[name])
         say(f"  obs[{name!r}]: {values.min():.4g} to {values.max():.4g}")
     with made_parents(out), new_file(out) as temporary:
@@ -93,17 +100,18 @@ def _dataset(run: Any, recorded: str, data_dir: str) -> Any:
 
 def _names(
     settings: AnnotateSettings, dataset: Any, recorded: str
-) -> tuple[str | None, str | None]:
-    """Representation and time key: as told, or as the training data were read."""
+) -> tuple[str, str | None, dict[str, float] | None]:
+    """Representation, time key and map of times: as told, or as the training data were read."""
+    arguments = dataset.metadata["arguments"] if dataset is not None else {}
+    time_key = settings.time_key or arguments.get("time_key")
+    time_map = pairs(settings.time_map or arguments.get("time_map"), "time_map")
     if settings.representation is not None:
-        made_with = dataset.metadata["arguments"] if dataset is not None else {}
-        return settings.representation, settings.time_key or made_with.get("time_key")
+        return settings.representation, time_key, time_map
     if dataset is None:
         raise ValueError(
             f"the run's dataset {recorded} is gone: name its coordinates with --representation, or "
             "its place with --data-dir"
         )
-    arguments = dataset.metadata["arguments"]
     file = str(arguments.get("load_from_file"))
     if not file.lower().endswith(".h5ad"):
         origin = "simulated" if file == "None" else f"read from {Path(file).name}"
@@ -111,14 +119,14 @@ def _names(
             f"the run's dataset was {origin}, which says nothing of an entry of obsm: name the one "
             "with exactly its coordinates, in its scale, with --representation"
         )
-
-    return (
-        arguments.get("representation") or REPRESENTATION,
-        settings.time_key or arguments.get("time_key"),
-    )
+    return arguments.get("representation") or REPRESENTATION, time_key, time_map
 
 
 def _read(source: Path) -> Any:
+    if source.suffix.lower() == ".zarr":
+        raise ValueError(
+            f"{source}: is of zarr; anndata.read_zarr(FOLDER).write_h5ad(FILE) makes .h5ad of it"
+        )
     if not source.is_file():
         raise ValueError(f"{source}: no such file")
     try:

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
+from data_generation.formats.plain_numbers import pairs
 from diffusions.checks import (
     Bounds,
     Count,
@@ -121,6 +122,7 @@ class AnnotateSettings:
         out: AnnData file to write; it must not exist.
         data_dir: where the run's dataset is, if it is not where the run found it.
         time_key: entry of `obs` with the times; absent, that of the run's dataset.
+        time_map: times of labels, such as early=0,late=2.5; absent, that of the run's dataset.
         representation: entry of `obsm`; absent, that of the run's dataset.
         seed_index: which of the run's seeds, counted from 0.
         prefix: of the names that are written.
@@ -131,6 +133,7 @@ class AnnotateSettings:
     out: PathText | None = None
     data_dir: PathText = "data"
     time_key: str | None = None
+    time_map: str | None = None
     representation: str | None = None
     seed_index: Natural = 0
     prefix: str = "jkonet"
@@ -140,5 +143,6 @@ class AnnotateSettings:
             if not getattr(self, name):
                 raise ValueError(f"--{name} is required")
         check_fields(self)
+        pairs(self.time_map, "time_map")
         if not self.prefix.isidentifier():
             raise ValueError(f"prefix must be a name, got {shown(self.prefix)}")

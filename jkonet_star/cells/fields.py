@@ -1,4 +1,4 @@
-"""A learned energy written back to the cells: potential, energy and drift of each.
+"""What a learned energy says of each cell: potential, energy and drift.
 
 With mu_t the cells of the snapshot at time t, and x_i one of them,
 
@@ -18,8 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.typing import Array, HostArray
-from jkonet_star.cells.representation import REPRESENTATION, leading_coordinates
-from jkonet_star.cells.times import TIME_KEY, cell_times
 from jkonet_star.dynamics import scheme_time
 from jkonet_star.energies.interactions import interaction_drift
 from jkonet_star.fitted import FittedEnergy
@@ -34,54 +32,6 @@ class CellFields(NamedTuple):
     potential: HostArray  # [n]
     interaction: HostArray  # [n]
     drift: HostArray  # [n, d]
-
-
-def annotate_cells(
-    data: Any,
-    energy: FittedEnergy,
-    *,
-    representation: str | None = None,
-    time_key: str | None = None,
-    prefix: str = "jkonet",
-) -> None:
-    """Writes a learned energy into an AnnData object.
-
-    `obs[PREFIX_potential]`, `obs[PREFIX_energy]` and, where one was learned, `obs[PREFIX_interaction]`;
-    `obsm[PREFIX_drift]`; `uns[PREFIX]` says how they were made.
-
-    Args:
-        data: AnnData; changed in place.
-        energy: a single one, learned in the leading coordinates of the representation.
-        representation: entry of `obsm`, `X_pca` where not given; exactly the coordinates of the
-            training data, in their scale.
-        time_key: entry of `obs` with the cells' times, `time` where not given; needed only where
-            cells interact or the potential varies with time.
-        prefix: of the names.
-
-    Raises:
-        ValueError: an entry is missing, coordinates are not finite, there are fewer of them than the
-            energy has dimensions, or the names are those of an energy that is kept with the cells.
-    """
-    if "energy" in data.uns.get(prefix, {}):
-        raise ValueError(
-            f"uns[{prefix!r}] keeps an energy of these cells (cells.fit), which would be lost: choose "
-            "another prefix (--prefix)"
-        )
-    representation, time_key = representation or REPRESENTATION, time_key or TIME_KEY
-    points = leading_coordinates(data, representation, energy.dimension)
-    times = cell_times(data, time_key).values if needs_times(energy) else None
-    fields = cell_fields(energy, points, times)
-    write_energies(data, energy, fields, prefix)
-    data.obsm[f"{prefix}_drift"] = fields.drift
-    # What HDF5 holds: no None, no tuples.
-    data.uns[prefix] = {
-        "representation": representation,
-        "dimension": energy.dimension,
-        "time_key": "" if times is None else time_key,
-        "scheme": energy.scheme,
-        "beta": float(energy.beta),
-        "training_times": energy.time_values(),
-    }
 
 
 def write_energies(data: Any, energy: FittedEnergy, fields: CellFields, prefix: str) -> None:

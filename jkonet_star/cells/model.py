@@ -23,7 +23,8 @@ from jkonet_star.fitting import fit as fit_energy
 from jkonet_star.snapshots import snapshots_from_arrays
 
 KEY = "jkonet"
-_ENERGY = "energy"
+ENERGY = "energy"
+"""The entry of `uns[key]` with the energy itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +167,7 @@ def keep(adata: Any, model: CellEnergy, key_added: str = KEY) -> None:
     forget(adata, key_added)
     version, description, arrays = describe(model.energy)
     adata.uns[key_added] = {
-        _ENERGY: {
+        ENERGY: {
             "schema_version": version,
             "description": json.dumps(description),
             "arrays": jax.tree.map(np.asarray, arrays),
@@ -220,19 +221,19 @@ def kept(
             that is not given.
     """
     where = f"uns[{key!r}]"
-    if key not in adata.uns or _ENERGY not in adata.uns[key]:
+    if key not in adata.uns or ENERGY not in adata.uns[key]:
         raise ValueError(f"{where} holds no energy: learn one first, with cells.fit(adata, ...)")
     about = adata.uns[key]
     try:
-        version = int(about[_ENERGY]["schema_version"])
-        description = json.loads(str(about[_ENERGY]["description"]))
+        version = int(about[ENERGY]["schema_version"])
+        description = json.loads(str(about[ENERGY]["description"]))
     except Exception as error:
         raise damaged(where, error) from error
     if version > NEWEST:
         raise ValueError(f"a newer release kept the energy in {where}: upgrade jkonet-diffusions")
     read = Blueprint.read(description, where, potential=potential, interaction=interaction)
     try:
-        energy = read.energy(jax.tree.map(jnp.asarray, _plain(about[_ENERGY]["arrays"])))
+        energy = read.energy(_arrays(about[ENERGY]["arrays"]))
         time_map = str(about["time_map"])
         return CellEnergy(
             energy,
@@ -245,8 +246,16 @@ def kept(
         raise damaged(where, error) from error
 
 
-def _plain(tree: Any) -> Any:
-    """Dictionaries of arrays, whatever mapping a file is read into."""
-    if isinstance(tree, Mapping):
-        return {name: _plain(value) for name, value in tree.items()}
-    return np.asarray(tree)
+def _arrays(held: Any) -> Any:
+    """The tree of an energy, whatever mapping a file is read into."""
+
+    def plain(tree: Any) -> Any:
+        if isinstance(tree, Mapping):
+            return {name: plain(value) for name, value in tree.items()}
+        array = np.asarray(tree)
+        if array.ndim == 0 and array.dtype.kind == "f":
+            array = array.astype(precision)  # AnnData reads a single number in double precision
+        return jnp.asarray(array)
+
+    precision = np.asarray(held["times"]).dtype
+    return plain(held)

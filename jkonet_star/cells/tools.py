@@ -11,6 +11,7 @@ Every function takes the energy that `cells.fit` kept in `adata.uns[key]`, or an
     drivers      varm[key_drivers]
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -172,9 +173,22 @@ def growth(
     adata.obs.drop(columns=f"{key}_growth_sd", inplace=True, errors="ignore")
     replicates = _replicates(model.energy)
     if replicates:
-        each = [_rates(one, points, times) for one in replicates]
-        adata.obs[f"{key}_growth_sd"] = np.std(each, axis=0, ddof=1)
+        deviation = _deviation([_rates(one, points, times) for one in replicates], "growth_sd")
+        if deviation is not None:
+            adata.obs[f"{key}_growth_sd"] = deviation
     return adata if copy else None
+
+
+def _deviation(each: list[np.ndarray], name: str) -> np.ndarray | None:
+    """Over replicates; None, and a word, where one alone has none."""
+    if len(each) > 1:
+        return np.std(each, axis=0, ddof=1)
+    warnings.warn(
+        f"{name} is not written: the energy has one replicate, which has no deviation",
+        UserWarning,
+        stacklevel=3,
+    )
+    return None
 
 
 def _rates(energy: FittedEnergy, points: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -281,7 +295,7 @@ def fates(
 
     By the chain of `chain`, equation (3): with noise where the energy has some, with growth where it
     was learned. `uns[key]["fates"]` has the names of the columns; `uns[key]["fates_sd"]` the deviation
-    over the replicates of a bootstrap.
+    over the replicates of a bootstrap, which does not know how the fates vary from one seed to another.
 
     Args:
         adata: AnnData.
@@ -297,6 +311,9 @@ def fates(
     Raises:
         ValueError: no energy is kept, entries or groups are missing, or the last snapshot has no cell
             of a terminal group.
+
+    Warns (UserWarning):
+        There are replicates, and no deviation: noisy futures are too few, or there is one replicate.
     """
     adata, model = _of(adata, model, key, copy)
     if groups not in adata.obs:
@@ -338,9 +355,17 @@ def fates(
     adata.uns[key]["fates"] = np.asarray(names, dtype=object)
     adata.uns[key].pop("fates_sd", None)
     replicates = _replicates(model.energy)
-    if replicates:
-        each = [of(one, FEWER_FUTURES) for one in replicates]
-        adata.uns[key]["fates_sd"] = np.std(each, axis=0, ddof=1)
+    if replicates and float(model.energy.beta) > 0 and n_futures < FEWER_FUTURES:
+        warnings.warn(
+            f"fates_sd is not written: of {n_futures} noisy futures of a cell (n_futures) the fates "
+            f"vary more than replicates tell; {FEWER_FUTURES} are enough",
+            UserWarning,
+            stacklevel=2,
+        )
+    elif replicates:
+        deviation = _deviation([of(one, FEWER_FUTURES) for one in replicates], "fates_sd")
+        if deviation is not None:
+            adata.uns[key]["fates_sd"] = deviation
     return adata if copy else None
 
 

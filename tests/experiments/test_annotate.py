@@ -15,7 +15,9 @@ from data_generation import __main__ as data_generation
 from data_generation.populations.cells import read_cells, write_cells
 from data_generation.populations.datasets import load_dataset
 from experiments import annotate, train
-from jkonet_star.cells.fields import annotate_cells, cell_fields, evaluation_time
+from jkonet_star.cells import kept, tl
+from jkonet_star.cells.annotation import annotate_cells
+from jkonet_star.cells.fields import cell_fields, evaluation_time
 from jkonet_star.settings import SCHEMES
 
 anndata = pytest.importorskip("anndata")
@@ -115,6 +117,35 @@ def test_nothing_else_changes_and_the_file_says_how(made):
     assert not list((made.path / "new").glob(".*"))
 
 
+def test_the_energy_is_kept_for_whoever_asks_more(made):
+    data = made.annotated.copy()
+    np.testing.assert_array_equal(data.obsm["jkonet_velocity"], data.obsm["jkonet_drift"])
+    model = kept(data)
+    assert (model.use_rep, model.time_key, model.unit) == ("X_lsi", "day", "")
+    x = jnp.asarray(data.obsm["X_lsi"][:5, :2])
+    np.testing.assert_array_equal(model.energy.potential(x), made.energy.potential(x))
+    before = data.obs["jkonet_energy"].to_numpy()
+    tl.potential(data)
+    np.testing.assert_allclose(data.obs["jkonet_energy"], before, rtol=1e-5)
+    tl.transitions(data)
+    np.testing.assert_allclose(data.obsp["jkonet_transitions"].sum(axis=1), 1.0, rtol=1e-5)
+    with pytest.raises(ValueError, match="would be lost: choose another prefix"):
+        annotate_cells(data, made.energy, representation="X_lsi", time_key="day")
+
+
+def test_times_are_those_of_the_training_data(made):
+    data = cells()
+    data.obs["day"] = data.obs["day"].map({"0": "early", "1": "mid", "2.5": "late"})
+    time_map = {"early": 0.0, "mid": 1.0, "late": 2.5}
+    given = {"representation": "X_lsi", "time_key": "day"}
+    annotate_cells(data, made.energy, **given, time_map=time_map)
+    found = data.obs["jkonet_energy"]
+    np.testing.assert_allclose(found, made.annotated.obs["jkonet_energy"], rtol=1e-5)
+    assert kept(data).time_map == time_map
+    with pytest.raises(ValueError, match="in no unit, the energy was learned in day"):
+        annotate_cells(cells(), made.energy, **given, unit="day")
+
+
 def test_chunks_change_nothing(made, monkeypatch):
     x = np.asarray(made.annotated.obsm["X_lsi"][:, :2])
     times = made.annotated.obs["day"].astype(float).to_numpy()
@@ -160,6 +191,9 @@ def test_the_time_is_where_the_scheme_has_learned():
             "read from x.npy, which says nothing of an entry of obsm",
         ),
         (["--prefix=a b"], "prefix must be a name"),
+        (["--time-map=early"], "time_map must be like early=0,late=2.5, got 'early'"),
+        (["--time-map=0=0,1=1"], "--time-map says nothing of '2.5' in obs['day']"),
+        (["--h5ad={path}/x.zarr"], "{path}/x.zarr: is of zarr; anndata.read_zarr"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(made, flags, message, capsys):

@@ -112,6 +112,14 @@ def test_what_is_kept_is_checked(adata):
         kept(adata)
 
 
+def test_single_numbers_that_a_file_widens_do_not_change_the_precision(adata, double_precision):
+    held = adata.uns["jkonet"]["energy"]
+    wide = jax.tree.map(lambda a: float(a) if a.ndim == 0 else a, held["arrays"])
+    assert wide["constants"]["units"]["beta"] == 0.0
+    adata.uns["jkonet"]["energy"] = {**held, "arrays": wide}
+    assert {leaf.dtype for leaf in jax.tree.leaves(kept(adata).energy)} == {np.dtype("float32")}
+
+
 def test_cells_of_other_times_belong_to_the_snapshot_before_them(adata):
     model = kept(adata)
     adata.obs["day"] = np.resize([0.0, 1.0, 2.0, 6.9, 7.0, 9.0], adata.n_obs)

@@ -1,11 +1,16 @@
 """What is written into an AnnData object is what the energy says."""
 
+import dataclasses
 import inspect
 import warnings
 
 import anndata
+import jax
+import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
+from scipy import sparse
 
 from jkonet_star import cells
 from jkonet_star.cells.model import kept
@@ -87,8 +92,6 @@ def test_drivers_are_the_genes_of_the_branches(adata):
 
 
 def test_sparse_expression_gives_the_same_drivers(adata):
-    from scipy import sparse
-
     cells.tl.fates(adata, groups="cell_type", terminal=["A", "B", "C"])
     cells.tl.drivers(adata)
     dense = adata.varm["jkonet_drivers"].copy()
@@ -121,28 +124,75 @@ def test_predicted_cells_are_those_of_the_energy_with_their_genes(adata):
         cells.tl.predict(adata, time=0.0)
 
 
-def test_all_of_it_survives_its_file(adata, tmp_path):
+PLACES = {
+    "obs": {"potential", "energy", "growth", "growth_sd"},
+    "obsm": {"velocity", "umap", "fates"},
+    "varm": {"drivers"},
+    "obsp": {"transitions"},
+}
+
+
+def assert_same(found, expected, where):
+    """Of every container that a file has, with its type of numbers."""
+    if isinstance(expected, dict):
+        assert set(found) == set(expected), where
+        for name in expected:
+            assert_same(found[name], expected[name], f"{where}/{name}")
+    elif sparse.issparse(expected):
+        assert found.dtype == expected.dtype, where
+        assert (found != expected).nnz == 0, where
+    elif isinstance(expected, pandas.DataFrame):
+        pandas.testing.assert_frame_equal(found, expected)
+    elif isinstance(expected, pandas.Series):
+        pandas.testing.assert_series_equal(found, expected)
+    else:
+        a, b = np.asarray(found), np.asarray(expected)
+        np.testing.assert_array_equal(a, b, err_msg=where)
+        assert a.dtype.kind == b.dtype.kind or {a.dtype.kind, b.dtype.kind} <= set("OUT"), where
+        assert a.dtype.kind not in "fiu" or a.dtype == b.dtype, where
+
+
+def assert_same_energy(found, expected):
+    for one, two in ((found, expected), (found.replicates, expected.replicates)):
+        assert jax.tree.structure(one) == jax.tree.structure(two)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert a.dtype == b.dtype
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+def test_all_of_it_survives_its_file(adata, kind, tmp_path):
+    if kind == "zarr":
+        pytest.importorskip("zarr")
     cells.tl.potential(adata)
     cells.tl.velocity(adata, basis="umap")
     cells.tl.growth(adata)
     cells.tl.fates(adata, groups="cell_type", terminal=["A", "B", "C"])
     cells.tl.drivers(adata)
     cells.tl.transitions(adata)
-    for kind in ("h5ad", "zarr"):
-        if kind == "zarr":
-            pytest.importorskip("zarr")
+    for data in (adata, cells.tl.predict(adata, time=5.0)):
         path = tmp_path / f"cells.{kind}"
-        getattr(adata, f"write_{kind}")(path)
+        getattr(data, f"write_{kind}")(path)
         back = getattr(anndata, f"read_{kind}")(path)
-        for place in ("obs", "obsm", "varm", "layers", "obsp"):
-            own = {name for name in getattr(adata, place) if str(name).startswith("jkonet")}
-            assert own <= set(getattr(back, place))
-        np.testing.assert_array_equal(back.obsm["jkonet_fates"], adata.obsm["jkonet_fates"])
-        assert list(back.uns["jkonet"]["fates"]) == ["A", "B", "C"]
-        np.testing.assert_array_equal(
-            back.varm["jkonet_drivers"].to_numpy(), adata.varm["jkonet_drivers"].to_numpy()
-        )
-        cells.tl.potential(back)
+        assert_same(back.X, data.X, "X")
+        for place in ("obs", "obsm", "varm", "obsp", "layers", "uns"):
+            before, after = getattr(data, place), getattr(back, place)
+            assert set(before) == set(after)
+            if "jkonet" in before and place == "uns":
+                one, two = (kept(whole) for whole in (data, back))
+                assert_same_energy(two.energy, one.energy)
+                before, after = ({**p, "jkonet": {**p["jkonet"]}} for p in (before, after))
+                del before["jkonet"]["energy"], after["jkonet"]["energy"]
+            for name in before:
+                assert_same(after[name], before[name], f"{place}/{name}")
+        if data is adata:
+            for place, names in PLACES.items():
+                own = {name for name in getattr(back, place) if str(name).startswith("jkonet_")}
+                assert own == {f"jkonet_{name}" for name in names}
+            assert "jkonet" in back.layers
+            assert {"fates", "fates_sd", "times", "time_unit"} <= set(back.uns["jkonet"])
+            cells.tl.potential(back)  # by the energy that was read
+            assert_same(back.obs["jkonet_potential"], adata.obs["jkonet_potential"], "again")
 
 
 def test_a_copy_leaves_the_cells_as_they_are(adata):
@@ -179,8 +229,6 @@ def test_what_is_missing_is_named(adata, ask, message):
 
 @pytest.mark.parametrize("kind", ["int16", "uint16", "float16", "float64", "csr", "csc"])
 def test_expression_of_any_kind_correlates_alike(adata, kind):
-    from scipy import sparse
-
     cells.tl.fates(adata, groups="cell_type", terminal=["A", "B", "C"])
     counts = np.round(50 * adata.X)
     fate = adata.obsm["jkonet_fates"][:, 0]
@@ -279,3 +327,30 @@ def test_noise_is_drawn_from_the_seed(simulated):
     assert not np.array_equal(one, other)
     with pytest.raises(ValueError, match="n_futures must be at least 1, got 0"):
         cells.tl.fates(data, **given, n_futures=0)
+    # By replicates that differ in nothing the deviation would be zero, and the fates vary by seed.
+    model = kept(data, "noisy")
+    model = dataclasses.replace(model, energy=with_replicates(model.energy, 2))
+    with pytest.warns(UserWarning, match="fates_sd is not written: of 2 noisy futures"):
+        cells.tl.fates(data, **given, n_futures=2, model=model)
+    assert "fates_sd" not in data.uns["noisy"]
+    cells.tl.fates(data, **given, n_futures=3, model=model)
+    assert data.uns["noisy"]["fates_sd"].max() < 1e-6
+
+
+def with_replicates(energy, n):
+    """N times itself."""
+    alone = energy.with_report(None).with_replicates(None)
+    return energy.with_replicates(jax.tree.map(lambda leaf: jnp.stack([leaf] * n), alone))
+
+
+def test_one_replicate_has_no_deviation(adata):
+    model = kept(adata)
+    alone = jax.tree.map(lambda leaf: leaf[:1], model.energy.replicates)
+    model = dataclasses.replace(model, energy=model.energy.with_replicates(alone))
+    cells.tl.growth(adata)
+    with pytest.warns(UserWarning, match="growth_sd is not written: the energy has one replicate"):
+        cells.tl.growth(adata, model=model)
+    assert "jkonet_growth_sd" not in adata.obs
+    with pytest.warns(UserWarning, match="fates_sd is not written: the energy has one"):
+        cells.tl.fates(adata, groups="cell_type", terminal=["A"], model=model)
+    assert "fates_sd" not in adata.uns["jkonet"]
