@@ -88,6 +88,7 @@ def grouped(
     *,
     components: bool,
     masses: np.ndarray | None = None,
+    noun: str = "particle",
 ) -> Raw:
     """The rows of each time, in increasing order of the times.
 
@@ -97,6 +98,7 @@ def grouped(
         what: they are.
         components: as in `Raw`.
         masses: of the whole population at the time of each row, or at each time.
+        noun: for a row.
 
     Raises:
         ValueError: there are no rows, or times are those of single particles.
@@ -107,7 +109,7 @@ def grouped(
         raise ValueError("there are no particles in it")
     distinct, inverse, counts = np.unique(times.values, return_inverse=True, return_counts=True)
     if len(distinct) > 1:
-        for line in check_snapshots(times.values, what, noun="particle"):
+        for line in check_snapshots(times.values, what, noun=noun):
             warnings.warn(with_flags(line), UserWarning, stacklevel=5)
     if masses is not None:
         masses = masses_of_times(masses, times.values)

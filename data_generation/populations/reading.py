@@ -250,9 +250,9 @@ def _read_h5ad(
             "leading ones, because they are no principal components: leave out n_components, or "
             "reduce them (scanpy.pp.pca) and name the result with use_rep"
         )
-    if len(points):
-        counts = np.unique(times.values, return_counts=True)[1]
-        for line in remarks(points, counts, f"obsm[{name!r}]"):
-            warnings.warn(with_flags(line), UserWarning, stacklevel=4)
-    what = f"entries of obs[{time_key or TIME_KEY!r}]"
-    return grouped(points, times, what, components=in_order(name), masses=masses)
+    what, ordered = f"obs[{time_key or TIME_KEY!r}]", in_order(name)
+    found = grouped(points, times, what, components=ordered, masses=masses, noun="cell")
+    counts = np.array([len(snapshot) for snapshot in found.populations[0].points])
+    for line in remarks(points, counts, f"obsm[{name!r}]"):
+        warnings.warn(with_flags(line), UserWarning, stacklevel=4)
+    return found

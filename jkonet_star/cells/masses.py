@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jkonet_star.cells.representation import absent, listed
+from jkonet_star.cells.representation import absent, listed, obs_column
 from jkonet_star.cells.times import CellTimes, parse_times
 
 
@@ -25,7 +25,7 @@ def cell_masses(
         ValueError: there is no such entry, or it says no positive number of some time.
     """
     if mass_key in data.obs:
-        return masses_of_times(np.asarray(data.obs[mass_key]), times.values)
+        return masses_of_times(np.asarray(obs_column(data, mass_key)), times.values)
     if mass_key not in data.uns:
         raise ValueError(absent("obs or uns", mass_key, [*data.obs.columns, *data.uns], "mass_key"))
     held = data.uns[mass_key]

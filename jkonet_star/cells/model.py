@@ -40,6 +40,7 @@ class CellEnergy:
         time_key: the entry of `obs` with the times.
         time_map: label -> time, where one was given.
         unit: of time; empty where the labels do not say.
+        scale: largest and least deviation of the coordinates that it was learned in, or None.
     """
 
     energy: FittedEnergy
@@ -47,6 +48,7 @@ class CellEnergy:
     time_key: str
     time_map: dict[str, float] | None
     unit: str
+    scale: tuple[float, float] | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -55,8 +57,11 @@ class CellEnergy:
 
     def __repr__(self) -> str:
         unit = f" ({self.unit}s)" if self.unit else ""
+        scale = ""
+        if self.scale is not None:
+            scale = f" in its own scale, deviations {self.scale[0]:.3g} to {self.scale[1]:.3g}"
         return (
-            f"CellEnergy of obsm[{self.use_rep!r}][:, :{self.energy.dimension}], "
+            f"CellEnergy of obsm[{self.use_rep!r}][:, :{self.energy.dimension}]{scale}, "
             f"obs[{self.time_key!r}]{unit}\n{self.energy!r}"
         )
 
@@ -155,7 +160,9 @@ def fit(
     snapshots = snapshots_from_arrays([points[found.values == t] for t in times], times=times)
     energy = fit_energy(snapshots, solver, key=named_key(jax.random.key(seed), "cells"), **options)
     said = None if time_map is None else {str(k): float(v) for k, v in time_map.items()}
-    model = CellEnergy(energy, use_rep, time_key, said, found.unit)
+    deviation = points.std(axis=0)
+    scale = (float(deviation.max()), float(deviation.min()))
+    model = CellEnergy(energy, use_rep, time_key, said, found.unit, scale)
     keep(adata, model, key_added)
     return model
 
@@ -174,6 +181,7 @@ def keep(adata: Any, model: CellEnergy, key_added: str = KEY) -> None:
         },
         "use_rep": model.use_rep,
         "n_components": model.energy.dimension,
+        "scale": np.asarray(model.scale or (), np.float64),
         "time_key": model.time_key,
         "time_unit": model.unit,
         "time_map": "" if model.time_map is None else json.dumps(model.time_map),
@@ -188,7 +196,8 @@ def forget(adata: Any, key: str = KEY) -> None:
     """Removes what was written of an energy: results of another one do not go with it."""
     adata.uns.pop(key, None)
     for name in ("potential", "energy", "interaction", "growth", "growth_sd"):
-        adata.obs.drop(columns=f"{key}_{name}", inplace=True, errors="ignore")
+        if f"{key}_{name}" in adata.obs:
+            del adata.obs[f"{key}_{name}"]
     for place, own in (
         (adata.obsm, [name for name in adata.obsm if str(name).startswith(f"{key}_")]),
         (adata.varm, [f"{key}_drivers"]),
@@ -241,6 +250,7 @@ def kept(
             str(about["time_key"]),
             json.loads(time_map) if time_map else None,
             str(about["time_unit"]),
+            tuple(np.asarray(about.get("scale", ())).tolist()) or None,
         )
     except Exception as error:
         raise damaged(where, error) from error

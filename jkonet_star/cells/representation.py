@@ -146,6 +146,12 @@ def remarks(points: Float[np.ndarray, "n d"], counts: np.ndarray, name: str) -> 
     return found
 
 
+def obs_column(data: Any, name: str) -> Any:
+    """A column of `obs`, in memory."""
+    column = data.obs[name]
+    return column.to_series() if hasattr(column, "to_series") else column
+
+
 def in_order(use_rep: str) -> bool:
     """Whether the first columns of an entry of `obsm`, by its name, are its leading ones."""
     return bool(_ORDERED.search(use_rep))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusions.checks import shown
-from jkonet_star.cells.representation import absent
+from jkonet_star.cells.representation import absent, obs_column
 
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "week": 604800.0}
 EMBRYONIC, POSTNATAL = "embryonic day", "postnatal day"
@@ -41,6 +41,7 @@ _DIFFERENCE = re.compile(
     r"([+-]?[0-9]+) days? \+?([0-9]{2}):([0-9]{2}):([0-9]{2}(?:\.[0-9]+)?)", re.ASCII
 )
 _MOST_LETTERS = 100
+_REMOVE = "remove those cells, or give them a time"
 _NAMED = 5
 _KINDS = {"f": "floats", "i": "integers", "u": "integers"}
 
@@ -87,12 +88,13 @@ def parse_times(
     if kind == "m":
         spans = np.asarray(values, "timedelta64[ns]")
         if np.isnat(spans).any():
-            raise ValueError(f"{what} is missing for {np.isnat(spans).sum()} of {len(spans)} cells")
+            missing = np.isnat(spans).sum()
+            raise ValueError(f"{what} is missing for {missing} of {len(spans)} cells: {_REMOVE}")
         return _differences(spans.astype(np.int64) / 1e9)
     if kind in "Mb":
         held, remedy = ("dates", "subtract the first one")
         if kind == "b":
-            held, remedy = ("true and false", "say with time_map={True: ..., False: ...}")
+            held, remedy = ("true and false", "say with time_map={True: 0, ...}")
         raise ValueError(f"{what} holds {held}, which are no times since a start: {remedy}")
     distinct, of_cell = _distinct(values)
     seconds = [_seconds(label) for label in distinct]
@@ -125,7 +127,7 @@ def cell_times(
         if time_key in data.var:
             said += "; it is in var: cells must be the rows, as they are in adata.T"
         raise ValueError(said)
-    return parse_times(data.obs[time_key], f"obs[{time_key!r}]", time_map=time_map)
+    return parse_times(obs_column(data, time_key), f"obs[{time_key!r}]", time_map=time_map)
 
 
 def check_snapshots(times: np.ndarray, what: str, *, noun: str = "cell") -> list[str]:
@@ -178,7 +180,9 @@ def _array(labels: list[Any]) -> np.ndarray:
 def _finite(values: np.ndarray, what: str) -> np.ndarray:
     bad = np.count_nonzero(~np.isfinite(values))
     if bad:
-        raise ValueError(f"{what} is missing or infinite for {bad} of {len(values)} cells")
+        raise ValueError(
+            f"{what} is missing or infinite for {bad} of {len(values)} cells: {_REMOVE}"
+        )
     return values
 
 
@@ -285,6 +289,6 @@ def _named(labels: Iterable[Any]) -> str:
 
 def _remedy(labels: list[Any]) -> str:
     if labels == [None]:
-        return "remove those cells, or give them a time"
+        return _REMOVE
     first = next(label for label in labels if label is not None)
-    return f"say what they are with time_map={{{str(first)[:40]!r}: 0, ...}}"
+    return f"say what they are with time_map={{{str(first)[:40]!r}: 0, ...}}, or remove those cells"

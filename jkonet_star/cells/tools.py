@@ -37,6 +37,7 @@ from jkonet_star.cells.representation import (
     coordinates,
     embedding,
     listed,
+    obs_column,
 )
 from jkonet_star.fitted import FittedEnergy
 
@@ -170,7 +171,8 @@ def growth(
     adata, model = _of(adata, model, key, copy)
     points, times = model.coordinates(adata), model.times(adata).values
     adata.obs[f"{key}_growth"] = _rates(model.energy, points, times)
-    adata.obs.drop(columns=f"{key}_growth_sd", inplace=True, errors="ignore")
+    if f"{key}_growth_sd" in adata.obs:
+        del adata.obs[f"{key}_growth_sd"]
     replicates = _replicates(model.energy)
     if replicates:
         deviation = _deviation([_rates(one, points, times) for one in replicates], "growth_sd")
@@ -318,8 +320,9 @@ def fates(
     adata, model = _of(adata, model, key, copy)
     if groups not in adata.obs:
         raise ValueError(absent("obs", groups, adata.obs.columns, "groups"))
-    named = ~np.asarray(adata.obs[groups].isna())
-    labels = np.where(named, np.asarray(adata.obs[groups].astype(str), dtype=object), "")
+    column = obs_column(adata, groups)
+    named = ~np.asarray(column.isna())
+    labels = np.where(named, np.asarray(column.astype(str), dtype=object), "")
     points = model.coordinates(adata)
     cells = snapshots_of(adata, model)
     there = sorted(set(labels[cells[-1]]) - {""})
@@ -511,8 +514,9 @@ def predict(
         every = np.asarray(adata.varm["PCs"], np.float64)
         mean = middle - every @ coordinates(adata, model.use_rep).mean(axis=0, dtype=np.float64)
         expression = (mean + now @ loadings.T).astype(np.float32)
-        genes = adata.var.copy()
-    obs = adata.obs.iloc[chosen].copy()
+        genes = adata.var.to_memory() if hasattr(adata.var, "to_memory") else adata.var.copy()
+    obs = adata.obs.to_memory() if hasattr(adata.obs, "to_memory") else adata.obs
+    obs = obs.iloc[chosen].copy()
     obs[f"{key}_weight"] = weights * len(now)
     obs[f"{key}_time"] = float(time)
     return anndata.AnnData(X=expression, obs=obs, var=genes, obsm={model.use_rep: now})

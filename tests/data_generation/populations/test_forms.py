@@ -59,7 +59,10 @@ REFUSED = {
     "tabs": ("time\tx\n0\t1\n", r"separated by '\\t': write them"),
     "an open quote": ('time,x\n0,1\n1,"2\n1,3\n', "line 3: .*is a quote left open"),
     "UTF-16": ("time,x\n0,1\n".encode("utf-16"), "UTF-16: save it as UTF-8"),
-    "no time": ("time,x\n0,1\n\nnoon,2\n", "line 4: .*'noon'; .* --time-map='noon'=0,...$"),
+    "no time": (
+        "time,x\n0,1\n\nnoon,2\n",
+        "line 4: .*'noon'; .* --time-map='noon'=0,..., or remove",
+    ),
     "no flag": ("day,x\n0,1\n", r"no column 'time' or 't' \(--time-key\)"),
 }
 
@@ -183,7 +186,7 @@ def test_what_is_wrong_with_cells_is_said_in_flags(tmp_path):
         read_file(path, time_key="day")
     data.obs["day"] = ["early"] * 16 + ["d2"] * 20
     data.write_h5ad(path)
-    with pytest.raises(ValueError, match=r"'early'; .*--time-map='early'=0,\.\.\.$"):
+    with pytest.raises(ValueError, match=r"'early'; .*--time-map='early'=0,\.\.\., or remove"):
         read_file(path, time_key="day")
 
 

@@ -43,7 +43,10 @@ def test_it_is_what_fit_learns_of_the_same_points(simulated):
     assert model.unit == "day"
     assert isinstance(model.energy, FittedEnergy)
     assert model.report is model.energy.report
-    assert "obsm['X_pca'][:, :2], obs['day'] (days)" in repr(model)
+    high, low = data.obsm["X_pca"][:, :2].std(axis=0)
+    assert model.scale == pytest.approx((high, low), rel=1e-5)
+    scale = f"in its own scale, deviations {high:.3g} to {low:.3g}"
+    assert f"obsm['X_pca'][:, :2] {scale}, obs['day'] (days)" in repr(model)
     with pytest.raises(AttributeError):
         model.nothing  # noqa: B018
 
@@ -63,6 +66,7 @@ def test_it_comes_back_from_its_file(learned, kind, tmp_path):
     same(again.energy.replicates, model.energy.replicates)
     assert again.energy.growth_rate.absolute
     assert again.report == model.report
+    assert again.scale == model.scale
     x = again.coordinates(data)[:5]
     np.testing.assert_array_equal(again.drift(x), model.drift(x))
     assert data.uns["jkonet"]["use_rep"] == "X_pca"
@@ -137,6 +141,19 @@ def test_a_backed_object_is_enough(simulated, tmp_path):
     data = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
     model, whole = quick(data), simulated.copy()
     same(model.energy.params, quick(whole).energy.params)
+
+
+def test_an_object_that_is_read_later_is_enough(simulated, tmp_path):
+    for name in ("xarray", "dask"):
+        pytest.importorskip(name, reason=f"anndata.experimental.read_lazy needs {name}")
+    pytest.importorskip("zarr")
+    simulated.write_zarr(tmp_path / "cells.zarr")
+    data = anndata.experimental.read_lazy(tmp_path / "cells.zarr")
+    whole = simulated.copy()
+    same(quick(data).energy.params, quick(whole).energy.params)
+    for one in (data, whole):
+        cells.tl.potential(one)
+    np.testing.assert_array_equal(data.obs["jkonet_potential"], whole.obs["jkonet_potential"])
 
 
 def test_times_close_to_each_other_and_units_of_fewer_cells(simulated):

@@ -2,12 +2,13 @@
 
 import tracemalloc
 from datetime import timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from jkonet_star.cells.times import check_snapshots, parse_times
+from jkonet_star.cells.times import cell_times, check_snapshots, parse_times
 
 WRITTEN = {
     "integers": ([0, 2, 4], [0, 2, 4], ""),
@@ -63,7 +64,7 @@ def test_times_as_they_are_written(name):
         (["", "1"], "''"),
         ([None, "1"], "a missing value; remove those cells"),
         ([0.0, np.nan], "missing or infinite for 1 of 2"),
-        ([True, False], "true and false"),
+        ([True, False], r"true and false.*time_map=\{True: 0, "),
         (pd.to_datetime(["2020-01-01"]), "dates.*subtract"),
         (pd.to_timedelta(["1h", None]), "missing for 1 of 2"),
         (pd.Series([1, None], dtype="Int64"), "missing or infinite for 1 of 2"),
@@ -107,6 +108,12 @@ def test_a_pseudotime_is_no_time():
         check_snapshots(np.zeros(0), "obs['t']")
     with pytest.raises(ValueError, match="one time, 3: at least two"):
         check_snapshots(np.full(9, 3.0), "obs['t']")
+
+
+def test_times_that_are_read_later_are_read():
+    later = SimpleNamespace(to_series=lambda: pd.Series(["d0", "d2"], dtype="category"))
+    data = SimpleNamespace(obs={"day": later})
+    assert cell_times(data, "day").values.tolist() == [0, 2]
 
 
 def test_one_long_label_does_not_make_all_of_them_long():
