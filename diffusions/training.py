@@ -43,6 +43,8 @@ class TrainingState:
 
 def initial_state(params: Params, optimizer: optax.GradientTransformation) -> TrainingState:
     """The state before the first epoch."""
+    # After a step nothing is weakly typed: what is so before would make a second program of it.
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), params)
     return TrainingState(
         params=params,
         optimizer_state=optimizer.init(params),

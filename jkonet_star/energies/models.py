@@ -189,7 +189,7 @@ class NetworkEnergy:
             example = jnp.zeros(self.dimension)
             params["circulation"] = self._stream.init(named_key(key, "circulation"), example)
         if self.internal == "learned":
-            params["internal"] = jnp.full((), INITIAL_NOISE)
+            params["internal"] = jnp.full((), INITIAL_NOISE, jnp.float32)
         return params
 
     def potential(

@@ -14,6 +14,12 @@ from jkonet_star import (
     fit,
     snapshots_from_arrays,
 )
+from jkonet_star.settings import RefinementSettings
+from jkonet_star.solvers.learning import with_noise
+from jkonet_star.solvers.problem import prepare
+from jkonet_star.solvers.refinement import Refining
+from jkonet_star.solvers.registry import SOLVERS
+from jkonet_star.solvers.side_by_side import SideBySide
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -36,6 +42,11 @@ def fitted(solver, scale):
     )
 
 
+def kinds(state):
+    """All that a program is compiled for."""
+    return [(leaf.shape, leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(state)]
+
+
 @pytest.mark.parametrize(
     "solver", ["jkonet-star", "jkonet-star-time-potential", "jkonet-star-linear", "jkonet-vanilla"]
 )
@@ -46,6 +57,27 @@ def test_the_second_fit_compiles_nothing(solver, caplog):
     assert [r.getMessage()[:80] for r in caplog.records if "ompil" in r.getMessage()] == []
     x = np.ones((1, 2))
     assert np.abs(np.asarray(first.drift(x) - second.drift(x))).max() > 0
+
+
+@pytest.mark.parametrize("solver", ["jkonet-star", "jkonet", "ijkonet", "stitching"])
+def test_every_chunk_of_a_training_is_one_program(solver):
+    problem = prepare(population(1.0), solver, key=jax.random.key(1))
+    training = SideBySide(SOLVERS[solver].make(), problem)
+    keys = jax.random.split(jax.random.key(0), 2)
+    state = jax.eval_shape(training.initial, keys)
+    after, _ = jax.eval_shape(lambda state: training.advance(state, keys, 1), state)
+    assert kinds(after) == kinds(state)
+
+
+def test_so_is_every_chunk_of_a_refinement():
+    """Also of a noise that begins at what is given."""
+    energies = jax.tree.map(lambda leaf: leaf[None], fitted("jkonet-star-time-potential", 1.0))
+    problem = prepare(population(1.0), "jkonet-star-time-potential", key=jax.random.key(1))
+    refining = Refining(RefinementSettings(refine=2), problem, with_noise(energies, -1.0))
+    keys = jax.random.key(0)[None]
+    state = jax.eval_shape(refining.initial, keys)
+    after, _ = jax.eval_shape(lambda state: refining.advance(state, keys, 1), state)
+    assert kinds(after) == kinds(state)
 
 
 def test_radial_functions_that_k_means_lays_are_data_of_the_program(caplog):
