@@ -39,6 +39,8 @@ ROWS_AT_ONCE = 1024
 
 def nearest_cells(points: HostArray, queries: HostArray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest points of each query, and their squared distances, (m, k), in order."""
+    # Of one type, or all distances are held at once.
+    points, queries = (np.asarray(of, np.float64) for of in (points, queries))
     found = NearestNeighbors(n_neighbors=min(k, len(points))).fit(points)
     distance, index = found.kneighbors(queries)
     return index, distance**2
