@@ -1,12 +1,13 @@
 """What is told of simulated cells, against their truth: docs/cells.md's figures.
 
     python -m benchmarks.cells [--cells=5000] [--genes=2000] [--components=30] [--solver=auto]
-        [--growth] [--amplitude=3] [--change=0.3] [--seed=0] [--pictures=FOLDER]
+        [--growth] [--amplitude=3] [--change=0.3] [--seed=0] [--kinship=0] [--pictures=FOLDER]
 
 Cells of `data_generation.populations.simulated_cells`: four uneven days, three branches, growth. Fates
 are compared with the true share of descendants (mean absolute error, by day), drivers with the genes
 that were given to each branch (precision of the first 20), growth rates with the true ones, and the
 genes of the cells that are predicted for the last day with those of its cells (correlation of means).
+With a kinship, fates are compared with those of clones, too, beside the true fates.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from jkonet_star import cells
 from jkonet_star.settings import GrowthSettings
 
 matplotlib.use("Agg")
+ASKED_BY = {"growth": "growth", "clones": "kinship"}
+"""Pictures that a flag asks for."""
 
 
 def timed(what, function, *args, **options):
@@ -58,6 +61,29 @@ def compare(adata):
         print(f"growth: correlation {np.corrcoef(found, true)[0, 1]:.3f} ({one})")
 
 
+def compare_clones(adata):
+    """Prints how well fates go with those of clones."""
+    timed("clones", cells.tl.clones, adata, clone_key="clone", groups="cell_type")
+    found = adata.uns["jkonet"]["clones"]
+    truth = adata.copy()
+    truth.obsm["jkonet_fates"] = adata.obsm["true_fates"]
+    cells.tl.clones(truth, clone_key="clone", groups="cell_type")
+    rows = zip(
+        [*found["methods"], "true fates"],
+        [*found["correlation"], truth.uns["jkonet"]["clones"]["correlation"][0]],
+        [*found["correlation_sd"], truth.uns["jkonet"]["clones"]["correlation_sd"][0]],
+        [*found["correlation_by_time"], truth.uns["jkonet"]["clones"]["correlation_by_time"][0]],
+        strict=True,
+    )
+    for name, whole, deviation, by_time in rows:
+        early = ", ".join(f"{r:.2f}" for r in by_time)
+        print(f"{name}: correlation with clones {whole:.3f} +- {deviation:.3f} (by day {early})")
+    ahead = zip(found["methods"][1:], found["ahead"], found["ahead_sd"], strict=True)
+    for name, more, deviation in ahead:
+        print(f"ahead of {name} by {more:.3f} +- {deviation:.3f}")
+    print(f"{found['n_clones']} clones, by day {found['n_clones_by_time'].tolist()}")
+
+
 def main():
     """Learns, asks, and compares."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -69,9 +95,12 @@ def main():
     parser.add_argument("--amplitude", type=float, default=3.0)
     parser.add_argument("--change", type=float, default=0.3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinship", type=float, default=0.0)
     parser.add_argument("--pictures")
     given = parser.parse_args()
-    adata = simulated_cells(given.seed, n_cells=given.cells, n_genes=given.genes)
+    adata = simulated_cells(
+        given.seed, n_cells=given.cells, n_genes=given.genes, kinship=given.kinship
+    )
     options = {}
     if given.growth:
         settings = GrowthSettings(growth_amplitude=given.amplitude, growth_change=given.change)
@@ -99,8 +128,11 @@ def main():
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"peak memory {after / 2**20:.2f} GiB, {before / 2**20:.2f} of it with the cells alone")
     compare(adata)
+    if given.kinship:
+        compare_clones(adata)
     if given.pictures:
-        for name in ("landscape", "velocity", *(["growth"] if given.growth else [])):
+        asked = [name for name in ("growth", "clones") if getattr(given, ASKED_BY[name])]
+        for name in ("landscape", "velocity", *asked):
             getattr(cells.pl, name)(adata).figure.savefig(f"{given.pictures}/{name}.png", dpi=150)
         for name in ("fates", "law"):
             getattr(cells.pl, name)(adata)[0].figure.savefig(

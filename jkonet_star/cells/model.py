@@ -14,6 +14,13 @@ import numpy as np
 from diffusions.keys import named_key
 from diffusions.releases import release_of
 from diffusions.typing import Float
+from jkonet_star.cells.condition_differences import Differences
+from jkonet_star.cells.conditions import (
+    DIFFERENCES,
+    check_entries,
+    forget_conditions,
+    write_conditions,
+)
 from jkonet_star.cells.masses import cell_masses
 from jkonet_star.cells.representation import REPRESENTATION, leading_coordinates, remarks
 from jkonet_star.cells.times import SECONDS, CellTimes, cell_times, check_snapshots
@@ -41,6 +48,7 @@ class CellEnergy:
         time_map: label -> time, where one was given.
         unit: of time; empty where the labels do not say.
         scale: largest and least deviation of the coordinates that it was learned in, or None.
+        differences: what each condition adds to the drift, where conditions were compared.
     """
 
     energy: FittedEnergy
@@ -49,6 +57,7 @@ class CellEnergy:
     time_map: dict[str, float] | None
     unit: str
     scale: tuple[float, float] | None = None
+    differences: Differences | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -118,9 +127,15 @@ def fit(
     mass_key: str | None = None,
     key_added: str = KEY,
     seed: int = 0,
+    condition_key: str | None = None,
+    reference: str | None = None,
+    batch_key: str | None = None,
     **options: Any,
 ) -> CellEnergy:
     """Learns the energy of cells, and keeps it in `adata.uns[key_added]`.
+
+    With a `condition_key` it is that of the cells of all conditions, and `cells.tl.conditions` is asked
+    what each condition adds to it.
 
     Args:
         adata: AnnData, in memory or backed; its expression is not read.
@@ -134,6 +149,9 @@ def fit(
             population has at each time, which makes rates absolute (see `cells.masses`).
         key_added: under which everything is kept.
         seed: of all randomness.
+        condition_key: entry of `obs` with the condition of each cell.
+        reference: as of `cells.tl.conditions`.
+        batch_key: likewise.
         **options: of `jkonet_star.fit`: `growth`, `masses`, `bootstrap`, `network`, ...
 
     Returns:
@@ -141,13 +159,15 @@ def fit(
 
     Raises:
         ValueError: entries that are missing, what is no time, cells without finite coordinates, one
-            time only, a pseudotime; and what `jkonet_star.fit` refuses.
+            time only, a pseudotime; what `jkonet_star.fit` and `cells.tl.conditions` refuse.
 
     Warns (UserWarning):
         Times that may be those of single cells; coordinates that hardly vary or were standardised; few
         cells for the dimension; and what `jkonet_star.fit` says.
     """
     points = leading_coordinates(adata, use_rep, n_components)
+    if condition_key is not None:
+        check_entries(adata, condition_key, reference, batch_key)
     found = cell_times(adata, time_key, time_map=time_map)
     odd = check_snapshots(found.values, f"obs[{time_key!r}]")
     times, counts = np.unique(found.values, return_counts=True)
@@ -164,6 +184,16 @@ def fit(
     scale = (float(deviation.max()), float(deviation.min()))
     model = CellEnergy(energy, use_rep, time_key, said, found.unit, scale)
     keep(adata, model, key_added)
+    if condition_key is not None:
+        model = write_conditions(
+            adata,
+            model,
+            key_added,
+            condition_key=condition_key,
+            reference=reference,
+            batch_key=batch_key,
+            seed=seed,
+        )
     return model
 
 
@@ -190,10 +220,13 @@ def keep(adata: Any, model: CellEnergy, key_added: str = KEY) -> None:
         "report": str(model.energy.report or ""),
         "version": release_of(),
     }
+    if model.differences is not None:
+        adata.uns[key_added][DIFFERENCES] = model.differences.written()
 
 
 def forget(adata: Any, key: str = KEY) -> None:
     """Removes what was written of an energy: results of another one do not go with it."""
+    forget_conditions(adata, key)
     adata.uns.pop(key, None)
     for name in ("potential", "energy", "interaction", "growth", "growth_sd"):
         if f"{key}_{name}" in adata.obs:
@@ -207,6 +240,27 @@ def forget(adata: Any, key: str = KEY) -> None:
         for name in own:
             if name in place:
                 del place[name]
+
+
+def asked(adata: Any, model: CellEnergy | None, key: str, copy: bool) -> tuple[Any, CellEnergy]:
+    """The object that a function of `cells.tl` changes, and the energy that it asks."""
+    return adata.copy() if copy else adata, kept(adata, key) if model is None else model
+
+
+def snapshots_of(adata: Any, model: CellEnergy) -> list[np.ndarray]:
+    """The cells of each snapshot of the energy.
+
+    Raises:
+        ValueError: one has none.
+    """
+    times, own = model.snapshot(adata)
+    cells = [np.flatnonzero(own == k) for k in range(len(times))]
+    empty = [f"{t:g}" for t, some in zip(times, cells, strict=True) if not len(some)]
+    if empty:
+        raise ValueError(
+            f"there are no cells at {', '.join(empty)}, which the energy was learned at"
+        )
+    return cells
 
 
 def kept(
@@ -251,6 +305,7 @@ def kept(
             json.loads(time_map) if time_map else None,
             str(about["time_unit"]),
             tuple(np.asarray(about.get("scale", ())).tolist()) or None,
+            Differences.read(about[DIFFERENCES]) if DIFFERENCES in about else None,
         )
     except Exception as error:
         raise damaged(where, error) from error

@@ -14,9 +14,9 @@ from matplotlib.colors import TwoSlopeNorm
 
 from diffusions.keys import named_key
 from jkonet_star.cells.chain import futures, nearest_cells
-from jkonet_star.cells.model import KEY, CellEnergy, kept
+from jkonet_star.cells.conditions import effect_column
+from jkonet_star.cells.model import KEY, CellEnergy, kept, snapshots_of
 from jkonet_star.cells.representation import embedding
-from jkonet_star.cells.tools import snapshots_of
 
 PANEL = 3.6
 """Inches."""
@@ -24,6 +24,7 @@ GRID, NEAR = 30, 30
 """Points of a side of the grid of arrows, and cells that are averaged at each."""
 SEEN = "#0b6e8f"
 PREDICTED = "#d1495b"
+METHOD_COLOURS = (SEEN, PREDICTED, "#8a8f98")
 _MOST_POINTS = 4000
 
 
@@ -68,6 +69,57 @@ def fates(adata: Any, *, basis: str = "umap", key: str = KEY) -> list[Axes]:
         _coloured(ax, adata, basis, share, f"share of {name}", cmap="magma", vmin=0.0, vmax=1.0)
         ax.set_title(str(name))
     return axes
+
+
+def conditions(adata: Any, *, basis: str = "umap", key: str = KEY) -> list[Axes]:
+    """How far every condition's drift is from the reference's at every cell, a panel each.
+
+    The title has the p-value by Holm: a difference of which it is large is what chance makes.
+
+    Raises:
+        ValueError: `cells.tl.conditions` was not asked, or there is no such embedding.
+    """
+    about = _entry(adata.uns.get(key, {}), "conditions", f"uns[{key!r}]", "conditions")
+    names, pvalues = [str(name) for name in about["names"]], np.asarray(about["pvalue_holm"])
+    shown = [np.asarray(adata.obs[effect_column(key, name)]) for name in names]
+    most, unit = max(float(values.max()) for values in shown), kept(adata, key).unit
+    label = f"difference of the drift{f' (1 / {unit})' if unit else ''}"
+    axes = _row(len(names))
+    for ax, values, name, pvalue in zip(axes, shown, names, pvalues, strict=True):
+        _coloured(ax, adata, basis, values, label, cmap="viridis", vmin=0.0, vmax=most)
+        ax.set_title(f"{name} against {about['reference']}, p = {pvalue:.2g}")
+    return axes
+
+
+def clones(adata: Any, *, key: str = KEY, ax: Axes | None = None) -> Axes:
+    """Correlation of predicted fates with those of clones, by time, with deviations.
+
+    Raises:
+        ValueError: `cells.tl.clones` was not asked.
+    """
+    about = _entry(adata.uns.get(key, {}), "clones", f"uns[{key!r}]", "clones")
+    unit, times = kept(adata, key).unit, np.asarray(about["times"])
+    ax = _axes(ax)
+    for i, (method, colour) in enumerate(zip(about["methods"], METHOD_COLOURS, strict=True)):
+        ax.errorbar(
+            np.arange(len(times)) + 0.12 * (i - 1),
+            about["correlation_by_time"][i],
+            about["correlation_by_time_sd"][i],
+            fmt="o",
+            capsize=3,
+            color=colour,
+            label=str(method).replace("_", " "),
+        )
+    ax.axhline(0.0, color="#9aa0a6", linewidth=0.8)
+    counts = np.asarray(about["n_clones_by_time"])
+    ax.set_xticks(
+        np.arange(len(times)),
+        [f"{t:g}\n{n} clones" for t, n in zip(times, counts, strict=True)],
+    )
+    ax.set(xlabel=f"time of the cells{f' ({unit})' if unit else ''}")
+    ax.set(ylabel="correlation with fates of clones")
+    ax.legend(frameon=False)
+    return ax
 
 
 def velocity(adata: Any, *, basis: str = "umap", key: str = KEY, ax: Axes | None = None) -> Axes:

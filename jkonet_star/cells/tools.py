@@ -9,6 +9,8 @@ Every function takes the energy that `cells.fit` kept in `adata.uns[key]`, or an
     transitions  obsp[key_transitions]
     fates        obsm[key_fates], uns[key]["fates"], uns[key]["fates_sd"]
     drivers      varm[key_drivers]
+    conditions   uns[key]["conditions"], obsm[key_difference], obs[key_effect_CONDITION]
+    clones       uns[key]["clones"]
 """
 
 import warnings
@@ -29,8 +31,10 @@ from jkonet_star.cells.chain import (
     step_transitions,
     terminal_fates,
 )
+from jkonet_star.cells.comparisons import clones as clones
+from jkonet_star.cells.comparisons import conditions as conditions
 from jkonet_star.cells.fields import cell_fields, needs_times, write_energies
-from jkonet_star.cells.model import KEY, CellEnergy, kept
+from jkonet_star.cells.model import KEY, CellEnergy, asked, kept, snapshots_of
 from jkonet_star.cells.representation import (
     REPRESENTATION,
     absent,
@@ -51,10 +55,6 @@ CHECKED, TOLERANCE = 5, 1e-2
 """Cells whose expression must have the coordinates of the components, and how exactly."""
 
 
-def _of(adata: Any, model: CellEnergy | None, key: str, copy: bool) -> tuple[Any, CellEnergy]:
-    return adata.copy() if copy else adata, kept(adata, key) if model is None else model
-
-
 def potential(
     adata: Any, *, model: CellEnergy | None = None, key: str = KEY, copy: bool = False
 ) -> Any:
@@ -69,7 +69,7 @@ def potential(
     Raises:
         ValueError: no energy is kept, or entries that it needs are missing.
     """
-    adata, model = _of(adata, model, key, copy)
+    adata, model = asked(adata, model, key, copy)
     fields = cell_fields(model.energy, model.coordinates(adata), _times(adata, model))
     write_energies(adata, model.energy, fields, key)
     return adata if copy else None
@@ -108,7 +108,7 @@ def velocity(
     Raises:
         ValueError: no energy is kept, or entries that it needs are missing.
     """
-    adata, model = _of(adata, model, key, copy)
+    adata, model = asked(adata, model, key, copy)
     points = model.coordinates(adata)
     drift = cell_fields(model.energy, points, _times(adata, model)).drift
     adata.obsm[f"{key}_velocity"] = drift
@@ -168,7 +168,7 @@ def growth(
     Raises:
         ValueError: no energy is kept, it was learned without growth, or entries are missing.
     """
-    adata, model = _of(adata, model, key, copy)
+    adata, model = asked(adata, model, key, copy)
     points, times = model.coordinates(adata), model.times(adata).values
     adata.obs[f"{key}_growth"] = _rates(model.energy, points, times)
     if f"{key}_growth_sd" in adata.obs:
@@ -230,7 +230,7 @@ def transitions(
     Raises:
         ValueError: no energy is kept, entries are missing, or no cell is of some snapshot.
     """
-    adata, model = _of(adata, model, key, copy)
+    adata, model = asked(adata, model, key, copy)
     points = model.coordinates(adata)
     cells = snapshots_of(adata, model)
     steps, _ = _steps(model.energy, points, cells, n_futures, seed)
@@ -255,18 +255,6 @@ def transitions(
 def _last_times(model: CellEnergy, n: int) -> np.ndarray | None:
     times = model.energy.time_values()
     return np.full(n, times[-1]) if needs_times(model.energy) else None
-
-
-def snapshots_of(adata: Any, model: CellEnergy) -> list[np.ndarray]:
-    """The cells of each snapshot of the energy."""
-    times, own = model.snapshot(adata)
-    cells = [np.flatnonzero(own == k) for k in range(len(times))]
-    empty = [f"{t:g}" for t, some in zip(times, cells, strict=True) if not len(some)]
-    if empty:
-        raise ValueError(
-            f"there are no cells at {', '.join(empty)}, which the energy was learned at"
-        )
-    return cells
 
 
 def _steps(
@@ -317,7 +305,7 @@ def fates(
     Warns (UserWarning):
         There are replicates, and no deviation: noisy futures are too few, or there is one replicate.
     """
-    adata, model = _of(adata, model, key, copy)
+    adata, model = asked(adata, model, key, copy)
     if groups not in adata.obs:
         raise ValueError(absent("obs", groups, adata.obs.columns, "groups"))
     column = obs_column(adata, groups)
@@ -392,7 +380,7 @@ def drivers(
     Raises:
         ValueError: no energy is kept, there are no fates, or X is absent, on disk or not finite.
     """
-    adata, model = _of(adata, model, key, copy)
+    adata, model = asked(adata, model, key, copy)
     pandas = import_extra("pandas", "cells.tl.drivers")
     if f"{key}_fates" not in adata.obsm:
         raise ValueError(f"no {key}_fates in obsm: ask for cells.tl.fates first")

@@ -1,5 +1,7 @@
 """The simulated experiment is what its equations say."""
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -7,10 +9,13 @@ from data_generation.populations.simulated_cells import (
     BRANCHES,
     DAYS,
     DEPTH,
+    ETA,
     GAMMA,
+    KAPPA,
     LABELS,
     SPEED,
     branch,
+    difference,
     drift,
     growth,
     simulated_cells,
@@ -104,10 +109,63 @@ def test_the_seed_decides(made):
     assert not np.array_equal(other.obsm["true_state"], made.obsm["true_state"])
 
 
+def test_a_treatment_changes_what_it_says():
+    start, branched, entered = (
+        simulated_cells(0, n_cells=500, n_genes=200, treatment=treatment)
+        for treatment in ("start", "branch", "entry")
+    )
+    treated = (start.obs["treatment"] == "treated").to_numpy()
+    assert treated.sum() == 250
+    early = (start.obs["day"] == "d0").to_numpy()
+
+    def progress(data, some):
+        return data.obsm["true_state"][some, 0].mean()
+
+    assert progress(start, early & treated) > progress(start, early & ~treated) + 0.1
+    assert not start.obsm["true_difference"].any()
+    a = (branched.obs["cell_type"] == "A").to_numpy()
+    own = (branched.obs["treatment"] == "treated").to_numpy()
+    late = (branched.obs["day"] == "d7").to_numpy()
+    assert progress(branched, own & late & a) < progress(branched, ~own & late & a) - 0.3
+    far = np.array([[3.0, 1.5, 0.0], [3.0, -0.75, 1.3]])
+    expected = [[-KAPPA * SPEED, 0, 0], [0, 0, 0]]
+    np.testing.assert_allclose(difference(far, "branch"), expected, atol=2e-3)
+    np.testing.assert_allclose(difference(np.array([[1.0, 0.3, 0.2]]), "entry"), [[0, ETA, 0]])
+    own = (entered.obs["treatment"] == "treated").to_numpy()
+    last = (entered.obs["day"] == "d7").to_numpy()
+    shares = [(entered.obs["cell_type"][last & some] == "A").mean() for some in (own, ~own)]
+    assert shares[0] > shares[1] + 0.1
+    first = (entered.obs["day"] == "d0").to_numpy()
+    fates = entered.obsm["true_fates"][:, 0]
+    assert fates[own & first].mean() > fates[~own & first].mean() + 0.1
+    moved = entered.obsm["true_velocity"] - drift(entered.obsm["true_state"])
+    np.testing.assert_allclose(moved[own], entered.obsm["true_difference"][own], atol=1e-12)
+    assert not moved[~own].any()
+    assert not set(entered.obs["clone"][own]) & set(entered.obs["clone"][~own])
+
+
+def test_cells_of_a_clone_go_alike_with_kinship():
+    apart, kin = (
+        simulated_cells(0, n_cells=600, n_genes=200, kinship=rho).obs for rho in (0.0, 0.95)
+    )
+
+    def alike(obs):
+        late = obs[(obs["day"] == "d7") & (obs["cell_type"] != "progenitor")]
+        each = late.groupby("clone", observed=True)["cell_type"].agg(["size", "nunique"])
+        return (each["nunique"][each["size"] > 1] == 1).mean()
+
+    assert alike(kin) > alike(apart) + 0.15
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
-    [({"n_genes": 199}, "at least 200, got 199"), ({"n_cells": 99}, "at least 100, got 99")],
+    [
+        ({"n_genes": 199}, "at least 200, got 199"),
+        ({"n_cells": 99}, "at least 100, got 99"),
+        ({"treatment": "brnch"}, "one of none, start, branch, entry, or None, got 'brnch'"),
+        ({"kinship": 1.0}, "below 1, got 1"),
+    ],
 )
-def test_too_little(given, message):
+def test_what_cannot_be_simulated(given, message):
     with pytest.raises(ValueError, match=message):
-        simulated_cells(0, **given)
+        inspect.unwrap(simulated_cells)(0, **given)
