@@ -10,7 +10,7 @@ import numpy as np
 from jkonet_star.cells.clones import clonal_report
 from jkonet_star.cells.conditions import PERMUTATIONS, write_conditions
 from jkonet_star.cells.model import KEY, CellEnergy, asked, snapshots_of
-from jkonet_star.cells.representation import absent
+from jkonet_star.cells.representation import absent, obs_column
 
 BOOTSTRAPS = 200
 """Of the clones."""
@@ -115,13 +115,13 @@ def clones(
     if n_bootstrap < 2:
         raise ValueError(f"n_bootstrap must be at least 2, got {n_bootstrap}")
     names = [str(name) for name in adata.uns[key]["fates"]]
-    labels = np.asarray(adata.obs[groups].astype(str), dtype=object)
+    labels = np.asarray(obs_column(adata, groups).astype(str), dtype=object)
     report = clonal_report(
         model.coordinates(adata),
         snapshots_of(adata, model),
         np.stack([labels == name for name in names], axis=1).astype(np.float64),
         np.asarray(adata.obsm[f"{key}_fates"], np.float64),
-        np.asarray(adata.obs[clone_key].astype("category").cat.codes),
+        np.asarray(obs_column(adata, clone_key).astype("category").cat.codes),
         times=model.energy.time_values(),
         n_bootstrap=n_bootstrap,
         seed=seed,

@@ -20,7 +20,7 @@ from jkonet_star.cells.condition_test import (
     standardised,
 )
 from jkonet_star.cells.plans import moved_by, plan_between
-from jkonet_star.cells.representation import absent, listed
+from jkonet_star.cells.representation import absent, listed, obs_column
 
 DIFFERENCES = "differences"
 FEWEST = 5
@@ -89,7 +89,7 @@ def _groups(adata: Any, key: str, argument: str) -> tuple[list[str], np.ndarray]
     """
     if key not in adata.obs:
         raise ValueError(absent("obs", key, adata.obs.columns, argument))
-    column = adata.obs[key].astype("category")
+    column = obs_column(adata, key).astype("category")
     codes = np.asarray(column.cat.codes)
     if (codes < 0).any():
         names = listed(np.asarray(adata.obs_names)[codes < 0][:5])
@@ -138,7 +138,7 @@ def write_conditions(
     held["conditions"], held[DIFFERENCES] = about, found.written()
     points = model.coordinates(adata)
     drift = {name: found.drift(points, name) for name in found.names}
-    own = np.asarray(adata.obs[condition_key].astype(str))
+    own = np.asarray(obs_column(adata, condition_key).astype(str))
     adata.obsm[f"{key}_difference"] = np.select(
         [(own == name)[:, None] for name in drift], list(drift.values())
     )
