@@ -201,6 +201,8 @@ def fit(
             again,
             key=keys[0],
             closed_form=report.closed_form,
+            choice=choice,
+            refinement=refinement,
             on_progress=on_progress,
         )
         told = found.report(absurd=chosen.absurd)

@@ -22,15 +22,20 @@ from experiments.run.folder import RunFolder
 from experiments.run.training import train_in_chunks
 from jkonet_star.fit_report import BootstrapReport
 from jkonet_star.fitted import FittedEnergy
+from jkonet_star.settings import RefinementSettings
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.bootstrap import replicate_keys, resampled_problems, solved_replicates
+from jkonet_star.solvers.choice import SolverChoice, with_room
 from jkonet_star.solvers.divergence import first_unsound
 from jkonet_star.solvers.interface import Solver
 from jkonet_star.solvers.linear import Linear
 from jkonet_star.solvers.problem import Problem, prepare
+from jkonet_star.solvers.refinement import Refining
 from jkonet_star.solvers.side_by_side import SideBySide
 
 FOLDER = "bootstrap"
+REFINEMENT = "refinement"
+"""Inside of it."""
 LEVEL = 0.9
 
 
@@ -42,6 +47,9 @@ def bootstrapped(
     settings: TrainSettings,
     learning: LearningSettings,
     metadata: dict[str, Any],
+    *,
+    refinement: RefinementSettings,
+    choice: SolverChoice | None,
 ) -> tuple[FittedEnergy, dict[str, Any]]:
     """The energies with replicates, and more for the summary.
 
@@ -53,6 +61,8 @@ def bootstrapped(
         settings: of the run.
         learning: of the solver.
         metadata: of the dataset, which says how it was coupled.
+        refinement: of the energies.
+        choice: of `auto`.
 
     Raises:
         ValueError: trajectories are asked for, and the couplings tell none.
@@ -76,7 +86,7 @@ def bootstrapped(
     if isinstance(solver, Linear):
         found = solved_replicates(energy, problems, report.closed_form)
     else:
-        found, diverged = _trained(run, SideBySide(solver, problems), key, settings)
+        found, diverged = _learned(run, solver, problems, key, settings, refinement, choice)
     told = BootstrapReport(replicates=len(problems), resampled=kind, diverged=diverged)
     energies = energies.with_report(dataclasses.replace(report, bootstrap=told))
     energies = energies.with_replicates(found)
@@ -90,14 +100,34 @@ def bootstrapped(
     return energies, details
 
 
-def _trained(
+def _learned(
     run: RunFolder,
-    training: SideBySide,
+    solver: Solver,
+    problems: list[Problem],
     key: Array,
     settings: TrainSettings,
+    refinement: RefinementSettings,
+    choice: SolverChoice | None,
 ) -> tuple[FittedEnergy, int]:
-    """The networks, from the newest checkpoint where there is one, and how many diverged."""
+    """The networks as all particles had theirs learned, and how many diverged."""
     folder = RunFolder(run.path / FOLDER)
+    if choice is None:
+        energies, diverged = _trained(folder, SideBySide(solver, problems), key, settings)
+        if refinement.refine:
+            refining = Refining(refinement, problems, energies)
+            energies, _ = _trained(RunFolder(folder.path / REFINEMENT), refining, key, settings)
+        return energies, diverged
+    wide = [with_room(own) for own in problems]
+    energies, diverged = _trained(folder, choice.candidate.training(wide), key, settings)
+    refining = choice.candidate.refining(refinement, wide, energies)
+    energies, _ = _trained(RunFolder(folder.path / REFINEMENT), refining, key, settings)
+    return choice.candidate.plain(energies, problems), diverged
+
+
+def _trained(
+    folder: RunFolder, training: SideBySide, key: Array, settings: TrainSettings
+) -> tuple[FittedEnergy, int]:
+    """Energies, from the newest checkpoint where there is one, and how many diverged."""
     folder.path.mkdir(exist_ok=True)
     keys = replicate_keys(key, len(training.facts))
     state = train_in_chunks(

@@ -158,6 +158,8 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
                     settings,
                     learning,
                     dataset.metadata,
+                    refinement=refinement,
+                    choice=choice,
                 )
         with run.timed("evaluate"):
             order = settings.wasserstein_order
@@ -178,7 +180,7 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
             "eval": settings.eval,
         }
         run.conclude({**about, **result, **details})
-        for part in ("refinement", "bootstrap"):
+        for part in ("refinement", "bootstrap", "bootstrap/refinement"):
             remove_own(folder.path / part / "checkpoint", CHECKPOINT)
         say_verdict(result)
 

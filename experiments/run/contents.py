@@ -63,7 +63,8 @@ RUN: Contents = {
     r"evaluation.*_plots": _PLOTS,
     r"energy": _ENERGY,
     r"denoiser": _NETWORK,
-    r"bootstrap|pilot|refinement|regression": _TRAINING,
+    r"bootstrap": {**_TRAINING, r"refinement": _TRAINING},
+    r"pilot|refinement|regression": _TRAINING,
     r"evaluation|samples": _RESULTS,
     re.escape(LOCK): None,
 }

@@ -20,10 +20,11 @@ from jkonet_star.fit_report import BootstrapReport, ClosedFormReport
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import BootstrapSettings, RefinementSettings
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.solvers.choice import Auto, SolverChoice, candidates, learn_chosen
 from jkonet_star.solvers.closed_form import fit_linear
 from jkonet_star.solvers.divergence import first_unsound
 from jkonet_star.solvers.interface import Solver
-from jkonet_star.solvers.learning import Progress, train
+from jkonet_star.solvers.learning import Progress, learn
 from jkonet_star.solvers.linear import Linear
 from jkonet_star.solvers.network import Network
 from jkonet_star.solvers.problem import Problem
@@ -36,7 +37,6 @@ from jkonet_star.solvers.resampling import (
     resampled,
     trajectory_rows,
 )
-from jkonet_star.solvers.side_by_side import SideBySide
 
 
 class Replicates(NamedTuple):
@@ -68,19 +68,20 @@ def check_bootstrap(
     """Refuses what has no bootstrap, before any work.
 
     Raises:
-        ValueError: another solver than a network's or a linear one, several seeds, a refinement,
-            trajectories of snapshots whose counts or weights differ, what does not fit into memory.
+        ValueError: another solver than a network's, a linear one or `auto`, several seeds, a
+            refinement of a linear energy, trajectories of snapshots whose counts or weights differ,
+            what does not fit into memory.
     """
     if not settings.bootstrap:
         return
-    if type(solver) not in (Network, Linear):
+    if type(solver) not in (Network, Linear, Auto):
         raise ValueError(
             f"bootstrap is of network and linear energies by first-order conditions, not of {name!r}"
         )
     if n_energies > 1:
         raise ValueError(f"bootstrap resamples the particles of one energy, got {n_energies} seeds")
-    if refinement.refine:
-        raise ValueError("bootstrap has no refinement: refine must be 0")
+    if refinement.refine and isinstance(solver, Linear):
+        raise ValueError("bootstrap of a linear energy has no refinement: refine must be 0")
     if settings.resample == "trajectories" and not even(snapshots):
         raise ValueError(
             "snapshots of unequal counts or weights have no trajectories: resample must be "
@@ -109,10 +110,15 @@ def bootstrap_memory(
     pair = 4.0 * (4 * snapshots.dimension + 8)
     one = pair * snapshots.n_steps * snapshots.points.shape[1]
     needs = {"resampled populations (--bootstrap)": settings.bootstrap * one}
-    if isinstance(solver, Network):
+    if isinstance(solver, Network | Auto):
         # Each once, and once more side by side.
         needs["resampled populations (--bootstrap)"] *= 2
-        networks = sum(solver.network.memory_needs.values())
+        widest = (
+            [solver.network]
+            if isinstance(solver, Network)
+            else [c.network for c in candidates(solver.network)]
+        )
+        networks = max(sum(own.memory_needs.values()) for own in widest)
         needs["networks of resampled populations (--bootstrap, --hidden)"] = (
             settings.bootstrap * networks
         )
@@ -128,6 +134,8 @@ def replicate(
     *,
     key: Key,
     closed_form: ClosedFormReport | None = None,
+    choice: SolverChoice | None = None,
+    refinement: RefinementSettings = RefinementSettings(),  # noqa: B008 (frozen)
     on_progress: Progress | None = None,
 ) -> Replicates:
     """Learns from resampled cells.
@@ -140,6 +148,8 @@ def replicate(
         again: as in `resampled`.
         key: of all randomness; that of the fit.
         closed_form: of a linear energy, with the ridge to be taken.
+        choice: that was made for all cells, and is not made again.
+        refinement: of networks.
         on_progress: called about ten times during the training.
 
     Raises:
@@ -149,9 +159,13 @@ def replicate(
     if isinstance(solver, Linear):
         energies = solved_replicates(energy, problems, closed_form)
         return Replicates(energies, kind, np.zeros((len(problems), 0)))
-    training = SideBySide(solver, problems)
-    energies, losses = train(training, replicate_keys(key, len(problems)), on_progress)
-    return Replicates(energies, kind, losses)
+    keys = replicate_keys(key, len(problems))
+    learned = (
+        learn(solver, problems, keys, refinement, on_progress=on_progress)
+        if choice is None
+        else learn_chosen(choice, problems, keys, on_progress=on_progress)
+    )
+    return Replicates(learned.energies, kind, learned.losses)
 
 
 def resampled_problems(

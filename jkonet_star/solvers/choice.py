@@ -54,7 +54,7 @@ from jkonet_star.solvers.network import Network
 from jkonet_star.solvers.problem import Problem, prepare
 from jkonet_star.solvers.refinement import Refining
 from jkonet_star.solvers.registry import Terms
-from jkonet_star.solvers.side_by_side import SideBySide
+from jkonet_star.solvers.side_by_side import SideBySide, as_problems
 from jkonet_star.two_samples import (
     Contributions,
     c2st,
@@ -105,14 +105,16 @@ class Candidate:
         """The same, and half of the noise that is learned: beta."""
         return dataclasses.replace(self, name=f"{self.name}, half the noise", noise=True, beta=beta)
 
-    def training(self, problem: Problem, n_steps: int = CHOSEN_STEPS) -> SideBySide:
+    def training(
+        self, problem: Problem | Sequence[Problem], n_steps: int = CHOSEN_STEPS
+    ) -> SideBySide:
         """The first-order training, in as many epochs as it takes, or those of the settings.
 
         Args:
-            problem: with room for couplings, see `with_room`.
+            problem: with room for couplings, see `with_room`; or several, of one shape.
             n_steps: gradient steps.
         """
-        n_pairs = problem.conditions.point.shape[0]
+        n_pairs = as_problems(problem)[0].conditions.point.shape[0]
         per_epoch = -(-n_pairs // min(self.network.batch_size, n_pairs))
         epochs = min(self.network.epochs, -(-n_steps // per_epoch))
         network = dataclasses.replace(self.network, epochs=epochs)
@@ -125,18 +127,21 @@ class Candidate:
         return training
 
     def refining(
-        self, settings: RefinementSettings, problem: Problem, energies: FittedEnergy
+        self,
+        settings: RefinementSettings,
+        problem: Problem | Sequence[Problem],
+        energies: FittedEnergy,
     ) -> Refining:
         """The refinement of what `training` gave."""
         if not self.noise:
             return Refining(settings, problem, with_noise(energies, NO_NOISE), learn_noise=False)
         if self.beta is None:
             return Refining(settings, problem, with_noise(energies))
-        share = self.beta / float(energies.constants.noise[0])
-        start = share + float(np.log(-np.expm1(-share)))  # whose softplus is the share
+        share = self.beta / np.asarray(energies.constants.noise, np.float64)
+        start = share + np.log(-np.expm1(-share))  # whose softplus is the share
         return Refining(settings, problem, with_noise(energies, start), learn_noise=False)
 
-    def plain(self, energies: FittedEnergy, problem: Problem) -> FittedEnergy:
+    def plain(self, energies: FittedEnergy, problem: Problem | Sequence[Problem]) -> FittedEnergy:
         """The same functions as what they are: without a clock, or a noise, that stands still."""
         model, params, constants = energies.model, dict(energies.params), energies.constants
         assert isinstance(model, NetworkEnergy)
@@ -148,7 +153,9 @@ class Candidate:
             first = {**layers["Dense_0"], "kernel": layers["Dense_0"]["kernel"][..., :-1, :]}
             params["potential"] = {"params": {**layers, "Dense_0": first}}
             model = dataclasses.replace(model, time_varying=False)
-            running = data_units(problem.snapshots, problem.conditions).time_step
+            running = jnp.stack(
+                [data_units(p.snapshots, p.conditions).time_step for p in as_problems(problem)]
+            )
             constants = constants.replace(
                 time_step=jnp.broadcast_to(running, constants.time_step.shape)
             )
@@ -371,17 +378,23 @@ def _hardest_to_tell(compared: "Sequence[_Distances]") -> int:
 
 
 def learn_chosen(
-    choice: SolverChoice, problem: Problem, keys: Keys, *, on_progress: Progress | None = None
+    choice: SolverChoice,
+    problem: Problem | Sequence[Problem],
+    keys: Keys,
+    *,
+    on_progress: Progress | None = None,
 ) -> Learned:
     """What was chosen, trained and refined on all particles.
 
     Args:
         choice: of `Auto.choose`.
-        problem: that was chosen for.
+        problem: that was chosen for; or problems like it, one for each energy.
         keys: one per energy.
         on_progress: called about ten times during each.
     """
-    wide = with_room(problem)
+    wide: Problem | list[Problem] = (
+        with_room(problem) if isinstance(problem, Problem) else [with_room(own) for own in problem]
+    )
     training = choice.candidate.training(wide)
     start, losses = train(training, keys, on_progress)
     refining = choice.candidate.refining(choice.refinement, wide, start)

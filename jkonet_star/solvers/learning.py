@@ -1,7 +1,7 @@
 """From a problem to energies, in memory: the first-order training, and the refinement after it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ class Learned(NamedTuple):
 
 def learn(
     solver: Solver,
-    problem: Problem,
+    problem: Problem | Sequence[Problem],
     keys: Keys,
     refinement: RefinementSettings,
     *,
@@ -44,7 +44,7 @@ def learn(
 
     Args:
         solver: of the first-order conditions.
-        problem: its input.
+        problem: its input; or one for each energy.
         keys: one per energy.
         refinement: with no steps for none.
         on_progress: called about ten times during each.
@@ -57,11 +57,11 @@ def learn(
     return Learned(energies, losses, refined, training.facts[0])
 
 
-def with_noise(energies: FittedEnergy, start: float = INITIAL_NOISE) -> FittedEnergy:
+def with_noise(energies: FittedEnergy, start: float | HostArray = INITIAL_NOISE) -> FittedEnergy:
     """Network energies with a beta to be learned, from some b of `energies`, equation (2), on."""
     assert isinstance(energies.model, NetworkEnergy)
     model = dataclasses.replace(energies.model, internal="learned")
-    internal = jnp.full(energies.times.shape[:1], start)
+    internal = jnp.broadcast_to(jnp.asarray(start, jnp.float32), energies.times.shape[:1])
     return energies.replace(  # type: ignore[attr-defined]
         model=model, params={**energies.params, "internal": internal}
     )

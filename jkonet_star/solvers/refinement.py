@@ -31,6 +31,7 @@ J the (features, d) Jacobian of the features; what moves none is left out.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -53,7 +54,7 @@ from jkonet_star.solvers.first_order import FirstOrderConditions, jko_loss
 from jkonet_star.solvers.interface import Frame, Solver, frame
 from jkonet_star.solvers.problem import Problem
 from jkonet_star.solvers.registry import Terms
-from jkonet_star.solvers.side_by_side import SideBySide
+from jkonet_star.solvers.side_by_side import SideBySide, as_problems, stacked
 from jkonet_star.units import data_units
 
 NEAR = 1e-3
@@ -251,9 +252,11 @@ class Refinement(Solver):
         return super().diverged(state.params)
 
 
-@functools.partial(jax.jit, static_argnames=("refinement",))
-def _begin(refinement: Refinement, params: Params, data: RefinementData) -> TrainingState:
-    return jax.vmap(refinement.begin, in_axes=(0, None))(params, data)
+@functools.partial(jax.jit, static_argnames=("refinement", "several"))
+def _begin(
+    refinement: Refinement, params: Params, data: RefinementData, *, several: bool
+) -> TrainingState:
+    return jax.vmap(refinement.begin, in_axes=(0, 0 if several else None))(params, data)
 
 
 class Refining(SideBySide):
@@ -261,7 +264,7 @@ class Refining(SideBySide):
 
     Args:
         settings: of it.
-        problem: that they were learned from.
+        problem: that they were learned from; or that of each.
         energies: where it begins.
         learn_noise: a beta that is a parameter is one; otherwise it stays as it is.
     """
@@ -269,15 +272,21 @@ class Refining(SideBySide):
     def __init__(
         self,
         settings: RefinementSettings,
-        problem: Problem,
+        problem: Problem | Sequence[Problem],
         energies: FittedEnergy,
         *,
         learn_noise: bool = True,
     ):
-        self.solver = Refinement(terms=problem.terms, model=energies.model, settings=settings)
-        self.facts = [{}]
-        self.data = refinement_data(problem, energies, learn_noise=learn_noise)
-        self._several = False
+        problems = as_problems(problem)
+        self._several = not isinstance(problem, Problem)
+        self.solver = Refinement(terms=problems[0].terms, model=energies.model, settings=settings)
+        self.facts = [{} for _ in problems]
+        data = functools.partial(refinement_data, learn_noise=learn_noise)
+        self.data = (
+            stacked([data(own, _alone(energies, i)) for i, own in enumerate(problems)])
+            if self._several
+            else data(problems[0], energies)
+        )
         self._params = dict(energies.params)
         if energies.growth_rate is not None:
             self._params[GROWTH] = energies.growth_rate.theta
@@ -285,7 +294,12 @@ class Refining(SideBySide):
     def initial(self, keys: Keys) -> TrainingState:
         """States before the first step; the keys draw nothing yet."""
         del keys
-        return _begin(self.solver, self._params, self.data)
+        return _begin(self.solver, self._params, self.data, several=self._several)
+
+
+def _alone(energies: FittedEnergy, member: int) -> FittedEnergy:
+    """A stack of one of them."""
+    return jax.tree.map(lambda leaf: leaf[member : member + 1], energies)
 
 
 def refinement_data(

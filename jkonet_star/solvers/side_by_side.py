@@ -54,17 +54,13 @@ class SideBySide:
     def __init__(self, solver: Solver, problem: Problem | Sequence[Problem]):
         self.solver = solver
         self._several = not isinstance(problem, Problem)
-        problems = [problem] if isinstance(problem, Problem) else list(_common_origin(problem))
+        problems = as_problems(problem)
         for one in problems:
             solver.check_problem(one)
         prepared = [solver.prepare(p) for p in problems]
         self.facts: list[dict[str, Any]] = [facts for _, facts in prepared]
         data = [arrays for arrays, _ in prepared]
-        if len({(jax.tree.structure(d), _shapes(d)) for d in data}) > 1:
-            raise ValueError("problems that are trained side by side must have one shape")
-        self.data: PyTree = (
-            jax.tree.map(lambda *leaves: jnp.stack(leaves), *data) if self._several else data[0]
-        )
+        self.data: PyTree = stacked(data) if self._several else data[0]
 
     def initial(self, keys: Keys) -> PyTree:
         """States before the first epoch, one per key."""
@@ -99,6 +95,22 @@ class SideBySide:
     def energies(self, state: PyTree) -> FittedEnergy:
         """The energies of all seeds, stacked along the leading axis of every leaf."""
         return _energies(self.solver, state, self.data, several=self._several)
+
+
+def as_problems(problem: Problem | Sequence[Problem]) -> list[Problem]:
+    """Those that are trained side by side, or the one."""
+    return [problem] if isinstance(problem, Problem) else _common_origin(problem)
+
+
+def stacked(data: Sequence[PyTree]) -> PyTree:
+    """Of several problems.
+
+    Raises:
+        ValueError: they have not one shape.
+    """
+    if len({(jax.tree.structure(d), _shapes(d)) for d in data}) > 1:
+        raise ValueError("problems that are trained side by side must have one shape")
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *data)
 
 
 def _shapes(data: PyTree) -> tuple:

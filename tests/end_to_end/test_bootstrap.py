@@ -9,6 +9,7 @@ import pytest
 from checkpoints import load_energy
 from experiments import report
 from experiments.run.folder import RunFolder
+from jkonet_star.solvers import choice
 
 FLAGS = ("--dataset=file", "--epochs=4", "--seeds=3")
 RESAMPLED = (*FLAGS, "--bootstrap=19")
@@ -48,12 +49,30 @@ def test_a_bootstrap_says_what_is_not_known_and_resumes_to_the_same_bits(place, 
     assert f"{norm['upper'][0]:.4g}" in page
 
 
+@pytest.mark.slow
+def test_what_was_chosen_and_refined_has_one_too(place, monkeypatch):
+    """Cut while the replicates are refined, and resumed to the same bits."""
+    monkeypatch.setattr(choice, "WIDE", (12,))
+    flags = ("--dataset=file", "--solver=auto", "--epochs=2", "--refine=2", "--bootstrap=19")
+    whole = place.train("auto-resampled", *flags)
+    # States after the training, the refinement, and both of the replicates.
+    place.cut("auto-resampled-again", *flags, state=4)
+    assert (place.runs / "auto-resampled-again" / "bootstrap" / "refinement").is_dir()
+    again = place.train("auto-resampled-again", *flags, "--resume")
+    one, other = (load_energy(run / "energy") for run in (whole, again))
+    assert leaves(one) == leaves(other)
+    assert leaves(one.replicates) == leaves(other.replicates)
+    assert not (whole / "bootstrap" / "refinement" / "checkpoint").exists()
+    assert len(RunFolder(whole / "bootstrap" / "refinement").rows()) == 2
+    place.train("auto-resampled", *flags, "--overwrite")  # it knows what it wrote
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
         (("--bootstrap=18",), "--bootstrap must be 0 or at least 19"),
         (("--bootstrap=19", "--seeds=0,1"), "got 2 seeds"),
-        (("--bootstrap=19", "--solver=auto"), "not of 'auto'"),
+        (("--bootstrap=19", "--solver=jkonet-vanilla"), "not of 'jkonet-vanilla'"),
         (("--bootstrap=19", "--resample=cells"), "resample"),
     ],
 )

@@ -276,9 +276,11 @@ def test_what_has_no_bootstrap_is_refused_in_one_line():
     wide = dataclasses.replace(SMALL, hidden=(20_000, 20_000))
     refused = [
         ("bootstrap is of network and linear energies", {"solver": "jkonet"}),
-        ("not of 'auto'", {"solver": "auto"}),
         ("got 2 seeds", {"key": jax.random.split(KEY, 2)}),
-        ("refine must be 0", {"refinement": RefinementSettings(refine=5)}),
+        (
+            "refine must be 0",
+            {"solver": "jkonet-star-linear", "refinement": RefinementSettings(refine=5)},
+        ),
         ("couples and fits densities anew", {"couplings": given}),
         ("at least 19, got 18", {"bootstrap": 18}),
         ("resample", {"resample": "cells"}),

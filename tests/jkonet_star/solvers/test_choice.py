@@ -192,6 +192,22 @@ def test_a_choice_is_found_again_by_its_table(narrow):
         auto.chosen_before(made.compared[:0], settings, made.held_out)
 
 
+def test_what_was_chosen_is_learned_again_from_resampled_particles(narrow):
+    """All as it was, by a choice that is not made again."""
+    snapshots = course([[2.0, 0.0], [-2.0, 0.0]], n=80)
+    settings = {"key": KEY, "network": BRIEF, "refinement": BRIEF_REFINEMENT}
+    energy = fit(snapshots, "auto", bootstrap=19, **settings)
+    plain = fit(snapshots, "auto", **settings)
+    for one, other in zip(jax.tree.leaves(energy), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(energy.replicates.times) == 19
+    assert energy.replicates.model == energy.model
+    assert energy.report.bootstrap.resampled == "snapshots"
+    x = np.zeros((1, 2))
+    drifts = [np.asarray(energy.replicates.member(i).drift(x, t=0.0)) for i in range(19)]
+    assert np.ptp(drifts, axis=0).min() > 0
+
+
 def test_epochs_follow_from_gradient_steps_and_are_bounded_by_the_settings():
     problem = prepare(course([[1.0, 0.0]], n=100), "auto", key=KEY)
     n_pairs = problem.conditions.point.shape[0]

@@ -18,11 +18,12 @@ from jkonet_star.settings import (
     RefinementSettings,
 )
 from jkonet_star.snapshots import snapshots_from_arrays
-from jkonet_star.solvers.learning import learn, with_noise
+from jkonet_star.solvers.learning import learn, train, with_noise
 from jkonet_star.solvers.network import Network
 from jkonet_star.solvers.problem import prepare
 from jkonet_star.solvers.refinement import Refining, energy_distance
 from jkonet_star.solvers.registry import Terms
+from jkonet_star.solvers.side_by_side import SideBySide
 
 KEY = jax.random.key(0)
 SMALL = NetworkSettings(epochs=3, hidden=(16,), batch_size=100)
@@ -149,6 +150,27 @@ def test_a_refinement_repeats_itself_and_may_be_cut_anywhere():
     single = Refining(dataclasses.replace(settings, rollout=1), problem, start)
     _, others = single.advance(single.initial(keys), keys, 1)
     assert not np.allclose(others["loss"][:, 0], losses["loss"][:, 0])
+
+
+def test_problems_that_are_refined_side_by_side_are_as_each_alone():
+    """Also with a noise of each of their own."""
+    problems = [
+        prepare(spreading(n=40, seed=seed), "jkonet-star-potential", key=KEY) for seed in (0, 1)
+    ]
+    keys, brief = jax.random.split(KEY, 2), dataclasses.replace(REFINED, refine=3)
+    solver = Network(terms=Terms(potential=True), network=SMALL)
+    both = learn(solver, problems, keys, brief)
+    start = np.asarray([-3.0, 1.0])
+    first, _ = train(SideBySide(solver, problems), keys)
+    noisy, _ = train(Refining(brief, problems, with_noise(first, start)), keys)
+    for i, own in enumerate(problems):
+        alone = learn(solver, own, keys[i : i + 1], brief)
+        same = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], first)
+        also, _ = train(Refining(brief, own, with_noise(same, start[i])), keys[i : i + 1])
+        for joint, single in ((both.energies, alone.energies), (noisy, also)):
+            found, expected = jax.tree.leaves(joint.member(i)), jax.tree.leaves(single.member(0))
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_noise_is_found_by_the_law():
