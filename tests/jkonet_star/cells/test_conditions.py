@@ -210,6 +210,18 @@ def test_the_level_holds_where_first_cells_differ_and_all_go_on_as_predicted():
     assert found.pvalue <= 0.05
 
 
+def test_a_small_difference_is_seen_within_batches_that_differ_more():
+    rng = np.random.default_rng(0)
+    strata = [np.repeat([0, 1], 60)] * 2
+    labels = [np.tile(np.repeat([0.0, 1.0], [48, 12]), 2) for _ in range(2)]
+    labels[1][60:] = 1 - labels[1][60:]
+    first, later = (rng.normal(size=(120, 1)) + 30 * strata[0][:, None] for _ in range(2))
+    later -= labels[1][:, None]  # against what the batches do
+    given = {"n_permutations": 99, "rng": rng}
+    within = compare([first, later], [first], [np.ones(120)], labels, strata, **given)
+    assert within.pvalue <= 0.02
+
+
 def test_test_functions_are_standard_and_holm_is_his():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 3))
