@@ -216,7 +216,7 @@ def test_a_small_difference_is_seen_within_batches_that_differ_more():
     labels = [np.tile(np.repeat([0.0, 1.0], [48, 12]), 2) for _ in range(2)]
     labels[1][60:] = 1 - labels[1][60:]
     first, later = (rng.normal(size=(120, 1)) + 30 * strata[0][:, None] for _ in range(2))
-    later -= labels[1][:, None]  # against what the batches do
+    later -= 2 * labels[1][:, None]  # against what the batches do
     given = {"n_permutations": 99, "rng": rng}
     within = compare([first, later], [first], [np.ones(120)], labels, strata, **given)
     assert within.pvalue <= 0.02
