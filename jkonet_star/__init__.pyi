@@ -9,8 +9,10 @@ from jkonet_star.settings import BilevelSettings as BilevelSettings
 from jkonet_star.settings import CouplingSettings as CouplingSettings
 from jkonet_star.settings import DensitySettings as DensitySettings
 from jkonet_star.settings import FeatureSettings as FeatureSettings
+from jkonet_star.settings import GrowthSettings as GrowthSettings
 from jkonet_star.settings import InternalSettings as InternalSettings
 from jkonet_star.settings import NetworkSettings as NetworkSettings
+from jkonet_star.settings import RefinementSettings as RefinementSettings
 from jkonet_star.snapshots import Snapshots as Snapshots
 from jkonet_star.snapshots import snapshots_from_arrays as snapshots_from_arrays
 from jkonet_star.solvers.bilevel import Bilevel as Bilevel

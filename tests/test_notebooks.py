@@ -33,6 +33,17 @@ UNET_PRESETS["tiny"] |= {"width": 4, "multipliers": (1,), "groups": 2}
 from experiments.sparse_pixels.__main__ import run"""
 # The same lines with smaller numbers: what is written in the notebook, and what the tests run.
 SMALLER = {
+    "cells": {
+        "n_cells=5000, n_genes=2000": "n_cells=400, n_genes=200",
+        'use_rep="X_pca",': 'use_rep="X_pca", solver="jkonet-star-time-potential", network=NETWORK,',
+        "growth=True,": "growth=GROWTH,",
+        'TERMINAL = ["A", "B", "C"]': """TERMINAL = ["A", "B", "C"]
+from jkonet_star import GrowthSettings
+NETWORK = NetworkSettings(epochs=100, hidden=(16,), batch_size=100)
+GROWTH = GrowthSettings(growth_prices=(0.65,), growth_rounds=2, growth_inducing=10)""",
+        "SHORT = NetworkSettings(epochs=200)": "SHORT = NETWORK",
+        "n_cells=2000, n_genes=300": "n_cells=300, n_genes=200",
+    },
     "information_theoretic": {
         "n_log_snr=100": "n_log_snr=8",
         "n_samples=8": "n_samples=1",
@@ -81,6 +92,7 @@ SMALLER = {
     },
 }
 
+EXTRAS = {"cells": ["cells"], "single_cells": ["bio"]}
 notebooks = pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
 
 
@@ -111,6 +123,7 @@ def install_cell(file):
 def test_there_is_one_for_every_system():
     assert {file.stem for file in NOTEBOOKS} >= {
         "quick_start",
+        "cells",
         "jkonet_star",
         "information_theoretic",
         "linear_denoiser",
@@ -186,9 +199,7 @@ def installed(tmp_path_factory):
 def test_the_install_cell_installs_where_nothing_is(file, gpu, installed):
     """In Colab from GitHub, with JAX for its GPU where there is one."""
     command = installed[0](f"{file.stem} {gpu}")
-    extras = ",".join(
-        (["bio"] if file.stem == "single_cells" else []) + (["cuda12"] if gpu else [])
-    )
+    extras = ",".join(EXTRAS.get(file.stem, []) + (["cuda12"] if gpu else []))
     wanted = f"jkonet-diffusions{f'[{extras}]' if extras else ''} @ git+https://github.com/"
     assert f'pip install -q "{wanted}' in command
     assert "{" not in command
