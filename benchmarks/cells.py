@@ -1,7 +1,7 @@
 """What is told of simulated cells, against their truth: docs/cells.md's figures.
 
     python -m benchmarks.cells [--cells=5000] [--genes=2000] [--components=30] [--solver=auto]
-        [--growth] [--amplitude=3] [--change=0.3] [--seed=0] [--kinship=0] [--pictures=FOLDER]
+        [--growth] [--amplitude=1] [--motion-width=0.4] [--seed=0] [--kinship=0] [--pictures=FOLDER]
 
 Cells of `data_generation.populations.simulated_cells`: four uneven days, three branches, growth. Fates
 are compared with the true share of descendants (mean absolute error, by day), drivers with the genes
@@ -20,6 +20,7 @@ import numpy as np
 
 from data_generation.populations.simulated_cells import BRANCHES, LABELS, simulated_cells
 from jkonet_star import cells
+from jkonet_star.cells.model import CELL_GROWTH
 from jkonet_star.settings import GrowthSettings
 
 matplotlib.use("Agg")
@@ -92,8 +93,8 @@ def main():
     parser.add_argument("--components", type=int, default=30)
     parser.add_argument("--solver", default="auto")
     parser.add_argument("--growth", action="store_true")
-    parser.add_argument("--amplitude", type=float, default=3.0)
-    parser.add_argument("--change", type=float, default=0.3)
+    parser.add_argument("--amplitude", type=float, default=CELL_GROWTH.growth_amplitude)
+    parser.add_argument("--motion-width", type=float, default=CELL_GROWTH.motion_width)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinship", type=float, default=0.0)
     parser.add_argument("--pictures")
@@ -103,7 +104,7 @@ def main():
     )
     options = {}
     if given.growth:
-        settings = GrowthSettings(growth_amplitude=given.amplitude, growth_change=given.change)
+        settings = GrowthSettings(growth_amplitude=given.amplitude, motion_width=given.motion_width)
         options = {"growth": settings, "masses": adata.uns["masses"]}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with warnings.catch_warnings():

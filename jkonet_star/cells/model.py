@@ -27,9 +27,13 @@ from jkonet_star.cells.times import SECONDS, CellTimes, cell_times, check_snapsh
 from jkonet_star.described import NEWEST, Blueprint, damaged, describe
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.fitting import fit as fit_energy
+from jkonet_star.settings import GrowthSettings
 from jkonet_star.snapshots import snapshots_from_arrays
 
 KEY = "jkonet"
+CELL_GROWTH = GrowthSettings(growth_amplitude=1.0, motion_width=0.4)
+"""With `growth=True`. Cells that differentiate move on all the time, and what a motion may explain is
+motion first: rates differ by about 1 over the whole time before any data, and not by 16."""
 ENERGY = "energy"
 """The entry of `uns[key]` with the energy itself."""
 
@@ -130,6 +134,7 @@ def fit(
     condition_key: str | None = None,
     reference: str | None = None,
     batch_key: str | None = None,
+    growth: bool | GrowthSettings = False,
     **options: Any,
 ) -> CellEnergy:
     """Learns the energy of cells, and keeps it in `adata.uns[key_added]`.
@@ -152,7 +157,8 @@ def fit(
         condition_key: entry of `obs` with the condition of each cell.
         reference: as of `cells.tl.conditions`.
         batch_key: likewise.
-        **options: of `jkonet_star.fit`: `growth`, `masses`, `bootstrap`, `network`, ...
+        growth: cells multiply and die; True is `CELL_GROWTH`.
+        **options: of `jkonet_star.fit`: `masses`, `bootstrap`, `network`, ...
 
     Returns:
         The energy, which knows its coordinates.
@@ -178,7 +184,13 @@ def fit(
             raise ValueError("masses and mass_key say the same: give one of them")
         options["masses"] = cell_masses(adata, mass_key, found, time_map=time_map)
     snapshots = snapshots_from_arrays([points[found.values == t] for t in times], times=times)
-    energy = fit_energy(snapshots, solver, key=named_key(jax.random.key(seed), "cells"), **options)
+    energy = fit_energy(
+        snapshots,
+        solver,
+        key=named_key(jax.random.key(seed), "cells"),
+        growth=CELL_GROWTH if growth is True else growth,
+        **options,
+    )
     said = None if time_map is None else {str(k): float(v) for k, v in time_map.items()}
     deviation = points.std(axis=0)
     scale = (float(deviation.max()), float(deviation.min()))

@@ -53,6 +53,13 @@ def test_growth_and_its_deviation_are_those_of_the_energy_and_its_replicates(ada
     np.testing.assert_allclose(adata.obs["jkonet_growth_sd"][late], deviation, rtol=1e-3, atol=1e-6)
 
 
+def test_growth_is_told_from_motion_along_the_branches(adata):
+    """By the rates that every cell was simulated with: .75, and .40 by the settings of any fit."""
+    cells.tl.growth(adata)
+    found, true = adata.obs["jkonet_growth"], adata.obs["true_growth"]
+    assert np.corrcoef(found, true)[0, 1] > 0.65
+
+
 def test_fates_sum_to_one_and_know_the_terminal_cells(adata):
     cells.tl.fates(adata, groups="cell_type", terminal=["C", "A", "B"])
     fates, kind = adata.obsm["jkonet_fates"], adata.obs["cell_type"].to_numpy()
