@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).parents[1]
@@ -113,3 +115,60 @@ def test_a_dependency_without_a_bound_is_refused(lowest):
         lowest(project)
     project["optional-dependencies"]["bio"] = ["pandas>=2.2,<3", "jax[cuda12]"]
     assert lowest(project) == ["jax==0.6.2", "pandas==2.2"]
+
+
+def test_the_release_says_the_same_everywhere(tmp_path):
+    """One version, one licence, one owner, and a changelog that knows of it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    files = build("standard", tmp_path)
+    (metadata,) = (text.decode() for name, text in files.items() if name.endswith("/METADATA"))
+    assert f"\nVersion: {project['version']}\n" in metadata
+    assert "\nLicense-Expression: Apache-2.0\n" in metadata
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in files)
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    assert citation["repository-code"] == project["urls"]["Repository"]
+    assert f"\n## {project['version']} " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_workflows_call_targets_that_are_there():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    runs = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    called = {word for run in runs for word in run.split()[1:] if "=" not in word}
+    assert called == {"lint", "test", "test-lowest", "smoke", "docs"}
+    assert called <= targets
+    for file in (ROOT / ".github/ISSUE_TEMPLATE").iterdir():
+        assert {"name", "description", "body"} <= yaml.safe_load(file.read_text()).keys()
+
+
+def test_one_command_names_the_owner_everywhere(tmp_path):
+    """In a copy; a second owner replaces the first."""
+    named = re.compile(r"([\w.-]+)/jkonet-diffusions\b")
+    files = [
+        "pyproject.toml",
+        "README.md",
+        "CITATION.cff",
+        "notebooks/cells.ipynb",
+        ".ci/name_owner.py",
+    ]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / "bytes.bin").write_bytes(b"\xff\xfe")
+    for command in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+
+    def call(*arguments):
+        script = tmp_path / ".ci/name_owner.py"
+        return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
+
+    for owner in ("some-body", "another"):
+        done = call(owner)
+        assert done.returncode == 0, done.stderr
+        assert set(done.stdout.split()) == set(files[:-1])
+        for name in files[:-1]:
+            owners = set(named.findall((tmp_path / name).read_text()))
+            assert owners == {owner}, name
+    assert call("not/a name").returncode == call().returncode == 2
