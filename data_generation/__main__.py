@@ -3,6 +3,7 @@
 The dataset goes to a folder in --data-dir whose name spells the settings.
 """
 
+import sys
 import time
 from collections.abc import Sequence
 
@@ -29,8 +30,9 @@ def main() -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """The console script."""
-    return run_script(main, FLAGS, argv=argv, description=__doc__, example=EXAMPLE)
+    """The console script; asked for nothing it says what there is."""
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    return run_script(main, FLAGS, argv=arguments, description=__doc__, example=EXAMPLE)
 
 
 if __name__ == "__main__":
