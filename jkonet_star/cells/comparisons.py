@@ -43,7 +43,8 @@ def conditions(
     Args:
         adata: AnnData.
         condition_key: entry of `obs` with the condition of each cell. Where some condition has no cell
-            at the first time, the cells of that time are taken for the beginning of all.
+            at the first time, the cells of that time are taken for the beginning of all; a name that
+            only they have, such as "before", is no condition.
         reference: the condition that others are compared with; the first category where not given.
         batch_key: entry of `obs` with what else may shift cells: labels are compared, and permuted,
             within it.

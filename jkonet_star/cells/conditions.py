@@ -29,16 +29,30 @@ PERMUTATIONS = 999
 
 
 def check_entries(
-    adata: Any, condition_key: str, reference: str | None, batch_key: str | None
+    adata: Any,
+    condition_key: str,
+    reference: str | None,
+    batch_key: str | None,
+    *,
+    later: np.ndarray,
 ) -> tuple[str, np.ndarray]:
     """The reference, and the number of each cell's batch.
+
+    Args:
+        adata: AnnData.
+        condition_key: entry of `obs`.
+        reference: a condition, or None for the first.
+        batch_key: entry of `obs`, or None.
+        later: whether each cell is from after the first time.
 
     Raises:
         ValueError: entries are missing, there is one condition only, or no such reference.
     """
-    names, _ = _groups(adata, condition_key, "condition_key")
+    names, _ = _conditions(adata, condition_key, later)
     if len(names) < 2:
-        raise ValueError(f"obs[{condition_key!r}] has one condition only: {listed(names)}")
+        raise ValueError(
+            f"obs[{condition_key!r}] has one condition only after the first time: {listed(names)}"
+        )
     reference = names[0] if reference is None else str(reference)
     if reference not in names:
         raise ValueError(absent(f"obs[{condition_key!r}]", reference, names, "reference"))
@@ -52,18 +66,18 @@ class _Labelled:
 
     Attributes:
         names: of the conditions, those of a category in its order.
-        number: the condition of each cell, (n,).
+        number: the condition of each cell, (n,); -1 of one from before the treatment.
         cells: of each snapshot.
         shared: whether the first snapshot is the beginning of all conditions.
     """
 
     def __init__(self, adata: Any, key: str, step: np.ndarray, times: np.ndarray):
-        self.names, self.number = _groups(adata, key, "condition_key")
+        self.names, self.number = _conditions(adata, key, step > 0)
         self.cells = [np.flatnonzero(step == k) for k in range(len(times))]
         counts = np.stack(
-            [np.bincount(self.number[own], minlength=len(self.names)) for own in self.cells]
+            [[(self.number[own] == c).sum() for c in range(len(self.names))] for own in self.cells]
         )
-        # Cells from before the treatment are of one condition, or of none that is named later.
+        # Cells from before the treatment are of one condition, or of none that there is later.
         self.shared = bool((counts[0] == 0).any())
         for k, t in enumerate(times):
             if k == 0 and self.shared:
@@ -81,6 +95,21 @@ class _Labelled:
         return own if k == 0 and self.shared else own[self.number[own] == condition]
 
 
+def _conditions(adata: Any, key: str, later: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The names that cells have after the first time, and their number for each cell, or -1.
+
+    A name that only cells of the first time have is that of the cells before the treatment.
+
+    Raises:
+        ValueError: as `_groups` says.
+    """
+    names, number = _groups(adata, key, "condition_key")
+    there = np.unique(number[later])
+    found = np.full(len(names), -1)
+    found[there] = np.arange(len(there))
+    return [names[c] for c in there], found[number]
+
+
 def _groups(adata: Any, key: str, argument: str) -> tuple[list[str], np.ndarray]:
     """The names of an entry of `obs`, and their number for each cell.
 
@@ -93,7 +122,10 @@ def _groups(adata: Any, key: str, argument: str) -> tuple[list[str], np.ndarray]
     codes = np.asarray(column.cat.codes)
     if (codes < 0).any():
         names = listed(np.asarray(adata.obs_names)[codes < 0][:5])
-        raise ValueError(f"{(codes < 0).sum()} cells have no entry in obs[{key!r}]: {names}")
+        raise ValueError(
+            f"{(codes < 0).sum()} cells have no entry in obs[{key!r}]: {names}; remove them, or give "
+            "those from before the treatment a name of their own"
+        )
     there = np.unique(codes)
     return [str(column.cat.categories[c]) for c in there], np.searchsorted(there, codes)
 
@@ -177,7 +209,7 @@ def _compared(
     if n_permutations < 19:
         raise ValueError(f"n_permutations must be at least 19, got {n_permutations}")
     times, step = model.snapshot(adata)
-    reference, strata = check_entries(adata, condition_key, reference, batch_key)
+    reference, strata = check_entries(adata, condition_key, reference, batch_key, later=step > 0)
     labelled = _Labelled(adata, condition_key, step, times)
     names = labelled.names
     points, energy = model.coordinates(adata), model.energy

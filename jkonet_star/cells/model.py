@@ -21,6 +21,7 @@ from jkonet_star.cells.conditions import (
     forget_conditions,
     write_conditions,
 )
+from jkonet_star.cells.fields import needs_times
 from jkonet_star.cells.masses import cell_masses
 from jkonet_star.cells.representation import REPRESENTATION, leading_coordinates, remarks
 from jkonet_star.cells.times import SECONDS, CellTimes, cell_times, check_snapshots
@@ -36,6 +37,10 @@ CELL_GROWTH = GrowthSettings(growth_amplitude=1.0, motion_width=0.4)
 motion first: rates differ by about 1 over the whole time before any data, and not by 16."""
 ENERGY = "energy"
 """The entry of `uns[key]` with the energy itself."""
+OF_CELLS = ("potential", "energy", "interaction", "growth", "growth_sd")
+"""What is written of cells into `obs`, conditions aside."""
+_OWN = ("velocity", "drift", "fates", "fates_sd")
+"""Into `obsm`, beside the velocities on embeddings."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +105,10 @@ class CellEnergy:
                 f"{self.unit or 'no unit'}"
             )
         return found
+
+    def field_times(self, adata: Any) -> np.ndarray | None:
+        """The times of the cells where the energy needs them to say something of each, or None."""
+        return self.times(adata).values if needs_times(self.energy) else None
 
     def snapshot(self, adata: Any) -> tuple[np.ndarray, np.ndarray]:
         """The times of the energy, and the last of them that each cell has reached, (n,).
@@ -172,11 +181,12 @@ def fit(
         cells for the dimension; and what `jkonet_star.fit` says.
     """
     points = leading_coordinates(adata, use_rep, n_components)
-    if condition_key is not None:
-        check_entries(adata, condition_key, reference, batch_key)
     found = cell_times(adata, time_key, time_map=time_map)
     odd = check_snapshots(found.values, f"obs[{time_key!r}]")
     times, counts = np.unique(found.values, return_counts=True)
+    if condition_key is not None:
+        later = found.values > times[0]
+        check_entries(adata, condition_key, reference, batch_key, later=later)
     for line in [*odd, *remarks(points, counts, f"obsm[{use_rep!r}]")]:
         warnings.warn(line, stacklevel=2)
     if mass_key is not None:
@@ -237,14 +247,19 @@ def keep(adata: Any, model: CellEnergy, key_added: str = KEY) -> None:
 
 
 def forget(adata: Any, key: str = KEY) -> None:
-    """Removes what was written of an energy: results of another one do not go with it."""
+    """Removes what was written of an energy: results of another one do not go with it.
+
+    What only begins with the same letters is someone else's, such as `obsm["jkonet_b_fates"]` of an
+    energy that is kept as `jkonet_b`.
+    """
     forget_conditions(adata, key)
     adata.uns.pop(key, None)
-    for name in ("potential", "energy", "interaction", "growth", "growth_sd"):
+    for name in OF_CELLS:
         if f"{key}_{name}" in adata.obs:
             del adata.obs[f"{key}_{name}"]
+    bases = [str(name).removeprefix("X_") for name in adata.obsm if str(name).startswith("X_")]
     for place, own in (
-        (adata.obsm, [name for name in adata.obsm if str(name).startswith(f"{key}_")]),
+        (adata.obsm, [f"{key}_{name}" for name in (*_OWN, *bases)]),
         (adata.varm, [f"{key}_drivers"]),
         (adata.obsp, [f"{key}_transitions"]),
         (adata.layers, [key]),
@@ -297,7 +312,10 @@ def kept(
     """
     where = f"uns[{key!r}]"
     if key not in adata.uns or ENERGY not in adata.uns[key]:
-        raise ValueError(f"{where} holds no energy: learn one first, with cells.fit(adata, ...)")
+        raise ValueError(
+            f"{where} holds no energy: learn one first, with cells.fit(adata, ...), or give one "
+            "as model; anndata.concat keeps it with uns_merge='same'"
+        )
     about = adata.uns[key]
     try:
         version = int(about[ENERGY]["schema_version"])

@@ -113,13 +113,18 @@ def test_three_conditions_a_reference_and_a_name_with_a_slash(adata, tmp_path):
 def test_cells_from_before_the_treatment_are_the_beginning_of_all(adata):
     first = (adata.obs["day"] == "d0").to_numpy()
     adata.obs["arm"] = np.where(first, "before", adata.obs["treatment"].astype(str))
-    with pytest.raises(ValueError, match="at 2 .* fewer than 5 cells of before: leave"):
-        cells.tl.conditions(adata, condition_key="arm")
+    cells.tl.conditions(adata, condition_key="arm", n_permutations=49)
+    own = adata.uns["jkonet"]["conditions"]
+    assert (own["reference"], list(own["names"])) == ("control", ["treated"])
+    assert not adata.obsm["jkonet_difference"][first].any()
+    with pytest.raises(ValueError, match="no 'before' in .* available: control, treated"):
+        cells.tl.conditions(adata, condition_key="arm", reference="before")
     adata.obs["arm"] = np.where(first, "control", adata.obs["treatment"].astype(str))
     cells.tl.conditions(adata, condition_key="arm", n_permutations=49)
     about = adata.uns["jkonet"]["conditions"]
     assert about["shared_start"]
     assert about["pvalue"][0] <= 0.05
+    assert (own["statistic"], own["pvalue"]) == (about["statistic"], about["pvalue"])
 
 
 def test_a_panel_for_each_condition(adata):
@@ -162,8 +167,8 @@ def test_what_cannot_be_compared_is_named(adata):
     adata.obs["early"] = np.where(late, "control", adata.obs["treatment"].astype(str))
     for given, message in (
         ({"condition_key": "tretment"}, "no 'tretment' in obs .*did you mean 'treatment'"),
-        ({"condition_key": "one"}, "one condition only: a"),
-        ({"condition_key": "gap"}, "1 cells have no entry in obs.'gap'.: cell3"),
+        ({"condition_key": "one"}, "one condition only after the first time: a"),
+        ({"condition_key": "gap"}, "1 cells have no entry in obs.'gap'.: cell3; remove"),
         ({"condition_key": "early"}, "at 7 obs.'early'. has fewer than 5 cells of treated"),
         ({"condition_key": "treatment", "reference": "contol"}, "did you mean 'control'"),
         ({"condition_key": "treatment", "batch_key": "bacth"}, "did you mean 'batch'"),
