@@ -47,7 +47,7 @@ def growth(adata: Any, *, basis: str = "umap", key: str = KEY, ax: Axes | None =
         ValueError: `cells.tl.growth` was not asked, or there is no such embedding.
     """
     values = np.asarray(_entry(adata.obs, f"{key}_growth", "obs", "growth"))
-    unit = kept(adata, key).unit
+    unit = _unit(adata, key)
     most = float(np.abs(values).max()) or 1.0
     ax = _axes(ax)
     name = f"growth (1 / {unit})" if unit else "growth"
@@ -82,7 +82,7 @@ def conditions(adata: Any, *, basis: str = "umap", key: str = KEY) -> list[Axes]
     about = _entry(adata.uns.get(key, {}), "conditions", f"uns[{key!r}]", "conditions")
     names, pvalues = [str(name) for name in about["names"]], np.asarray(about["pvalue_holm"])
     shown = [np.asarray(adata.obs[effect_column(key, name)]) for name in names]
-    most, unit = max(float(values.max()) for values in shown), kept(adata, key).unit
+    most, unit = max(float(values.max()) for values in shown), _unit(adata, key)
     label = f"difference of the drift{f' (1 / {unit})' if unit else ''}"
     axes = _row(len(names))
     for ax, values, name, pvalue in zip(axes, shown, names, pvalues, strict=True):
@@ -98,7 +98,7 @@ def clones(adata: Any, *, key: str = KEY, ax: Axes | None = None) -> Axes:
         ValueError: `cells.tl.clones` was not asked.
     """
     about = _entry(adata.uns.get(key, {}), "clones", f"uns[{key!r}]", "clones")
-    unit, times = kept(adata, key).unit, np.asarray(about["times"])
+    unit, times = _unit(adata, key), np.asarray(about["times"])
     ax = _axes(ax)
     for i, (method, colour) in enumerate(zip(about["methods"], METHOD_COLOURS, strict=True)):
         ax.errorbar(
@@ -181,6 +181,11 @@ def law(adata: Any, *, model: CellEnergy | None = None, key: str = KEY) -> list[
         ax.set_ylabel(f"{model.use_rep} 2" if k == 0 else "")
     axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, markerscale=2)
     return axes
+
+
+def _unit(adata: Any, key: str) -> str:
+    """Of time; empty where it is not known, of other cells for instance, whose energy is a `model`."""
+    return str(adata.uns.get(key, {}).get("time_unit", ""))
 
 
 def _entry(place: Any, name: str, where: str, function: str) -> Any:

@@ -7,7 +7,7 @@ Every function takes the energy that `cells.fit` kept in `adata.uns[key]`, or an
     velocity     obsm[key_velocity], obsm[key_BASIS], layers[key]
     growth       obs[key_growth], obs[key_growth_sd]
     transitions  obsp[key_transitions]
-    fates        obsm[key_fates], uns[key]["fates"], uns[key]["fates_sd"]
+    fates        obsm[key_fates], obsm[key_fates_sd], uns[key]["fates"], uns[key]["fates_sd"]
     drivers      varm[key_drivers]
     conditions   uns[key]["conditions"], obsm[key_difference], obs[key_effect_CONDITION]
     clones       uns[key]["clones"]
@@ -22,7 +22,6 @@ import numpy as np
 from scipy import sparse
 
 from diffusions.keys import named_key
-from diffusions.late_imports import import_extra
 from jkonet_star.cells.chain import (
     absorbed,
     along_drift,
@@ -34,11 +33,12 @@ from jkonet_star.cells.chain import (
 from jkonet_star.cells.comparisons import clones as clones
 from jkonet_star.cells.comparisons import conditions as conditions
 from jkonet_star.cells.fields import cell_fields, needs_times, write_energies
-from jkonet_star.cells.model import KEY, CellEnergy, asked, kept, snapshots_of
+from jkonet_star.cells.genes import drivers as drivers
+from jkonet_star.cells.genes import gene_loadings
+from jkonet_star.cells.genes import predict as predict
+from jkonet_star.cells.model import KEY, CellEnergy, asked, snapshots_of
 from jkonet_star.cells.representation import (
-    REPRESENTATION,
     absent,
-    coordinates,
     embedding,
     listed,
     obs_column,
@@ -48,11 +48,6 @@ from jkonet_star.fitted import FittedEnergy
 FUTURES = 10
 FEWER_FUTURES = 3
 """Of each replicate, whose spread is averaged over all of them."""
-LEAST_EXPRESSED = 1e-9
-"""Deviation of a gene, of its largest value, below which it correlates with nothing."""
-GENES_AT_ONCE = 512
-CHECKED, TOLERANCE = 5, 1e-2
-"""Cells whose expression must have the coordinates of the components, and how exactly."""
 
 
 def potential(
@@ -70,13 +65,9 @@ def potential(
         ValueError: no energy is kept, or entries that it needs are missing.
     """
     adata, model = asked(adata, model, key, copy)
-    fields = cell_fields(model.energy, model.coordinates(adata), _times(adata, model))
+    fields = cell_fields(model.energy, model.coordinates(adata), model.field_times(adata))
     write_energies(adata, model.energy, fields, key)
     return adata if copy else None
-
-
-def _times(adata: Any, model: CellEnergy) -> np.ndarray | None:
-    return model.times(adata).values if needs_times(model.energy) else None
 
 
 def velocity(
@@ -107,15 +98,18 @@ def velocity(
 
     Raises:
         ValueError: no energy is kept, or entries that it needs are missing.
+
+    Warns (UserWarning):
+        The loadings in `varm["PCs"]` do not belong to X.
     """
     adata, model = asked(adata, model, key, copy)
     points = model.coordinates(adata)
-    drift = cell_fields(model.energy, points, _times(adata, model)).drift
+    drift = cell_fields(model.energy, points, model.field_times(adata)).drift
     adata.obsm[f"{key}_velocity"] = drift
     if basis is not None:
         shown = _projected(points, drift, embedding(adata, basis))
         adata.obsm[f"{key}_{basis.removeprefix('X_')}"] = shown
-    loadings = _loadings(adata, model) if genes else None
+    loadings = gene_loadings(adata, model) if genes else None
     if loadings is not None:
         adata.layers[key] = drift @ loadings.T.astype(np.float32)
     return adata if copy else None
@@ -128,28 +122,6 @@ def _projected(points: np.ndarray, drift: np.ndarray, shown: np.ndarray) -> np.n
     length = np.linalg.norm(away, axis=2, keepdims=True)
     direction = away / np.where(length > 0, length, np.inf)
     return np.einsum("nk,nke->ne", chance - 1.0 / index.shape[1], direction)
-
-
-def _loadings(adata: Any, model: CellEnergy) -> np.ndarray | None:
-    """Of the energy's coordinates, (genes, d); None where there are none.
-
-    They belong to the coordinates where differences of a few cells' expression have those of their
-    coordinates, whatever mean was taken off.
-    """
-    if model.use_rep != REPRESENTATION or "PCs" not in adata.varm or adata.X is None:
-        return None
-    found = np.asarray(adata.varm["PCs"], np.float64)
-    points = coordinates(adata, model.use_rep)
-    if found.shape[1] != points.shape[1]:
-        return None
-    few = np.unique(np.linspace(0, adata.n_obs - 1, CHECKED).astype(int))
-    some = adata[few].to_memory().X if adata.isbacked else adata[few].X
-    some = np.asarray(some.toarray() if hasattr(some, "toarray") else some, np.float64)
-    own = np.asarray(points[few], np.float64)
-    away = (some - some[0]) @ found - (own - own[0])
-    if np.abs(away).max() > TOLERANCE * max(np.abs(own - own[0]).max(), np.finfo(float).tiny):
-        return None
-    return found[:, : model.energy.dimension]
 
 
 def growth(
@@ -274,7 +246,7 @@ def fates(
     adata: Any,
     *,
     groups: str,
-    terminal: Sequence[str] | None = None,
+    terminal: str | Sequence[str] | None = None,
     n_futures: int = FUTURES,
     seed: int = 0,
     model: CellEnergy | None = None,
@@ -285,13 +257,14 @@ def fates(
 
     By the chain of `chain`, equation (3): with noise where the energy has some, with growth where it
     was learned. `uns[key]["fates"]` has the names of the columns; `uns[key]["fates_sd"]` the deviation
-    over the replicates of a bootstrap, which does not know how the fates vary from one seed to another.
+    over the replicates of a bootstrap, which does not know how the fates vary from one seed to another;
+    `obsm[key_fates_sd]` is the same, and goes with the cells where they are chosen or put in order.
 
     Args:
         adata: AnnData.
         groups: entry of `obs` with the groups.
-        terminal: those in which cells end; where not given, all that the last snapshot has and the
-            first has not.
+        terminal: those in which cells end, or the only one; where not given, all that the last
+            snapshot has and the first has not.
         n_futures: of each cell, where there is noise.
         seed: of the noise.
         model: the energy; the one kept in `uns[key]` where not given.
@@ -318,6 +291,7 @@ def fates(
     early = set(labels[cells[0]])
     names = [name for name in there if name not in early]
     if terminal is not None:
+        terminal = [terminal] if isinstance(terminal, str) else terminal
         names = [str(name) for name in terminal]
         if len(set(names)) < len(names):
             raise ValueError(f"terminal names a group twice: {listed(names)}")
@@ -345,6 +319,8 @@ def fates(
     adata.uns.setdefault(key, {})
     adata.uns[key]["fates"] = np.asarray(names, dtype=object)
     adata.uns[key].pop("fates_sd", None)
+    if f"{key}_fates_sd" in adata.obsm:
+        del adata.obsm[f"{key}_fates_sd"]
     replicates = _replicates(model.energy)
     if replicates and float(model.energy.beta) > 0 and n_futures < FEWER_FUTURES:
         warnings.warn(
@@ -356,155 +332,5 @@ def fates(
     elif replicates:
         deviation = _deviation([of(one, FEWER_FUTURES) for one in replicates], "fates_sd")
         if deviation is not None:
-            adata.uns[key]["fates_sd"] = deviation
+            adata.uns[key]["fates_sd"] = adata.obsm[f"{key}_fates_sd"] = deviation
     return adata if copy else None
-
-
-def drivers(
-    adata: Any, *, model: CellEnergy | None = None, key: str = KEY, copy: bool = False
-) -> Any:
-    """How each gene goes with each fate: `varm[key_drivers]`, a table.
-
-    `FATE_correlation` is that of the gene's expression with the share of the fate, over all cells, and
-    `FATE_error` its standard error by Fisher's z, (1 - r^2) / sqrt(n - 3). `FATE_velocity` is how fast
-    the gene changes in the cells with that fate and not in all, per time: with c the loadings and b the
-    drift, sum_i (F_if / sum F_f - 1 / n) c . b_i; only where the loadings are known. A / in the name of
-    a fate is a _ in those of the columns.
-
-    Args:
-        adata: AnnData with fates.
-        model: the energy; the one kept in `uns[key]` where not given.
-        key: of the names.
-        copy: leaves `adata` as it is, and returns a changed copy.
-
-    Raises:
-        ValueError: no energy is kept, there are no fates, or X is absent, on disk or not finite.
-    """
-    adata, model = asked(adata, model, key, copy)
-    pandas = import_extra("pandas", "cells.tl.drivers")
-    if f"{key}_fates" not in adata.obsm:
-        raise ValueError(f"no {key}_fates in obsm: ask for cells.tl.fates first")
-    chance = np.asarray(adata.obsm[f"{key}_fates"])
-    r = _correlations(_expression(adata), chance, adata.var_names)
-    n, loadings = adata.n_obs, _loadings(adata, model)
-    drift = None
-    if loadings is not None:
-        drift = cell_fields(model.energy, model.coordinates(adata), _times(adata, model)).drift
-    table: dict[str, np.ndarray] = {}
-    for f, fate in enumerate(adata.uns[key]["fates"]):
-        name = str(fate).replace("/", "_")  # which files take for a folder
-        table[f"{name}_correlation"] = r[:, f]
-        table[f"{name}_error"] = (1 - r[:, f] ** 2) / np.sqrt(max(n - 3, 1))
-        if loadings is not None and drift is not None:
-            more = chance[:, f] / chance[:, f].sum() - 1.0 / n
-            table[f"{name}_velocity"] = loadings @ (more @ drift)
-    adata.varm[f"{key}_drivers"] = pandas.DataFrame(table, index=adata.var_names)
-    return adata if copy else None
-
-
-def _correlations(expression: Any, chance: np.ndarray, names: Any) -> np.ndarray:
-    """Of genes with fates, (genes, fates); 0 for a gene that is the same in all cells.
-
-    Raises:
-        ValueError: a gene that is not finite.
-    """
-    away = chance - chance.mean(axis=0)
-    found = np.zeros((expression.shape[1], chance.shape[1]))
-    if sparse.issparse(expression):
-        expression = expression.tocsc()
-    for start in range(0, len(found), GENES_AT_ONCE):
-        genes = slice(start, start + GENES_AT_ONCE)
-        some = expression[:, genes]
-        # Centred in double precision before anything is squared.
-        some = np.asarray(some.toarray() if sparse.issparse(some) else some, np.float64)
-        bad = ~np.isfinite(some).all(axis=0)
-        if bad.any():
-            raise ValueError(f"X has NaN or inf in {listed(np.asarray(names[genes])[bad])}")
-        largest = np.abs(some).max(axis=0)
-        some = some - some.mean(axis=0)
-        deviation = some.std(axis=0)
-        telling = deviation > LEAST_EXPRESSED * largest
-        scale = np.where(telling, deviation, np.inf)[:, None] * away.std(axis=0)
-        found[genes] = some.T @ away / len(away) / np.where(scale > 0, scale, np.inf)
-    return np.clip(found, -1, 1)
-
-
-def _expression(adata: Any) -> Any:
-    """X in memory.
-
-    Raises:
-        ValueError: there is none, or it is on disk.
-    """
-    if adata.X is None:
-        raise ValueError("X holds no expression")
-    if adata.isbacked:
-        raise ValueError("X is on disk: give adata.to_memory()")
-    found = adata.X
-    return found.compute() if hasattr(found, "compute") else found
-
-
-def predict(
-    adata: Any,
-    *,
-    time: float,
-    seed: int = 0,
-    model: CellEnergy | None = None,
-    key: str = KEY,
-) -> Any:
-    """Future cells: those of the last snapshot before a time, moved to it.
-
-    Args:
-        adata: AnnData.
-        time: when, in the unit of the times; after the first snapshot.
-        seed: of the noise.
-        model: the energy; the one kept in `uns[key]` where not given.
-        key: of the names.
-
-    Returns:
-        An AnnData object of the moved cells: their coordinates, `obs[key_weight]` by growth, the
-        entries of `obs` that they had, and, where `varm["PCs"]` belongs to the coordinates, their
-        genes, which is the mean expression and the components' part.
-
-    Raises:
-        ValueError: no energy is kept, entries are missing, the time is not after the first, or there
-            are no cells of the snapshot before it.
-    """
-    anndata = import_extra("anndata", "cells.tl.predict")
-    if model is None:
-        model = kept(adata, key)
-    times = model.energy.time_values()
-    if isinstance(time, str) or not times[0] < time < np.inf:
-        raise ValueError(f"time must be after the first, {times[0]:g}, and finite, got {time!r}")
-    # Single precision moves a time a little.
-    near = 1e-6 * float(np.ptp(times))
-    k = int(np.flatnonzero(times < time - near)[-1])
-    chosen = np.flatnonzero(model.snapshot(adata)[1] == k)
-    if not len(chosen):
-        raise ValueError(f"there are no cells at {times[k]:g}, from which those at {time:g} come")
-    now = model.coordinates(adata)[chosen]
-    weights = np.full(len(now), 1.0 / len(now))
-    at, step, draws = float(times[k]), k, named_key(jax.random.key(seed), "predict")
-    while time - at > near:
-        # Beyond the last snapshot as its last step, and as long ones.
-        last = min(step, len(times) - 2)
-        tau = min(time - at, float(times[last + 1] - times[last]))
-        noise = jax.random.fold_in(draws, step) if float(model.energy.beta) > 0 else None
-        moved = model.energy.predict_weighted(
-            now, 1, key=noise, weights=weights, start=step, dt=tau
-        )
-        now, weights = np.asarray(moved.points[1]), np.asarray(moved.weights[1], np.float64)
-        at, step = at + tau, step + 1
-    loadings = _loadings(adata, model)
-    expression, genes = None, None
-    if loadings is not None:
-        # Of the cells from which the components were made, whichever of them are here.
-        middle = np.asarray(_expression(adata).mean(axis=0), np.float64).ravel()
-        every = np.asarray(adata.varm["PCs"], np.float64)
-        mean = middle - every @ coordinates(adata, model.use_rep).mean(axis=0, dtype=np.float64)
-        expression = (mean + now @ loadings.T).astype(np.float32)
-        genes = adata.var.to_memory() if hasattr(adata.var, "to_memory") else adata.var.copy()
-    obs = adata.obs.to_memory() if hasattr(adata.obs, "to_memory") else adata.obs
-    obs = obs.iloc[chosen].copy()
-    obs[f"{key}_weight"] = weights * len(now)
-    obs[f"{key}_time"] = float(time)
-    return anndata.AnnData(X=expression, obs=obs, var=genes, obsm={model.use_rep: now})

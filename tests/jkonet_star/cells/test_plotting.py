@@ -1,10 +1,12 @@
 """Pictures show what was written, and say what is missing."""
 
+import anndata
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from jkonet_star import cells
+from jkonet_star.cells.model import kept
 
 
 @pytest.fixture
@@ -70,3 +72,12 @@ def test_what_was_not_asked_is_named(adata, name):
 def test_an_embedding_that_is_not_there(told):
     with pytest.raises(ValueError, match="no 'X_tsne' in obsm"):
         cells.pl.landscape(told, basis="tsne")
+
+
+def test_cells_that_are_told_by_another_model_are_drawn(told):
+    model = kept(told)
+    other = anndata.AnnData(obs=told.obs[["day"]].copy(), obsm=dict(told.obsm))
+    cells.tl.growth(other, model=model)
+    assert not other.uns.get("jkonet")
+    values, _ = coloured(cells.pl.growth(other))
+    assert len(values) == other.n_obs

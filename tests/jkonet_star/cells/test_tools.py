@@ -133,7 +133,7 @@ def test_predicted_cells_are_those_of_the_energy_with_their_genes(adata):
 
 PLACES = {
     "obs": {"potential", "energy", "growth", "growth_sd"},
-    "obsm": {"velocity", "umap", "fates"},
+    "obsm": {"velocity", "umap", "fates", "fates_sd"},
     "varm": {"drivers"},
     "obsp": {"transitions"},
 }
@@ -255,10 +255,20 @@ def test_a_gene_that_is_not_finite_is_named(adata):
 
 
 def test_loadings_of_other_coordinates_are_not_used(adata):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cells.tl.velocity(adata[::2].copy())
+    few = adata[:, :50].copy()
     adata.X = np.expm1(adata.X)
-    cells.tl.velocity(adata)
-    assert "jkonet" not in adata.layers
-    assert cells.tl.predict(adata, time=5.0).X is None
+    for data in (adata, few):
+        with pytest.warns(UserWarning, match="X is not the expression of which they make"):
+            cells.tl.velocity(data)
+        assert "jkonet" not in data.layers
+        with pytest.warns(UserWarning, match="set X to what scanpy.pp.pca was given"):
+            assert cells.tl.predict(data, time=5.0).X is None
+    del adata.varm["PCs"]
+    with pytest.warns(UserWarning, match="the cells have no genes"):
+        cells.tl.predict(adata, time=5.0)
 
 
 def test_terminal_groups_are_those_that_come_later(adata):
@@ -303,6 +313,46 @@ def test_another_energy_leaves_nothing_of_the_first(adata):
         cells.tl.drivers(adata)
     with pytest.raises(ValueError, match="has a /"):
         cells.keep(adata, kept(adata), "a/b")
+
+
+def test_another_energy_leaves_those_whose_names_begin_alike(adata):
+    model = kept(adata)
+    cells.keep(adata, model, "jkonet_b")
+    adata.obsm["jkonet_own"] = np.zeros((adata.n_obs, 2))
+    for key in ("jkonet", "jkonet_b"):
+        cells.tl.velocity(adata, basis="umap", key=key)
+        cells.tl.fates(adata, groups="cell_type", terminal="A", key=key)
+    cells.keep(adata, model)
+    left = {name for name in adata.obsm if name.startswith("jkonet")}
+    expected = {"jkonet_own", "jkonet_b_velocity", "jkonet_b_umap", "jkonet_b_fates"}
+    assert left - {"jkonet_b_fates_sd"} == expected
+
+
+def test_deviations_of_fates_go_with_the_cells(adata):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cells.tl.fates(adata, groups="cell_type", terminal=["A", "B"])
+    deviation = adata.uns["jkonet"]["fates_sd"]
+    some = adata[::-2]
+    np.testing.assert_array_equal(some.obsm["jkonet_fates_sd"], deviation[::-2])
+    assert deviation.std() > 0
+
+
+def test_one_terminal_group_is_its_name_and_not_its_letters(adata):
+    labels = adata.obs["cell_type"].astype(str)
+    adata.obs["kind"] = labels.where(labels != "C", "AB")
+    cells.tl.fates(adata, groups="kind", terminal="AB")
+    assert list(adata.uns["jkonet"]["fates"]) == ["AB"]
+
+
+def test_cells_to_come_keep_nothing_that_was_said_of_where_they_were(adata):
+    cells.tl.potential(adata)
+    cells.tl.growth(adata)
+    adata.obs["jkonet_effect_treated"] = 1.0
+    future = cells.tl.predict(adata, time=5.0)
+    own = {name for name in future.obs if name.startswith("jkonet")}
+    assert own == {"jkonet_weight", "jkonet_time"}
+    assert {"day", "cell_type"} <= set(future.obs)
 
 
 def test_what_is_on_disk_is_said(learned, tmp_path):
