@@ -9,15 +9,19 @@
 et al., Variational diffusion models, 2021). A process is a pair of functions of a time whose meaning
 is its own; derivatives follow by automatic differentiation.
 
-    process                  time                      alpha               sigma
-    VariancePreserving       log SNR, down to -inf     sqrt(sigmoid(t))    sqrt(sigmoid(-t))
+    process                  data .. noise             alpha               sigma
+    VariancePreserving       log SNR, inf .. -inf      sqrt(sigmoid(t))    sqrt(sigmoid(-t))
     LinearBetaDDPM           step 0 .. n_steps         sqrt(abar_t)        sqrt(1 - abar_t)
     OrnsteinUhlenbeck        0 .. inf                  exp(-t)             sqrt(c (1 - exp(-2 t)))
-    StochasticLocalization   inf down to 0             t                   sqrt(t)
+    StochasticLocalization   inf .. 0                  t                   sqrt(t)
     RectifiedFlow            0 .. 1                    1 - t               t
 
 with abar_t the product of 1 - beta_i over i <= t, and log abar linear between steps. The first and the
-fourth run from noise to data as their time grows, the others from data to noise.
+fourth run from noise to data as their time grows, the others from data to noise. The log SNR a tells
+how much noise there is in any of them; the `time` of each process inverts (2),
+
+    VariancePreserving a,   OrnsteinUhlenbeck log(1 + exp(-a) / c) / 2,   StochasticLocalization exp(a),
+    RectifiedFlow sigmoid(-a / 2),   LinearBetaDDPM where log abar_t = log sigmoid(a).              (5)
 """
 
 import dataclasses
@@ -42,9 +46,22 @@ class Process(Protocol):
         """Factor of the noise."""
 
 
+@runtime_checkable
+class TimedProcess(Process, Protocol):
+    """A process that also knows when it has a log SNR."""
+
+    def time(self, a: Float[Array, "*times"]) -> Float[Array, "*times"]:
+        """The time at which the log SNR (2) is a."""
+
+
 @dataclasses.dataclass(frozen=True)
 class VariancePreserving:
-    """alpha^2 + sigma^2 = 1, with log SNR itself as the time."""
+    """alpha^2 + sigma^2 = 1, with the log SNR itself as the time.
+
+    So its time has no unit and no end: at -12 there is nothing but noise, at 0 as much noise as data of
+    unit variance, at 12 data with a noise of 0.0025. It grows from noise to data, and neither 0 nor 1
+    is an end of it.
+    """
 
     @checked
     def alpha(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
@@ -55,6 +72,11 @@ class VariancePreserving:
     def sigma(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
         """See (1)."""
         return jnp.exp(0.5 * jax.nn.log_sigmoid(-t))
+
+    @checked
+    def time(self, a: Float[Array, "*times"]) -> Float[Array, "*times"]:
+        """See (5)."""
+        return jnp.asarray(a)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,6 +121,13 @@ class LinearBetaDDPM:
         """See (1)."""
         return jnp.sqrt(-jnp.expm1(self._log_alpha_squared(t)))
 
+    @checked
+    def time(self, a: Float[Array, "*times"]) -> Float[Array, "*times"]:
+        """See (5); n_steps for a log SNR below the last."""
+        table = self._log_alpha_squared(jnp.arange(self.n_steps + 1, dtype=a.dtype))
+        steps = jnp.arange(self.n_steps, -1.0, -1.0, dtype=a.dtype)
+        return jnp.interp(jax.nn.log_sigmoid(a), table[::-1], steps)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OrnsteinUhlenbeck:
@@ -124,6 +153,11 @@ class OrnsteinUhlenbeck:
         """See (1)."""
         return jnp.sqrt(-self.variance * jnp.expm1(-2.0 * t))
 
+    @checked
+    def time(self, a: Float[Array, "*times"]) -> Float[Array, "*times"]:
+        """See (5)."""
+        return 0.5 * jax.nn.softplus(-a - np.log(self.variance))
+
 
 @dataclasses.dataclass(frozen=True)
 class StochasticLocalization:
@@ -139,6 +173,11 @@ class StochasticLocalization:
         """See (1)."""
         return jnp.sqrt(t)
 
+    @checked
+    def time(self, a: Float[Array, "*times"]) -> Float[Array, "*times"]:
+        """See (5)."""
+        return jnp.exp(a)
+
 
 @dataclasses.dataclass(frozen=True)
 class RectifiedFlow:
@@ -153,6 +192,11 @@ class RectifiedFlow:
     def sigma(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
         """See (1)."""
         return jnp.asarray(t)
+
+    @checked
+    def time(self, a: Float[Array, "*times"]) -> Float[Array, "*times"]:
+        """See (5)."""
+        return jax.nn.sigmoid(-0.5 * a)
 
 
 @checked

@@ -20,7 +20,12 @@ from diffusions.processes import VariancePreserving
 from diffusions.typing import Array, Float, Key
 
 CHANNEL = VariancePreserving()
-"""z = sqrt(sigmoid(a)) x + sqrt(sigmoid(-a)) eps, of all densities by denoising."""
+"""z = sqrt(sigmoid(a)) x + sqrt(sigmoid(-a)) eps, of all densities by denoising.
+
+Its time is the log SNR a, which grows from noise to data: sampling starts at the lower end of a
+`LogSNRLaw` (-12 of the default) and stops at the upper one. Any other process passes through the same
+laws up to a factor (`diffusions.channel`).
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """Learning a density, whatever the data: training, evaluation, the network on disk."""
 
 import dataclasses
-import functools
 import time
 from typing import Any
 
@@ -15,11 +14,12 @@ from data_generation.formats.json_file import read_record
 from data_generation.scripts.command_line import say
 from data_generation.scripts.files import write_json
 from diffusions.density.error_curves import ErrorCurves, error_curves
-from diffusions.density.likelihood import Likelihood, bits_per_dimension, mean_of, nll, nll_loss
+from diffusions.density.likelihood import Likelihood, bits_per_dimension, mean_of, nll
 from diffusions.density.log_snr import LogSNRLaw, law_from_curve, law_from_spectrum
+from diffusions.density.training import likelihood_training, n_steps
 from diffusions.keys import named_key
-from diffusions.training import TrainingState, initial_state, shuffled_batches, train_epochs
-from diffusions.typing import Array, Key, Params
+from diffusions.training import TrainingState, initial_state
+from diffusions.typing import Array, Params
 from experiments.information_theoretic.settings import (
     ResolvedInformationTheoreticSettings,
     log_snr_pair,
@@ -121,39 +121,21 @@ def _training(
     task: Task, settings: ResolvedInformationTheoreticSettings, law: LogSNRLaw, epochs: int
 ) -> tuple[TrainingState, Any]:
     """The initial state, and the training with all but the state and its length filled in."""
-    n, batch_size = len(task.train), settings.batch_size
-    steps = epochs * -(-n // batch_size)
     rate: Any = settings.learning_rate
     if settings.schedule == "cosine":
+        steps = epochs * n_steps(len(task.train), settings.batch_size)
         rate = optax.cosine_decay_schedule(settings.learning_rate, steps)
     optimizer = optax.adam(rate)
     state = initial_state(jax.tree.map(jnp.array, task.params), optimizer)
-
-    def batches(key: Key) -> Array:
-        return shuffled_batches(key, n, batch_size)
-
-    def loss(params: Params, indices: Array, key: Key) -> tuple[Array, dict[str, Array]]:
-        data_key, noise_key, dropout_key = jax.random.split(key, 3)
-        indices = jnp.tile(indices, settings.noises)
-        terms = nll_loss(
-            task.denoiser(params, dropout=dropout_key),
-            noise_key,
-            task.examples(data_key, indices),
-            law,
-            task.reference,
-            weighted=settings.weighting == "likelihood",
-        )
-        # The last batch of an epoch is filled up with examples that do not count.
-        counts = indices >= 0
-        return jnp.where(counts, terms, 0.0).sum() / counts.sum(), {}
-
-    train = functools.partial(
-        train_epochs,
-        key=named_key(jax.random.key(settings.seed), "training"),
-        batches=batches,
-        loss=loss,
-        optimizer=optimizer,
-        ema_decay=settings.ema_decay,
+    train = likelihood_training(
+        lambda params, key: task.denoiser(params, dropout=key),
+        task.examples,
+        len(task.train),
+        law,
+        task.reference,
+        optimizer,
+        settings,
+        named_key(jax.random.key(settings.seed), "training"),
     )
     return state, train
 
