@@ -14,6 +14,8 @@ from diffusions.density.likelihood import score as score
 from diffusions.density.log_snr import LogSNRLaw as LogSNRLaw
 from diffusions.density.log_snr import law_from_curve as law_from_curve
 from diffusions.density.log_snr import law_from_spectrum as law_from_spectrum
+from diffusions.fitted import FittedDiffusion as FittedDiffusion
+from diffusions.fitting import fit as fit
 from diffusions.images.kriging import Kriging as Kriging
 from diffusions.images.sparse_denoising import SparseDenoising as SparseDenoising
 from diffusions.linear_denoiser.model import GaussianLaw as GaussianLaw
@@ -40,6 +42,7 @@ from diffusions.processes import OrnsteinUhlenbeck as OrnsteinUhlenbeck
 from diffusions.processes import Process as Process
 from diffusions.processes import RectifiedFlow as RectifiedFlow
 from diffusions.processes import StochasticLocalization as StochasticLocalization
+from diffusions.processes import TimedProcess as TimedProcess
 from diffusions.processes import VariancePreserving as VariancePreserving
 from diffusions.processes import corrupt as corrupt
 from diffusions.samplers import Model as Model
@@ -60,3 +63,5 @@ from diffusions.training import TrainingState as TrainingState
 from diffusions.training import initial_state as initial_state
 from diffusions.training import shuffled_batches as shuffled_batches
 from diffusions.training import train_epochs as train_epochs
+from diffusions.training_report import TrainingReport as TrainingReport
+from diffusions.training_settings import TrainingSettings as TrainingSettings

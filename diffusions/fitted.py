@@ -69,9 +69,9 @@ class FittedDiffusion:
         return (
             f"FittedDiffusion({type(self.network).__name__} of {count(size, 'parameter')} on "
             f"{type(self.process).__name__}, examples of shape {self.centre.shape},\n"
-            f"  {count(len(report.loss), 'epoch')}, held-out nll {report.validation[-1]:.4g} nats, "
-            f"by a Gaussian {report.gaussian:.4g},\n"
-            f"  a fifth of the training lowered it by {report.drop:.2g} +- {report.drop_error:.2g})"
+            f"  {count(len(report.loss), 'epoch')}, held-out nll {report.validation[-1]:.4g} +- "
+            f"{report.validation_error:.2g} nats, by a Gaussian {report.gaussian:.4g},\n"
+            f"  two fifths of the training lowered it by {report.drop:.2g} +- {report.drop_error:.2g})"
         )
 
     @property
@@ -104,7 +104,7 @@ class FittedDiffusion:
 
     @checked
     def sample(
-        self, key: Key, n: int, *, n_steps: int = 200, method: Method = "ode"
+        self, key: Key, n: int, *, n_steps: int = 200, method: Method = "ancestral"
     ) -> Float[Array, "n d ..."]:
         """Draws new examples.
 
@@ -112,7 +112,8 @@ class FittedDiffusion:
             key: of the noise.
             n: how many.
             n_steps: steps along the log SNR; an ode calls the network twice in each.
-            method: ode, the probability flow by Heun's method; or ancestral, with noise in every step.
+            method: ancestral, with noise in every step, which makes up for errors of those before; or
+                ode, the probability flow by Heun's method, a smooth map of the noise.
 
         Returns:
             Examples in the units of the data.
@@ -126,7 +127,7 @@ class FittedDiffusion:
 
     @checked
     def log_density(
-        self, x: Float[Array, "n d ..."], key: Key, *, n_log_snr: int = 256
+        self, x: Float[Array, "n d ..."], key: Key, *, n_log_snr: int = 1024
     ) -> Likelihood:
         """Log p(x) of each example, in nats per example, in the units of the data.
 
@@ -149,7 +150,7 @@ class FittedDiffusion:
         return _log_density(self, x, key, n_log_snr)
 
     @checked
-    def nll(self, x: Float[Array, "n d ..."], key: Key, *, n_samples: int = 16) -> Likelihood:
+    def nll(self, x: Float[Array, "n d ..."], key: Key, *, n_samples: int = 64) -> Likelihood:
         """The mean of -log p(x) over examples, in nats per example, in the units of the data.
 
         Args:
@@ -179,10 +180,8 @@ def _drawn(fitted: FittedDiffusion, key: Key, n: int, n_steps: int, method: Meth
     low, high = fitted.law.ends
     model, times = Model(fitted.denoiser, CHANNEL), uniform_times(low, high, n_steps)
     z = prior(named_key(key, "prior"), (n, *fitted.centre.shape), CHANNEL, low)
-    if method == "ode":
-        z = ode(model, z, times)
-    else:
-        z = ancestral(model, named_key(key, "steps"), z, times)
+    step_key = named_key(key, "steps")
+    z = ode(model, z, times) if method == "ode" else ancestral(model, step_key, z, times)
     clean, _ = model.estimates(z, jnp.asarray(high, z.dtype))
     return fitted.centre + fitted.scale * clean
 

@@ -13,6 +13,7 @@ that are always the same.
 
 import inspect
 import warnings
+from collections.abc import Callable
 from typing import get_args
 
 import flax.linen as nn
@@ -40,7 +41,7 @@ from diffusions.typing import Array, Float, HostArray, Key, Params
 
 EVALUATIONS = 50
 """Of held-out examples, at most, evenly over the epochs."""
-VALIDATION_NOISES = 16
+VALIDATION_NOISES = 32
 """Draws of log SNR and noise for each held-out example, the same every time."""
 LEAST_EXAMPLES = 10
 """That are trained on, and that are held out."""
@@ -71,7 +72,8 @@ def fit(
             is standardised, and what comes out is in the units of x.
         network: a Flax module that maps z [batch, d] and one number per example [batch] to the shape of
             z, with parameters only; absent, `DenoisingMLP` with smooth features.
-        key: of initial parameters, held-out examples, batches and noises; the same key, the same result.
+        key: of initial parameters, held-out examples, batches and noises: the same key, the same
+            result.
         process: of `diffusions.processes`, or any with `alpha`, `sigma` and `time`; absent,
             `VariancePreserving`.
         prediction: what the network predicts, up to the Gaussian's part: epsilon, clean, velocity or
@@ -104,8 +106,8 @@ def fit(
     n_held_out = _held_out(len(u), settings.validation_ratio)
     order = np.asarray(jax.random.permutation(named_key(key, "split"), len(u)))
     held_out, train = (jnp.asarray(u[part]) for part in np.split(order, [n_held_out]))
-    axes = "principal" if centre.size <= MOST_PRINCIPAL else "coordinates"
-    reference = fitted_reference(train, axes=axes)
+    few = centre.size <= MOST_PRINCIPAL
+    reference = fitted_reference(train, axes="principal" if few else "coordinates")
     network = _default_network(centre) if network is None else network
     params = _initial_params(network, named_key(key, "parameters"), train[:1])
 
@@ -118,12 +120,13 @@ def fit(
             condition=condition,
         )
 
-    state, loss, epochs, terms = _trained(
+    params, loss, epochs, terms = _trained(
         params, denoiser, key, train, held_out, law, reference, settings
     )
     log_scale = float(np.log(scale).sum())
     report = training_report(
         loss + log_scale,
+        order[:n_held_out],
         epochs,
         terms + log_scale,
         log_scale - float(reference.log_density(held_out).mean()),
@@ -137,7 +140,7 @@ def fit(
         condition=condition,
         law=law,
         report=report,
-        params=state,
+        params=params,
         reference=reference,
         centre=jnp.asarray(centre, jnp.float32),
         scale=jnp.asarray(scale, jnp.float32),
@@ -146,7 +149,7 @@ def fit(
 
 def _trained(
     params: Params,
-    denoiser,
+    denoiser: Callable[[Params], Denoiser],
     key: Key,
     train: Array,
     held_out: Array,
@@ -193,7 +196,7 @@ def _trained(
                 chunk=settings.batch_size * settings.noises,
             )
 
-        def evaluated(carry: tuple, _: None) -> tuple:
+        def evaluated(carry: tuple, _: None) -> tuple[tuple, tuple[Array, Array]]:
             state, kept = carry
             state, scalars = advance(state, n_epochs=every)
             terms = validation(state.ema)
@@ -202,10 +205,9 @@ def _trained(
             return (state, kept), (scalars["loss"], terms)
 
         state, before = advance(state, n_epochs=rest)
-        carry, (loss, terms) = jax.lax.scan(
-            evaluated, (state, state.ema), None, length=n_evaluations
-        )
-        return carry[1], jnp.concatenate([before["loss"], loss.reshape(-1)]), terms
+        (_, kept), found = jax.lax.scan(evaluated, (state, state.ema), length=n_evaluations)
+        loss, terms = found
+        return kept, jnp.concatenate([before["loss"], loss.reshape(-1)]), terms
 
     state = initial_state(params, optimizer)
     kept, loss, terms = jax.jit(program)(state, train, held_out)

@@ -29,7 +29,14 @@ from diffusions.keys import named_key
 from diffusions.late_imports import import_extra
 from diffusions.objectives import Denoiser
 from diffusions.predictions import Prediction, clean_and_epsilon
-from diffusions.processes import Process, diffusion_squared, rates
+from diffusions.processes import (
+    Process,
+    VariancePreserving,
+    diffusion_squared,
+    log_snr,
+    rates,
+)
+from diffusions.short_repr import known
 from diffusions.typing import Array, Float, Key
 
 Constrain = Callable[[Key, Array, Array], Array]
@@ -79,8 +86,50 @@ class Model(NamedTuple):
 
 @checked
 def prior(key: Key, shape: tuple[int, ...], process: Process, t: float) -> Array:
-    """Noise sigma(t) eps: z_t where nothing of the data is left, alpha(t) x being negligible."""
+    """Noise sigma(t) eps: z_t where nothing of the data is left, alpha(t) x being negligible.
+
+    Args:
+        key: of the noise.
+        shape: of z.
+        process: its time is its own: noise is at -12 or so of `VariancePreserving`, whose time is the
+            log SNR, at 1 of the rectified flow, at n_steps of DDPM, at 0 of stochastic localization.
+        t: where sampling starts.
+
+    Raises:
+        ValueError: at this time there is more data than noise.
+    """
+    level = _level(process, jnp.asarray(t, jnp.float32))
+    if level is not None and level > 0.0:
+        raise ValueError(
+            f"sampling starts from noise, and at t = {t:g} {type(process).__name__} has a log SNR of "
+            f"{level:.3g}, more data than noise{_hint(process)}"
+        )
     return process.sigma(jnp.asarray(t, jnp.float32)) * jax.random.normal(key, shape)
+
+
+def _hint(process: Process) -> str:
+    """What is to be known of the time of a process that is often taken for another."""
+    is_log_snr = isinstance(process, VariancePreserving)
+    return ": its time is the log SNR, from -12 or so up to 12" if is_log_snr else ""
+
+
+def _level(process: Process, times: Array, *place: int) -> float | None:
+    """The log SNR at a time that is known, also while a program is traced; None at another."""
+    if not known(times):
+        return None
+    with jax.ensure_compile_time_eval():
+        level = log_snr(process, times[place])
+    return float(level) if known(level) else None
+
+
+def _check_order(process: Process, times: Float[Array, "times"]) -> None:
+    """Raises ValueError where times are known and run from data to noise."""
+    first, last = _level(process, times, 0), _level(process, times, -1)
+    if len(times) > 1 and first is not None and last is not None and first >= last:
+        raise ValueError(
+            f"times must run from noise to data, and the log SNR of {type(process).__name__} is "
+            f"{first:.3g} at the first and {last:.3g} at the last{_hint(process)}"
+        )
 
 
 def uniform_times(start: float, stop: float, n_steps: int) -> Float[Array, "times"]:
@@ -130,6 +179,7 @@ def ancestral(
     """
     if noise not in ("posterior", "large"):
         raise ValueError(f"noise must be posterior or large, got {noise!r}")
+    _check_order(model.process, times)
 
     def step(key: Key, z: Array, t: Array, s: Array) -> Array:
         clean, _ = model.estimates(z, t)
@@ -166,6 +216,7 @@ def ddim(
     """
     if not 0.0 <= eta <= 1.0:
         raise ValueError(f"eta must be in [0, 1], got {eta}")
+    _check_order(model.process, times)
 
     def step(key: Key, z: Array, t: Array, s: Array) -> Array:
         process = model.process
@@ -251,6 +302,7 @@ def sde(
     """
     if churn < 0.0:
         raise ValueError(f"churn must not be negative, got {churn}")
+    _check_order(model.process, times)
 
     def step(key: Key, z: Array, t: Array, s: Array) -> Array:
         clean, eps = model.estimates(z, t)

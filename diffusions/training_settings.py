@@ -18,7 +18,7 @@ class TrainingSettings:
         learning_rate: of Adam.
         weighting: likelihood makes the loss an estimate of the nll in nats; uniform counts all drawn
             log SNRs alike, which is less noisy and has the same minimiser.
-        ema_decay: of the averaged parameters that are kept; 0 for none.
+        ema_decay: of the averaged parameters, per step, that are evaluated and kept; 0 for none.
         validation_ratio: share of the examples that is held out.
     """
 
@@ -27,7 +27,7 @@ class TrainingSettings:
     noises: Count = 4
     learning_rate: Positive = 1e-3
     weighting: Literal["likelihood", "uniform"] = "likelihood"
-    ema_decay: Decay = 0.0
+    ema_decay: Decay = 0.99
     validation_ratio: InnerShare = 0.1
 
     def __post_init__(self):

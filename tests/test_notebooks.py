@@ -90,6 +90,18 @@ GROWTH = GrowthSettings(growth_prices=(0.65,), growth_rounds=2, growth_inducing=
         "--draws=4": "--draws=2",
         "--steps=10": "--steps=2",
     },
+    "your_own_diffusion": {
+        "ring(4000), ring(1000)": "ring(400), ring(20)",
+        "fit(x, key=0)": "fit(x, NETWORK, key=0, settings=QUICK)",
+        "rng = np.random": """from diffusions import TrainingSettings
+from diffusions.networks.mlp import DenoisingMLP
+NETWORK = DenoisingMLP(width=8, n_layers=0, embedding=4)
+QUICK = TrainingSettings(epochs=10, learning_rate=1e-30)
+rng = np.random""",
+        "fit(x, key=0, settings": "fit(x, NETWORK, key=0, settings",
+        "epochs=200": "epochs=10, learning_rate=1e-30",
+        "sample(1, 4000)": "sample(1, 40, n_steps=4)",
+    },
 }
 
 EXTRAS = {"cells": ["cells"], "single_cells": ["bio"]}
@@ -130,6 +142,7 @@ def test_there_is_one_for_every_system():
         "sparse_localization",
         "sparse_pixels",
         "single_cells",
+        "your_own_diffusion",
     }
 
 

@@ -7,7 +7,7 @@ closure over everything but parameters and keys, for `diffusions.training.train_
 
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from diffusions.training import TrainingState, shuffled_batches, train_epochs
 from diffusions.typing import Array, Int, Key, Params
 
 
+@runtime_checkable
 class HowToTrain(Protocol):
     """The settings that a training has: those of `TrainingSettings`, and of scripts."""
 

@@ -12,6 +12,7 @@ from diffusions.processes import (
     OrnsteinUhlenbeck,
     RectifiedFlow,
     StochasticLocalization,
+    TimedProcess,
     VariancePreserving,
     beside,
     corrupt,
@@ -52,6 +53,21 @@ def test_ddpm_is_the_product_of_its_betas():
 def test_vp_time_is_the_log_snr():
     t = jnp.linspace(-20.0, 20.0, 9)
     np.testing.assert_allclose(log_snr(VariancePreserving(), t), t, rtol=1e-4, atol=1e-4)
+
+
+@each
+def test_the_time_of_a_log_snr_has_it(process, times):
+    a = jnp.linspace(-1.5, 10.0, 24)
+    np.testing.assert_allclose(log_snr(process, process.time(a)), a, rtol=1e-4, atol=1e-4)
+    t = jnp.asarray(times)
+    np.testing.assert_allclose(process.time(log_snr(process, t)), t, rtol=1e-4)
+    assert isinstance(process, TimedProcess)
+
+
+def test_ddpm_ends_with_its_last_step():
+    process = LinearBetaDDPM(n_steps=1000)
+    assert float(process.time(jnp.asarray(-50.0))) == 1000.0
+    assert float(process.time(jnp.asarray(100.0))) == pytest.approx(0.0, abs=1e-6)
 
 
 @each

@@ -259,3 +259,30 @@ def test_bad_options(call):
     # The type checker of the tests sees wrong words first.
     with pytest.raises((ValueError, jaxtyping.TypeCheckError)):
         call(jnp.zeros((1, 2)), uniform_times(10.0, 1.0, 3))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda z, times: ancestral(model(VP), jax.random.key(0), z, times),
+        lambda z, times: ddim(model(VP), jax.random.key(0), z, times),
+        lambda z, times: sde(model(VP), jax.random.key(0), z, times),
+    ],
+)
+def test_times_from_data_to_noise(draw):
+    with pytest.raises(
+        ValueError,
+        match="the log SNR of VariancePreserving is 1 at the first and 0 at the last: its",
+    ):
+        draw(jnp.zeros((1, 2)), uniform_times(1.0, 0.0, 3))
+
+
+def test_sampling_does_not_start_where_data_are():
+    with pytest.raises(
+        ValueError, match="at t = 1 VariancePreserving has a log SNR of 1, more data"
+    ):
+        prior(jax.random.key(0), (1, 2), VP, 1.0)
+    with pytest.raises(ValueError, match="at t = 0 RectifiedFlow has a log SNR of inf, more data "):
+        prior(jax.random.key(0), (1, 2), RectifiedFlow(), 0.0)
+    # Also where a program is traced; half data and half noise is a start that someone may want.
+    jax.jit(lambda key: prior(key, (1, 2), VP, 0.0))(jax.random.key(0))
