@@ -81,7 +81,10 @@ def checked(
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:  # which does not say of what
+            raise TypeError(f"{original.__name__}() {error}") from None
         lengths: dict[str, Any] = {}
         for i, (name, value) in enumerate(bound.arguments.items()):
             if value is None:

@@ -303,3 +303,8 @@ def test_instances_of_classes_are_asked_for():
 
     with pytest.raises(ValueError, match="model must be of OneStepModel, got Other"):
         log_pairs(Other(), POINTS)
+
+
+def test_an_argument_that_is_not_known_is_one_of_what():
+    with pytest.raises(TypeError, match=r"^mean\(\) got an unexpected .* 'z'"):
+        mean(np.ones((2, 2)), z=1)
