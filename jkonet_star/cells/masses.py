@@ -17,7 +17,7 @@ def cell_masses(
     Args:
         data: AnnData.
         mass_key: entry of `obs` with the number at the time of each cell, or of `uns` with one number
-            per time, in increasing order, or with label -> number.
+            per time, in increasing order, or with label -> number, a mapping or a Series.
         times: of the cells.
         time_map: as of `times.parse_times`, for the labels.
 
@@ -29,13 +29,17 @@ def cell_masses(
     if mass_key not in data.uns:
         raise ValueError(absent("obs or uns", mass_key, [*data.obs.columns, *data.uns], "mass_key"))
     held = data.uns[mass_key]
+    if hasattr(held, "index") and hasattr(held, "to_dict") and np.ndim(held) == 1:
+        # Labels in any order; those that pandas counts by itself are none.
+        counted = list(held.index) == list(range(len(held)))
+        held = np.asarray(held) if counted else held.to_dict()
     if not isinstance(held, Mapping):
         return masses_of_times(np.asarray(held), times.values)
     own = parse_times([*held], f"uns[{mass_key!r}]", time_map=time_map)
     if own.unit != times.unit:
         raise ValueError(
-            f"uns[{mass_key!r}] is in {own.unit or 'no unit'}, the times are in "
-            f"{times.unit or 'no unit'}"
+            f"uns[{mass_key!r}] (mass_key) is in {own.unit or 'no unit'}, the times are in "
+            f"{times.unit or 'no unit'}: name its entries as the times are written"
         )
     number = dict(zip(own.values.tolist(), held.values(), strict=True))
     distinct = np.unique(times.values).tolist()
@@ -63,6 +67,12 @@ def masses_of_times(masses: np.ndarray, times: np.ndarray) -> np.ndarray:
             f"{len(times)} cells, got {masses.dtype} of shape {masses.shape}"
         )
     found = np.asarray(masses, np.float64)
+    wrong = np.flatnonzero(~(np.isfinite(found) & (found > 0)))
+    if wrong.size:
+        at = times if found.shape == times.shape else distinct
+        raise ValueError(
+            f"the mass (mass_key) at {at[wrong[0]]:g} must be positive, got {found[wrong[0]]:g}"
+        )
     if found.shape == times.shape:
         each = np.zeros(len(distinct))
         each[of_cell] = found
@@ -73,9 +83,4 @@ def masses_of_times(masses: np.ndarray, times: np.ndarray) -> np.ndarray:
                 "cells of a time"
             )
         found = each
-    wrong = ~(np.isfinite(found) & (found > 0))
-    if wrong.any():
-        raise ValueError(
-            f"the mass (mass_key) at {distinct[wrong][0]:g} must be positive, got {found[wrong][0]:g}"
-        )
     return found

@@ -3,6 +3,7 @@
 import inspect
 
 import numpy as np
+import pandas
 import pytest
 
 from jkonet_star import cells
@@ -41,3 +42,17 @@ def test_masses_beside_cells_are_those_of_their_times():
         of_times(np.array([5, 3, 6, 3]), np.array([2.0, 1.0, 2.0, 1.0]))
     with pytest.raises(ValueError, match="got <U1 of shape"):
         of_times(np.array(["5", "3"]), np.array([2.0, 1.0, 2.0]))
+    with pytest.raises(ValueError, match="mass .* at 2 must be positive, got nan"):
+        of_times(np.array([5, 3, np.nan, 3]), np.array([2.0, 1.0, 2.0, 1.0]))
+
+
+def test_a_series_is_read_by_its_labels_and_not_in_its_order(simulated):
+    data, times = simulated.copy(), cell_times(simulated, "day")
+    expected = np.asarray(data.uns["masses"])
+    data.uns["labelled"] = pandas.Series(expected[::-1], index=["d7", "d4.5", "d2", "d0"])
+    data.uns["counted"] = pandas.Series(expected)
+    for name in ("labelled", "counted"):
+        np.testing.assert_array_equal(cell_masses(data, name, times), expected)
+    data.uns["bare"] = pandas.Series(expected, index=[0, 2, 4.5, 7])
+    with pytest.raises(ValueError, match="in no unit, the times are in day: name its entries as"):
+        cell_masses(data, "bare", times)
