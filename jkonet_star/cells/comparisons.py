@@ -14,6 +14,7 @@ from jkonet_star.cells.representation import absent, obs_column
 
 BOOTSTRAPS = 200
 """Of the clones."""
+_NO_CLONE = ("", "nan", "none", "na", "<na>", "-1", "-1.0")
 
 
 def conditions(
@@ -95,7 +96,8 @@ def clones(
 
     Args:
         adata: AnnData with fates.
-        clone_key: entry of `obs` with the clone of each cell; none for cells that have no barcode.
+        clone_key: entry of `obs` with the clone of each cell. Cells without a barcode have none, or
+            what such cells become in text and whole numbers: "", "nan", "None", "NA", or -1.
         groups: as given to `cells.tl.fates`.
         n_bootstrap: draws of the clones.
         seed: of them.
@@ -122,7 +124,7 @@ def clones(
         snapshots_of(adata, model),
         np.stack([labels == name for name in names], axis=1).astype(np.float64),
         np.asarray(adata.obsm[f"{key}_fates"], np.float64),
-        np.asarray(obs_column(adata, clone_key).astype("category").cat.codes),
+        _numbers(obs_column(adata, clone_key)),
         times=model.energy.time_values(),
         n_bootstrap=n_bootstrap,
         seed=seed,
@@ -130,3 +132,10 @@ def clones(
     )
     adata.uns[key]["clones"] = {"clone_key": clone_key, "groups": groups, **report}
     return adata if copy else None
+
+
+def _numbers(clone: Any) -> np.ndarray:
+    """Of the clone of each cell; negative where it has none."""
+    clone = clone.astype("category").cat
+    none = [str(name).strip().lower() in _NO_CLONE for name in clone.categories]
+    return np.where(np.isin(clone.codes, np.flatnonzero(none)), -1, clone.codes)

@@ -96,3 +96,21 @@ def test_what_is_missing_is_named(adata):
         cells.tl.clones(adata, clone_key="clone", groups="cell_typ")
     with pytest.raises(ValueError, match="n_bootstrap must be at least 2, got 1"):
         cells.tl.clones(adata, clone_key="clone", groups="cell_type", n_bootstrap=1)
+
+
+@pytest.mark.parametrize("kind", ["text", "codes", "floats"])
+def test_cells_without_a_barcode_are_no_clone_however_that_is_written(told, kind):
+    number = np.unique(told.obs["clone"].astype(str), return_inverse=True)[1].astype(float)
+    number[::3] = np.nan
+    told.obs["known"] = number
+    told.obs["written"] = {
+        "text": told.obs["known"].astype(str),
+        "codes": told.obs["known"].fillna(-1).astype(int),
+        "floats": told.obs["known"].fillna(-1),
+    }[kind]
+    reports = []
+    for name in ("known", "written"):
+        cells.tl.clones(told, clone_key=name, groups="cell_type", n_bootstrap=2)
+        reports.append(told.uns["jkonet"]["clones"])
+    assert reports[0]["n_clones"] == reports[1]["n_clones"]
+    np.testing.assert_allclose(reports[0]["correlation"], reports[1]["correlation"])
