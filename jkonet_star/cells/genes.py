@@ -67,7 +67,8 @@ def drivers(
     `FATE_correlation` is that of the gene's expression with the share of the fate, over all cells, and
     `FATE_error` its standard error by Fisher's z, (1 - r^2) / sqrt(n - 3). `FATE_velocity` is how fast
     the gene changes in the cells with that fate and not in all, per time: with c the loadings and b the
-    drift, sum_i (F_if / sum F_f - 1 / n) c . b_i; only where the loadings are known. A / in the name of
+    drift, sum_i (F_if / sum F_f - 1 / n) c . b_i; only where the loadings are known, and NaN where no
+    cell has the fate. A / in the name of
     a fate is a _ in those of the columns.
 
     Args:
@@ -95,7 +96,7 @@ def drivers(
         table[f"{name}_correlation"] = r[:, f]
         table[f"{name}_error"] = (1 - r[:, f] ** 2) / np.sqrt(max(n - 3, 1))
         if loadings is not None and drift is not None:
-            more = chance[:, f] / chance[:, f].sum() - 1.0 / n
+            more = chance[:, f] / (chance[:, f].sum() or np.nan) - 1.0 / n
             table[f"{name}_velocity"] = loadings @ (more @ drift)
     adata.varm[f"{key}_drivers"] = pandas.DataFrame(table, index=adata.var_names)
     return adata if copy else None

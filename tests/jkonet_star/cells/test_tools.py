@@ -411,3 +411,15 @@ def test_one_replicate_has_no_deviation(adata):
     with pytest.warns(UserWarning, match="fates_sd is not written: the energy has one"):
         cells.tl.fates(adata, groups="cell_type", terminal=["A"], model=model)
     assert "fates_sd" not in adata.uns["jkonet"]
+
+
+def test_a_fate_that_no_cell_has_drives_nothing(adata):
+    cells.tl.fates(adata, groups="cell_type", terminal=["A", "B"])
+    adata.obsm["jkonet_fates"][:, 0], adata.obsm["jkonet_fates"][:, 1] = 0.0, 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cells.tl.drivers(adata)
+    table = adata.varm["jkonet_drivers"]
+    assert table["A_velocity"].isna().all()
+    assert not table["A_correlation"].any()
+    np.testing.assert_allclose(table["B_velocity"], 0.0, atol=1e-5)
