@@ -103,6 +103,8 @@ def leading_coordinates(
     if points.ndim != 2:
         raise ValueError(f"{name} must be cells x coordinates, got shape {points.shape}")
     wanted = points.shape[1] if n_components is None else n_components
+    if not isinstance(wanted, int | np.integer) or isinstance(wanted, bool):
+        raise ValueError(f"n_components must be an integer, got {shown(wanted)}")
     if points.shape[1] < wanted or wanted < 1:
         raise ValueError(f"{name} has shape {points.shape}; {wanted} coordinates are asked for")
     points = np.asarray(points[:, :wanted], np.float64)

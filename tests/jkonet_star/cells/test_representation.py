@@ -1,5 +1,6 @@
 """Coordinates of cells, whatever holds them, and what is odd about them."""
 
+import inspect
 from types import SimpleNamespace
 
 import anndata
@@ -85,6 +86,9 @@ def test_what_is_missing_is_named_with_what_is_there():
         coordinates(object_of(POINTS), "X_pcs")
     with pytest.raises(ValueError, match=r"shape \(6, 3\); 4 coordinates are asked for"):
         leading_coordinates(object_of(POINTS), None, 4)
+    for wrong in (2.0, True, "2"):
+        with pytest.raises(ValueError, match="n_components must be an integer, got"):
+            inspect.unwrap(leading_coordinates)(object_of(POINTS), None, wrong)
     with pytest.raises(ValueError, match="0 coordinates are asked for"):
         leading_coordinates(object_of(POINTS), None, 0)
 
