@@ -184,7 +184,7 @@ def installed(tmp_path_factory):
     clone = folder / "clone"
     for place in ("elsewhere", "clone/jkonet_star", "clone/notebooks"):
         (folder / place).mkdir(parents=True)
-    somewhere, first = folder / "elsewhere", install_cell(NOTEBOOKS[0])
+    somewhere, first = folder / "elsewhere", install_cell(ROOT / "notebooks" / "quick_start.ipynb")
     cases = {
         **{
             f"{file.stem} {gpu}": (install_cell(file), somewhere, False, gpu)

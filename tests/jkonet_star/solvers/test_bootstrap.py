@@ -226,13 +226,13 @@ def test_a_drift_of_the_weak_form_is_drawn_by_its_covariance():
 
 
 def test_the_report_says_what_was_drawn_and_how_many_replicates_diverged(monkeypatch):
-    kept = jkonet_star.solvers.bootstrap.train
+    kept = jkonet_star.solvers.bootstrap.learn
 
-    def diverging(*arguments):
-        energies, losses = kept(*arguments)
-        losses = np.array(losses)
+    def diverging(*arguments, **settings):
+        learned = kept(*arguments, **settings)
+        losses = np.array(learned.losses)
         losses[3, -1], losses[7, -2:] = np.nan, 1e6
-        return energies, losses
+        return learned._replace(losses=losses)
 
     snapshots = population((30, 30))
     learn = functools.partial(
@@ -241,7 +241,7 @@ def test_the_report_says_what_was_drawn_and_how_many_replicates_diverged(monkeyp
     sound = learn().report
     assert (sound.bootstrap.resampled, sound.bootstrap.diverged) == ("snapshots", 0)
     assert "19 energies of resampled snapshots" in repr(sound)
-    monkeypatch.setattr("jkonet_star.solvers.bootstrap.train", diverging)
+    monkeypatch.setattr("jkonet_star.solvers.bootstrap.learn", diverging)
     with pytest.warns(UserWarning, match="2 of the 19 replicates diverged"):
         report = learn().report
     assert report.bootstrap.diverged == 2
