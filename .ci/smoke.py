@@ -30,6 +30,7 @@ LEARNING = (
 )
 SMALL = "--n-timesteps=2 --n-gmm-components=2"
 WORK = f"""
+jkonet --completion=bash
 data_generation --dataset-name=population --n-particles=60 --internal=wiener --beta=0.1 {SMALL}
     --potential=sphere --batch-size=-1
 experiments.train --solver=jkonet-star --dataset=population --run-name=trained {LEARNING}
@@ -78,7 +79,8 @@ def commands(text: str) -> list[str]:
 
 def script_of(command: str) -> str:
     """The module that a command runs."""
-    return command.split()[0]
+    first = command.split()[0]
+    return "experiments" if first == "jkonet" else first
 
 
 def scripts() -> set[str]:
