@@ -24,7 +24,7 @@ CHANNEL = VariancePreserving()
 
 Its time is the log SNR a, which grows from noise to data: sampling starts at the lower end of a
 `LogSNRLaw` (-12 of the default) and stops at the upper one. Any other process passes through the same
-laws up to a factor (`diffusions.channel`).
+laws up to a factor (`diffusions.density.channel`).
 """
 
 

@@ -257,7 +257,9 @@ def prepare_problem(
     Raises:
         ValueError: an internal energy is to be learned, and the dataset has no densities.
     """
-    if SOLVERS[solver].terms.internal and dataset.densities is None:
+    # Whoever asks for the densities has them fitted.
+    densities = dataset.densities if SOLVERS[solver].terms.internal else None
+    if SOLVERS[solver].terms.internal and densities is None:
         raise ValueError(
             f"solver {solver!r} learns an internal energy, but the dataset "
             f"{dataset.name} was made with --n-gmm-components=0"
@@ -270,7 +272,7 @@ def prepare_problem(
         scheme=scheme,
         key=jax.random.key(seed),
         couplings=None if grows else dataset.couplings,
-        densities=dataset.densities,
+        densities=densities,
         internal=learning.internal,
         features=learning.features,
         coupling_reports=() if grows else [record(CouplingReport, row) for row in reports],

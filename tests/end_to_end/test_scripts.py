@@ -374,3 +374,13 @@ def test_the_documented_commands_in_processes_of_their_own(place):
     assert (evaluation.returncode, err) == (0, "")
     found = json.loads((run / "evaluation.json").read_text())
     assert found["emd_cumulative"] == summary_of(here)["emd_cumulative"]
+
+
+def test_densities_are_fitted_for_an_internal_energy_only(place, monkeypatch, capsys):
+    def fitted(*arguments, **settings):
+        raise ValueError("densities were asked for")
+
+    monkeypatch.setattr("data_generation.populations.datasets.fit_densities", fitted)
+    place.train("without-densities", "--solver=jkonet-star-linear-potential", "--dataset=full")
+    place.train("with-densities", "--solver=jkonet-star-linear", "--dataset=full", status=2)
+    assert "densities were asked for" in capsys.readouterr().err
