@@ -64,15 +64,22 @@ def futures(
         raise ValueError(f"n_futures must be at least 1, got {n_futures}")
     noisy = float(energy.beta) > 0
     found = [
-        energy.predict_weighted(
-            points, 1, start=start, key=jax.random.fold_in(key, r) if noisy else None
-        )
+        one_step(energy, points, start, jax.random.fold_in(key, r) if noisy else None)
         for r in range(n_futures if noisy else 1)
     ]
-    grown = np.asarray(found[0].weights[-1], np.float64) / np.asarray(
-        found[0].weights[0], np.float64
-    )
-    return np.stack([np.asarray(one.points[-1]) for one in found]), grown
+    return np.stack([arrived for arrived, _ in found]), found[0][1]
+
+
+def one_step(
+    energy: FittedEnergy, points: HostArray, start: int, key: Key | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where cells of a snapshot are one step later, (n, d), and how many each has become, (n,).
+
+    Without a key there is no noise.
+    """
+    found = energy.predict_weighted(points, 1, start=start, key=key)
+    before, after = (np.asarray(found.weights[k], np.float64) for k in (0, -1))
+    return np.asarray(found.points[-1], np.float64), after / before
 
 
 def step_transitions(
@@ -175,3 +182,30 @@ def absorbed(
         found[inside] = own[inside]
         fates.insert(0, found)
     return fates
+
+
+def fates_of_cells(
+    cells: list[np.ndarray],
+    ends: Float[np.ndarray, "n f"],
+    transitions: list[sparse.csr_matrix],
+    growth: list[np.ndarray],
+    last: Float[np.ndarray, "l f"],
+    similar: list[sparse.csr_matrix],
+) -> Float[np.ndarray, "n f"]:
+    """Equation (3), of all cells in their own order.
+
+    Args:
+        cells: of each snapshot.
+        ends: of all cells, 1 for the group of a terminal cell.
+        transitions: as of `absorbed`, like all that follow.
+        growth: likewise.
+        last: likewise.
+        similar: likewise.
+    """
+    terminal = [ends[some] for some in cells[:-1]]
+    found = np.empty(ends.shape)
+    for some, own in zip(
+        cells, absorbed(transitions, growth, terminal, last, similar), strict=True
+    ):
+        found[some] = own
+    return found

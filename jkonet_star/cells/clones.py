@@ -20,7 +20,7 @@ import numpy as np
 
 from jkonet_star.cells.chain import (
     NEIGHBOURS,
-    absorbed,
+    fates_of_cells,
     nearest_cells,
     similar_cells,
     terminal_fates,
@@ -153,17 +153,14 @@ def _transported(
         plan_between(points[now], np.ones(len(now)), points[after], seed)
         for now, after in zip(cells[:-1], cells[1:], strict=True)
     ]
-    each = absorbed(
+    return fates_of_cells(
+        cells,
+        ends,
         plans,
         [np.ones(len(own)) for own in cells[:-1]],
-        [ends[own] for own in cells[:-1]],
         terminal_fates(points[cells[-1]], ends[cells[-1]]),
         [similar_cells(points[own]) for own in cells[:-1]],
     )
-    found = np.empty(ends.shape)
-    for own, share in zip(cells, each, strict=True):
-        found[own] = share
-    return found
 
 
 def _unmoved(points: np.ndarray, cells: list[np.ndarray], ends: np.ndarray) -> np.ndarray:

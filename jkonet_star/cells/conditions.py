@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jkonet_star.cells.chain import one_step
 from jkonet_star.cells.condition_differences import Differences, NormalEquations, make_basis
 from jkonet_star.cells.condition_test import (
     Comparison,
@@ -19,7 +20,7 @@ from jkonet_star.cells.condition_test import (
     holm,
     standardised,
 )
-from jkonet_star.cells.plans import moved_by, plan_between
+from jkonet_star.cells.plans import plan_between
 from jkonet_star.cells.representation import absent, listed, obs_column
 
 DIFFERENCES = "differences"
@@ -216,7 +217,7 @@ def _compared(
     basis = make_basis(points)
     tests = standardised(basis.values(points))
     cells = labelled.cells
-    moved = [moved_by(energy, points[own], k) for k, own in enumerate(cells[:-1])]
+    moved = [one_step(energy, points[own], k) for k, own in enumerate(cells[:-1])]
     plans = [
         plan_between(z, w, points[after], seed)
         for (z, w), after in zip(moved, cells[1:], strict=True)

@@ -1,20 +1,12 @@
-"""Where cells may have gone among those that were seen later: plans, along an energy or without one."""
+"""Where cells may have gone among those that were seen later."""
 
 import jax
 import numpy as np
 from scipy import sparse
 
 from diffusions.keys import named_key
-from jkonet_star.fitted import FittedEnergy
 from jkonet_star.snapshots import snapshots_from_arrays
 from jkonet_star.transport.couplings import couple
-
-
-def moved_by(energy: FittedEnergy, points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where cells of a snapshot are one step later without noise, and how many each has become."""
-    found = energy.predict_weighted(points, 1, start=k)
-    grown = np.asarray(found.weights[-1], np.float64) / np.asarray(found.weights[0], np.float64)
-    return np.asarray(found.points[-1], np.float64), grown
 
 
 def plan_between(

@@ -23,8 +23,8 @@ from scipy import sparse
 
 from diffusions.keys import named_key
 from jkonet_star.cells.chain import (
-    absorbed,
     along_drift,
+    fates_of_cells,
     futures,
     similar_cells,
     step_transitions,
@@ -309,11 +309,7 @@ def fates(
 
     def of(energy: FittedEnergy, n: int) -> np.ndarray:
         steps, grown = _steps(energy, points, cells, n, seed)
-        each = absorbed(steps, grown, [ends[some] for some in cells[:-1]], last, similar)
-        found = np.empty(ends.shape)
-        for some, own in zip(cells, each, strict=True):
-            found[some] = own
-        return found
+        return fates_of_cells(cells, ends, steps, grown, last, similar)
 
     adata.obsm[f"{key}_fates"] = of(model.energy, n_futures)
     adata.uns.setdefault(key, {})
