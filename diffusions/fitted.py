@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusions.arguments import checked
+from diffusions.checks import conform
 from diffusions.density import likelihood
 from diffusions.density.channel import Condition, on_channel, on_process
 from diffusions.density.gaussian_reference import GaussianReference
@@ -121,8 +122,7 @@ class FittedDiffusion:
         Raises:
             ValueError: unknown method.
         """
-        if method not in ("ode", "ancestral"):
-            raise ValueError(f"method must be ode or ancestral, got {method!r}")
+        conform(method, Method, "method")
         return _drawn(self, key, n, n_steps, method)
 
     @checked

@@ -14,7 +14,6 @@ that are always the same.
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import get_args
 
 import flax.linen as nn
 import jax
@@ -23,6 +22,7 @@ import numpy as np
 import optax
 
 from diffusions.arguments import checked
+from diffusions.checks import conform
 from diffusions.density.channel import Condition, on_channel, reached_law
 from diffusions.density.gaussian_reference import GaussianReference, fitted_reference
 from diffusions.density.likelihood import averaged_terms, nll_terms
@@ -32,7 +32,7 @@ from diffusions.fitted import FittedDiffusion
 from diffusions.keys import named_key
 from diffusions.networks.mlp import DenoisingMLP
 from diffusions.objectives import Denoiser
-from diffusions.predictions import PREDICTIONS, Prediction
+from diffusions.predictions import Prediction
 from diffusions.processes import TimedProcess, VariancePreserving
 from diffusions.training import TrainingState, initial_state
 from diffusions.training_report import CONSTANT, training_report
@@ -99,8 +99,8 @@ def fit(
     settings = settings or TrainingSettings()
     process = VariancePreserving() if process is None else process
     _check_process(process)
-    _check_word("prediction", prediction, PREDICTIONS)
-    _check_word("condition", condition, get_args(Condition))
+    conform(prediction, Prediction, "prediction")
+    conform(condition, Condition, "condition")
     law = reached_law(process, law)
     u, centre, scale = _standardised(np.asarray(x, np.float64))
     n_held_out = _held_out(len(u), settings.validation_ratio)
@@ -249,11 +249,6 @@ def _check_process(process: object) -> None:
             "process must be one of diffusions.processes, such as RectifiedFlow(), or have the methods "
             f"alpha, sigma and time, got {process!r:.60}"
         )
-
-
-def _check_word(name: str, value: str, accepted: tuple[str, ...]) -> None:
-    if value not in accepted:
-        raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {value!r}")
 
 
 def _default_network(centre: HostArray) -> nn.Module:
