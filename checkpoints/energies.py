@@ -3,7 +3,7 @@
     energy.json     what `jkonet_star.described` says, schema version, checksums of the arrays' files
     arrays/         its arrays
 
-The folder is complete or absent.
+The folder is complete or absent. A run keeps its energies, one per seed, in its folder `energy`.
 """
 
 from pathlib import Path
@@ -15,6 +15,7 @@ from jkonet_star.described import NEWEST, Blueprint, damaged, describe
 from jkonet_star.fitted import FittedEnergy
 
 _NAME = "energy"
+_RUN = "config.json"
 
 
 def save_energy(path: str | Path, energy: FittedEnergy) -> None:
@@ -36,17 +37,26 @@ def load_energy(
     potential: nn.Module | None = None,
     interaction: nn.Module | None = None,
 ) -> FittedEnergy:
-    """Reads what `save_energy` wrote.
+    """Reads what `save_energy` wrote, or what a run has learned.
 
     Args:
-        path: the folder.
+        path: the folder, or that of a run, whose energies are a stack, one per seed; a run of one
+            seed is one energy.
         potential: the own module of V, where the energy was learned with one.
         interaction: likewise of U.
 
     Raises:
-        ValueError: no energy is there, it is damaged, a newer release wrote it, or it needs an own
-            module that is not given.
+        ValueError: no energy is there, or not yet, it is damaged, a newer release wrote it, or it
+            needs an own module that is not given.
     """
+    folder = Path(path)
+    if (folder / _RUN).is_file():
+        if not (folder / _NAME).is_dir():
+            raise ValueError(
+                f"{path} is a run that has no energy, or is not finished: see its report"
+            )
+        energies = load_energy(folder / _NAME, potential=potential, interaction=interaction)
+        return energies.member(0) if energies.times.shape[:-1] == (1,) else energies
     description = read_description(path, _NAME, NEWEST)
     read = Blueprint.read(description, str(path), potential=potential, interaction=interaction)
     try:

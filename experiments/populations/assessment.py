@@ -34,6 +34,9 @@ from jkonet_star.solvers.divergence import divergence_warning
 from jkonet_star.solvers.problem import Problem
 from jkonet_star.yardsticks import YARDSTICKS, Yardsticks
 
+_BESIDE = {"energy": "mean", "no_motion": "no_motion", "floor": "floor"}
+"""Of the summary's first distance -> entry of the score."""
+
 
 def evaluation_key() -> Key:
     """The key of the noise in every evaluation: it takes nothing from the training stream."""
@@ -57,15 +60,16 @@ def assess(
         beside: of the snapshots.
     """
     predictions = predict_snapshots(energies, snapshots, evaluation_key())
-    result = evaluate_predictions(predictions, snapshots, order=order)
-    result["wasserstein_order"] = order
     law = judge_law(
         np.asarray(predictions.one_step),
         snapshots,
         weights=np.asarray(predictions.one_step_weights),
         beside=beside,
-    )
-    result["law"] = law.as_dict()
+    ).as_dict()
+    w1 = {name: law["w1"][entry] for name, entry in _BESIDE.items()}
+    result = {"verdict": law["verdict"], "w1_one_step_ahead": w1}
+    result |= evaluate_predictions(predictions, snapshots, order=order)
+    result |= {"wasserstein_order": order, "law": law}
     beta = np.asarray(jax.vmap(lambda e: e.beta)(energies), np.float64)
     result["beta"] = {
         "mean": float(beta.mean()),
@@ -128,8 +132,15 @@ def print_law(law: dict[str, Any]) -> None:
 
 
 def say_verdict(result: dict[str, Any]) -> None:
-    """Whether anything that learns nothing is as good as the energies."""
-    law = result["law"]
+    """The distance beside its yardsticks, and whether what learns nothing is as good."""
+    law, w1 = result["law"], result["w1_one_step_ahead"]
+    beside = [f"{w1['energy']:.3g} by the energy"] if w1["energy"] is not None else []
+    if w1["no_motion"] is not None:
+        beside.append(f"{w1['no_motion']:.3g} without motion")
+    if w1["floor"] is not None:
+        beside.append(f"{w1['floor']:.3g} the sampling floor")
+    if beside:
+        say(f"  W1 one step ahead: {', '.join(beside)}")
     say(f"  {'warning: ' if law['beaten'] else ''}{law['verdict']}")
 
 

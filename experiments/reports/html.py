@@ -12,6 +12,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
+from experiments.reports.words import words
+
 _LONG = 8
 _LONG_TEXT = 24
 _MOST_ROWS = 500
@@ -58,8 +60,8 @@ def section(title: str, *parts: str) -> Markup:
 
 
 def label(name: str) -> Markup:
-    """`emd_one_step_ahead` as words."""
-    return text(name.replace("_", " "))
+    """A field's name in words, as text of a page."""
+    return text(words(name))
 
 
 def number(value: Any) -> str:
@@ -138,10 +140,11 @@ def _mapping(value: dict[str, Any]) -> str:
         ):
             # A matrix; the longer side goes down, or a phone could not show it.
             if len(names) > len(inner):
-                rows = [[name, *(v[name] for v in inner)] for name in names]
+                rows = [[words(name), *(v[name] for v in inner)] for name in names]
                 return table(["", *value], rows, heads=True)
-            return table(["", *names], [[k, *v.values()] for k, v in value.items()], heads=True)
-    return table([], [[k.replace("_", " "), v] for k, v in value.items()], heads=True)
+            rows = [[words(k), *v.values()] for k, v in value.items()]
+            return table(["", *names], rows, heads=True)
+    return table([], [[words(k), v] for k, v in value.items()], heads=True)
 
 
 def _sequence(value: list) -> str:

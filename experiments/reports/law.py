@@ -8,10 +8,9 @@ from experiments.reports.html import (
     heading,
     label,
     lines,
-    notice,
-    paragraph,
     table,
 )
+from experiments.reports.words import words
 
 _FIRST = "energy"
 
@@ -23,14 +22,10 @@ def law_content(law: Any) -> str:
         return content(law) if law else ""
     rulers = list(dict.fromkeys(name for s in scores.values() for name in s["per_step_yardsticks"]))
     rows = [
-        [name.replace("_", " "), score.get("mean"), *(score.get(ruler) for ruler in rulers)]
+        [words(name), score.get("mean"), *(score.get(ruler) for ruler in rulers)]
         for name, score in scores.items()
     ]
     made = [table(["", _FIRST, *rulers], rows, heads=True)]
-    verdict = str(law.get("verdict", ""))
-    if verdict:
-        line = f"{verdict[:1].upper()}{verdict[1:]}."
-        made.append(notice(line) if law.get("beaten") else paragraph(line))
     by_step = []
     for name, score in scores.items():
         columns = {_FIRST: score["per_step"], **score["per_step_yardsticks"]}

@@ -33,6 +33,7 @@ from experiments.reports.html import (
 )
 from experiments.reports.identifiability import identified
 from experiments.reports.law import law_content
+from experiments.reports.results import headline, numbers, verdict
 from experiments.run.commands import (
     changed,
     dataset_command,
@@ -45,7 +46,7 @@ from experiments.run.records import Summary, read_entries
 from experiments.run.replaced import hint
 
 ENVIRONMENT = ("schema_version", "seconds", "device", "peak_memory_bytes")
-_MOST_CARDS = 6
+_OF_METRICS = ("training",)
 _MEBI = 2**20
 
 
@@ -59,16 +60,22 @@ def run_sections(run: RunFolder) -> list[str]:
     settings = config["settings"]
     summary = run.summary()
     results = {name: value for name, value in summary.items() if name not in ENVIRONMENT}
+    said = verdict(results)
     law, uncertainty = results.pop("law", None), results.pop("uncertainty", None)
+    found = {
+        k: v for k, v in results.items() if k not in (*settings, "verdict", "w1_one_step_ahead")
+    }
+    training = _charts(run)
     return [
         _head(run, settings),
         "" if run.finished else notice(_progress(run)),
-        cards(headline({k: v for k, v in results.items() if k not in settings})),
+        said,
+        cards(headline(found)),
+        section("Figures", pictures(_figures(run.path / "plots", drawn=bool(training)))),
+        section("Training", training),
         section("Predicted law", law_content(law)),
         section("Uncertainty", content(uncertainty) if uncertainty else ""),
-        section("Results", content(results) if results else ""),
-        section("Training", _charts(run)),
-        section("Figures", pictures((run.path / "plots").glob("*.png"))),
+        section("Results", numbers(found)),
         section("What the data can tell", identified(run.path / "identify.json")),
         *_evaluations(run),
         section("Tables", *_tables(run)),
@@ -78,17 +85,6 @@ def run_sections(run: RunFolder) -> list[str]:
         section("How to reproduce", *_commands(settings)),
         section("Files", _files(run.path)),
     ]
-
-
-def headline(results: dict[str, Any]) -> dict[str, Any]:
-    """The first numbers of the results, with the means of those that have one."""
-    found: dict[str, Any] = {}
-    for name, value in results.items():
-        if isinstance(value, dict) and isinstance(value.get("mean"), float):
-            value = value["mean"]
-        if isinstance(value, float) and len(found) < _MOST_CARDS:
-            found[name] = value
-    return found
 
 
 def _head(run: RunFolder, settings: dict[str, Any]) -> str:
@@ -113,6 +109,12 @@ def _progress(run: RunFolder) -> str:
     )
 
 
+def _figures(folder: Path, *, drawn: bool) -> list[Path]:
+    """The figures of a run; where its metrics are drawn on the page, not a second time."""
+    files = folder.glob("*.png")
+    return [file for file in files if not (drawn and file.stem in _OF_METRICS)]
+
+
 def _charts(run: RunFolder) -> str:
     made = [chart(name, drawn) for name, drawn in curves(run.rows()).items()]
     return charts(lines(made)) if made else ""
@@ -124,9 +126,10 @@ def _evaluations(run: RunFolder) -> list[str]:
     for file in sorted(run.path.glob("evaluation*.json")):
         found = {k: v for k, v in read_entries(file, Summary).items() if k not in ENVIRONMENT}
         plots = file.with_name(f"{file.stem}_plots")
-        law = law_content(found.pop("law", None))
+        said, law = verdict(found), law_content(found.pop("law", None))
+        told = {k: v for k, v in found.items() if k not in ("verdict", "w1_one_step_ahead")}
         figures = pictures(plots.glob("*.png"))
-        made.append(section(file.stem.capitalize(), law, content(found), figures))
+        made.append(section(file.stem.capitalize(), said, figures, law, numbers(told)))
     return made
 
 
@@ -168,16 +171,21 @@ def _configuration(settings: dict[str, Any]) -> str:
     values = script_flags(settings.get("script"))
     if values is None:
         return content(settings)
-    different = changed(settings, values)
+    different, plain = changed(settings, values), []
     rows = []
     for name, value in settings.items():
         default = values[name].default if name in values else None
         if name in different:
             cells = cell(value, "changed") + cell(default, "quiet")
+            rows.append(row_head(name) + cells)
         else:
-            cells = cell(value) + cell(None, "quiet")
-        rows.append(row_head(name) + cells)
-    return table_of_rows(["setting", "value", "default"], rows)
+            plain.append(row_head(name) + cell(value))
+    return lines(
+        [
+            table_of_rows(["setting", "value", "default"], rows) if rows else "",
+            folded(f"{len(plain)} settings at their defaults", table_of_rows([], plain)),
+        ]
+    )
 
 
 def environment(configs: Iterable[dict[str, Any]], summaries: Iterable[dict[str, Any]]) -> str:

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 from data_generation.scripts.command_line import say
@@ -160,7 +161,9 @@ def conclude(
         + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
         + f"; peak memory {summary['peak_memory_bytes'] / 2**20:.0f} MiB"
     )
-    say(f"  {run.path}")
+    say(
+        f"  {run.path}; for a page of it: python -m experiments.report --run={quote(str(run.path))}"
+    )
 
 
 def _log_to_wandb(run: RunFolder, summary: dict[str, Any]) -> None:

@@ -123,6 +123,20 @@ def test_one_energy_and_a_stack_come_back_bit_for_bit(name, tmp_path):
     assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["single", "stacked"]
 
 
+def test_a_run_is_opened_by_its_folder_and_one_seed_is_one_energy(tmp_path):
+    single = network()
+    stacked = stack(single, network(seed=1))
+    for name, energies in (("one", stack(single)), ("two", stacked), ("none", None)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        if energies is not None:
+            save_energy(tmp_path / name / "energy", energies)
+    assert_same(load_energy(tmp_path / "one"), single)
+    assert_same(load_energy(tmp_path / "two"), stacked)
+    with pytest.raises(ValueError, match="none is a run that has no energy, or is not finished"):
+        load_energy(tmp_path / "none")
+
+
 @pytest.mark.parametrize("make", [network, linear])
 def test_a_loaded_energy_needs_no_new_compilation(make, tmp_path):
     energy = make()

@@ -149,6 +149,15 @@ def test_every_solver_from_data_to_evaluation(solver, place, capfd):
     assert err == ""
     verdict = ("warning: " if summary["law"]["beaten"] else "") + summary["law"]["verdict"]
     assert out.splitlines()[-1] == f"  {verdict}"
+    w1, score = summary["w1_one_step_ahead"], summary["law"]["w1"]
+    expected = {"energy": score["mean"], "no_motion": score["no_motion"], "floor": score["floor"]}
+    assert w1 == expected
+    beside = f"{w1['no_motion']:.3g} without motion, {w1['floor']:.3g} the sampling floor"
+    assert (
+        out.splitlines()[-2] == f"  W1 one step ahead: {w1['energy']:.3g} by the energy, {beside}"
+    )
+    assert summary["verdict"] == summary["law"]["verdict"]
+    assert len(load_energy(run).times) == 2
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -138,7 +138,7 @@ def test_a_run_s_page_holds_everything(made):
     page = page_of(made)
     for expected in (
         "0.1235",
-        "emd one step ahead",
+        "EMD one step ahead",
         "abacus (wood)",
         "experiments.train",
         "seconds, train",
@@ -320,7 +320,9 @@ def test_the_predicted_law_stands_beside_its_yardsticks(tmp_path):
     run = make_run(tmp_path, "made", finish=False)
     RunFolder(run).finish({**RESULTS, "law": judged()})
     page = page_of(run)
-    assert "Predicted law energy no motion lookup w1 0.0625 0.625 The lookup's <b>." in page.text
+    assert "Predicted law energy no motion lookup distance W1 0.0625 0.625 by step" in page.text
+    verdict = page.text.index("The lookup's <b>.")
+    assert verdict < page.text.index("Figures") < page.text.index("Predicted law")
     assert "step energy no motion lookup 0 0.05 0.75 1 0.075 0.5" in page.text
     assert not any(p.get("class") == "notice" for p in page.each("p"))
     RunFolder(run).finish({**RESULTS, "law": judged(beaten=True)})
@@ -330,3 +332,32 @@ def test_the_predicted_law_stands_beside_its_yardsticks(tmp_path):
 @pytest.mark.parametrize("law", [None, {}, [], 3, "x", {"w1": {"per_step": 1}}, {"w1": [1]}])
 def test_a_law_of_another_form_is_shown_as_it_is(law):
     Page(f'<!DOCTYPE html>\n<html lang="en">{law_content(law)}</html>')
+
+
+def test_a_page_says_what_the_numbers_are_worth_and_nothing_twice(tmp_path):
+    run = make_run(tmp_path, "made", finish=False)
+    figure(run / "plots" / "training.png")  # the curves of the metrics, which the page draws
+    score = {"mean": 0.25, "std": 0.0, "per_seed": [0.25], "per_step": [0.125, 0.375]}
+    results = {
+        **RESULTS,
+        "verdict": "the energy is better",
+        "w1_one_step_ahead": {"energy": 0.0625, "no_motion": 0.75, "floor": None},
+        "emd_cumulative": score,
+        "beta": {"mean": 0.0, "std": 0.0, "per_seed": [0.0, 0.0]},
+        "outliers": [],
+        "couplings": [{"method": "exact", "pairs": 1000}],
+        "warnings": ["five particles are <far> away"],
+    }
+    RunFolder(run).finish({**results, "law": judged()})
+    page = page_of(run)
+    worth = "W1 one step ahead is 0.0625 by the energy, 0.75 where nothing moves."
+    assert page.text.index("The energy is better.") < page.text.index(worth)
+    warning = page.text.index("Warning: five particles are <far> away")
+    assert page.text.index(worth) < warning < page.text.index("Figures")
+    told = page.text[page.text.index("Results") :]
+    assert "EMD from the first snapshot on mean 0.25 by step 0.125, 0.375 " in told
+    assert "outliers" not in told
+    assert " beta " not in told
+    assert told.index("how it was learned") < told.index("exact")
+    assert "training.png" not in page.text.partition("Environment")[0]
+    assert len(page.each("svg")) == 1

@@ -1,0 +1,79 @@
+"""What a summary says, as it is read: the verdict, the numbers, what stands behind them."""
+
+from typing import Any
+
+from experiments.reports.html import content, folded, lines, notice, number, paragraph
+
+BEHIND = ("explanation", "outliers", "couplings", "density", "closed_form", "choice")
+"""Of a fit: what is looked at where something is wrong."""
+_MOST_CARDS = 6
+
+
+def verdict(results: dict[str, Any]) -> str:
+    """In words: how good the result is beside what learns nothing, and the warnings of the fit."""
+    made = []
+    law, w1 = results.get("law"), results.get("w1_one_step_ahead")
+    beaten, told = (law.get("beaten"), law.get("verdict")) if isinstance(law, dict) else (None, "")
+    said = results.get("verdict") or told
+    if isinstance(said, str) and said:
+        line = f"{said[:1].upper()}{said[1:]}."
+        made.append(notice(line) if beaten else paragraph(line))
+    if isinstance(w1, dict):
+        beside = {"energy": "by the energy", "no_motion": "where nothing moves"}
+        beside |= {"floor": "between two samples of one snapshot, the sampling floor"}
+        there = [f"{number(w1[k])} {said}" for k, said in beside.items() if w1.get(k) is not None]
+        made.append(paragraph(f"W1 one step ahead is {', '.join(there)}.") if there else "")
+    warned = results.get("warnings")
+    for line in warned if isinstance(warned, list) else ():
+        made.append(notice(f"Warning: {line}"))
+    return lines(made)
+
+
+def headline(results: dict[str, Any]) -> dict[str, Any]:
+    """The first numbers of the results, with the means of those that have one."""
+    found: dict[str, Any] = {}
+    for name, value in results.items():
+        if isinstance(value, dict) and isinstance(value.get("mean"), float):
+            value = None if _silent(value) else value["mean"]
+        if isinstance(value, float) and len(found) < _MOST_CARDS:
+            found[name] = value
+    return found
+
+
+def numbers(results: dict[str, Any]) -> str:
+    """The results, and folded what stands behind them; nothing that says nothing."""
+    told = _telling({k: v for k, v in results.items() if k not in (*BEHIND, "warnings")})
+    behind = _telling({k: v for k, v in results.items() if k in BEHIND})
+    return lines(
+        [
+            content(told) if told else "",
+            folded("how it was learned", content(behind)) if behind else "",
+        ]
+    )
+
+
+def _telling(value: Any) -> Any:
+    """Without what is empty, collections of zeros, and the deviation over one seed."""
+    if not isinstance(value, dict):
+        return value
+    per_seed = value.get("per_seed")
+    one = isinstance(per_seed, list) and len(per_seed) == 1 and "mean" in value
+    return {
+        name: _telling(entry)
+        for name, entry in value.items()
+        if not _silent(entry) and not (one and name in ("std", "per_seed"))
+    }
+
+
+def _silent(value: Any) -> bool:
+    """Whether an entry is empty, or a collection of nothing but zeros."""
+    if value is None or value == "":
+        return True
+    if not isinstance(value, dict | list):
+        return False
+    return all(_zero(v) for v in (value.values() if isinstance(value, dict) else value))
+
+
+def _zero(value: Any) -> bool:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return value == 0 if plain else _silent(value)
