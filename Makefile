@@ -44,13 +44,13 @@ docs: $(TEST_ENV)/installed
 # The wheel without extras in an empty environment: every solver and every script, for seconds.
 smoke: dist
 	$(call new_environment,$(SMOKE_ENV),$(PYTHON))
-	$(SMOKE_ENV)/bin/python -m pip install --quiet dist/*.whl
+	$(SMOKE_ENV)/bin/python -m pip install dist/*.whl
 	$(SMOKE_ENV)/bin/python -P .ci/smoke.py
 
 # The wheel with what the tests need in an empty environment: every test, from an empty directory.
 wheel: dist
 	$(call new_environment,$(WHEEL_ENV),$(PYTHON))
-	$(WHEEL_ENV)/bin/python -m pip install --quiet "$$(ls $(CURDIR)/dist/*.whl)[test]"
+	$(WHEEL_ENV)/bin/python -m pip install "$$(ls $(CURDIR)/dist/*.whl)[test]"
 	cd "$$(mktemp -d)" && $(CURDIR)/$(WHEEL_ENV)/bin/python -m pytest $(CURDIR)/tests $(IN_PARALLEL) $(PYTEST)
 
 .PHONY: dist
@@ -66,18 +66,19 @@ endef
 
 $(DEMO_ENV)/installed: pyproject.toml
 	$(call new_environment,$(DEMO_ENV),$(PYTHON))
-	$(DEMO_ENV)/bin/python -m pip install --quiet --editable .
+	@echo "installing what pyproject.toml names into $(DEMO_ENV), some hundred MB the first time"
+	$(DEMO_ENV)/bin/python -m pip install --editable .
 	touch $@
 
 $(TEST_ENV)/installed: pyproject.toml
 	$(call new_environment,$(TEST_ENV),$(PYTHON))
-	$(TEST_ENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	$(TEST_ENV)/bin/python -m pip install --editable '.[dev]'
 	touch $@
 
 $(LOWEST_ENV)/installed: pyproject.toml
 	$(call new_environment,$(LOWEST_ENV),$(OLDEST_PYTHON))
 	$(LOWEST_ENV)/bin/python .ci/lowest.py > $(LOWEST_ENV)/constraints.txt
-	$(LOWEST_ENV)/bin/python -m pip install --quiet --constraint $(LOWEST_ENV)/constraints.txt --editable '.[test]'
+	$(LOWEST_ENV)/bin/python -m pip install --constraint $(LOWEST_ENV)/constraints.txt --editable '.[test]'
 	touch $@
 
 clean:

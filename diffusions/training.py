@@ -20,7 +20,7 @@ import optax
 
 from diffusions.arguments import checked
 from diffusions.short_repr import short_repr
-from diffusions.typing import Array, Float, HostArray, Int, Key, Params, PyTree
+from diffusions.typing import Array, Float, Int, Key, Params, PyTree
 
 Batches = Callable[[Key], PyTree]
 """Key of an epoch -> its batches, stacked along the leading axis of every leaf."""
@@ -110,23 +110,24 @@ KeptT = TypeVar("KeptT")
 
 def advance_in_chunks(
     state: StateT,
-    advance: Callable[[StateT, int], tuple[StateT, dict[str, Array]]],
+    advance: Callable[[StateT, int], tuple[StateT, Any]],
     lengths: Sequence[int],
     *,
     keep: Callable[[StateT], KeptT],
-    each: Callable[[int, dict[str, HostArray], KeptT], None],
+    each: Callable[[int, Any, KeptT], None],
     ended: Callable[[StateT], bool] = lambda state: False,
 ) -> StateT:
     """Advances a state chunk by chunk; the device is at the next while the host sees to the last.
 
     Args:
         state: before the first epoch; it is consumed.
-        advance: (state, epochs) -> (next state, scalars per epoch); it may return before it has
-            computed them.
+        advance: (state, epochs) -> (next state, scalars per epoch, any pytree of arrays); it may
+            return before it has computed them.
         lengths: epochs of the chunks.
         keep: what is needed of a state, taken before the next chunk consumes it.
-        each: called with the length of a chunk, its scalars and what was kept of its state; where
-            `advance` waits, only after the next chunk, and then what it keeps is a chunk behind.
+        each: called with the length of a chunk, its scalars on the host and what was kept of its
+            state; where `advance` waits, only after the next chunk, and then what it keeps is a
+            chunk behind.
         ended: whether a state is the last, whatever chunks are left.
 
     Returns:
@@ -137,7 +138,7 @@ def advance_in_chunks(
         assert pending is not None
         state, scalars = pending
         kept = keep(state)
-        found = {name: np.asarray(value) for name, value in scalars.items()}
+        found = jax.tree.map(np.asarray, scalars)
         last = number + 1 == len(lengths) or ended(state)
         try:
             pending = None if last else advance(state, lengths[number + 1])

@@ -10,8 +10,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from data_generation.scripts.progress import progress_bar
 from diffusions.files import new_file
 
 MOST_BYTES = 1 << 30
@@ -73,7 +72,9 @@ def _copy(
     """Copies a stream and returns its checksum."""
     digest = hashlib.sha256() if checksum == "SHA-256" else hashlib.md5(usedforsecurity=False)
     so_far = 0
-    with tqdm(total=announced or None, unit="B", unit_scale=True, desc=name) as progress:
+    with progress_bar(
+        total=announced or None, unit="B", unit_scale=True, desc=name, leave=True
+    ) as progress:
         while chunk := source.read(_CHUNK):
             so_far += len(chunk)
             if max(so_far, announced) > most_bytes:

@@ -172,6 +172,8 @@ def run_script(
         whoever read standard output went away; 143 for SIGTERM.
     """
     open_closed_streams()
+    # What XLA says of its own slowness is for its developers. JAX, which reads this, comes later.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with lenient_errors(), _warnings_of_one_line(), termination_raised():
             return _run_script(

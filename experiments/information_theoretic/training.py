@@ -81,6 +81,7 @@ def learn_density(
         seconds=seconds,
         evaluate=evaluate,
     )
+    say("  evaluating ...")
     start = time.perf_counter()
     params = state.ema
     measured = Measured(

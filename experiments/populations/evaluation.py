@@ -49,6 +49,7 @@ def evaluate_run(settings: EvaluateSettings, start: float) -> None:
     plots = output.with_name(f"{output.stem}_plots")
     if settings.plots:
         check_figures(plots, output)
+    say("  evaluating ...")
     truth = known_energy(dataset)
     order = settings.wasserstein_order
     beside = yardsticks(dataset, settings.eval, order, learned=settings.dataset is None)

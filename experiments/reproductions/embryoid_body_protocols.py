@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from data_generation.formats.json_file import read_record
 from data_generation.populations.datasets import load_dataset
 from data_generation.populations.reading import read_snapshots
 from data_generation.scripts.files import write_json
+from data_generation.scripts.progress import progress_bar
 from diffusions.typing import Array
 from experiments.reproductions.baselines import no_change, sampling_floor
 from experiments.reproductions.embryoid_body_methods import (
@@ -198,7 +198,9 @@ def _left_out(
     if not todo:
         return found
     couplings = couple(snapshots, CouplingSettings(batch_size=-1), key=jax.random.key(0))[0]
-    for scheme, variant in tqdm(todo, desc=f"days {left_out} left out", unit="fit", leave=False):
+    for scheme, variant in progress_bar(
+        iterable=todo, desc=f"days {left_out} left out", unit="fit"
+    ):
         energies = _fit(snapshots, couplings, scheme, variant, settings)
         predictions = _predictions(energies, days, left_out)
         with ThreadPoolExecutor() as pool:

@@ -8,8 +8,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tqdm import tqdm
-
+from data_generation.scripts.progress import progress_bar
 from experiments.run.folder import RunFolder
 
 
@@ -51,7 +50,7 @@ def run_chunks(
                 raise ValueError(f"row {number} of the run's metrics.jsonl has other {name}")
     # A row that was cut off is dropped before the next one is written after it.
     run.keep_rows(done)
-    with tqdm(total=len(chunks), initial=done, unit=unit, leave=False) as progress:
+    with progress_bar(total=len(chunks), initial=done, unit=unit) as progress:
         for number, chunk in enumerate(chunks[done:], start=done + 1):
             row = {"epoch": number, **chunk, **compute(chunk)}
             run.log([row])

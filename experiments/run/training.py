@@ -2,7 +2,8 @@
 
 A chunk ends where an evaluation is due. What an interrupted run repeats is cut in the same places, and
 everything random is drawn by epoch, so that the result has the same bits. While the device is at the
-next chunk, the host finishes the evaluation of the last one and writes the checkpoint.
+next chunk, the host finishes the evaluation of the last one and writes the checkpoint. The device is
+given a chunk in parts of one length, one program, so that it can be seen how far it is.
 """
 
 import time
@@ -11,13 +12,17 @@ from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from checkpoints import latest_step, restore_state, save_state
+from data_generation.scripts.command_line import say
+from data_generation.scripts.progress import progress_bar, watched
 from diffusions.training import TrainingState, advance_in_chunks
 from diffusions.typing import Array, HostArray
 from experiments.run.folder import RunFolder
 
+PARTS = 10
+SECONDS_BETWEEN_LINES = 20.0
+"""In a file, where no bar is."""
 StateT = TypeVar("StateT")
 
 Program = Callable[[Any], tuple[Any, dict[str, Array]]]
@@ -49,6 +54,15 @@ def chunk_lengths(done: int, epochs: int, size: int) -> list[int]:
         raise ValueError(f"the checkpoint is of epoch {done}, and the run has {epochs}")
     full = [size] * (epochs // size) + ([epochs % size] if epochs % size else [])
     return full[-(-done // size) :]
+
+
+def part_length(size: int) -> int:
+    """Epochs of a part of a chunk: of equal parts, about ten.
+
+    A part of a single epoch would be no loop, and XLA might compute it with other last bits.
+    """
+    divisors = (n for n in range(2, size + 1) if size % n == 0)
+    return min(divisors, key=lambda n: abs(n - size / PARTS), default=size)
 
 
 def train_in_chunks(
@@ -89,7 +103,10 @@ def train_in_chunks(
     run.keep_rows(done)
     chunks = [] if done and ended(state) else chunk_lengths(done, epochs, every)
     clock = _Clock(seconds)
-    programs = {n: program(state, n) for n in sorted(set(chunks))}
+    lengths = sorted({part_length(n) for n in chunks})
+    if lengths:
+        say("  compiling ...")
+    programs = {n: program(state, n) for n in lengths}
     clock.give("compile")
 
     def keep(state: StateT) -> tuple[Any, Any]:
@@ -99,8 +116,20 @@ def train_in_chunks(
         clock.give("evaluate")
         return host_state, kept
 
-    def each(size: int, scalars: dict[str, HostArray], kept: tuple[Any, Any]) -> None:
+    def advance(state: Any, size: int) -> tuple[Any, list[dict[str, Array]]]:
+        found, length = [], part_length(size)
+        for _ in range(size // length):
+            state, scalars = programs[length](state)
+            parts.expect(length, scalars["loss"])
+            found.append(scalars)
+        return state, found
+
+    def each(size: int, found_in_parts: list[dict[str, HostArray]], kept: tuple[Any, Any]) -> None:
         host_state, found = kept
+        scalars = {
+            name: np.concatenate([part[name] for part in found_in_parts], axis=-1)
+            for name in found_in_parts[0]
+        }
         trained.append(size)
         now = done + sum(trained)
         rows: list[dict[str, Any]] = [
@@ -112,15 +141,23 @@ def train_in_chunks(
             rows.append({"epoch": now, **evaluation})
         run.log(rows)
         save_state(run.checkpoints, now, host_state)
-        progress.update(size)
-        shown = {name: f"{np.mean(value):.4g}" for name, value in evaluation.items()}
-        progress.set_postfix(loss=f"{np.mean(scalars['loss'][..., -1]):.3g}", **shown)
+        loss = {"loss": scalars["loss"][..., -1]}
+        shown = {name: f"{np.mean(value):.4g}" for name, value in {**loss, **evaluation}.items()}
+        progress.set_postfix(shown)
+        if progress.disable and time.monotonic() > told[-1] + SECONDS_BETWEEN_LINES:
+            told.append(time.monotonic())
+            line = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
+            say(f"  epoch {now} of {epochs}: {line}")
 
     trained: list[int] = []
-    with tqdm(total=epochs, initial=done, unit="epoch", desc="training", leave=False) as progress:
+    told = [time.monotonic()]
+    with (
+        progress_bar(total=epochs, initial=done, unit="epoch", desc="training") as progress,
+        watched(progress) as parts,
+    ):
         state = advance_in_chunks(
             state,
-            lambda state, n: programs[n](state),
+            advance,
             chunks,
             keep=keep,
             each=each,

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import stats
-from tqdm import tqdm
 
+from data_generation.scripts.progress import progress_bar
 from data_generation.sparse_rank_one import (
     observations,
     sample_keys,
@@ -166,7 +166,7 @@ def squared_errors(
     found: dict[str, list] = {name: [] for name in estimators}
     nonzero = []
     total = len(times) * n_batches * size
-    with tqdm(total=total, unit="sample", desc="evaluating", leave=False) as progress:
+    with progress_bar(total=total, unit="sample", desc="evaluating") as progress:
         for number, t in enumerate(times):
             time_key = jax.random.fold_in(key, number)
             parts = []
@@ -226,7 +226,7 @@ def generate(
     final = jax.jit(at)
     samples = []
     n_steps = len(times) - 1
-    with tqdm(total=n_batches * n_steps, unit="step", desc="generating", leave=False) as progress:
+    with progress_bar(total=n_batches * n_steps, unit="step", desc="generating") as progress:
         for i in range(n_batches):
             keys = sample_keys(key, i * size, size)
             y = jnp.zeros((size, n, n))

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from data_generation.images.batches import GRID_STEP
 from data_generation.scripts.command_line import say
+from data_generation.scripts.progress import progress_bar
 from diffusions.images.features import SMALLEST, image_features
 from diffusions.images.interpolation import INTERPOLATIONS, interpolate
 from diffusions.metrics import frechet_distance_of_samples, psnr, ssim
@@ -116,7 +116,7 @@ def draw(
     result = np.empty((draws, *held.images.shape), np.float32)
     key = jax.random.key(SAMPLE_SEED)
     timed: list[float] = []
-    with tqdm(total=draws * len(starts), unit="batch", desc=spec.name, leave=False) as progress:
+    with progress_bar(total=draws * len(starts), unit="batch", desc=spec.name) as progress:
         for i in range(draws):
             for start in starts:
                 places = np.minimum(np.arange(start, start + batch), n - 1)

@@ -6,6 +6,7 @@ from typing import Self
 
 from tqdm import tqdm
 
+from data_generation.scripts.progress import progress_bar
 from experiments.run.tables import Row, write_table
 from experiments.sweeps.folder import SweepFolder
 from experiments.sweeps.settings import Cell
@@ -37,7 +38,8 @@ class Progress:
 
     def __enter__(self) -> Self:
         # The average over the whole sweep: batches end all at once, and data cost before anything ends.
-        self._bar = tqdm(
+        self._bar = progress_bar(
+            leave=True,
             total=len(self._cells),
             initial=len(self._cells) - len(self.unfinished),
             unit="run",

@@ -8,7 +8,7 @@ import pytest
 
 from checkpoints import latest_step
 from experiments.run.folder import RunFolder
-from experiments.run.training import train_in_chunks
+from experiments.run.training import part_length, train_in_chunks
 
 
 def program(state, n_epochs):
@@ -115,3 +115,26 @@ def test_what_has_ended_is_not_gone_on_with(run):
         np.testing.assert_array_equal(state["x"], [16.0, -16.0])
     assert asked == [1, 2]  # the second time nothing is compiled
     assert [row["epoch"] for row in rows(run)] == [1, 2, 3, 4]
+
+
+def test_a_chunk_is_given_in_equal_parts_none_of_a_single_epoch():
+    assert [part_length(n) for n in (1, 2, 3, 7, 100, 250, 97)] == [1, 2, 3, 7, 10, 25, 97]
+    for n in range(2, 300):
+        assert n % part_length(n) == 0
+        assert part_length(n) > 1
+
+
+def test_parts_of_a_chunk_are_one_program_and_the_same_training(run, capsys):
+    asked = []
+
+    def recorded(state, n_epochs):
+        asked.append(n_epochs)
+        return program(state, n_epochs)
+
+    state = train_in_chunks(run, start(), recorded, epochs=24, every=12, seconds={})
+    assert asked == [2]
+    np.testing.assert_array_equal(state["x"], [2.0**24, -(2.0**24)])
+    assert [row["loss"][0] for row in rows(run)] == [2.0**e for e in range(1, 25)]
+    out, err = capsys.readouterr()
+    assert out == "  compiling ...\n"
+    assert err == ""
