@@ -34,6 +34,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusions.arguments import checked
+from diffusions.precision import einsum, matmul
 from diffusions.typing import Array, Float
 
 Kernel = Callable[[Array, Array], Array]
@@ -75,7 +76,7 @@ def frechet_distance_of_samples(a: Float[Array, "n d"], b: Float[Array, "m d"]) 
 
 
 def _frechet(mean_a: Array, factor_a: Array, mean_b: Array, factor_b: Array) -> Array:
-    overlap = jnp.linalg.svd(factor_a @ factor_b.T, compute_uv=False).sum()
+    overlap = jnp.linalg.svd(matmul(factor_a, factor_b.T), compute_uv=False).sum()
     # Rounding may take the distance of two equal distributions below zero.
     return jnp.maximum(
         ((mean_a - mean_b) ** 2).sum() + (factor_a**2).sum() + (factor_b**2).sum() - 2 * overlap,
@@ -150,7 +151,7 @@ def gaussian_kernel(bandwidth: Float[Array, ""] | float) -> Kernel:
 @checked
 def polynomial_kernel(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
     """k(x, y) = (x y / d + 1)^3, of the kernel distance."""
-    return (x @ y.T / x.shape[1] + 1.0) ** 3
+    return (matmul(x, y.T) / x.shape[1] + 1.0) ** 3
 
 
 @checked
@@ -163,7 +164,7 @@ def _squared_distances(x: Array, y: Array) -> Array:
     # Centred first, so that distances small beside |x| and |y| survive the subtraction.
     center = x.mean(axis=0)
     x, y = x - center, y - center
-    squared = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2 * x @ y.T
+    squared = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - matmul(2 * x, y.T)
     return jnp.maximum(squared, 0.0)
 
 
@@ -271,7 +272,7 @@ def ssim(
     rows, columns = _window_matrix(height, a.dtype), _window_matrix(width, a.dtype)
 
     def smooth(images: Array) -> Array:
-        return jnp.einsum("ih,jw,...hwc->...ijc", rows, columns, images, optimize=True)
+        return einsum("ih,jw,...hwc->...ijc", rows, columns, images, optimize=True)
 
     mean_a, mean_b = smooth(a), smooth(b)
     variance_a, variance_b = smooth(a * a) - mean_a**2, smooth(b * b) - mean_b**2

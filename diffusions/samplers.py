@@ -376,4 +376,7 @@ def _scan(
         return z, None
 
     n = times.shape[0] - 1
+    # Of a program that knows its times XLA's GPU compiler (JAX 0.11) follows how indices into a
+    # process's tables depend on the step, and ends with an error.
+    times = jax.lax.optimization_barrier(times)
     return jax.lax.scan(body, z, (jnp.arange(n), times[:-1], times[1:]))[0]

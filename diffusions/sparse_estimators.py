@@ -24,7 +24,6 @@ Distances between rank-one matrices need no matrix: with d = u - v and s = u + v
 where the familiar |u|^4 - 2 (u.v)^2 + |v|^4 would cancel.
 """
 
-import functools
 import itertools
 import math
 
@@ -34,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.arguments import checked
+from diffusions.precision import einsum
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float
 
@@ -44,8 +44,6 @@ MOST_ATOMS = 1_000_000
 # At n = 350 the overlap with the top eigenvector is above 0.9999, also where no signal separates it.
 _KRYLOV_DIMENSION = 100
 _TINY = 1e-12
-
-_einsum = functools.partial(jnp.einsum, precision="highest")
 
 
 @checked
@@ -104,7 +102,7 @@ def power_iteration(
     """
 
     def step(_: Array, v: Array) -> Array:
-        return _unit(_einsum("bij,bj->bi", edges, v))
+        return _unit(einsum("bij,bj->bi", edges, v))
 
     return _accepted(edges, jax.lax.fori_loop(0, n_steps, step, start), k, threshold)
 
@@ -117,7 +115,7 @@ def _accepted(edges: Array, v: Array, k: int, threshold: float) -> Array:
         return jnp.zeros_like(v).at[places].set(chosen)
 
     u = jax.vmap(signs)(v, places)
-    overlap = _einsum("bi,bij,bj->b", u, edges, u)
+    overlap = einsum("bi,bij,bj->b", u, edges, u)
     return jnp.where((overlap >= threshold)[:, None], u, 0.0)
 
 
@@ -134,10 +132,10 @@ def top_eigenvector(edges: Float[Array, "batch n n"]) -> Float[Array, "batch n"]
     first = _unit(jnp.broadcast_to(1.0 + jnp.sin(1.0 + jnp.arange(n) ** 2), (batch, n)))
 
     def expand(basis: Array, j: Array) -> tuple[Array, tuple[Array, Array]]:
-        moved = _einsum("bij,bj->bi", edges, basis[:, j])
-        along = _einsum("bji,bi->bj", basis, moved)
-        rest = moved - _einsum("bji,bj->bi", basis, along)
-        rest = rest - _einsum("bji,bj->bi", basis, _einsum("bji,bi->bj", basis, rest))
+        moved = einsum("bij,bj->bi", edges, basis[:, j])
+        along = einsum("bji,bi->bj", basis, moved)
+        rest = moved - einsum("bji,bj->bi", basis, along)
+        rest = rest - einsum("bji,bj->bi", basis, einsum("bji,bi->bj", basis, rest))
         return basis.at[:, j + 1].set(_unit(rest), mode="drop"), (
             along[:, j],
             jnp.linalg.norm(rest, axis=1),
@@ -151,7 +149,7 @@ def top_eigenvector(edges: Float[Array, "batch n n"]) -> Float[Array, "batch n"]
         small.at[:, place, place + 1].set(beside[:-1].T).at[:, place + 1, place].set(beside[:-1].T)
     )
     _, vectors = jnp.linalg.eigh(small, symmetrize_input=False)
-    return _unit(_einsum("bji,bj->bi", basis, vectors[:, :, -1]))
+    return _unit(einsum("bji,bj->bi", basis, vectors[:, :, -1]))
 
 
 def _unit(v: Array) -> Array:
@@ -201,7 +199,7 @@ def atom_probabilities(
     prior: AtomicPrior, edges: Float[Array, "batch n n"], t: Float[Array, " batch"]
 ) -> Float[Array, "batch a"]:
     """Posterior weights w_a of equation (3)."""
-    overlaps = _einsum("ai,bij,aj->ba", prior.atoms, edges, prior.atoms)
+    overlaps = einsum("ai,bij,aj->ba", prior.atoms, edges, prior.atoms)
     squares = jnp.sum(prior.atoms**2, axis=1) ** 2
     return jax.nn.softmax(prior.log_weights + t[:, None] * (overlaps - squares / 2), axis=1)
 
@@ -212,4 +210,4 @@ def posterior_mean(
 ) -> Float[Array, "batch n n"]:
     """The exact Bayes estimator, equation (3)."""
     weights = atom_probabilities(prior, edges, t)
-    return _einsum("ba,ai,aj->bij", weights, prior.atoms, prior.atoms)
+    return einsum("ba,ai,aj->bij", weights, prior.atoms, prior.atoms)

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.arguments import checked
+from diffusions.precision import einsum, matmul
 from diffusions.short_repr import count, known, short_repr
 from diffusions.typing import Array, Float, HostArray, Int, Key
 from jkonet_star.fit_report import DensityReport
@@ -76,16 +77,12 @@ class GaussianMixtures:
         """Equation (2) of one snapshot at one point, in closed form."""
         terms, white = self._terms(snapshot, x)
         factors = self.precision_factors[snapshot]
-        return -jnp.einsum(
-            "k,kij,ki->j", jax.nn.softmax(terms), factors, white, precision="highest"
-        )
+        return -einsum("k,kij,ki->j", jax.nn.softmax(terms), factors, white)
 
     def _terms(self, snapshot, x):
         """The terms of (1), (k,), and z_k, (k, d)."""
         factors = self.precision_factors[snapshot]
-        white = jnp.einsum(
-            "kij,kj->ki", factors, x[None] - self.means[snapshot], precision="highest"
-        )
+        white = einsum("kij,kj->ki", factors, x[None] - self.means[snapshot])
         terms = self.log_weights[snapshot] + _log_determinant(factors) - 0.5 * (white**2).sum(-1)
         return terms - 0.5 * x.shape[-1] * jnp.log(2 * jnp.pi), white
 
@@ -125,7 +122,7 @@ class KernelDensities:
         """Equation (2) of one snapshot at one point, in closed form."""
         _, total, white = self._sums(snapshot, x)
         factor = self.precision_factor[snapshot]
-        return -jnp.matmul(white / total, factor, precision="highest")
+        return -matmul(white / total, factor)
 
     def _sums(self, snapshot, x):
         """top, sum_i exp(l_i - top) and sum_i exp(l_i - top) z_i, block by block."""
@@ -134,12 +131,12 @@ class KernelDensities:
         def add_block(carry, block):
             top, total, weighted = carry
             offset = x[None] - self.points[snapshot, block]
-            white = jnp.matmul(offset, factor.T, precision="highest")
+            white = matmul(offset, factor.T)
             terms = self.log_weights[snapshot, block] - 0.5 * (white**2).sum(-1)
             # The result does not depend on the shift, so neither does its derivative.
             new_top = jax.lax.stop_gradient(jnp.maximum(top, terms.max()))
             shrink, mass = jnp.exp(top - new_top), jnp.exp(terms - new_top)
-            moment = jnp.matmul(mass, white, precision="highest")
+            moment = matmul(mass, white)
             return (new_top, total * shrink + mass.sum(), weighted * shrink + moment), None
 
         # Finite, so that a block of padding only leaves no inf - inf.

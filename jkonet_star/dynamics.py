@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffusions.precision import matmul
 from diffusions.typing import Array, Bool, Float
 
 Potential = Callable[[Float[Array, "d"], Float[Array, ""]], Float[Array, ""]]
@@ -226,7 +227,9 @@ def implicit_step(
     def renew(y: Array) -> Array:
         def one(a: Array, b: Array, force: Array, matrix: Array) -> Array:
             def energy(p: Array) -> Array:
-                return potential(p, t) + force @ p + 0.5 * (p - b) @ matrix @ (p - b)
+                return (
+                    potential(p, t) + matmul(force, p) + 0.5 * matmul(matmul(p - b, matrix), p - b)
+                )
 
             return _proximal_point(energy, a, b, tau)
 

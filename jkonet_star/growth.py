@@ -42,7 +42,6 @@ equation (3) says in what gauge g is reported.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,6 +52,7 @@ import numpy as np
 
 from diffusions.arguments import checked
 from diffusions.keys import named_key
+from diffusions.precision import einsum, matmul
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, ArrayLike, Float, HostArray, Key
 from jkonet_star.fit_report import GrowthReport, finite_or_none
@@ -160,7 +160,7 @@ def estimate_growth(
 
     mu = np.asarray(snapshots.weights, np.float64)[:-1]
     features = _all_features(growing, snapshots.points[:-1], middle)
-    log_factor = tau[:, None] * np.asarray(jnp.matmul(features, theta, precision="highest"))
+    log_factor = tau[:, None] * np.asarray(matmul(features, theta))
     weights = _reweighted(mu, log_factor)
     couplings, reports = _coupled(
         snapshots.points[:-1],
@@ -175,7 +175,7 @@ def estimate_growth(
             process=growing,
             theta=theta,
             middles=middle,
-            mean_features=jnp.einsum("kn,knf->kf", snapshots.weights[:-1], features),
+            mean_features=einsum("kn,knf->kf", snapshots.weights[:-1], features),
             offsets=jnp.zeros(len(tau)),
             absolute=False,
         ),
@@ -255,7 +255,7 @@ def _fixed_point(
             jnp.asarray(v, jnp.float32) for v in (kept, evidence, mass, displacement)
         )
         theta, covariance = _fit_growth(growth_features, kept, counted, theta)
-        weights = _reweighted(mu[:-1], jnp.matmul(growth_features, theta, precision="highest"))
+        weights = _reweighted(mu[:-1], matmul(growth_features, theta))
         motion = _fit_motion(motion_features, jumps, reached, settings.motion_ridge)
         moved = points[:-1] + np.asarray(motion, np.float64)
     return theta, covariance
@@ -382,7 +382,7 @@ def _standard_error(
     rate: GrowthRate, covariance: Float[Array, "f f"], x: Float[Array, "n d"], t: Float[Array, ""]
 ) -> Float[Array, "n"]:
     centred = rate.centred_features(x, t)
-    variance = jnp.einsum("nf,fg,ng->n", centred, covariance, centred)
+    variance = einsum("nf,fg,ng->n", centred, covariance, centred)
     return jnp.sqrt(jnp.maximum(variance, 0.0))
 
 
@@ -471,16 +471,15 @@ def _fit_growth(
     """The maximum of equation (5) by Newton's method, and the inverse of its curvature."""
     rows = features.reshape(-1, features.shape[-1])
     kept, evidence = kept.ravel(), evidence.ravel()
-    dot = functools.partial(jnp.matmul, precision="highest")
 
     def lost(theta: Array) -> Array:
-        h = dot(rows, theta)
-        return jnp.sum(evidence * (jnp.exp(h) - kept * h)) + theta @ theta / 2
+        h = matmul(rows, theta)
+        return jnp.sum(evidence * (jnp.exp(h) - kept * h)) + matmul(theta, theta) / 2
 
     def curvature(theta: Array) -> tuple[Array, Array]:
-        expected = evidence * jnp.exp(dot(rows, theta))
-        gradient = dot(rows.T, expected - evidence * kept) + theta
-        return gradient, dot(rows.T, rows * expected[:, None]) + jnp.eye(len(theta))
+        expected = evidence * jnp.exp(matmul(rows, theta))
+        gradient = matmul(rows.T, expected - evidence * kept) + theta
+        return gradient, matmul(rows.T, rows * expected[:, None]) + jnp.eye(len(theta))
 
     def newton(_: Array, theta: Array) -> Array:
         gradient, matrix = curvature(theta)
@@ -505,9 +504,9 @@ def _fit_motion(
     """m_k of equation (4) at every cell."""
     rows = features.reshape(-1, features.shape[-1])
     weighted = rows * mass.reshape(-1, 1)
-    matrix = jnp.matmul(weighted.T, rows, precision="highest")
+    matrix = matmul(weighted.T, rows)
     # Directions of the kernel that are left out are zero: some ridge keeps the matrix regular.
     matrix += (ridge + 1e-6 * jnp.trace(matrix) / len(matrix)) * jnp.eye(len(matrix))
-    right = jnp.matmul(weighted.T, displacement.reshape(len(rows), -1), precision="highest")
+    right = matmul(weighted.T, displacement.reshape(len(rows), -1))
     solved = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(matrix), right)
-    return jnp.matmul(features, solved, precision="highest")
+    return matmul(features, solved)

@@ -22,6 +22,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from diffusions.precision import matmul
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float
 
@@ -44,10 +45,10 @@ class SmoothField:
         """Row by row phi, with phi . phi' = (2), as far as the inducing points tell."""
         z = (x - self.center) / self.width
         squares = jnp.sum((z[:, None] - self.points) ** 2, axis=-1)
-        space = jnp.matmul(jnp.exp(-squares / 2), self.whitening, precision="highest")
+        space = matmul(jnp.exp(-squares / 2), self.whitening)
         space = jnp.concatenate([jnp.ones((len(x), 1)), space], axis=1)
         kernel = time_kernel(t, self.times, self.time_length, self.change)
-        time = jnp.matmul(kernel, self.time_whitening, precision="highest")
+        time = matmul(kernel, self.time_whitening)
         products = (space[:, :, None] * time).reshape(len(x), -1)
         return self.amplitude * products
 
@@ -79,7 +80,7 @@ class GrowthRate:
 
     def __call__(self, x: Float[Array, "n d"], t: Float[Array, ""]) -> Float[Array, "n"]:
         """G; between the middles of steps the gauge (3) is interpolated."""
-        centred = jnp.matmul(self.centred_features(x, t), self.theta, precision="highest")
+        centred = matmul(self.centred_features(x, t), self.theta)
         return centred + self._at(self.offsets, t)
 
     def grown(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusions.arguments import checked
+from diffusions.precision import einsum
 from diffusions.processes import Process
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float, Key
@@ -36,7 +37,7 @@ class GaussianMixture:
         k = jax.random.choice(component_key, len(self.weights), (n,), p=self.weights)
         noise = jax.random.normal(noise_key, (n, self.means.shape[1]), self.means.dtype)
         scaled = noise * jnp.sqrt(self.eigenvalues[k])
-        return self.means[k] + jnp.einsum("nij,nj->ni", self.eigenvectors[k], scaled)
+        return self.means[k] + einsum("nij,nj->ni", self.eigenvectors[k], scaled)
 
     @checked(d=lambda mixture: mixture.means.shape[1])
     def log_density(self, x: Float[Array, "batch d"]) -> Float[Array, "batch"]:
@@ -60,11 +61,11 @@ class GaussianMixture:
     ) -> tuple[Float[Array, "k"], Float[Array, "k d"]]:
         """Log w_k N(z; alpha m_k, A_k), and A_k^{-1} (z - alpha m_k)."""
         variances = alpha**2 * self.eigenvalues + sigma**2
-        along = jnp.einsum("kij,ki->kj", self.eigenvectors, z - alpha * self.means)
+        along = einsum("kij,ki->kj", self.eigenvectors, z - alpha * self.means)
         distance = (along**2 / variances).sum(axis=-1)
         log_norm = jnp.log(2 * jnp.pi * variances).sum(axis=-1)
         joint = jnp.log(self.weights) - 0.5 * (distance + log_norm)
-        return joint, jnp.einsum("kij,kj->ki", self.eigenvectors, along / variances)
+        return joint, einsum("kij,kj->ki", self.eigenvectors, along / variances)
 
     def denoiser(self, process: Process):
         """Equation (2) as a `Denoiser` that predicts epsilon."""
@@ -72,7 +73,7 @@ class GaussianMixture:
         def epsilon(z: Float[Array, "batch d"], t: Float[Array, "batch"]) -> Array:
             def one(z: Array, alpha: Array, sigma: Array) -> Array:
                 joint, residual = self._joint(z, alpha, sigma)
-                return sigma * jax.nn.softmax(joint) @ residual
+                return sigma * einsum("k,kd->d", jax.nn.softmax(joint), residual)
 
             return jax.vmap(one)(z, process.alpha(t), process.sigma(t))
 

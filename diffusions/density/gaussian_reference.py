@@ -25,6 +25,7 @@ import numpy as np
 from diffusions.arguments import checked
 from diffusions.density.log_snr import CHANNEL
 from diffusions.objectives import Denoiser
+from diffusions.precision import matmul
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float
 
@@ -79,7 +80,7 @@ class GaussianReference:
         along = self._along(self._flat(z) - alpha * self.mean)
         along = along * (sigma / (alpha**2 * self.eigenvalues + sigma**2))
         if self.eigenvectors is not None:
-            along = along @ self.eigenvectors.T
+            along = matmul(along, self.eigenvectors.T)
         return along.reshape(z.shape)
 
     def _flat(self, x: Float[Array, "batch ..."]) -> Float[Array, "batch d"]:
@@ -91,7 +92,9 @@ class GaussianReference:
         return x.reshape(x.shape[0], -1)
 
     def _along(self, x: Float[Array, "batch d"]) -> Float[Array, "batch d"]:
-        return x if self.eigenvectors is None else x @ self.eigenvectors
+        if self.eigenvectors is None:
+            return x
+        return matmul(x, self.eigenvectors)
 
 
 def standard_reference(d: int) -> GaussianReference:

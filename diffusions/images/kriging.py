@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.arguments import checked
+from diffusions.precision import matmul
 from diffusions.typing import Array, Bool, Float, HostArray, Key
 
 _ITERATIONS = 40
@@ -83,7 +84,7 @@ class Kriging:
         root = jnp.asarray(_root(self, height, width), images.dtype)
         white = jax.random.normal(key, (batch, height * width, channels), images.dtype)
         return self._conditional(
-            images, (root @ white).reshape(images.shape), told, n_told, drawn=True
+            images, matmul(root, white).reshape(images.shape), told, n_told, drawn=True
         )
 
     def _conditional(
@@ -107,10 +108,10 @@ class Kriging:
             mu = x[places].mean(axis=0)
             centred = x[places] - mu
             if not drawn:
-                return mu + to_all @ _solved(matrix, centred)
+                return mu + matmul(to_all, _solved(matrix, centred))
             # One solution of both systems.
             weights = _solved(matrix, jnp.concatenate([centred, g[places]], axis=-1))
-            mean, star = jnp.split(to_all @ weights, 2, axis=-1)
+            mean, star = jnp.split(matmul(to_all, weights), 2, axis=-1)
             a = jnp.sqrt((centred * weights[:, : len(mu)]).sum(axis=0) / n_told)
             return mu + mean + a * (g - star)
 
@@ -126,7 +127,7 @@ def _solved(matrix: Float[Array, "n n"], right: Float[Array, "n k"]) -> Float[Ar
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
         x, residual, direction, norm = carry
-        image = matrix @ direction
+        image = matmul(matrix, direction)
         # Once the residual is zero so are direction and norm: 0 / tiny stops the column there.
         length = norm / jnp.maximum((direction * image).sum(axis=0), tiny)
         x, residual = x + length * direction, residual - length * image

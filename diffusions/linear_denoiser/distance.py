@@ -31,6 +31,7 @@ import numpy as np
 
 from diffusions.arguments import checked
 from diffusions.linear_denoiser.model import GaussianLaw, OneStepModel
+from diffusions.precision import matmul
 from diffusions.typing import Array, Float
 
 BLOCK_SIZE = 1000
@@ -88,7 +89,7 @@ def log_pairs(
 
     def add(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
         i, j = pair
-        products = jnp.matmul(blocks[i], blocks[j].T, precision="highest")
+        products = matmul(blocks[i], blocks[j].T)
         exponents = 2.0 * products - squares[i][:, None] - squares[j]
         exponents = jnp.where((i == j) & itself, -jnp.inf, exponents)
         # A block beside the diagonal stands for its mirror image too.

@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusions.arguments import checked
+from diffusions.precision import matmul
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float, Key, Params
 
@@ -144,7 +145,7 @@ def log_affinity(model: OneStepModel, law: GaussianLaw) -> Float[Array, ""]:
     if law.std.shape[0] < model.dimension:
         return jnp.full((), -jnp.inf, law.std.dtype)
     w = law.std / model.std
-    g = jnp.matmul((law.mean - model.mean) / model.std, law.directions, precision="highest")
+    g = matmul((law.mean - model.mean) / model.std, law.directions)
     return jnp.sum(0.5 * (jnp.log(2.0 * w) - jnp.log1p(w**2)) - 0.25 * g**2 / (1.0 + w**2))
 
 

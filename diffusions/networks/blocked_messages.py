@@ -40,6 +40,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from diffusions.precision import einsum
 from diffusions.typing import Array, Float, PyTree
 
 NEGATIVE_SLOPE = 0.01
@@ -54,8 +55,6 @@ _UNITS = 32
 
 # Floats of an accumulator that a processor's second-level cache holds beside what else is read.
 _CACHED_FLOATS = 2**18
-
-_einsum = functools.partial(jnp.einsum, precision="highest")
 
 
 def aligned(edges: Float[Array, "batch n n"]) -> Float[Array, "batch m m"]:
@@ -86,11 +85,11 @@ def mean_messages(
     """
     n = v.shape[1]
     edges = aligned(edges)
-    a, c, d = _einsum("h,hi->i", output, kernel)
+    a, c, d = einsum("h,hi->i", output, kernel)
     # By symmetry the sum over senders may run along the leading axis, across the vector lanes.
     edge_means = edges.sum(axis=1)[:, :n] / n
     linear = (
-        a * v + _einsum("h,h->", output, bias) + c * v.mean(axis=1, keepdims=True) + d * edge_means
+        a * v + einsum("h,h->", output, bias) + c * v.mean(axis=1, keepdims=True) + d * edge_means
     )
     return NEGATIVE_SLOPE * linear + _in_groups(v, edges, kernel, bias, output)
 
@@ -128,7 +127,7 @@ def _mean_rectified(
 
     sums = _sum_over_nodes(rectified, receiver, sender, edges)
     sums = sums - (edges.shape[-1] - n) * _relu(receiver)  # the padding sent z = a_h v_i + b_h
-    return _share(n) * _einsum("h,bhi->bi", output, sums)[:, :n]
+    return _share(n) * einsum("h,bhi->bi", output, sums)[:, :n]
 
 
 def _forward(
@@ -157,11 +156,11 @@ def _reverse(saved: tuple[Array, ...], cotangent: Array) -> tuple[Array, ...]:
 
     r = _share(n)
     u_h = u.sum(axis=(0, 2))
-    gs_h = _einsum("bi,bhi->h", g, s)
-    gvs_h = _einsum("bi,bhi->h", g * v, s)
-    vt_h = _einsum("bj,bhj->h", v, t)
+    gs_h = einsum("bi,bhi->h", g, s)
+    gvs_h = einsum("bi,bhi->h", g * v, s)
+    vt_h = einsum("bj,bhj->h", v, t)
     a, c, d = kernel.T
-    d_v = g * _einsum("h,bhi->bi", output * a, s) + _einsum("h,bhi->bi", output * c, t)
+    d_v = g * einsum("h,bhi->bi", output * a, s) + einsum("h,bhi->bi", output * c, t)
     d_kernel = output[:, None] * jnp.stack([gvs_h, vt_h, u_h], axis=1)
     d_output = a * gvs_h + bias * gs_h + c * vt_h + d * u_h
     d_edges = _edge_cotangent(g, edges, receiver, sender, d, output)

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
+from diffusions.precision import matmul
 from diffusions.typing import Array, Float, Params
 
 
@@ -34,7 +35,7 @@ class LinearDenoiser(nn.Module):
         shape = (z.shape[-1], self.dimension)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.dimension,))
-        return jnp.matmul(z, kernel, precision="highest") + bias
+        return matmul(z, kernel) + bias
 
 
 def least_squares(z: Float[Array, "n d"], x: Float[Array, "n d"]) -> Params:

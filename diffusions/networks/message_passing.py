@@ -31,6 +31,7 @@ import jax.numpy as jnp
 
 from diffusions.checks import Count, Layers
 from diffusions.networks.blocked_messages import NEGATIVE_SLOPE, aligned, mean_messages
+from diffusions.precision import einsum
 from diffusions.typing import Array, Float, Int, Key
 
 INITIAL_GAIN = 0.2
@@ -41,7 +42,6 @@ SMALLEST_NORM = 1e-5
 # s is 1 in float32 long before; keeps infinite times, which are noise free, out of products.
 _LARGEST_TIME = 1e4
 
-_einsum = functools.partial(jnp.einsum, precision="highest")
 _leaky = functools.partial(nn.leaky_relu, negative_slope=NEGATIVE_SLOPE)
 
 
@@ -91,7 +91,7 @@ def _two_layers(mlp: dict[str, Array], *inputs: Array) -> Array:
     hidden = mlp["bias"] + sum(
         x[..., None] * mlp["kernel"][:, i] for i, x in enumerate(jnp.broadcast_arrays(*inputs))
     )
-    return _einsum("...h,h->...", _leaky(hidden), mlp["output"]) + mlp["output_bias"]
+    return einsum("...h,h->...", _leaky(hidden), mlp["output"]) + mlp["output_bias"]
 
 
 class MessagePassingDenoiser(nn.Module):
@@ -179,7 +179,7 @@ def power_iterations(
     """Equation (1)."""
 
     def iterate(_: Any, v: Array) -> Array:
-        moved = _einsum("bij,bj->bi", edges, v)
+        moved = einsum("bij,bj->bi", edges, v)
         return moved / _norm(moved, SMALLEST_NORM)
 
     return jax.lax.fori_loop(0, n_iterations, iterate, v)

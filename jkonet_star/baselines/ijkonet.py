@@ -50,6 +50,7 @@ import optax
 from diffusions.checks import Count, Widths, conform
 from diffusions.keys import named_key
 from diffusions.memory import check_memory
+from diffusions.precision import matmul
 from diffusions.training import TrainingState
 from diffusions.typing import Array, Float, Int, Key, Params
 from jkonet_star.settings import Scheme, network_bytes
@@ -156,7 +157,7 @@ class IJKOnet(PopulationNetwork):
             total = jnp.zeros(())
             if model.has_potential:
                 x = units.center + units.length * y
-                total += w @ jax.vmap(lambda p: model.potential(energy, units, p, t))(x)
+                total += matmul(w, jax.vmap(lambda p: model.potential(energy, units, p, t))(x))
             if model.has_interaction:
                 of_one = jax.vmap(lambda z: model.interaction(energy, units, z))
                 pairs = w * w[others]
@@ -171,8 +172,8 @@ class IJKOnet(PopulationNetwork):
             if model.internal != "none":
                 slope = jax.vmap(jax.jacfwd(lambda p: push(params, p[None], r)[0]))(u)
                 stretch = jnp.linalg.slogdet(slope)[1]
-                gap -= model.beta(energy, units) * (w @ stretch)
-            moved = 0.5 * w @ jnp.sum((y - u) ** 2, axis=-1)
+                gap -= model.beta(energy, units) * matmul(w, stretch)
+            moved = 0.5 * matmul(w, jnp.sum((y - u) ** 2, axis=-1))
             return (tau * gap / units.length**2 + moved) / r**2
 
         u = jax.vmap(lambda points, own: points[own])(data.normalised, rows)

@@ -39,6 +39,7 @@ import optax
 
 from diffusions.checks import Positive, conform
 from diffusions.keys import named_key
+from diffusions.precision import matmul
 from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Array, Float, Int, Key, Params
 from jkonet_star.fitted import FittedEnergy
@@ -199,12 +200,13 @@ class Stitching(PopulationNetwork):
 def kernel_score(p: Float[Array, "n d"], population: Float[Array, "m d"]) -> Float[Array, "n d"]:
     """Grad log rho of equation (2) at each row of p."""
     m, d = population.shape
-    covariance = jnp.cov(population, rowvar=False, bias=True).reshape(d, d)
+    centred = population - population.mean(axis=0)
+    covariance = matmul(centred.T, centred) / m
     covariance += ROUNDING * jnp.trace(covariance) / d * jnp.eye(d)
     # The width is chosen, and not learned.
     factor = jnp.linalg.cholesky(jax.lax.stop_gradient(m ** (-2.0 / (d + 4)) * covariance))
     white = functools.partial(jax.scipy.linalg.solve_triangular, factor, lower=True)
     offset = white(p.T)[:, :, None] - white(population.T)[:, None]
     shares = jax.nn.softmax(-0.5 * jnp.sum(offset**2, axis=0), axis=1)
-    towards = jnp.matmul(shares, population, precision="highest") - p
+    towards = matmul(shares, population) - p
     return jax.scipy.linalg.cho_solve((factor, True), towards.T).T

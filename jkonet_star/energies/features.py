@@ -27,6 +27,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from diffusions.checks import Count, Natural, Positive
+from diffusions.precision import einsum
 from diffusions.typing import Array, Float
 from jkonet_star.energies.interactions import interaction_drift, sum_over_blocks
 from jkonet_star.settings import Degree, FeatureSettings, RadialFunction
@@ -155,7 +156,7 @@ class Features:
                 jnp.prod(jnp.delete(factors, j, axis=-1), axis=-1) * derivatives[:, j]
                 for j in range(n_active)
             ]
-            gradients = jnp.einsum(
+            gradients = einsum(
                 "fa,fad->fd", jnp.stack(others, axis=-1), jnp.asarray(self._active[2], x.dtype)
             )
             parts.append(gradients)
@@ -223,7 +224,7 @@ class Features:
         parts = []
         for (first, first_slope), (second, second_slope) in tables:
             along = [
-                jnp.einsum("nma,nmb->nab", a * weights[None, :, None], b).reshape(len(x), -1)
+                einsum("nma,nmb->nab", a * weights[None, :, None], b).reshape(len(x), -1)
                 for a, b in ((first_slope, second), (first, second_slope))
             ]
             parts.append(jnp.stack(along, axis=-1))

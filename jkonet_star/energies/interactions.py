@@ -15,6 +15,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from diffusions.precision import einsum
 from diffusions.typing import Array, Float, Int
 
 PAIRS_PER_BLOCK = {"cpu": 2**14}
@@ -74,7 +75,7 @@ def grouped_interaction_drift(
     def block(y: Array, w: Array) -> Array:
         def one_row(a: Array, g: Array) -> Array:
             pulls = jax.vmap(lambda b: gradient(a - b))(y[:, g])
-            return jnp.einsum("m...,m->...", pulls, w[:, g])
+            return einsum("m...,m->...", pulls, w[:, g])
 
         return jax.vmap(one_row)(x, group)
 

@@ -40,6 +40,7 @@ import jax.numpy as jnp
 
 from diffusions.checks import Count, Widths
 from diffusions.keys import named_key
+from diffusions.precision import einsum, matmul
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float, Key, Params, PyTree
 from jkonet_star.energies.circulation import Planes, skew_basis
@@ -215,7 +216,7 @@ class NetworkEnergy:
         inputs = (x - constants.center) / constants.length
         gradients = jax.jacrev(lambda z: self._stream.apply(params["circulation"], z))(inputs)
         basis = skew_basis(self.circulation_planes, self.dimension)
-        return constants.speed * jnp.einsum("mij,mj->i", basis, gradients)
+        return constants.speed * einsum("mij,mj->i", basis, gradients)
 
     def interaction(
         self, params: Params, constants: Units, z: Float[Array, "d"]
@@ -297,7 +298,7 @@ class LinearEnergy:
         assert self.circulation_features is not None
         gradients = self.circulation_features.jacobian(centers, x)
         basis = skew_basis(self.circulation_planes, self.dimension)
-        return jnp.einsum("mij,fj->mfi", basis, gradients).reshape(-1, self.dimension)
+        return einsum("mij,fj->mfi", basis, gradients).reshape(-1, self.dimension)
 
     def circulation(
         self, params: Params, constants: PyTree, x: Float[Array, "d"]
@@ -307,7 +308,7 @@ class LinearEnergy:
             return jnp.zeros_like(x)
         center, length, speed = _scales(constants)
         columns = self.circulation_jacobian(constants["circulation"], (x - center) / length)
-        return speed * (params["circulation"] @ columns)
+        return speed * matmul(params["circulation"], columns)
 
     def potential(
         self, params: Params, constants: PyTree, x: Float[Array, "d"], t: Float[Array, ""]
@@ -318,7 +319,7 @@ class LinearEnergy:
             return jnp.zeros(())
         center, length, speed = _scales(constants)
         features = self.potential_features.values(constants["potential"], (x - center) / length)
-        return speed * length * (params["potential"] @ features)
+        return speed * length * matmul(params["potential"], features)
 
     def interaction(
         self, params: Params, constants: PyTree, z: Float[Array, "d"]
@@ -328,7 +329,7 @@ class LinearEnergy:
             return jnp.zeros(())
         _, length, speed = _scales(constants)
         features = self.interaction_features.values(constants["interaction"], z / length)
-        return speed * length * (params["interaction"] @ features)
+        return speed * length * matmul(params["interaction"], features)
 
     def pull(
         self,
@@ -346,7 +347,7 @@ class LinearEnergy:
         jacobian = self.interaction_features.mean_jacobian(
             constants["interaction"], (x - center) / length, (population - center) / length, weights
         )
-        return speed * jnp.einsum("nfd,f->nd", jacobian, params["interaction"])
+        return speed * einsum("nfd,f->nd", jacobian, params["interaction"])
 
     def beta(self, params: Params, constants: PyTree) -> Float[Array, ""]:
         """Equation (3), or the given value."""

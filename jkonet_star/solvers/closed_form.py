@@ -38,7 +38,7 @@ import numpy as np
 import scipy.linalg
 from threadpoolctl import threadpool_limits
 
-from diffusions.precision import double_precision
+from diffusions.precision import double_precision, einsum
 from diffusions.typing import Array, Float, Int, Params, PyTree
 from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.fit_report import ClosedFormReport
@@ -105,9 +105,9 @@ def _step_normal_equations(
         points, velocities, scores, weights = block
         a = design_matrix(model, constants, points, scores, population, population_weights)
         weighted = weights[:, None, None] * a
-        gram = jnp.einsum("bdf,bdg->fg", weighted, a)
-        moment = jnp.einsum("bdf,bd->f", weighted, velocities)
-        square = jnp.einsum("b,bd->", weights, velocities**2)
+        gram = einsum("bdf,bdg->fg", weighted, a)
+        moment = einsum("bdf,bd->f", weighted, velocities)
+        square = einsum("b,bd->", weights, velocities**2)
         return (total[0] + gram, total[1] + moment, total[2] + square), None
 
     shape = jax.eval_shape(

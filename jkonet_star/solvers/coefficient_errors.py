@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusions.precision import double_precision
+from diffusions.precision import double_precision, einsum
 from diffusions.typing import Array, Float, Int, Params, PyTree
 from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.fit_report import ClosedFormReport
@@ -79,8 +79,8 @@ def _scores(
     def one(block: tuple[Array, Array, Array, Array]) -> Array:
         points, velocities, scores, weights = block
         a = design_matrix(model, constants, points, scores, population, population_weights)
-        missed = jnp.einsum("bdf,f->bd", a, theta) + velocities
-        return weights[:, None] * jnp.einsum("bdf,bd->bf", a, missed)
+        missed = einsum("bdf,f->bd", a, theta) + velocities
+        return weights[:, None] * einsum("bdf,bd->bf", a, missed)
 
     return jax.lax.map(one, blocks)
 

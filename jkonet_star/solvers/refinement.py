@@ -41,6 +41,7 @@ import numpy as np
 import optax
 
 from diffusions.keys import named_key
+from diffusions.precision import matmul
 from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Array, Bool, Float, Int, Key, Keys, Params, PyTree
 from jkonet_star.energies.features import Features
@@ -362,16 +363,12 @@ def energy_distance(
     pairs = jnp.where(same_x, 0.0, weights[:, None] * weights)
     least = jnp.finfo(pairs.dtype).tiny
     inside = jnp.sum(pairs * _distances(x, x)) / jnp.maximum(pairs.sum(), least)
-    return 2 * weights @ _distances(x, y).mean(axis=1) - inside - within(y, same_y)
+    return 2 * matmul(weights, _distances(x, y).mean(axis=1)) - inside - within(y, same_y)
 
 
 def _distances(x: Array, y: Array) -> Float[Array, "n m"]:
     """|x_i - y_j| of all pairs by one product; backwards it is two more."""
-    squared = (
-        (x**2).sum(axis=1)[:, None]
-        + (y**2).sum(axis=1)
-        - 2 * jnp.matmul(x, y.T, precision="highest")
-    )
+    squared = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2 * matmul(x, y.T)
     return jnp.sqrt(jnp.maximum(squared, 0.0) + NEAR**2)
 
 
@@ -433,7 +430,7 @@ def _in_directions(
 
     def along(tree: Params) -> Params:
         growth = {name: leaf for name, leaf in tree.items() if name == GROWTH}
-        return {**growth, **{name: directions[name].T @ tree[name] for name in directions}}
+        return {**growth, **{name: matmul(directions[name].T, tree[name]) for name in directions}}
 
     def init(params: Params) -> Any:
         return optimizer.init(along(params))
@@ -441,7 +438,7 @@ def _in_directions(
     def update(gradient: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
         del params
         steps, state = optimizer.update(along(gradient), state)
-        moved = {**steps, **{name: directions[name] @ steps[name] for name in directions}}
+        moved = {**steps, **{name: matmul(directions[name], steps[name]) for name in directions}}
         still = {name: jnp.zeros_like(leaf) for name, leaf in gradient.items()}
         return {**still, **moved}, state
 

@@ -16,6 +16,7 @@ positive by construction, W = softplus(K) / width, or they are free, W = K / wid
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -23,12 +24,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from diffusions.precision import matmul
 from diffusions.typing import Array, Float, Key, Params
 from jkonet_star.energies.models import softplus
 from jkonet_star.settings import TransportMapKind
 
 IDENTITY_STEPS = 1000
 IDENTITY_RATE = 1e-2
+_dense = functools.partial(nn.Dense, precision="highest")
 _SLOPES = 2.0  # of the first layer: bends of about half the population's deviation
 
 
@@ -60,7 +63,7 @@ class NonnegativeDense(nn.Module):
             return kernel if self.positive else softplus(kernel)
 
         kernel = self.param("kernel", init, (z.shape[-1], self.width))
-        return z @ ((softplus(kernel) if self.positive else kernel) / z.shape[-1])
+        return matmul(z, (softplus(kernel) if self.positive else kernel) / z.shape[-1])
 
 
 class InputConvexNetwork(nn.Module):
@@ -80,7 +83,7 @@ class InputConvexNetwork(nn.Module):
         z: Array | None = None
         for layer, width in enumerate(self.hidden):
             slope = _SLOPES if layer == 0 else 1.0
-            skip = nn.Dense(
+            skip = _dense(
                 width,
                 kernel_init=nn.initializers.normal(slope),
                 bias_init=_uniform(slope),
@@ -91,10 +94,10 @@ class InputConvexNetwork(nn.Module):
             z = softplus(skip)
         assert z is not None
         half = lambda key, shape: 0.5 * jnp.eye(*shape)  # noqa: E731
-        quadratic = u @ self.param("quadratic", half, (u.shape[-1], u.shape[-1]))
+        quadratic = matmul(u, self.param("quadratic", half, (u.shape[-1], u.shape[-1])))
         linear = self.param("linear", nn.initializers.zeros, (u.shape[-1],))
         convex = NonnegativeDense(1, self.positive, name=f"convex_{len(self.hidden)}")(z)
-        return convex[..., 0] + 0.5 * jnp.sum(quadratic**2, axis=-1) + u @ linear
+        return convex[..., 0] + 0.5 * jnp.sum(quadratic**2, axis=-1) + matmul(u, linear)
 
 
 class MapNetwork(nn.Module):
@@ -111,8 +114,8 @@ class MapNetwork(nn.Module):
         """N at each row."""
         h = u
         for width in self.hidden:
-            h = nn.silu(nn.Dense(width)(h))
-        return nn.Dense(u.shape[-1], kernel_init=nn.initializers.normal(0.01))(h)
+            h = nn.silu(_dense(width)(h))
+        return _dense(u.shape[-1], kernel_init=nn.initializers.normal(0.01))(h)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 from ott.geometry import pointcloud
 
+from diffusions.precision import matmul
 from diffusions.typing import Array, Float
 
 
 def squared_distances(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
     """|x_i - y_j|^2, at full precision where the device would round matrix products (TF32)."""
-    cross = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+    cross = matmul(x, y.T)
     return (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1)[None, :] - 2 * cross
 
 

@@ -17,6 +17,7 @@ def params():
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 1, 3), (2, 2, 2, 3), (3, 5, 4, 2)])
+@jax.default_matmul_precision("highest")
 def test_the_convolution_is_a_convolution(shape):
     x = jax.random.normal(jax.random.key(0), shape)
     layer = Convolution(6)

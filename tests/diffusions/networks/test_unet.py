@@ -227,6 +227,7 @@ def test_one_network_serves_several_sizes():
         model.apply(params, jnp.zeros((2, 9, 8, 3)), t)
 
 
+@jax.default_matmul_precision("highest")
 def test_interior_pixels_move_with_the_image():
     # Without the layers that see the whole image (norms, attention) what is left is local. A shift by
     # the stride of all levels then shifts the response to a single bright pixel.

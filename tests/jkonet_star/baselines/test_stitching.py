@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from diffusions.precision import einsum
 from jkonet_star import Network, fit, snapshots_from_arrays
 from jkonet_star.baselines.stitching import Stitching, kernel_score
 from jkonet_star.settings import NetworkSettings
@@ -118,7 +119,7 @@ def test_the_score_is_the_slope_of_the_log_density():
     precision = np.linalg.inv(np.cov(x.T, bias=True) * 50 ** (-2 / 7))
 
     def log_density(p):
-        return jax.nn.logsumexp(-0.5 * jnp.einsum("ij,jk,ik->i", p - x, precision, p - x))
+        return jax.nn.logsumexp(-0.5 * einsum("ij,jk,ik->i", p - x, precision, p - x))
 
     np.testing.assert_allclose(
         kernel_score(jnp.asarray(p), jnp.asarray(x)),
