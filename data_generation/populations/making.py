@@ -5,7 +5,7 @@ import time
 from data_generation.populations.datasets import find_dataset, generate_dataset
 from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import say
-from data_generation.scripts.device import device_name, precision
+from data_generation.scripts.device import device_name, precision, unused_gpu
 
 # Growth of the largest distance from the origin that is told of: most often the steps are too long for
 # the potential, though over many steps a repulsive one may mean it.
@@ -24,6 +24,8 @@ def make(settings: DataSettings, start: float) -> None:
     )
     say(f"{settings.data_dir}/{settings.name}")
     say(f"  {source}; {device_name()}, {precision()}")
+    if (remark := unused_gpu()) is not None:
+        say(f"  {remark}")
     dataset = generate_dataset(settings)
     counts = dataset.metadata["counts"]
     for part in ("train", "test"):

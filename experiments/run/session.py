@@ -17,7 +17,7 @@ from shlex import quote
 from typing import Any
 
 from data_generation.scripts.command_line import say
-from data_generation.scripts.device import device_name, precision
+from data_generation.scripts.device import device_name, precision, unused_gpu
 from diffusions.late_imports import import_extra
 from experiments.run.folder import RunFolder, check_run, peak_memory_bytes, start_run
 from experiments.run.replaced import keeps_replaced
@@ -81,8 +81,9 @@ class Session:
             f"  {device_name()}, {precision(numbers)}, {self.settings.seeds_in_words}; "
             f"results in {self.folder.path}"
         )
-        if cut is not None:
-            say(f"  {cut}")
+        for remark in (cut, unused_gpu()):
+            if remark is not None:
+                say(f"  {remark}")
         return True
 
     @contextlib.contextmanager

@@ -1,9 +1,39 @@
 """The arithmetic that a script says is the one it computes in."""
 
 import jax
+import pytest
 
 from data_generation import __main__ as script
-from data_generation.scripts.device import device_name, precision
+from data_generation.scripts import device
+from data_generation.scripts.device import device_name, precision, unused_gpu
+
+
+@pytest.fixture
+def card(tmp_path, monkeypatch):
+    """A folder of devices with a card in it, and nothing said of the platform."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("a GPU is in use")
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", None)
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(device, "NVIDIA_DEVICES", f"{tmp_path}/nvidia[0-9]*")
+    yield tmp_path / "nvidia0"
+    jax.config.update("jax_platforms", before)
+
+
+def test_a_card_that_is_not_used_is_told_of(card, capsys):
+    assert "extra cuda12 or cuda13" in unused_gpu()
+    arguments = [f"--data-dir={card.parent}", "--n-particles=20", "--n-gmm-components=0"]
+    assert script.run([*arguments, "--n-timesteps=1"]) == 0
+    assert f"{device_name()}, float32\n  no GPU is in use although" in capsys.readouterr().out
+
+
+def test_no_card_or_a_platform_that_was_chosen_is_not(card, monkeypatch):
+    jax.config.update("jax_platforms", "cpu")
+    assert unused_gpu() is None
+    jax.config.update("jax_platforms", None)
+    card.rename(card.with_name("nvidiactl"))
+    assert unused_gpu() is None
 
 
 def test_single_precision_is_what_is_said_by_itself():
