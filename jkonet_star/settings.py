@@ -168,7 +168,7 @@ class NetworkSettings:
         epochs: passes over all couplings.
         batch_size: couplings per gradient step.
         hidden: widths of the hidden layers.
-        activation: softplus, silu, gelu or tanh.
+        activation: of the hidden layers.
         learning_rate: of Adam, at the start.
         schedule: cosine decays the learning rate to zero over the epochs.
         gradient_clip: bound on the gradient's global norm; 0 for none.

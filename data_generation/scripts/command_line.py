@@ -19,13 +19,13 @@ import contextlib
 import dataclasses
 import difflib
 import errno
+import functools
 import importlib
 import inspect
 import os
 import re
 import signal
 import sys
-import textwrap
 import traceback
 import types
 import typing
@@ -37,6 +37,7 @@ from absl import flags
 
 from data_generation.formats.plain_numbers import plain_float, plain_int
 from data_generation.scripts.compilation_cache import FLAG_HELP, compilation_cache
+from data_generation.scripts.flag_help import attribute_documentation, heading, help_text
 from data_generation.scripts.standard_streams import (
     OutputError,
     escaped,
@@ -55,7 +56,7 @@ EXIT_NO_OUTPUT = 74  # EX_IOERR
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_PIPE_CLOSED = 128 + 13  # SIGPIPE, which Windows has not
 
-_WIDTH = 100
+_EVERY_SCRIPT = "Every script"
 _MOST_MESSAGE = 1000
 
 
@@ -103,20 +104,18 @@ def define_flags(
         doc = documentation.get(field.name, "")
         kind, words = _kind(hints[field.name])
         words = words or tuple(field.metadata.get("names", ()))
-        if words:
-            one = "Each one" if isinstance(kind, tuple) else "One"
-            doc = f"{doc} {one} of {', '.join(words)}.".strip()
+        owner = next(c for c in settings_class.__mro__ if field.name in inspect.get_annotations(c))
+        where: dict[str, Any] = {"flag_values": values, "module_name": heading(owner)}
         if kind is bool:
-            flags.DEFINE_boolean(field.name, default, doc, flag_values=values)
-        elif isinstance(kind, tuple):
-            flags.DEFINE(_ListParser(kind[0]), field.name, default, doc, flag_values=values)
-        elif kind is int:
-            flags.DEFINE(_IntParser(), field.name, default, doc, flag_values=values)
-        elif kind is float:
-            flags.DEFINE(_FloatParser(), field.name, default, doc, flag_values=values)
+            flags.DEFINE_boolean(field.name, default, doc, **where)
+            continue
+        if isinstance(kind, tuple):
+            parser: flags.ArgumentParser = _ListParser(kind[0], words)
+        elif kind is str:
+            parser = _TextParser(words)
         else:
-            # Words are checked by the settings, which name the near misses.
-            flags.DEFINE_string(field.name, default, doc, flag_values=values)
+            parser = _IntParser() if kind is int else _FloatParser()
+        flags.DEFINE(parser, field.name, default, doc, **where)
     return values
 
 
@@ -180,7 +179,9 @@ def run_script(
                 main,
                 values,
                 list(sys.argv[1:] if argv is None else argv),
-                lambda: help_text(values, program or _program(), description or "", example),
+                functools.partial(
+                    help_text, values, program or _program(), description or "", example
+                ),
             )
     except KeyboardInterrupt as error:  # before the work began, or when all of it was done
         return _stopped(error)
@@ -216,17 +217,18 @@ def _run_script(
     main: Callable[[], None],
     values: flags.FlagValues,
     arguments: list[str],
-    explained: Callable[[], str],
+    explained: Callable[..., str],
 ) -> int:
     if "debug" not in values:
-        flags.DEFINE_boolean("debug", False, "Shows where an error came from.", flag_values=values)
-        flags.DEFINE_string("compilation_cache", "auto", FLAG_HELP, flag_values=values)
+        where: dict[str, Any] = {"flag_values": values, "module_name": _EVERY_SCRIPT}
+        flags.DEFINE_boolean("debug", False, "Shows where an error came from.", **where)
+        flags.DEFINE_string("compilation_cache", "auto", FLAG_HELP, **where)
     try:
         values.unparse_flags()
         for name in values:
             values[name].unparse()
         if any(a in ("-h", "--help", "-help", "--helpfull", "--helpshort") for a in arguments):
-            say(explained())
+            say(explained(full="--helpfull" in arguments))
             return 0
         _parse(values, arguments)
         with compilation_cache(str(values["compilation_cache"].value)):
@@ -278,60 +280,6 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= _MOST_MESSAGE else f"{text[: _MOST_MESSAGE - 3]}..."
 
 
-def attribute_documentation(settings_class: type) -> dict[str, str]:
-    """Field -> text, from the `Attributes:` sections of the docstrings of a class and its bases."""
-    found: dict[str, str] = {}
-    for base in reversed(settings_class.__mro__[:-1]):
-        found |= _own_documentation(base)
-    return found
-
-
-def _own_documentation(settings_class: type) -> dict[str, str]:
-    found: dict[str, list[str]] = {}
-    _, _, section = inspect.cleandoc(settings_class.__doc__ or "").partition("Attributes:\n")
-    current = ""
-    for line in section.splitlines():
-        if entry := re.match(r" {4}(\w+): (.*)", line):
-            current = entry[1]
-            found[current] = [entry[2]]
-        elif line.startswith(" " * 5):
-            found[current].append(line.strip())
-        else:
-            break
-    return {name: _sentence(" ".join(parts)) for name, parts in found.items()}
-
-
-def help_text(values: flags.FlagValues, program: str, description: str, example: str) -> str:
-    """What `--help` prints."""
-    lines = [f"usage: {program} [--flag=value ...]", ""]
-    if description:
-        lines += [*textwrap.dedent(description).strip().splitlines(), ""]
-    if example:
-        lines += ["example:", *(f"  {line}" for line in example.strip().splitlines()), ""]
-    lines.append("flags (hyphens or underscores):")
-    for name in values:
-        flag = values[name]
-        spelled = name.replace("_", "-")
-        if flag.boolean:
-            head = f"--[no]{spelled}"
-        else:
-            kind = flag.parser.flag_type() if flag.parser else ""
-            head = f"--{spelled}={_PLACEHOLDERS.get(kind, kind.upper())}"
-        default = "" if flag.default is None else f" (default: {flag.default_as_str})"
-        lines.append(f"  {head}")
-        lines += textwrap.wrap(
-            (flag.help or "") + default.replace("'", ""),
-            _WIDTH,
-            initial_indent=" " * 6,
-            subsequent_indent=" " * 6,
-            break_on_hyphens=False,  # a name is to be copied whole
-        )
-    return "\n".join(lines)
-
-
-_PLACEHOLDERS = {"int": "INT", "float": "NUMBER", "string": "TEXT"}
-
-
 class _IntParser(flags.IntegerParser):
     """Whole numbers as people write them; absl also takes `1_0`, `0x10` and digits of every script."""
 
@@ -354,9 +302,9 @@ class _ListParser(flags.ArgumentParser):
 
     syntactic_help = "a comma separated list"
 
-    def __init__(self, kind: type):
+    def __init__(self, kind: type, words: Sequence[str] = ()):
         super().__init__()
-        self.kind = kind
+        self.kind, self.words = kind, words
 
     def parse(self, argument: Any) -> tuple:
         if not isinstance(argument, str):
@@ -368,7 +316,23 @@ class _ListParser(flags.ArgumentParser):
             raise ValueError(f"each of {argument!r} must be {self.kind.__name__}") from None
 
     def flag_type(self) -> str:
-        return f"{self.kind.__name__},..."
+        return f"{_choices(self.words) or self.kind.__name__},..."
+
+
+class _TextParser(flags.ArgumentParser):
+    """Text as it is; words are checked by the settings, which name the near misses."""
+
+    def __init__(self, words: Sequence[str] = ()):
+        super().__init__()
+        self.words = words
+
+    def flag_type(self) -> str:
+        return _choices(self.words) or "string"
+
+
+def _choices(words: Sequence[str]) -> str:
+    """What one may be, as the help writes it."""
+    return f"{{{','.join(words)}}}" if words else ""
 
 
 def _default(field: dataclasses.Field) -> Any:
@@ -443,11 +407,6 @@ def _underscored(values: flags.FlagValues, arguments: Sequence[str]) -> list[str
             )
             raise UsageError(f"unknown flag --{name}{hint}")
     return result
-
-
-def _sentence(text: str) -> str:
-    text = text.replace("`", "").strip()
-    return text[:1].upper() + text[1:]
 
 
 def script_module(name: str) -> types.ModuleType:

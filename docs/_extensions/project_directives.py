@@ -26,17 +26,14 @@ class Flags(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """The list."""
         from data_generation.scripts.command_line import script_module
+        from data_generation.scripts.flag_help import default_of, head_of
 
         values = script_module(self.arguments[0]).FLAGS
         result = nodes.definition_list(classes=["flags"])
         for name in values:
             flag = values[name]
-            spelled = name.replace("_", "-")
-            head = f"--[no]{spelled}" if flag.boolean else f"--{spelled}"
-            term = nodes.term("", "", nodes.literal(text=head))
-            if flag.default is not None:
-                default = flag.default_as_str.strip("'")
-                term += nodes.Text(f"  (default {default})" if default else "")
+            term = nodes.term("", "", nodes.literal(text=head_of(flag)))
+            term += nodes.Text(default_of(flag))
             meaning = nodes.paragraph(text=flag.help or "")
             result += nodes.definition_list_item("", term, nodes.definition("", meaning))
         return [result]

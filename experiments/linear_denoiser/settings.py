@@ -61,7 +61,7 @@ class LinearDenoiserSettings(RunSettings):
         chunk_size: repetitions between two rows of the metrics, from which a run resumes.
         vmapped: repetitions side by side in one program; 0 chooses one on a CPU, where XLA's thread
             pool can stall on batches of linear algebra, and the chunk elsewhere.
-        precision: of the linear algebra, float32 or float64; the data are the same in both.
+        precision: of the linear algebra; the data are the same in both.
     """
 
     n_train: Sizes = (25, 50, 75, 100)

@@ -31,10 +31,10 @@ class TrainSettings(FolderSettings):
         dataset: name of a dataset in data_dir, or path of one; absent, the Styblinski-Tang
             demonstration, generated where it is missing.
         data_dir: where named datasets are.
-        scheme: explicit, implicit or midpoint; the learned energy predicts in the same one. auto is
+        scheme: of the time step; the learned energy predicts in the same one. auto is
             the solver's own: implicit for jkonet, jkonet-vanilla and jkonet-monge-gap, else explicit.
         seeds: random seeds, trained side by side in one program.
-        eval: the population that metrics are computed on, test_data or train_data.
+        eval: the population that metrics are computed on.
         eval_every: epochs between evaluations, each followed by a checkpoint.
         wasserstein_order: 1 or 2, of the reported distances.
     """
@@ -69,7 +69,7 @@ class EvaluateSettings:
         run: folder of a finished run.
         dataset: another dataset, by name or path; absent, the one of the run.
         data_dir: where named datasets are.
-        eval: the population, test_data or train_data.
+        eval: the population.
         wasserstein_order: 1 or 2.
         plots: draw the figures.
         output: file of the result, with the figures in a folder `<stem>_plots` beside it; absent,

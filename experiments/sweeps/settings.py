@@ -122,7 +122,7 @@ class ExecutionSettings:
         runs_dir: where sweeps go.
         batched: trains networks on data of one shape side by side in one program.
         memory_budget: GiB that the networks trained side by side, and their data, may take.
-        eval: the population that metrics are computed on, test_data or train_data.
+        eval: the population that metrics are computed on.
         eval_every: epochs between evaluations, each followed by a checkpoint.
         wasserstein_order: 1 or 2, of the reported distances.
         plots: draws the figures.

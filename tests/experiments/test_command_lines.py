@@ -27,7 +27,7 @@ HEAVY = (
 
 @pytest.mark.parametrize("script", [train, evaluate])
 def test_help_names_every_setting_its_meaning_and_an_example(script, capsys):
-    assert script.run(["--help"]) == 0
+    assert script.run(["--helpfull"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     name = script.__name__.rpartition(".")[2]
