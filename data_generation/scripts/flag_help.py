@@ -14,7 +14,13 @@ _WIDTH = 100
 _SHORT = 30
 """Flags of a script that are few enough for all to be explained."""
 
-_KINDS = {"int": "INT", "float": "NUMBER", "string": "TEXT", "str,...": "TEXT,..."}
+_KINDS = {
+    "int": "INT",
+    "float": "NUMBER",
+    "string": "TEXT",
+    "str,...": "TEXT,...",
+    "float,...": "NUMBER,...",
+}
 _PATHS = ("path", "dir", "file", "folder")
 """Last words of the names of flags that take a place on the disk."""
 
