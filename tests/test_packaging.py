@@ -125,6 +125,13 @@ def test_the_release_says_the_same_everywhere(tmp_path):
     assert f"\nVersion: {project['version']}\n" in metadata
     assert "\nLicense-Expression: Apache-2.0\n" in metadata
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in files)
+    # What PyPI shows has no neighbours to link to.
+    links = re.findall(r"\]\(([^)]+)\)", metadata)
+    assert len(links) > 30
+    assert [link for link in links if not link.startswith("https://")] == []
+    owned = f"{project['urls']['Repository']}/blob/main/docs/quick_start.md"
+    assert owned in links
+    assert "![learned and true potential](https://raw.githubusercontent.com/" in metadata
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == project["version"]
     assert citation["license"] == project["license"]
