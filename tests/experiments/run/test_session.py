@@ -30,7 +30,7 @@ def test_a_run_is_opened_said_timed_and_concluded(settings, capsys, tmp_path):
     assert lines[0] == "ten points"
     assert lines[1].endswith(f"float32, seed 7; results in {path}")
     assert lines[2] == "  only nine"
-    assert lines[-1] == f"  {path}"
+    assert lines[-1] == f"  {path}; for a page of it: python -m experiments.report --run={path}"
     summary = json.loads((path / "summary.json").read_text())
     assert summary["answer"] == 42
     assert summary["device"]
