@@ -2,17 +2,19 @@
 
 JAX multiplies float32 matrices in TF32 on NVIDIA cards, with three digits: enough for networks of
 images, and not for least squares, densities and distances. What is computed here, other than those
-networks, takes its products from this module (or asks Flax's layers for `precision="highest"`).
+networks, takes its products and its Flax layers from this module.
 """
 
 import contextlib
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 einsum = functools.partial(jnp.einsum, precision="highest")
 matmul = functools.partial(jnp.matmul, precision="highest")
+dense = functools.partial(nn.Dense, precision="highest")
 
 
 def double_precision(enabled: bool = True) -> contextlib.AbstractContextManager:

@@ -7,7 +7,6 @@ plain network would smooth over:
     h_{l+1} = h_l + act(W_l h_l + b_l),   eps_hat = W h_L + b.
 """
 
-import functools
 from typing import Annotated
 
 import flax.linen as nn
@@ -16,12 +15,10 @@ import jax.numpy as jnp
 
 from diffusions.checks import Bounds, Count, Positive
 from diffusions.networks.embeddings import sinusoidal_embedding
+from diffusions.precision import dense
 from diffusions.typing import Array, Float
 
 ACTIVATIONS = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu}
-
-# TF32, the default of NVIDIA's cards, would be seen in the log densities.
-_dense = functools.partial(nn.Dense, precision="highest")
 
 
 class DenoisingMLP(nn.Module):
@@ -52,7 +49,7 @@ class DenoisingMLP(nn.Module):
         coordinates = sinusoidal_embedding(z, self.embedding, scale=self.coordinate_scale)
         level = sinusoidal_embedding(a, self.embedding, scale=self.log_snr_scale)
         flat = coordinates.reshape(z.shape[0], -1)
-        hidden = act(_dense(self.width)(jnp.concatenate([flat, level], axis=-1)))
+        hidden = act(dense(self.width)(jnp.concatenate([flat, level], axis=-1)))
         for _ in range(self.n_layers):
-            hidden = hidden + act(_dense(self.width)(hidden))
-        return _dense(z.shape[-1])(hidden)
+            hidden = hidden + act(dense(self.width)(hidden))
+        return dense(z.shape[-1])(hidden)

@@ -21,7 +21,7 @@ def verdict(results: dict[str, Any]) -> str:
     if isinstance(w1, dict):
         beside = {"energy": "by the energy", "no_motion": "where nothing moves"}
         beside |= {"floor": "between two samples of one snapshot, the sampling floor"}
-        there = [f"{number(w1[k])} {said}" for k, said in beside.items() if w1.get(k) is not None]
+        there = [f"{number(w1[k])} {what}" for k, what in beside.items() if w1.get(k) is not None]
         made.append(paragraph(f"W1 one step ahead is {', '.join(there)}.") if there else "")
     warned = results.get("warnings")
     for line in warned if isinstance(warned, list) else ():

@@ -29,7 +29,6 @@ beforehand (`internal_energy`), it is a constant, not a parameter.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -40,7 +39,7 @@ import jax.numpy as jnp
 
 from diffusions.checks import Count, Widths
 from diffusions.keys import named_key
-from diffusions.precision import einsum, matmul
+from diffusions.precision import dense, einsum, matmul
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float, Key, Params, PyTree
 from jkonet_star.energies.circulation import Planes, skew_basis
@@ -73,9 +72,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
 }
 
-# TF32, the default of NVIDIA's cards, would leave the loss and its gradient three digits.
-_dense = functools.partial(nn.Dense, precision="highest")
-
 
 class EnergyNetwork(nn.Module):
     """Multilayer perceptron from a point to a scalar energy, or to several functions.
@@ -94,8 +90,8 @@ class EnergyNetwork(nn.Module):
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "..."]:
         """The energy of each row of x."""
         for width in self.hidden:
-            x = ACTIVATIONS[self.activation](_dense(width)(x))
-        return _dense(self.functions)(x) if self.functions else _dense(1)(x)[..., 0]
+            x = ACTIVATIONS[self.activation](dense(width)(x))
+        return dense(self.functions)(x) if self.functions else dense(1)(x)[..., 0]
 
 
 INITIAL_NOISE = -2.0

@@ -16,7 +16,6 @@ positive by construction, W = softplus(K) / width, or they are free, W = K / wid
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -24,14 +23,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from diffusions.precision import matmul
+from diffusions.precision import dense, matmul
 from diffusions.typing import Array, Float, Key, Params
 from jkonet_star.energies.models import softplus
 from jkonet_star.settings import TransportMapKind
 
 IDENTITY_STEPS = 1000
 IDENTITY_RATE = 1e-2
-_dense = functools.partial(nn.Dense, precision="highest")
 _SLOPES = 2.0  # of the first layer: bends of about half the population's deviation
 
 
@@ -83,7 +81,7 @@ class InputConvexNetwork(nn.Module):
         z: Array | None = None
         for layer, width in enumerate(self.hidden):
             slope = _SLOPES if layer == 0 else 1.0
-            skip = _dense(
+            skip = dense(
                 width,
                 kernel_init=nn.initializers.normal(slope),
                 bias_init=_uniform(slope),
@@ -114,8 +112,8 @@ class MapNetwork(nn.Module):
         """N at each row."""
         h = u
         for width in self.hidden:
-            h = nn.silu(_dense(width)(h))
-        return _dense(u.shape[-1], kernel_init=nn.initializers.normal(0.01))(h)
+            h = nn.silu(dense(width)(h))
+        return dense(u.shape[-1], kernel_init=nn.initializers.normal(0.01))(h)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
