@@ -64,7 +64,7 @@ def test_help_names_it_and_imports_nothing_for_it(site, tmp_path):
     )
     done = run(site, tmp_path, code)
     assert done.stdout.endswith("\n[]\n"), done.stderr
-    assert "jkonet-monge-gap, uniform-field, absent, number." in " ".join(done.stdout.split())
+    assert "jkonet-monge-gap, uniform-field, absent, number}" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize(
