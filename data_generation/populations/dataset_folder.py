@@ -7,7 +7,7 @@ densities.npz         as `jkonet_star.densities.to_arrays` has it, in folders of
                       densities are fitted when they are needed
 projection.npz        mean, loadings, explained: as `principal_components.Projection` has them, of data
                       whose columns were reduced when they were read
-snapshots.png         the picture
+snapshots.png, .pdf   the picture
 metadata.json         schema version, arguments, shapes and checksums of the archives
 """
 
@@ -30,7 +30,7 @@ SCHEMA_VERSION = 2
 METADATA = "metadata.json"
 PICTURE = "snapshots.png"
 
-_FILES = {METADATA, PICTURE, *(f"{name}.npz" for name in (*REQUIRED, *OPTIONAL))}
+_FILES = {METADATA, PICTURE, "snapshots.pdf", *(f"{name}.npz" for name in (*REQUIRED, *OPTIONAL))}
 
 Archives = dict[str, dict[str, np.ndarray]]
 

@@ -1,22 +1,26 @@
 """The picture of a dataset."""
 
-import io
 import textwrap
 from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
-from matplotlib.figure import Figure
 
-from diffusions.files import write_bytes
+from data_generation.scripts.figures import (
+    LABEL_SIZE,
+    TITLE_SIZE,
+    colour_bar,
+    empty_figure,
+    in_style,
+    save_figure,
+)
 from jkonet_star.snapshots import Snapshots
 
 _MAX_POINTS = 2000  # per snapshot: more only hide one another
 _MOST_LABELS = 10  # in a legend; more leave no room for the points
-_TITLE_WIDTH = 80  # letters; names of datasets break after an underscore
+_TITLE_WIDTH = 72  # letters; names of datasets break after an underscore
 _LIGHTEST = 0.95  # of the colours: yellow on white is hard to see
 
 
@@ -27,12 +31,12 @@ def draw_snapshots(snapshots: Snapshots, file: Path, *, title: str = "") -> None
 
     Args:
         snapshots: what to draw.
-        file: a .png.
+        file: a .png; the same as a .pdf goes beside it.
         title: above the axes.
     """
-    figure = Figure(figsize=(6, 5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)  # chosen here: no display and no global state is touched
+    figure = empty_figure(6.0, 5.0)
     axes = figure.add_subplot()
+    in_style([axes])
     times = snapshots.time_values()
     many = len(times) > _MOST_LABELS
     spread = (times - times[0]) / (times[-1] - times[0]) if many else np.linspace(0, 1, len(times))
@@ -43,18 +47,27 @@ def draw_snapshots(snapshots: Snapshots, file: Path, *, title: str = "") -> None
         if len(points) > _MAX_POINTS:
             points = points[generator.choice(len(points), _MAX_POINTS, replace=False)]
         x, y = (np.full(len(points), time), points[:, 0]) if flat else points[:, :2].T
-        axes.scatter(x, y, s=5, color=shade, linewidths=0, alpha=0.7, label=f"t = {time:.3g}")
+        axes.scatter(
+            x,
+            y,
+            s=5,
+            color=shade,
+            linewidths=0,
+            alpha=0.7,
+            rasterized=True,
+            label=f"t = {time:.3g}",
+        )
     axes.set_xlabel("t" if flat else "$x_1$")
     axes.set_ylabel("$x_1$" if flat else "$x_2$")
     lines = textwrap.fill(title.replace("_", "_ "), _TITLE_WIDTH, break_on_hyphens=False)
     lines = lines.replace("_ ", "_")
-    axes.set_title(lines, fontsize=8, parse_math=False)
+    axes.set_title(lines, fontsize=TITLE_SIZE, parse_math=False)
     if many:
         colours = ListedColormap(colormaps["viridis"](np.linspace(0, _LIGHTEST, 256)))
         scale = Normalize(times[0], times[-1])
-        figure.colorbar(ScalarMappable(scale, colours), ax=axes, label="t")
+        colour_bar(ScalarMappable(scale, colours), axes, "t")
     else:
-        axes.legend(fontsize=7, markerscale=2, loc="upper right", framealpha=0.8)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
-    write_bytes(file, stream.getvalue())
+        figure.legend(
+            loc="outside right upper", fontsize=LABEL_SIZE, markerscale=2.5, frameon=False
+        )
+    save_figure(figure, file)

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
+from data_generation.scripts.figures import new_figure, save_figure
 from diffusions.density.error_curves import ErrorCurves
-from experiments.run.figures import new_figure, save_figure
 
 LEVELS = 24
 DEPTH = 14.0

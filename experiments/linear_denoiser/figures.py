@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from data_generation.gaussians import IsotropicMixture
+from data_generation.scripts.figures import new_figure, save_figure
 from diffusions.linear_denoiser.model import OneStepModel
 from diffusions.linear_denoiser.theory import leading_order
-from experiments.run.figures import new_figure, save_figure
 
 MEASURED = "#c2410c"
 THEORY = "#1d4ed8"

@@ -8,73 +8,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 
-from experiments.run.figures import new_figure, save_figure
+from data_generation.scripts.figures import (
+    FAINT,
+    OBSERVED,
+    PREDICTED,
+    TITLE_SIZE,
+    TRUTH,
+    new_figure,
+    save_figure,
+)
+from experiments.populations.plane import Plane
 from jkonet_star.dynamics import scheme_time
 from jkonet_star.evaluation import KnownEnergy
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.two_samples import systematic_counts
 
-GRID = 120
-LEVELS = 22
 MOST_DRAWN = 1500
-OBSERVED = "#9aa0a6"
-PREDICTED = "#c2410c"
-
-
-class Plane:
-    """A grid in the first two coordinates, the others at the population's mean."""
-
-    def __init__(self, snapshots: Snapshots):
-        particles = np.concatenate(snapshots.arrays())
-        low, high = np.quantile(particles, 0.002, axis=0), np.quantile(particles, 0.998, axis=0)
-        margin = 0.05 * (high - low)
-        self.low, self.high = (low - margin)[:2], (high + margin)[:2]
-        self.axes = [np.linspace(a, b, GRID) for a, b in zip(self.low, self.high, strict=True)]
-        mesh = np.meshgrid(*self.axes, indexing="xy")
-        points = np.tile(particles.mean(axis=0), (GRID * GRID, 1))
-        points[:, :2] = np.stack([m.ravel() for m in mesh], axis=-1)
-        self.points = points  # in double precision, for populations far from zero
-
-    def contours(
-        self, axes: Axes, values: Any, *, reference: Any = None, filled: bool = True
-    ) -> None:
-        """Level curves of values at `points` above their minimum, at the levels of a reference."""
-        table = np.asarray(values, np.float64).reshape(GRID, GRID)
-        table = table - table.min()
-        levels = _levels(table)
-        if reference is not None and levels is not None:
-            # A constant has no levels to compare with.
-            common = _levels(np.asarray(reference, np.float64))
-            levels = levels if common is None else common
-        if levels is None:
-            word = "constant" if np.isfinite(table).all() else "not finite"
-            axes.text(0.5, 0.5, word, transform=axes.transAxes, ha="center", va="center")
-        elif filled:
-            axes.contourf(
-                *self.axes, table, levels=levels, cmap="viridis", alpha=0.9, extend="both"
-            )
-        else:
-            axes.contour(*self.axes, table, levels=levels, cmap="viridis", linewidths=0.8)
-        self.frame(axes)
-
-    def frame(self, axes: Axes) -> None:
-        """Limits and labels of the plane."""
-        axes.set_xlim(self.low[0], self.high[0])
-        axes.set_ylim(self.low[1], self.high[1])
-        axes.set_xlabel("$x_1$")
-        axes.set_ylabel("$x_2$")
-
-
-def _levels(values: np.ndarray) -> np.ndarray | None:
-    """Levels of values above their minimum; None where there is nothing to see."""
-    if not np.isfinite(values).all():
-        return None
-    # Levels at quantiles show the structure of an energy that grows like a power.
-    levels = np.unique(np.quantile(values - values.min(), np.linspace(0, 1, LEVELS)))
-    return None if len(levels) < 3 or levels[-1] < 1e-6 else levels
+MOST_STEPS = 6
+COLUMNS = 3
+ENERGY_UNIT = "[length$^2$ / time]"
 
 
 def _drawn(points: np.ndarray) -> np.ndarray:
@@ -100,45 +54,81 @@ def _step_times(energy: FittedEnergy, snapshots: Snapshots) -> list[float]:
     return scheme_time(energy.scheme, times[:-1], np.diff(times)).tolist()
 
 
+def _some(n_steps: int) -> list[int]:
+    """All steps, or so many of them, evenly, that the figure stays legible."""
+    return (
+        np.unique(np.linspace(0, n_steps - 1, min(n_steps, MOST_STEPS)).round())
+        .astype(int)
+        .tolist()
+    )
+
+
 def plot_potential(
     file: Path, energy: FittedEnergy, truth: KnownEnergy | None, snapshots: Snapshots
 ) -> None:
-    """Level curves of the learned potential beside the true one, on common axes.
+    """The learned potential, the true one in the same colours, and their difference.
 
-    Learned level curves over the true ones would hide the difference outside the data: the dots are
-    where there were particles to learn from.
+    The dots are where there were particles to learn from: outside, nothing says what the potential is.
+    One that varies in time has a panel per step.
     """
     particles = _drawn(np.concatenate(snapshots.arrays()))
     varying = bool(getattr(energy.model, "time_varying", False))
+    steps = _step_times(energy, snapshots)
     if snapshots.dimension == 1:
-        steps = _step_times(energy, snapshots)
         _plot_potential_line(file, energy, truth, particles, steps if varying else steps[:1])
         return
     plane = Plane(snapshots)
     if varying:
-        steps = _step_times(energy, snapshots)
-        figure, grid = new_figure(len(steps))
-        for axes, t, points in zip(grid[0], steps, snapshots.arrays()[:-1], strict=True):
-            plane.contours(axes, energy.potential(plane.points, t))
-            axes.scatter(*_drawn(points)[:, :2].T, s=1.5, color="white", alpha=0.5, linewidths=0)
-            axes.set_title(f"learned V(x, t = {t:.3g})", fontsize=9)
+        chosen = _some(len(steps))
+        figure, grid = new_figure(len(chosen))
+        values = [energy.potential(plane.points, steps[k]) for k in chosen]
+        plane.draw_energies(list(grid[0]), values, f"V(x, t) above its minimum {ENERGY_UNIT}")
+        for axes, k in zip(grid[0], chosen, strict=True):
+            points = _drawn(snapshots.arrays()[k])
+            axes.scatter(*points[:, :2].T, s=1.5, color="white", alpha=0.5, linewidths=0)
+            axes.set_title(f"learned V, t = {steps[k]:.3g}", fontsize=TITLE_SIZE)
         save_figure(figure, file)
         return
-    known = truth is not None
-    figure, grid = new_figure(2 if known else 1)
-    panels = [("learned V", energy.potential(plane.points))]
-    if truth is not None:
-        true = truth.potential
-        values = (
-            jnp.zeros(len(plane.points))
-            if true is None
-            else jax.jit(jax.vmap(true))(jnp.asarray(plane.points, jnp.float32))
-        )
-        panels.append(("true V", values))
-    for axes, (title, values) in zip(grid[0], panels, strict=True):
-        plane.contours(axes, values, reference=panels[-1][1])
-        axes.scatter(*particles[:, :2].T, s=1, color="white", alpha=0.35, linewidths=0)
-        axes.set_title(title, fontsize=10)
+    learned = energy.potential(plane.points)
+    true = None if truth is None else _values(truth.potential, plane.points)
+    _plot_plane(file, plane, "V", learned, true, particles, dots=True)
+
+
+def _values(function: Any, points: np.ndarray) -> np.ndarray:
+    """Of a known energy, which is zero where it is None."""
+    if function is None:
+        return np.zeros(len(points))
+    return np.asarray(jax.jit(jax.vmap(function))(jnp.asarray(points, jnp.float32)))
+
+
+def _plot_plane(
+    file: Path,
+    plane: Plane,
+    name: str,
+    learned: Any,
+    true: Any,
+    where: np.ndarray,
+    *,
+    dots: bool = False,
+    letter: str = "x",
+) -> None:
+    figure, grid = new_figure(1 if true is None else 3)
+    panels = {f"learned {name}": learned} | ({} if true is None else {f"true {name}": true})
+    every = list(grid[0, : len(panels)])
+    label = f"{name} above its minimum {ENERGY_UNIT}"
+    plane.draw_energies(every, list(panels.values()), label, reference=true)
+    for axes, title in zip(every, panels, strict=True):
+        axes.set_title(title, fontsize=TITLE_SIZE)
+        if dots:
+            axes.scatter(*where[:, :2].T, s=1, color="white", alpha=0.35, linewidths=0)
+    if true is not None:
+        label = f"difference, up to a constant {ENERGY_UNIT}"
+        plane.draw_difference(grid[0, 2], learned, true, where[:, :2], label)
+        grid[0, 2].set_title(f"learned {name} less true {name}", fontsize=TITLE_SIZE)
+        if dots:
+            grid[0, 2].scatter(*where[:, :2].T, s=1, color=TRUTH, alpha=0.35, linewidths=0)
+    for axes in grid[0]:
+        plane.frame(axes, letter)
     save_figure(figure, file)
 
 
@@ -158,28 +148,33 @@ def _plot_potential_line(
         label = "learned V" if len(times) == 1 else f"learned V, t = {t:.3g}"
         axes.plot(x[:, 0], values - values.min(), color=shade, label=label)
     if truth is not None and truth.potential is not None:
-        values = np.asarray(jax.jit(jax.vmap(truth.potential))(jnp.asarray(x)))
-        axes.plot(x[:, 0], values - values.min(), "--", color="black", label="true V")
-    axes.legend(fontsize=8)
+        values = _values(truth.potential, x)
+        axes.plot(x[:, 0], values - values.min(), "--", color=TRUTH, label="true V")
+    # Where there were particles to learn from.
+    axes.plot(particles[:, 0], np.zeros(len(particles)), "|", color=FAINT, ms=5, alpha=0.2)
+    axes.legend(fontsize=7, frameon=False)
     axes.set_xlabel("$x_1$")
+    axes.set_ylabel(f"V above its minimum {ENERGY_UNIT}")
     save_figure(figure, file)
 
 
 def plot_interaction(
     file: Path, energy: FittedEnergy, truth: KnownEnergy | None, snapshots: Snapshots
 ) -> None:
-    """Level curves of the learned interaction energy of a difference z, beside the true one."""
+    """The learned interaction energy of a difference z, the true one, and their difference."""
     particles = np.concatenate(snapshots.arrays())
     spread = 2.0 * particles.std(axis=0)[: min(2, snapshots.dimension)]
     if snapshots.dimension == 1:
         line = jnp.linspace(-spread[0], spread[0], 400)[:, None]
         figure, grid = new_figure(1, size=4.2)
         axes = grid[0, 0]
-        axes.plot(line[:, 0], energy.interaction(line), label="learned U")
+        axes.plot(line[:, 0], energy.interaction(line), color=PREDICTED, label="learned U")
         if truth is not None and truth.interaction is not None:
-            axes.plot(line[:, 0], jax.vmap(truth.interaction)(line), "--", label="true U")
+            values = _values(truth.interaction, np.asarray(line))
+            axes.plot(line[:, 0], values, "--", color=TRUTH, label="true U")
         axes.set_xlabel("$z_1$")
-        axes.legend(fontsize=8)
+        axes.set_ylabel(f"U {ENERGY_UNIT}")
+        axes.legend(fontsize=7, frameon=False)
         save_figure(figure, file)
         return
     corners = np.zeros((2, snapshots.dimension), np.float32)
@@ -187,22 +182,11 @@ def plot_interaction(
     plane = Plane(
         dataclasses.replace(snapshots, points=jnp.asarray(corners)[None], weights=jnp.ones((1, 2)))
     )
-    panels = [("learned U", energy.interaction(plane.points))]
-    if truth is not None:
-        true = truth.interaction
-        values = (
-            jnp.zeros(len(plane.points))
-            if true is None
-            else jax.jit(jax.vmap(true))(jnp.asarray(plane.points, jnp.float32))
-        )
-        panels.append(("true U", values))
-    figure, grid = new_figure(len(panels))
-    for axes, (title, values) in zip(grid[0], panels, strict=True):
-        plane.contours(axes, values, reference=panels[-1][1])
-        axes.set_xlabel("$z_1$")
-        axes.set_ylabel("$z_2$")
-        axes.set_title(title, fontsize=10)
-    save_figure(figure, file)
+    true = None if truth is None else _values(truth.interaction, plane.points)
+    drawn = _drawn(particles)
+    differences = drawn - np.random.default_rng(0).permutation(drawn)
+    learned = energy.interaction(plane.points)
+    _plot_plane(file, plane, "U", learned, true, differences, letter="z")
 
 
 def plot_predictions(
@@ -212,7 +196,9 @@ def plot_predictions(
     one_step: np.ndarray,
     weights: np.ndarray | None = None,
 ) -> None:
-    """Each observed snapshot under the one predicted from its predecessor, with the potential.
+    """Observed snapshots under those predicted from their predecessors, with the potential.
+
+    Six steps at most, evenly.
 
     Args:
         file: where to.
@@ -226,57 +212,66 @@ def plot_predictions(
     origin = 0.0 if snapshots.origin is None else np.asarray(snapshots.origin, np.float64)
     times = snapshots.time_values().tolist()
     steps = _step_times(energy, snapshots)
-    figure, grid = new_figure(len(one_step))
+    chosen = _some(len(one_step))
+    columns = min(COLUMNS, len(chosen))
+    figure, grid = new_figure(columns, -(-len(chosen) // columns), size=3.0)
     plane = Plane(snapshots) if snapshots.dimension > 1 else None
-    for k, axes in enumerate(grid[0]):
+    for k, axes in zip(chosen, grid.ravel(), strict=False):
         observed = _drawn(snapshots.arrays()[k + 1])
         predicted = _drawn(_in_proportion(one_step[k], weights[k]) + origin)
+        clouds = ((observed, OBSERVED, "observed"), (predicted, PREDICTED, "predicted"))
         if plane is None:
             both = np.concatenate([observed, predicted])
             edges = np.linspace(both.min(), both.max(), 40)
-            axes.hist(observed[:, 0], edges, density=True, color=OBSERVED, label="observed")
-            if len(predicted):
-                axes.hist(
-                    predicted[:, 0],
-                    edges,
-                    density=True,
-                    histtype="step",
-                    color=PREDICTED,
-                    label="predicted",
-                )
+            for points, colour, label in clouds:
+                if len(points):
+                    density, _ = np.histogram(points[:, 0], edges, density=True)
+                    fill = colour == OBSERVED
+                    axes.stairs(
+                        density, edges, color=colour, fill=fill, alpha=0.25 if fill else 1.0
+                    )
+                    axes.plot([], [], color=colour, label=label)
             axes.set_xlabel("$x_1$")
+            axes.set_ylabel("density")
         else:
             if energy.model.has_potential:
-                plane.contours(axes, energy.potential(plane.points, steps[k]), filled=False)
-            axes.scatter(*observed[:, :2].T, s=4, color=OBSERVED, linewidths=0, label="observed")
-            axes.scatter(
-                *predicted[:, :2].T,
-                s=4,
-                color=PREDICTED,
-                alpha=0.55,
-                linewidths=0,
-                label="predicted",
-            )
+                plane.draw_lines(axes, energy.potential(plane.points, steps[k]), color=FAINT)
+            for points, colour, label in clouds:
+                x, y = points[:, :2].T
+                axes.scatter(x, y, s=4, color=colour, alpha=0.5, linewidths=0, label=label)
             plane.frame(axes)
-        axes.set_title(f"t = {times[k + 1]:.3g}", fontsize=10)
-    grid[0, 0].legend(fontsize=7, markerscale=2, loc="upper right")
+        axes.set_title(f"t = {times[k + 1]:.3g}", fontsize=TITLE_SIZE)
+    for axes in grid.ravel()[len(chosen) :]:
+        axes.set_axis_off()
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    legend = figure.legend(
+        handles, labels, loc="outside upper right", ncols=2, markerscale=2.5, fontsize=8,
+        frameon=False,
+    )  # fmt: skip
+    for handle in legend.legend_handles:
+        if handle is not None:
+            handle.set_alpha(1.0)
     save_figure(figure, file)
 
 
 def plot_training(file: Path, rows: list[dict[str, Any]]) -> None:
     """Loss per epoch and distance per evaluation, one line per seed."""
-    figure, grid = new_figure(2, size=3.8)
+    figure, grid = new_figure(2, size=3.6)
     for axes, name, title in (
-        (grid[0, 0], "loss", "loss (mean squared residual, in units of the displacement)"),
-        (grid[0, 1], "emd_one_step_ahead", "one-step-ahead EMD on held-out particles"),
+        (grid[0, 0], "loss", "loss: mean squared residual\n[in units of the displacement]"),
+        (grid[0, 1], "emd_one_step_ahead", "EMD one step ahead,\nheld-out particles [length]"),
     ):
         chosen = [row for row in rows if name in row]
         values = np.asarray([row[name] for row in chosen], np.float64)
         epochs = [row["epoch"] for row in chosen]
-        for s in range(values.shape[1] if values.ndim == 2 else 0):
-            axes.plot(epochs, values[:, s], linewidth=0.9, marker="." if len(epochs) < 30 else "")
+        n_seeds = values.shape[1] if values.ndim == 2 else 0
+        for s, shade in enumerate(
+            colormaps["viridis"](np.linspace(0.2, 0.85, max(n_seeds, 1)))[:n_seeds]
+        ):
+            marker = "." if len(epochs) < 30 else ""
+            axes.plot(epochs, values[:, s], color=shade, linewidth=0.9, marker=marker)
         if values.size and (values > 0).all():
             axes.set_yscale("log")
         axes.set_xlabel("epoch")
-        axes.set_title(title, fontsize=8)
+        axes.set_title(title, fontsize=TITLE_SIZE)
     save_figure(figure, file)

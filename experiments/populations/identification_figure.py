@@ -4,16 +4,21 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
-from experiments.run.figures import save_figure
+from data_generation.scripts.figures import (
+    FAINT,
+    OBSERVED,
+    PREDICTED,
+    empty_figure,
+    in_style,
+    save_figure,
+)
 from jkonet_star.identifiability import GROWTH_SAVES, LEAST_SHARE, QUESTIONS, Answer
 
-TOLD = "#1f6f9f"
-NOT_TOLD = "#d9541e"
-NOTHING = "0.4"
+TOLD, NOT_TOLD, NOTHING = OBSERVED, PREDICTED, FAINT
+"""Colours of the answers."""
 WIDTH = 84
+WITH, WITHOUT, WORDS = 1.25, 0.75, 0.7
+"""Inches of an answer with a number, of one without, and of the words of both."""
 THRESHOLDS = {"circulation": LEAST_SHARE, "growth": GROWTH_SAVES}
 
 
@@ -26,9 +31,11 @@ def plot_answers(file: Path, answers: Sequence[Answer]) -> None:
         file: where to.
         answers: of `identify`.
     """
-    figure = Figure(figsize=(8.2, 1.25 * len(answers) + 0.5), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    rows = figure.subplots(len(answers), 1, squeeze=False)[:, 0]
+    heights = [WITHOUT if answer.value is None else WITH for answer in answers]
+    figure = empty_figure(8.2, sum(heights) + 0.4)
+    ratios = {"height_ratios": [height - WORDS for height in heights]}
+    rows = figure.subplots(len(answers), 1, squeeze=False, gridspec_kw=ratios)[:, 0]
+    in_style(rows)
     for axes, answer in zip(rows, answers, strict=True):
         color = NOT_TOLD if not answer.determined else NOTHING if answer.value is None else TOLD
         unit = answer.value if answer.question == "noise" and answer.value else 1.0
@@ -53,9 +60,7 @@ def plot_answers(file: Path, answers: Sequence[Answer]) -> None:
         low, high = axes.get_xlim()
         axes.set_xlim(min(-0.05, low), max(1.05, high))
         axes.set_yticks([])
-        axes.tick_params(labelsize=7)
         measure = "beta over its estimate" if answer.question == "noise" else answer.measure
-        axes.set_xlabel(measure, fontsize=7)
-        for side in ("left", "right", "top"):
-            axes.spines[side].set_visible(False)
+        axes.set_xlabel(measure)
+        axes.spines["left"].set_visible(False)
     save_figure(figure, file)

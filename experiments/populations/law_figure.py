@@ -5,12 +5,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from data_generation.scripts.figures import (
+    LABEL_SIZE,
+    OBSERVED,
+    PREDICTED,
+    TITLE_SIZE,
+    empty_figure,
+    in_style,
+    save_figure,
+)
 from diffusions.typing import HostArray
-from experiments.run.figures import save_figure
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.two_samples import systematic_counts
 
@@ -22,8 +28,6 @@ SIZE = 2.5
 """Inches of a panel."""
 FAR = 1.0
 """Of the observed range: a prediction further outside is counted, not drawn."""
-OBSERVED = "#1f6f9f"
-PREDICTED = "#d9541e"
 
 
 class _Cloud(NamedTuple):
@@ -77,13 +81,10 @@ def plot_law(
 
     columns = min(d, MOST_MARGINALS) + (d > 1)
     width = max(SIZE * columns, 4.6)
-    figure = Figure(
-        figsize=(width, (SIZE + 0.25) * len(steps) + 0.4), dpi=130, layout="constrained"
-    )
-    FigureCanvasAgg(figure)
+    figure = empty_figure(width, (SIZE + 0.25) * len(steps) + 0.4)
     rows = figure.subfigures(len(steps), 1, squeeze=False)[:, 0]
     for row, k, cloud, lost in zip(rows, steps.tolist(), predicted, beyond, strict=True):
-        row.suptitle(_title(snapshots, k, lost, law), x=0.01, ha="left", fontsize=9)
+        row.suptitle(_title(snapshots, k, lost, law), x=0.01, ha="left", fontsize=TITLE_SIZE)
         panels = row.subplots(1, columns, squeeze=False)[0]
         target = observed[k + 1]
         if d > 1:
@@ -92,21 +93,19 @@ def plot_law(
             panels[0].set_xlim(middle[0] - half, middle[0] + half)
             panels[0].set_ylim(middle[1] - half, middle[1] + half)
             panels[0].set_aspect("equal")
-            panels[0].set_xlabel(names[0], fontsize=8)
-            panels[0].set_ylabel(names[1], fontsize=8)
+            panels[0].set_xlabel(names[0])
+            panels[0].set_ylabel(names[1])
         for j, panel in enumerate(panels[d > 1 :]):
             _marginal(panel, j, target, cloud, np.linspace(low[j], high[j], BINS + 1))
-            panel.set_xlabel(names[j], fontsize=8)
-        for panel in panels:
-            panel.tick_params(labelsize=7)
-            for side in (panel.xaxis, panel.yaxis):
-                side.get_offset_text().set_fontsize(7)
-            panel.spines[["top", "right"]].set_visible(False)
+            panel.set_xlabel(names[j])
+        in_style(panels)
     handles = [
         Line2D([], [], color=colour, marker="o", markersize=4, linewidth=1.3, label=label)
         for colour, label in ((OBSERVED, "observed"), (PREDICTED, "predicted, one step ahead"))
     ]
-    figure.legend(handles=handles, loc="outside upper right", ncols=2, fontsize=8, frameon=False)
+    figure.legend(
+        handles=handles, loc="outside upper right", ncols=2, fontsize=LABEL_SIZE, frameon=False
+    )
     save_figure(figure, file)
 
 
@@ -170,4 +169,4 @@ def _marginal(axes: Axes, j: int, observed: _Cloud, predicted: _Cloud, edges: Ho
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(bottom=0)
     axes.set_yticks([])
-    axes.set_ylabel("density", fontsize=8)
+    axes.set_ylabel("density")

@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib import colormaps
 
 from data_generation.populations.datasets import load_dataset
+from data_generation.scripts.figures import new_figure, save_figure
 from diffusions.files import write_text
 from experiments.reproductions.baselines import relative_to_no_change
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
-from experiments.run.figures import new_figure, save_figure
 from experiments.run.tables import Row, markdown
 from experiments.sweeps.figures import MARKERS
 from experiments.sweeps.folder import SweepFolder

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from data_generation.scripts.figures import save_figure
 from diffusions.files import write_text
 from experiments.reproductions.baselines import relative_to_no_change
 from experiments.reproductions.heat_maps import Value, heat_maps
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
-from experiments.run.figures import save_figure
 from experiments.run.tables import Row, markdown
 from experiments.sweeps.folder import SweepFolder
 from experiments.sweeps.settings import Cell

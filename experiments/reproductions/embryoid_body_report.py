@@ -6,6 +6,7 @@ import numpy as np
 
 from checkpoints import load_energy
 from data_generation.populations.datasets import load_dataset
+from data_generation.scripts.figures import new_figure, save_figure
 from diffusions.files import write_text
 from experiments.populations.assessment import evaluation_key
 from experiments.populations.figures import plot_predictions
@@ -16,7 +17,6 @@ from experiments.reproductions.embryoid_body_protocols import (
     one_step_ahead,
 )
 from experiments.reproductions.settings import ReproduceSettings
-from experiments.run.figures import new_figure, save_figure
 from experiments.run.tables import Row, markdown
 from experiments.sweeps.folder import SweepFolder
 from experiments.sweeps.settings import Cell

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from experiments.run.figures import new_figure
+from data_generation.scripts.figures import new_figure
 
 Value = Callable[..., float | None]
 """(row, column) -> what is shown; None where there is nothing."""

@@ -13,10 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from data_generation.populations.settings import DataSettings
+from data_generation.scripts.figures import save_figure
 from diffusions.files import write_text
 from experiments.reproductions.baselines import relative_to_no_change
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
-from experiments.run.figures import save_figure
 from experiments.run.tables import Row, markdown
 from experiments.sweeps.figures import MARKERS
 from experiments.sweeps.folder import SweepFolder

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 
+from data_generation.scripts.figures import new_figure, save_figure
 from diffusions.files import write_text
 from experiments.reproductions.settings import ReproduceSettings
-from experiments.run.figures import new_figure, save_figure
 from experiments.run.tables import Row, markdown
 from experiments.sweeps.folder import SweepFolder
 from experiments.sweeps.settings import Cell

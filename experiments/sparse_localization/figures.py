@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from experiments.run.figures import new_figure, save_figure
+from data_generation.scripts.figures import new_figure, save_figure
 from experiments.sparse_localization.measurement import SquaredErrors
 
 NETWORK = "#c2410c"

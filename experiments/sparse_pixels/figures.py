@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from data_generation.images.batches import as_bytes
-from experiments.run.figures import new_figure, save_figure
+from data_generation.scripts.figures import new_figure, save_figure
 
 ROW = 0.85
 """Inches of an image."""

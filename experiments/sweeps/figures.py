@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from experiments.run.figures import new_figure, save_figure
+from data_generation.scripts.figures import new_figure, save_figure
 from experiments.run.tables import Row
 from experiments.sweeps.table import DATA, varying
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from data_generation.scripts.figures import new_figure, save_figure
 from experiments import report
 from experiments.populations.learning_settings import learning_from_flags
 from experiments.populations.settings import TrainSettings
@@ -19,7 +20,6 @@ from experiments.reports.charts import MOST_POINTS, chart, curves
 from experiments.reports.html import content, markdown, text
 from experiments.reports.law import law_content
 from experiments.run.commands import run_command
-from experiments.run.figures import new_figure, save_figure
 from experiments.run.folder import RunFolder, start_run
 from experiments.train import FLAGS as TRAIN_FLAGS
 
