@@ -82,7 +82,7 @@ def plot_potential(
         chosen = _some(len(steps))
         figure, grid = new_figure(len(chosen))
         values = [energy.potential(plane.points, steps[k]) for k in chosen]
-        plane.draw_energies(list(grid[0]), values, f"V(x, t) above its minimum {ENERGY_UNIT}")
+        plane.draw_energies(list(grid[0]), values, f"V $-$ min V {ENERGY_UNIT}")
         for axes, k in zip(grid[0], chosen, strict=True):
             points = _drawn(snapshots.arrays()[k])
             axes.scatter(*points[:, :2].T, s=1.5, color="white", alpha=0.5, linewidths=0)
@@ -115,14 +115,14 @@ def _plot_plane(
     figure, grid = new_figure(1 if true is None else 3)
     panels = {f"learned {name}": learned} | ({} if true is None else {f"true {name}": true})
     every = list(grid[0, : len(panels)])
-    label = f"{name} above its minimum {ENERGY_UNIT}"
+    label = f"{name} $-$ min {name} {ENERGY_UNIT}"
     plane.draw_energies(every, list(panels.values()), label, reference=true)
     for axes, title in zip(every, panels, strict=True):
         axes.set_title(title, fontsize=TITLE_SIZE)
         if dots:
             axes.scatter(*where[:, :2].T, s=1, color="white", alpha=0.35, linewidths=0)
     if true is not None:
-        label = f"difference, up to a constant {ENERGY_UNIT}"
+        label = f"difference {ENERGY_UNIT}"
         plane.draw_difference(grid[0, 2], learned, true, where[:, :2], label)
         grid[0, 2].set_title(f"learned {name} less true {name}", fontsize=TITLE_SIZE)
         if dots:
@@ -154,7 +154,7 @@ def _plot_potential_line(
     axes.plot(particles[:, 0], np.zeros(len(particles)), "|", color=FAINT, ms=5, alpha=0.2)
     axes.legend(fontsize=7, frameon=False)
     axes.set_xlabel("$x_1$")
-    axes.set_ylabel(f"V above its minimum {ENERGY_UNIT}")
+    axes.set_ylabel(f"V $-$ min V {ENERGY_UNIT}")
     save_figure(figure, file)
 
 

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
-from data_generation.scripts.figures import new_figure, save_figure
+from data_generation.scripts.figures import TITLE_SIZE, new_figure, save_figure
 from experiments.sparse_localization.measurement import SquaredErrors
 
 NETWORK = "#c2410c"
@@ -16,6 +15,8 @@ STYLES = {
     "power_iteration": ("power iteration", "#047857", "-."),
 }
 THRESHOLD = 0.5
+BIN = 0.04
+"""Of norms; 1 is the middle of one."""
 
 
 def plot_errors(
@@ -88,35 +89,20 @@ def plot_seeds(file: Path, times: tuple[float, ...], n: int, networks: dict[str,
 
 
 def plot_norms(file: Path, norms: np.ndarray, zero_probability: float, distance: float) -> None:
-    """Histogram of generated norms beside the true law; and the part where the samples are."""
-    figure, grid = new_figure(2, size=4.2)
-    left, right = grid[0]
-    edges = np.histogram_bin_edges(norms, bins="fd")
-    # A narrower bin would hardly be seen on the scale of the true law.
-    width = max(edges[1] - edges[0], 0.02)
-    low, high = min(0.0, norms.min()), max(1.0, norms.max())
-    wide = np.arange(low - width, high + 2 * width, width)
-    _bars(left, norms, wide)
-    left.bar(
-        [0, 1], [zero_probability, 1 - zero_probability], width=0.03, color=TRUTH, alpha=0.5,
-        label="true law",
-    )  # fmt: skip
-    left.set_xlim(-0.06, 1.1 * high)
-    left.set_ylabel("probability")
-    left.set_title(f"$W_1$ = {distance:.3f}", fontsize=10)
-    left.legend(fontsize=8)
-    _bars(right, norms, edges)
-    right.set_title("generated samples, Freedman-Diaconis bins", fontsize=10)
-    for axes in (left, right):
-        axes.set_xlabel(r"$|x|_F$")
+    """Shares of generated norms beside those of the true law, in bins that have 0 and 1 as middles."""
+    figure, grid = new_figure(1, size=4.2)
+    axes = grid[0, 0]
+    edges = BIN * (np.arange(-1, round(max(1.0, norms.max()) / BIN) + 2) + 0.5)
+    shares = np.histogram(norms, edges)[0] / len(norms)
+    true = np.zeros(len(shares))
+    true[0], true[round(1.0 / BIN)] = zero_probability, 1.0 - zero_probability
+    axes.stairs(shares, edges, color=NETWORK, fill=True, alpha=0.75, label="generated")
+    axes.stairs(true, edges, color="black", linewidth=1.2, label="true law")
+    axes.set_xlabel(r"$|x|_F$")
+    axes.set_ylabel(f"share of the samples in bins of {BIN:g}")
+    axes.set_title(f"{len(norms)} samples, $W_1$ = {distance:.3f}", fontsize=TITLE_SIZE)
+    axes.legend(fontsize=8, frameon=False)
     save_figure(figure, file)
-
-
-def _bars(axes: Axes, norms: np.ndarray, edges: np.ndarray) -> None:
-    axes.hist(
-        norms, edges.tolist(), weights=np.full(len(norms), 1 / len(norms)), color=NETWORK, alpha=0.75,
-        label="generated",
-    )  # fmt: skip
 
 
 def plot_training(file: Path, rows: list[dict[str, Any]]) -> None:

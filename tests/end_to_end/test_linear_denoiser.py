@@ -170,7 +170,9 @@ def test_the_learned_script_and_its_resumption(folder, monkeypatch):
     ]
     assert float(averages[1]["delta"]) == pytest.approx(table[0]["delta"])
     plots = folder / "learned" / "plots"
-    assert sorted(p.name for p in plots.iterdir()) == ["curves.png", "generated.png"]
+    assert sorted(p.name for p in plots.iterdir()) == [
+        f"{name}.{kind}" for name in ("curves", "generated") for kind in ("pdf", "png")
+    ]
     check_own(folder / "learned")
     flags = ("--noplots", *LEARNED)
     resumed = interrupted_and_resumed(learned_denoiser, folder, "cut", flags, monkeypatch)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 import types
+from pathlib import Path
 
 import jax
 import matplotlib.image
@@ -194,8 +195,10 @@ def test_data_without_a_known_truth_in_one_dimension(place):
         "implicit",
         (0,),
     )
-    names = sorted(p.name for p in (run / "plots").iterdir())
+    names = sorted(p.name for p in (run / "plots").glob("*.png"))
     assert names == ["law.png", "potential.png", "predictions.png", "training.png"]
+    vectors = sorted(p.name for p in (run / "plots").iterdir() if p.suffix != ".png")
+    assert vectors == [Path(name).with_suffix(".pdf").name for name in names]
     for name in names:
         assert matplotlib.image.imread(run / "plots" / name)[..., :3].std() > 0.01
 
@@ -262,7 +265,9 @@ def test_evaluation_elsewhere_leaves_the_run_as_it_was(place, tmp_path):
     assert json.loads(output.read_text())["dataset"] == "full"
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
     pictures = sorted(p.name for p in (tmp_path / "deep" / "result_plots").iterdir())
-    assert pictures == ["law.png", "potential.png", "predictions.png"]
+    assert pictures == [
+        f"{name}.{kind}" for name in ("law", "potential", "predictions") for kind in ("pdf", "png")
+    ]
     law = json.loads(output.read_text())["law"]["w1"]
     assert (law["floor"], law["lookup"]) == (None, None), "learned from other data"
     assert law["no_motion"] > 0

@@ -106,7 +106,9 @@ def test_reproduce_draws_everything(place, trained):
         np.testing.assert_allclose((samples["u"] ** 2).sum(axis=1), samples["norms"], rtol=1e-5)
         assert found["norms"]["0.5"] == pytest.approx(np.median(samples["norms"]))
     assert found["steps"] == 6
-    assert {p.name for p in (run / "plots").iterdir()} == {"errors.png", "norms.png"}
+    assert {p.name for p in (run / "plots").iterdir()} == {
+        f"{name}.{kind}" for name in ("errors", "norms") for kind in ("pdf", "png")
+    }
     check_own(run)
 
 

@@ -173,3 +173,11 @@ def test_the_same_figure_twice_is_the_same_file(tmp_path):
     for name in ("a", "b"):
         plot_potential(tmp_path / f"{name}.png", bowl(2), None, cells(2))
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_many_steps_are_drawn_so_that_each_can_be_seen(tmp_path):
+    snapshots = cells(2, n_steps=30)
+    near = np.asarray(snapshots.points[1:])
+    plot_predictions(tmp_path / "p.png", bowl(2, n_steps=30), snapshots, near)
+    grey = panels(tmp_path / "p.png")
+    assert grey.shape[1] < 2.5 * grey.shape[0]

@@ -9,6 +9,7 @@ import pytest
 import experiments
 from checkpoints import save_state
 from checkpoints.networks import save_network
+from data_generation.scripts.figures import VECTORS
 from diffusions.networks.mlp import DenoisingMLP
 from experiments.run.contents import CHECKPOINT, check_own, remove_own
 from experiments.run.folder import open_run
@@ -107,5 +108,7 @@ def test_every_figure_that_a_script_draws_is_a_runs_own(run):
     names = {name for file in scripts for name in FIGURE.findall(file.read_text())}
     assert len(names) > 15
     for name in names:
-        (run.path / "plots" / re.sub(r"{[^}]*}", "0012", name)).write_bytes(b"png")
+        file = run.path / "plots" / re.sub(r"{[^}]*}", "0012", name)
+        file.write_bytes(b"png")
+        file.with_suffix(VECTORS).write_bytes(b"pdf")
     check_own(run.path)

@@ -1,0 +1,69 @@
+"""A figure is a picture and a page of vectors, alike each time; its colours are explained."""
+
+import re
+
+import matplotlib
+import numpy as np
+from matplotlib.image import imread
+
+from data_generation.scripts.figures import (
+    VECTORS,
+    colour_bar,
+    empty_figure,
+    in_style,
+    new_figure,
+    save_figure,
+)
+
+
+def drawn(file):
+    figure, grid = new_figure(2)
+    grid[0, 0].plot([0, 1, 3])
+    grid[0, 0].set_yscale("log")
+    image = grid[0, 1].imshow(np.eye(3))
+    colour_bar(image, grid[0, 1], "V [length$^2$ / time]")
+    save_figure(figure, file)
+    return figure
+
+
+def test_the_same_content_is_the_same_picture_and_the_same_page(tmp_path):
+    before = dict(matplotlib.rcParams)
+    for name in ("a", "b"):
+        drawn(tmp_path / "deep" / f"{name}.png")
+    assert dict(matplotlib.rcParams) == before
+    a, b = (tmp_path / "deep" / f"{name}.png" for name in ("a", "b"))
+    assert a.read_bytes() == b.read_bytes()
+    page = a.with_suffix(VECTORS).read_bytes()
+    assert page == b.with_suffix(VECTORS).read_bytes()
+    assert page.startswith(b"%PDF")
+    assert sorted(p.name for p in a.parent.iterdir()) == ["a.pdf", "a.png", "b.pdf", "b.png"]
+
+
+def test_letters_of_the_page_are_such_that_publishers_take(tmp_path):
+    drawn(tmp_path / "a.png")
+    kinds = set(re.findall(rb"/Subtype /(Type3|Type42|TrueType|CIDFontType2|Type1)\b",
+                           (tmp_path / "a.pdf").read_bytes()))  # fmt: skip
+    assert kinds
+    assert b"Type3" not in kinds
+
+
+def test_picture_and_page_have_one_layout(tmp_path):
+    figure = drawn(tmp_path / "a.png")
+    box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", (tmp_path / "a.pdf").read_bytes())
+    page = np.array([float(value) for value in box.groups()]) / 72
+    picture = np.array(imread(tmp_path / "a.png").shape[1::-1]) / figure.dpi
+    np.testing.assert_allclose(picture, page, atol=0.03)
+
+
+def test_nothing_is_cut_off(tmp_path):
+    """Equal axes and long words need more room than the size that is asked for."""
+    figure = empty_figure(3.0, 2.0)
+    axes = figure.add_subplot()
+    in_style([axes])
+    axes.set(title="words without end " * 5, xlabel="x", ylabel="y", aspect="equal")
+    colour_bar(axes.imshow(np.eye(2)), axes, "much longer than the axes are high [unit]")
+    save_figure(figure, tmp_path / "a.png")
+    image = imread(tmp_path / "a.png")[..., :3]
+    sides = (image[:3], image[-3:], image[:, :3], image[:, -3:])
+    assert all((side == 1).all() for side in sides)
+    assert image.shape[1] > 1.2 * 3.0 * figure.dpi
