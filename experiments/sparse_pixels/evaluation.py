@@ -23,6 +23,7 @@ from data_generation.scripts.progress import progress_bar
 from diffusions.images.features import SMALLEST, image_features
 from diffusions.images.interpolation import INTERPOLATIONS, interpolate
 from diffusions.metrics import frechet_distance_of_samples, psnr, ssim
+from diffusions.samplers import Order
 from diffusions.typing import Params
 from experiments.run.folder import RunFolder
 from experiments.run.tables import write_table
@@ -59,7 +60,12 @@ def held_out(task: SparseTask, reconstruction: Reconstruction, n: int) -> Held:
 def sampler_spec(settings: ResolvedSparsePixelsSettings) -> SamplerSpec:
     """The sampler of resolved settings."""
     return SamplerSpec(
-        settings.sampler, settings.steps, settings.eta, settings.churn, settings.impose
+        settings.sampler,
+        settings.steps,
+        cast(Order, settings.order),
+        settings.eta,
+        settings.churn,
+        settings.impose,
     )
 
 

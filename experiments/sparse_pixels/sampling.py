@@ -19,9 +19,9 @@ from data_generation.images.masks import Masks, sparse_masks
 from diffusions.images.sparse_denoising import Condition, SparseDenoising
 from diffusions.processes import LinearBetaDDPM, Process, log_snr
 from diffusions.samplers import (
-    Constrain,
     Model,
     OdeMethod,
+    Order,
     ancestral,
     ddim,
     ode,
@@ -29,6 +29,7 @@ from diffusions.samplers import (
     sde,
     uniform_times,
 )
+from diffusions.sampling_loop import Constrain
 from diffusions.typing import Array, Key, Params
 from experiments.sparse_pixels.settings import CALLS_PER_STEP, Sampler
 from experiments.sparse_pixels.task import SparseTask
@@ -45,6 +46,7 @@ class SamplerSpec(NamedTuple):
 
     name: Sampler
     steps: int
+    order: Order = 2
     eta: float = 0.0
     churn: float = 1.0
     impose: bool = False
@@ -72,9 +74,9 @@ def sampled(
     """Runs a sampler from the noise z."""
     times = time_grid(model.process, spec.name, spec.steps)
     if spec.name == "ddpm":
-        return ancestral(model, key, z, times, constrain=constrain)
+        return ancestral(model, key, z, times, order=spec.order, constrain=constrain)
     if spec.name == "ddim":
-        return ddim(model, key, z, times, eta=spec.eta, constrain=constrain)
+        return ddim(model, key, z, times, eta=spec.eta, order=spec.order, constrain=constrain)
     start_key, key, end_key = jax.random.split(key, 3)
 
     def euler(key: Key, z: Array, times: Array) -> Array:

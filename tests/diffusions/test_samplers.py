@@ -1,3 +1,4 @@
+import functools
 import sys
 
 import jax
@@ -104,6 +105,63 @@ def test_ddim_with_eta_1_is_ancestral_sampling():
     key = jax.random.key(3)
     one = ddim(model(DDPM), key, z, times, eta=1.0)
     np.testing.assert_allclose(one, ancestral(model(DDPM), key, z, times), atol=2e-4)
+
+
+def variance_after(process, times, c, *, eta, order):
+    """Of N(0, c) by (2) and (5), from the covariance of z and the x_hat before, in closed form."""
+    alpha, sigma = (np.asarray(f(times), np.float64) for f in (process.alpha, process.sigma))
+    with np.errstate(divide="ignore"):
+        h = np.diff(2 * (np.log(alpha) - np.log(sigma)))
+    covariance = np.diag([sigma[0] ** 2, 0.0])
+    for i in range(len(h)):
+        (a, b), (s, u) = alpha[i : i + 2], sigma[i : i + 2]
+        gain = a * c / (a**2 * c + s**2)
+        squared = (eta * u / s) ** 2 * (s**2 - (a / b * u) ** 2)
+        kept = np.sqrt(u**2 - squared) / s
+        r = 0.5 * min(h[i] / h[i - 1], 1) if order == 2 and i and np.isfinite(h[i]) else 0.0
+        on_clean = b - kept * a
+        step = np.array([[kept + on_clean * (1 + r) * gain, -on_clean * r], [gain, 0.0]])
+        covariance = step @ covariance @ step.T
+        covariance[0, 0] += squared
+    return covariance[0, 0]
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize(
+    ("process", "start", "n_steps", "lost"),
+    [(RectifiedFlow(), 1.0, 50, 0.05), (DDPM, 200.0, 200, 0.015)],
+)
+def test_the_variance_of_a_gaussian_is_that_of_the_data(process, start, n_steps, lost, eta):
+    c, times = np.array([0.3, 1.0]), uniform_times(start, 0.0, n_steps)
+
+    def clean(z, t):
+        a, s = process.alpha(t)[:, None], process.sigma(t)[:, None]
+        return a * c * z / (a**2 * c + s**2)
+
+    draw = ancestral if eta == 1.0 else functools.partial(ddim, eta=eta)
+    for order in (1, 2):
+        found = draw(
+            Model(clean, process, "clean"),
+            jax.random.key(1),
+            noise(process, start),
+            times,
+            order=order,
+        )
+        exact = [variance_after(process, times, each, eta=eta, order=order) for each in c]
+        np.testing.assert_allclose(np.asarray(found).var(axis=0), exact, rtol=0.03)
+        error = exact / c - 1
+        assert (abs(error) < 0.01).all() if order == 2 else (error < -lost).all(), error
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.5, 0.0])
+def test_laws_converge_with_the_order(eta, double_precision):
+    # h^2 log h, as the steps of the flow's ends are no smaller in log SNR when there are more.
+    for order, low, high in ((1, 0.9, 1.1), (2, 1.7, 2.0)):
+        errors = []
+        for n in (400, 800):
+            times = jnp.linspace(1.0, 0.0, n + 1)
+            errors.append(variance_after(RectifiedFlow(), times, 1.0, eta=eta, order=order) - 1)
+        assert low < np.log2(errors[0] / errors[1]) < high
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5])
