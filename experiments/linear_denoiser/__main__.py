@@ -2,6 +2,7 @@
 
 For each n: distances of the generated law to the truth (squared Hellinger, KL), to the training points
 and to an original set of fresh points (smoothed L2), and how often the original set is the nearer one.
+With --mode=memorisation: losses on training and fresh pairs, and KL, over n / d and diffusion time.
 """
 
 import time
@@ -13,8 +14,9 @@ from experiments.linear_denoiser.settings import LinearDenoiserSettings
 FLAGS = define_flags(LinearDenoiserSettings)
 
 EXAMPLE = """
-python -m experiments.linear_denoiser --n-train=25,50,75,100 --n-simulations=300
-python -m experiments.linear_denoiser --n-train=102,110,125,150,200,300,500,1000 --n-simulations=100
+python -m experiments.linear_denoiser
+python -m experiments.linear_denoiser --n-train=25,50,75,100 --n-simulations=100
+python -m experiments.linear_denoiser --mode=memorisation --n-simulations=50
 python -m experiments.linear_denoiser --noise-scale=0.01 --n-pixels=4 --n-train=8,16,32,64,128
 """
 

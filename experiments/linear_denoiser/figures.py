@@ -1,17 +1,21 @@
 """Figures of the linear denoiser and of its learned counterpart. Every function writes one file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import CenteredNorm, LogNorm
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from data_generation.gaussians import IsotropicMixture
 from data_generation.scripts.figures import new_figure, save_figure
+from diffusions.linear_denoiser.expectation import expectation
 from diffusions.linear_denoiser.model import OneStepModel
 from diffusions.linear_denoiser.theory import leading_order
+from experiments.linear_denoiser.memorisation import expected_values
 
 MEASURED = "#c2410c"
 THEORY = "#1d4ed8"
@@ -33,7 +37,7 @@ def _band(axes: Axes, table: list[dict[str, Any]], name: str, *, label: str, col
 
 
 def plot_linear(file: Path, table: list[dict[str, Any]], model: OneStepModel) -> None:
-    """H^2, KL, P(Delta > 0) and variance against n, with error bands and the leading order.
+    """H^2, KL, P(Delta > 0) and variance against n, with error bands and both theories.
 
     Args:
         file: where to.
@@ -46,6 +50,7 @@ def plot_linear(file: Path, table: list[dict[str, Any]], model: OneStepModel) ->
     # The curves begin below the smallest size and end above the largest one.
     fine = np.unique(np.geomspace(max(2, n.min() * 0.8), n.max() * 1.25, 240).astype(int))
     theory = leading_order(model, fine)._asdict()
+    exact = expectation(model, fine)._asdict()
     limits = {
         "hellinger_squared": model.limiting_hellinger_squared,
         "log_affinity": -np.log1p(-model.limiting_hellinger_squared),
@@ -62,9 +67,14 @@ def plot_linear(file: Path, table: list[dict[str, Any]], model: OneStepModel) ->
         (grid[1, 1], "mean_variance", "generated variance per coordinate"),
     ):
         _band(axes, table, name, label="measured, $\\pm$ 2 standard errors", color=MEASURED)
-        # An infinite value is a gap in the curve.
-        curve = np.where(np.isfinite(theory[name]), theory[name], np.nan)
-        axes.plot(fine, curve, color=THEORY, linewidth=1.2, label="theory, leading order", zorder=3)
+        for curves, style, label in (
+            (theory, "--", "theory, leading order in n and d"),
+            (exact, "-", "theory, exact at finite n"),
+        ):
+            # An infinite value is a gap in the curve.
+            curve = curves.get(name, np.full(len(fine), np.nan))
+            curve = np.where(np.isfinite(curve), curve, np.nan)
+            axes.plot(fine, curve, style, color=THEORY, linewidth=1.2, label=label, zorder=3)
         axes.axhline(limits[name], color=LIMIT, linestyle=":", linewidth=1, label=r"$n \to \infty$")
         if name != "hellinger_squared":
             axes.set_yscale("log")
@@ -85,6 +95,63 @@ def plot_linear(file: Path, table: list[dict[str, Any]], model: OneStepModel) ->
         axes.set_xlabel("training points n")
     grid[1, 2].set_axis_off()
     grid[1, 2].legend(*grid[0, 0].get_legend_handles_labels(), loc="center", fontsize=10)
+    save_figure(figure, file)
+
+
+def plot_memorisation(
+    file: Path, table: list[dict[str, Any]], models: Sequence[OneStepModel]
+) -> None:
+    """Maps of the gap between fresh and training loss, and of KL, over n / d and diffusion time.
+
+    Args:
+        file: where to.
+        table: one row per time and size.
+        models: one per time, in order.
+    """
+    figure, grid = new_figure(3, 2, size=3.9)
+    d = models[0].dimension
+    times = np.array([model.time for model in models])
+    sizes = np.array(sorted({row["n"] for row in table}))
+    cells = {(row["time"], row["n"]): row for row in table}
+
+    def measured(name: str) -> np.ndarray:
+        rows = [[cells[time, n][name] for n in sizes] for time in times]
+        return np.array([[np.nan if v is None else v for v in row] for row in rows], np.float64)
+
+    for axes_row, name, title in zip(
+        grid,
+        ("gap", "kl_per_dimension"),
+        ("fresh - training loss", "KL(generated, truth) / d"),
+        strict=True,
+    ):
+        exact = np.stack([expected_values(model, sizes)[name] for model in models])
+        finite = np.concatenate([exact[np.isfinite(exact)], [1.0]])
+        norm = LogNorm(finite[finite > 0].min(), finite.max())
+        scores = measured(f"{name}_z")
+        extent = max(3.0, np.nanmax(np.abs(scores), initial=0.0))
+        for axes, values, scale, colours, label in (
+            (axes_row[0], exact, norm, "viridis", f"{title}: exact"),
+            (axes_row[1], measured(name), norm, "viridis", f"{title}: Monte Carlo"),
+            (axes_row[2], scores, CenteredNorm(0.0, extent), "RdBu_r", "z-score of the two"),
+        ):
+            # Grey: infinite, or not known.
+            shown = np.where(np.isfinite(values), values, np.nan)
+            axes.set_facecolor("#d1d5db")
+            picture = axes.pcolormesh(
+                np.arange(len(sizes) + 1),
+                np.arange(len(times) + 1),
+                shown,
+                norm=scale,
+                cmap=colours,
+            )
+            figure.colorbar(picture, ax=axes)
+            axes.axvline(np.searchsorted(sizes, d, side="right"), color="black", linestyle="--")
+            axes.set_xticks(np.arange(len(sizes)) + 0.5, [f"{n / d:g}" for n in sizes], rotation=90)
+            axes.set_yticks(np.arange(len(times)) + 0.5, [f"{time:g}" for time in times])
+            axes.tick_params(labelsize=8)
+            axes.set_xlabel("n / d (dashed: n = d; grey: infinite or unknown)", fontsize=8)
+            axes.set_title(label, fontsize=10)
+        axes_row[0].set_ylabel("diffusion time")
     save_figure(figure, file)
 
 

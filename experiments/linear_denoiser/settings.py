@@ -17,6 +17,7 @@ from diffusions.checks import (
 )
 from experiments.run.settings import RunSettings
 
+Mode = Literal["curves", "memorisation"]
 Precision = Literal["float32", "float64"]
 
 Size = Annotated[int, Bounds(2, MOST_INT)]
@@ -25,7 +26,13 @@ MaybeSizes = Annotated[tuple[Size, ...], Bounds(0, 1000)]
 NoisingTime = Annotated[float, Bounds(above=0, high=40)]
 """exp(-2 time) is still a number of float32."""
 
+Times = Annotated[tuple[NoisingTime, ...], Bounds(1, 100)]
+
 ChosenRounds = Annotated[int, Bounds(0, 10**6)]
+
+MAPPED = ("times",)
+NOT_MAPPED = ("time", "noise_scale", "bandwidth_scale", "block_size")
+"""Settings of the linear model that only the map of memorisation uses, and that it does not use."""
 
 CHOSEN = {
     "n_train": (tuple(range(50, 1051, 100)), (50, 250, 450, 750, 1050)),
@@ -47,10 +54,13 @@ class LinearDenoiserSettings(RunSettings):
     """The linear model: its data, its step and the repetitions.
 
     Attributes:
+        mode: curves, distances over the number of training points; or memorisation, the losses on
+            training and fresh pairs and KL over that number and diffusion time.
         n_train: numbers of training points.
         n_simulations: independent repetitions for each of them.
         n_original: points of the original set; each repetition has its own, the same for every
-            number of training points.
+            number of training points. With memorisation, the fresh pairs.
+        times: of an Ornstein-Uhlenbeck process, in place of time and noise_scale, with memorisation.
         mean: of every coordinate of the data.
         std: of every coordinate of the data.
         n_pixels: side of a point seen as an image; the dimension is its square.
@@ -64,9 +74,11 @@ class LinearDenoiserSettings(RunSettings):
         precision: of the linear algebra; the data are the same in both.
     """
 
-    n_train: Sizes = (25, 50, 75, 100)
+    mode: Mode = "curves"
+    n_train: Sizes = (25, 50, 75, 100, 110, 125, 150, 200, 300, 500, 1000, 3000)
     n_simulations: Rounds = 300
     n_original: Size = 10_000
+    times: Times = (0.05, 0.1, 0.2, 0.4, 0.7, 1.2, 2.0, 3.0)
     mean: float = 10.0
     std: Positive = 1.0
     n_pixels: Count = 10
@@ -81,6 +93,12 @@ class LinearDenoiserSettings(RunSettings):
     def __post_init__(self):
         super().__post_init__()
         _check_sizes(self.n_train)
+        if len(set(self.times)) != len(self.times):
+            raise ValueError(f"times must be different numbers, got {shown(self.times)}")
+        for name in MAPPED if self.mode == "curves" else NOT_MAPPED:
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                other = "memorisation" if self.mode == "curves" else "curves"
+                raise ValueError(f"--{name.replace('_', '-')} needs --mode={other}")
 
     @property
     def memory_needs(self) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Repetitions of the linear denoiser, as one program per chunk, in a run folder."""
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,8 +19,9 @@ from diffusions.linear_denoiser.model import (
 )
 from diffusions.networks.linear import least_squares
 from diffusions.precision import double_precision
+from experiments.linear_denoiser import memorisation
 from experiments.linear_denoiser.evaluation import STATISTICS, say_table, summarise
-from experiments.linear_denoiser.figures import plot_linear
+from experiments.linear_denoiser.figures import plot_linear, plot_memorisation
 from experiments.linear_denoiser.settings import LinearDenoiserSettings
 from experiments.run.repetitions import run_chunks
 from experiments.run.session import Session, session
@@ -52,23 +54,81 @@ def _run(settings: LinearDenoiserSettings, begin: float) -> None:
             time=settings.time,
             noise_scale=settings.noise_scale,
         )
+        mapped = settings.mode == "memorisation"
+        step = (
+            f"{len(settings.times)} times of an Ornstein-Uhlenbeck process"
+            if mapped
+            else f"time {model.time:g}, lambda {model.noise_scale:g}"
+        )
         started = run.start(
-            f"linear_denoiser__d{model.dimension}",
-            f"linear denoiser in dimension {model.dimension}, time {model.time:g}, lambda "
-            f"{model.noise_scale:g}: {settings.n_simulations} repetitions of "
-            f"n = {','.join(map(str, settings.n_train))}, {settings.n_original} original points",
+            f"linear_denoiser__{'memorisation__' if mapped else ''}d{model.dimension}",
+            f"linear denoiser in dimension {model.dimension}, {step}: {settings.n_simulations} "
+            f"repetitions of n = {','.join(map(str, settings.n_train))}, {settings.n_original} "
+            f"{'fresh pairs' if mapped else 'original points'}",
             numbers=settings.precision,
         )
         if started:
-            run.conclude(_results(run, model, settings))
+            results = _map(run, settings) if mapped else _curves(run, model, settings)
+            run.conclude(results | {"n_simulations": settings.n_simulations})
 
 
-def _results(run: Session, model: OneStepModel, settings: LinearDenoiserSettings) -> dict[str, Any]:
-    """All repetitions, their table and figure; the results for the summary."""
+def _curves(run: Session, model: OneStepModel, settings: LinearDenoiserSettings) -> dict[str, Any]:
+    """Distances over n: table, figure and the results for the summary."""
+    sizes = settings.n_train
+    rows = _rows(run, settings, _distances(model, settings), STATISTICS, len(sizes))
+    table = summarise(rows, model, sizes)
+    say_table(table, model)
+    write_table(run.folder.path / "table.csv", table)
+    if settings.plots:
+        plot_linear(run.folder.plots / "curves.png", table, model)
+    limit = {
+        "kl": model.limiting_kl,
+        "hellinger_squared": model.limiting_hellinger_squared,
+        "mean_variance": model.limiting_ratio * model.std**2,
+    }
+    return {"table": table, "large_n_limit": limit}
+
+
+def _map(run: Session, settings: LinearDenoiserSettings) -> dict[str, Any]:
+    """Losses and KL over n and diffusion time: the same."""
+    models = memorisation.steps(settings)
+    cells = len(models) * len(settings.n_train)
+    losses = memorisation.losses(models, settings)
+    rows = _rows(run, settings, losses, memorisation.STATISTICS, cells)
+    table = memorisation.summarise(rows, models, settings.n_train)
+    memorisation.say_table(table)
+    write_table(run.folder.path / "table.csv", table)
+    if settings.plots:
+        plot_memorisation(run.folder.plots / "memorisation.png", table, models)
+    return {"table": table}
+
+
+def _rows(
+    run: Session,
+    settings: LinearDenoiserSettings,
+    repetition: Callable[[Any], dict[str, Any]],
+    columns: Sequence[str],
+    n_each: int,
+) -> list[dict[str, Any]]:
+    """All repetitions, in chunks of one compiled program: rows of the metrics.
+
+    Args:
+        run: to log to.
+        settings: how many.
+        repetition: from a key to the columns.
+        columns: their names.
+        n_each: numbers in each.
+    """
     size = min(settings.chunk_size, settings.n_simulations)
+    vmapped = settings.vmapped or (1 if jax.default_backend() == "cpu" else size)
     key = jax.random.key(settings.seed)
+
+    def chunk(key: Any, first: Any) -> dict[str, Any]:
+        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(first + jnp.arange(size))
+        return jax.lax.map(repetition, keys, batch_size=vmapped if vmapped > 1 else None)
+
     with run.timed("compile"):
-        program = _program(model, settings, size).lower(key, 0).compile()
+        program = jax.jit(chunk).lower(key, 0).compile()
 
     def compute(chunk: dict[str, Any]) -> dict[str, Any]:
         values = jax.device_get(program(key, chunk["first"]))
@@ -78,24 +138,12 @@ def _results(run: Session, model: OneStepModel, settings: LinearDenoiserSettings
         {"first": first, "count": min(size, settings.n_simulations - first)}
         for first in range(0, settings.n_simulations, size)
     ]
-    folder, sizes = run.folder, settings.n_train
     with run.timed("simulate"):
-        rows = run_chunks(folder, chunks, compute, columns=STATISTICS, n_each=len(sizes))
-    table = summarise(rows, model, sizes)
-    say_table(table, model)
-    write_table(folder.path / "table.csv", table)
-    if settings.plots:
-        plot_linear(folder.plots / "curves.png", table, model)
-    limit = {
-        "kl": model.limiting_kl,
-        "hellinger_squared": model.limiting_hellinger_squared,
-        "mean_variance": model.limiting_ratio * model.std**2,
-    }
-    return {"table": table, "large_n_limit": limit, "n_simulations": settings.n_simulations}
+        return run_chunks(run.folder, chunks, compute, columns=columns, n_each=n_each)
 
 
-def _program(model: Any, settings: LinearDenoiserSettings, size: int) -> Any:
-    """(key, first repetition) -> statistics (repetitions, sizes) of a chunk, as one jitted program."""
+def _distances(model: OneStepModel, settings: LinearDenoiserSettings) -> Any:
+    """Key -> statistics (sizes) of one repetition."""
     data = IsotropicMixture((settings.mean,), (settings.std,))
     scale = settings.bandwidth_scale
 
@@ -135,10 +183,4 @@ def _program(model: Any, settings: LinearDenoiserSettings, size: int) -> Any:
             )
         return jax.tree.map(lambda *values: jnp.stack(values), *rows)
 
-    vmapped = settings.vmapped or (1 if jax.default_backend() == "cpu" else size)
-
-    def chunk(key: Any, first: Any) -> dict[str, Any]:
-        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(first + jnp.arange(size))
-        return jax.lax.map(repetition, keys, batch_size=vmapped if vmapped > 1 else None)
-
-    return jax.jit(chunk)
+    return repetition

@@ -36,7 +36,7 @@ _ENERGY: Contents = {r"energy\.json": None, r"arrays": _ARRAYS}
 _NETWORK: Contents = {r"network\.json": None, r"arrays": _ARRAYS}
 _PLOTS: Contents = {
     r"(identify|potential|interaction|predictions|law|training)\.(png|pdf)": None,
-    r"(curves|data|generated|mse_curve|samples)\.(png|pdf)": None,
+    r"(curves|data|generated|memorisation|mse_curve|samples)\.(png|pdf)": None,
     r"(density(_\d{4,})?|panel_\d{4,})\.(png|pdf)": None,
     r"(errors|norms|seeds)\.(png|pdf)": None,
     r"(comparison|diversity|reconstructions)\.(png|pdf)": None,

@@ -98,7 +98,15 @@ def test_the_linear_script(folder, linear, capfd):
             assert f"{name}_standard_error" in row
         assert row["p_delta_positive_low"] <= row["p_delta_positive"]
         assert row["p_delta_positive"] <= row["p_delta_positive_high"]
-    assert [row["kl"] for row in table[:2]] == ["inf", "inf"]
+    assert (
+        [row["kl"] for row in table[:2]]
+        == ["inf", "inf"]
+        == [row["kl_expected"] for row in table[:2]]
+    )
+    assert [row["hellinger_squared_expected"] for row in table] == [1.0, 1.0, None]
+    for name in ("kl", "mean_variance"):
+        distance = abs(table[2][name] - table[2][f"{name}_expected"])
+        assert distance < 5 * table[2][f"{name}_standard_error"]
     assert table[1]["hellinger_squared"] == 1.0
     assert 0 < linear["large_n_limit"]["kl"] < table[2]["kl"] < 50
     assert 0 < table[2]["hellinger_squared"] < 1
@@ -110,6 +118,32 @@ def test_the_linear_script(folder, linear, capfd):
     check_own(folder / "linear")
     start(linear_denoiser, folder, "linear", "--resume", *LINEAR)
     assert "already finished" in capfd.readouterr().out
+
+
+MAP = ("--mode=memorisation", "--n-pixels=2", "--n-train=4,12", "--times=1,0.2")
+
+
+def test_the_map_of_memorisation(folder, monkeypatch, capfd):
+    flags = (*MAP, "--n-simulations=40", "--n-original=300", "--chunk-size=20")
+    table = start(linear_denoiser, folder, "map", *flags)["table"]
+    cells = {(row["time"], row["n"]): row for row in table}
+    assert list(cells) == [(0.2, 4), (0.2, 12), (1.0, 4), (1.0, 12)]
+    for row in table:
+        assert row["gap"] == pytest.approx(row["test_loss"] - row["train_loss"])
+        scores = [v for name, v in row.items() if name.endswith("_z") and v is not None]
+        assert len(scores) == (4 if row["n"] == 12 else 0)
+        assert all(abs(score) < 4.5 for score in scores)
+    # Four points in four dimensions are reproduced, and what is expected elsewhere is infinite.
+    assert cells[0.2, 4]["train_loss"] < 1e-6 < cells[0.2, 4]["test_loss"]
+    assert (cells[0.2, 4]["test_loss_expected"], cells[1.0, 4]["kl_per_dimension"]) == ("inf",) * 2
+    assert "measured - exact" in capfd.readouterr().out
+    picture = matplotlib.image.imread(folder / "map" / "plots" / "memorisation.png")
+    assert np.unique(picture[..., :3].reshape(-1, 3), axis=0).shape[0] > 50
+    check_own(folder / "map")
+    resumed = interrupted_and_resumed(
+        linear_denoiser, folder, "cut map", (*flags, "--noplots"), monkeypatch
+    )
+    assert resumed == result(folder / "map")
 
 
 def test_a_size_does_not_depend_on_the_others(folder, linear):
@@ -212,6 +246,7 @@ def test_bad_flags_are_one_line(folder, capfd):
     for script, flag, words in (
         (linear_denoiser, "--n-train=1", "each of n_train must be at least 2"),
         (linear_denoiser, "--nois-scale=1", "did you mean --noise-scale"),
+        (linear_denoiser, "--times=1,2", "--times needs --mode=memorisation"),
         (learned_denoiser, "--n-pixels=9", "multiple of 8"),
         (learned_denoiser, "--std-list=-1", "each of std_list must be positive"),
     ):

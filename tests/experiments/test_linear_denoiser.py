@@ -125,6 +125,11 @@ def test_the_linear_summary():
     # pairs - 2 cross: exp(0) - 2 exp(-1) for every repetition.
     assert large["distance_train"] == pytest.approx(1.0 - 2 * math.exp(-1))
     assert (small["kl_leading_order"], large["kl_leading_order"] > 0) == (math.inf, True)
+    assert (small["kl_expected"], large["kl_expected"] > large["kl_leading_order"]) == (
+        math.inf,
+        True,
+    )
+    assert (small["hellinger_squared_expected"], large["hellinger_squared_expected"]) == (1.0, None)
 
 
 def learned_rows():
@@ -171,6 +176,13 @@ def test_quick_mode_changes_only_what_is_not_given():
         (LinearDenoiserSettings, {"n_train": (5, 5)}, "different integers"),
         (LinearDenoiserSettings, {"time": 0.0}, r"time must lie in \(0, 40\], got 0.0"),
         (LinearDenoiserSettings, {"noise_scale": -1.0}, "noise_scale"),
+        (LinearDenoiserSettings, {"times": (1.0, 1.0)}, "times must be different"),
+        (LinearDenoiserSettings, {"times": (1.0,)}, "--times needs --mode=memorisation"),
+        (
+            LinearDenoiserSettings,
+            {"mode": "memorisation", "time": 1.0},
+            "--time needs --mode=curves",
+        ),
         (LinearDenoiserSettings, {"precision": "float16"}, "unknown precision"),
         (LinearDenoiserSettings, {"std": math.nan}, "std must be positive"),
         (LearnedDenoiserSettings, {"n_pixels": 12}, "multiple of 8"),
