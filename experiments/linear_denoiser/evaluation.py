@@ -60,8 +60,8 @@ def summarise(
         "delta": signs * np.exp(joined("delta_log")),
     }
     theory = {
-        "expected": expectation(model, np.asarray(sizes)),
-        "leading_order": leading_order(model, np.asarray(sizes)),
+        "expected": expectation(model, np.asarray(sizes))._asdict(),
+        "leading_order": leading_order(model, np.asarray(sizes))._asdict(),
     }
     table = []
     for k, n in enumerate(sizes):
@@ -70,7 +70,7 @@ def summarise(
             row[name], row[f"{name}_standard_error"] = mean_and_error(values[:, k])
         row |= positive_share(signs[:, k])
         for kind, predictions in theory.items():
-            for name, values in predictions._asdict().items():
+            for name, values in predictions.items():
                 value = float(values[k])
                 row[f"{name}_{kind}"] = None if math.isnan(value) else value
         table.append(row)

@@ -105,19 +105,21 @@ def summarise(
             ):
                 mean, error = mean_and_error(values)
                 expected = float(theory[name][j])
-                known = np.isfinite(expected) and np.isfinite(mean) and bool(error)
+                # Rounding is all that is left of the loss of pairs that are reproduced.
+                scored = expected != 0.0 and np.isfinite(expected)
                 row |= {
                     name: mean,
                     f"{name}_standard_error": error,
                     f"{name}_expected": None if np.isnan(expected) else expected,
-                    # Rounding is all that is left of the error on pairs that are reproduced.
-                    f"{name}_z": (mean - expected) / error if known and expected else None,
+                    f"{name}_z": (mean - expected) / error if error and scored else None,
                 }
             table.append(row)
     return table
 
 
-def expected_values(model: OneStepModel, sizes: Sequence[int]) -> dict[str, np.ndarray]:
+def expected_values(
+    model: OneStepModel, sizes: Sequence[int] | np.ndarray
+) -> dict[str, np.ndarray]:
     """The exact expectation of every column of `summarise`, (sizes,) each."""
     train, test = expected_losses(model, np.asarray(sizes))
     kl = expectation(model, np.asarray(sizes)).kl
