@@ -18,6 +18,8 @@ from diffusions.fitted import FittedDiffusion as FittedDiffusion
 from diffusions.fitting import fit as fit
 from diffusions.images.kriging import Kriging as Kriging
 from diffusions.images.sparse_denoising import SparseDenoising as SparseDenoising
+from diffusions.linear_denoiser.expectation import exact_expectation as exact_expectation
+from diffusions.linear_denoiser.generalisation import expected_losses as expected_losses
 from diffusions.linear_denoiser.model import GaussianLaw as GaussianLaw
 from diffusions.linear_denoiser.model import OneStepModel as OneStepModel
 from diffusions.linear_denoiser.model import generated_law as generated_law

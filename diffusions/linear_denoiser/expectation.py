@@ -76,7 +76,7 @@ class Expectation(NamedTuple):
     mean_variance: HostArray  # of tr S / d
 
 
-def expectation(model: OneStepModel, n_train: HostArray) -> Expectation:
+def exact_expectation(model: OneStepModel, n_train: HostArray) -> Expectation:
     """What is expected of the linear denoiser at finite n, equations (2) to (7).
 
     At most a second for each n, at d = 100 a few hundredths. KL is infinite up to n = d + 2, though a

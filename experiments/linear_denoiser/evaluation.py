@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data_generation.scripts.command_line import say
-from diffusions.linear_denoiser.expectation import expectation
+from diffusions.linear_denoiser.expectation import exact_expectation
 from diffusions.linear_denoiser.model import OneStepModel
 from diffusions.linear_denoiser.theory import leading_order
 from experiments.run.tables import mean_and_error, positive_share
@@ -60,7 +60,7 @@ def summarise(
         "delta": signs * np.exp(joined("delta_log")),
     }
     theory = {
-        "expected": expectation(model, np.asarray(sizes))._asdict(),
+        "expected": exact_expectation(model, np.asarray(sizes))._asdict(),
         "leading_order": leading_order(model, np.asarray(sizes))._asdict(),
     }
     table = []

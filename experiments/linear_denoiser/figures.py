@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from data_generation.gaussians import IsotropicMixture
 from data_generation.scripts.figures import new_figure, save_figure
-from diffusions.linear_denoiser.expectation import expectation
+from diffusions.linear_denoiser.expectation import exact_expectation
 from diffusions.linear_denoiser.model import OneStepModel
 from diffusions.linear_denoiser.theory import leading_order
 from experiments.linear_denoiser.memorisation import expected_values
@@ -50,7 +50,7 @@ def plot_linear(file: Path, table: list[dict[str, Any]], model: OneStepModel) ->
     # The curves begin below the smallest size and end above the largest one.
     fine = np.unique(np.geomspace(max(2, n.min() * 0.8), n.max() * 1.25, 240).astype(int))
     theory = leading_order(model, fine)._asdict()
-    exact = expectation(model, fine)._asdict()
+    exact = exact_expectation(model, fine)._asdict()
     limits = {
         "hellinger_squared": model.limiting_hellinger_squared,
         "log_affinity": -np.log1p(-model.limiting_hellinger_squared),

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_generation.gaussians import IsotropicMixture
 from data_generation.scripts.command_line import say
-from diffusions.linear_denoiser.expectation import expectation
+from diffusions.linear_denoiser.expectation import exact_expectation
 from diffusions.linear_denoiser.generalisation import (
     expected_losses,
     ornstein_uhlenbeck,
@@ -122,7 +122,7 @@ def expected_values(
 ) -> dict[str, np.ndarray]:
     """The exact expectation of every column of `summarise`, (sizes,) each."""
     train, test = expected_losses(model, np.asarray(sizes))
-    kl = expectation(model, np.asarray(sizes)).kl
+    kl = exact_expectation(model, np.asarray(sizes)).kl
     return {
         "train_loss": train,
         "test_loss": test,
