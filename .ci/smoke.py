@@ -60,6 +60,7 @@ REFUSED = {
     "experiments.annotate --run=runs/trained --h5ad=cells.h5ad --out=annotated.h5ad": "bio",
     "experiments.train --dataset=population --run-name=trained --overwrite --wandb": "track",
     "experiments.sweep --executor=slurm --sweep-name=jobs": "slurm",
+    "checkpoints.export --model=runs/trained --out=shared/trained": "exchange",
 }
 WRITTEN = (
     "data/population/metadata.json",

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from checkpoints.exchange.tensors import is_tensor_file, read_tensor_description, read_tensors
 from checkpoints.orbax_arrays import write_arrays
 from data_generation.formats.bounded_reading import most_unpacked
 from data_generation.formats.json_file import read_json
@@ -70,39 +71,50 @@ def save_folder(
 
 
 def read_description(path: str | Path, name: str, schema_version: int) -> dict[str, Any]:
-    """The description in a folder.
+    """The description in a folder, or in a safetensors file.
 
     Raises:
-        ValueError: the folder holds nothing of that name, it is damaged, or a newer release wrote it.
+        ImportError: it is a safetensors file, and the extra `exchange` is missing.
+        ValueError: it holds nothing of that name, it is damaged, or a newer release wrote it.
     """
     path = Path(path).absolute()
+    if is_tensor_file(path):
+        description = read_tensor_description(path, name)
+        _check_version(description, path, path, schema_version)
+        return description
     file = path / f"{name}.json"
     if not file.is_file():
         raise ValueError(f"{path} holds no saved {name} ({file.name} is missing)")
     description = read_json(file)
     if not isinstance(description, dict):
         raise ValueError(f"{file} is damaged: it is no JSON object")
-    version = description.get("schema_version")
-    if type(version) is not int or version < 1:
-        raise ValueError(f"{file} is damaged: its schema_version is {version!r}")
-    if version > schema_version:
-        raise ValueError(
-            f"{path} has schema version {version}; this release reads up to {schema_version}: "
-            "upgrade jkonet-diffusions"
-        )
+    _check_version(description, file, path, schema_version)
     if not isinstance(description.get("checksums"), dict):
         raise ValueError(f"{file} is damaged: it has no checksums")
     return description
 
 
+def _check_version(description: dict[str, Any], file: Path, path: Path, newest: int) -> None:
+    version = description.get("schema_version")
+    if type(version) is not int or version < 1:
+        raise ValueError(f"{file} is damaged: its schema_version is {version!r}")
+    if version > newest:
+        raise ValueError(
+            f"{path} has schema version {version}; this release reads up to {newest}: "
+            "upgrade jkonet-diffusions"
+        )
+
+
 def read_arrays(path: str | Path, description: dict[str, Any]) -> PyTree:
-    """The arrays of a folder, if they are those that were saved.
+    """The arrays of a folder, or of a safetensors file, if they are those that were saved.
 
     Raises:
         ValueError: they are not.
         Exception: whatever Orbax raises of damaged files.
     """
     path = Path(path).absolute()
+    if is_tensor_file(path):
+        return read_tensors(path)
     # First, because Orbax does not notice every damage, and tells of the others at length.
     if _checksums(path) != description["checksums"]:
         raise ValueError("its arrays are not those that were saved")

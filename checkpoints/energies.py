@@ -41,11 +41,12 @@ def load_energy(
 
     Args:
         path: the folder, or that of a run, whose energies are a stack, one per seed; a run of one
-            seed is one energy.
+            seed is one energy; or a `.safetensors` of `checkpoints.export`.
         potential: the own module of V, where the energy was learned with one.
         interaction: likewise of U.
 
     Raises:
+        ImportError: the path is a safetensors file, and the extra `exchange` is missing.
         ValueError: no energy is there, or not yet, it is damaged, a newer release wrote it, or it
             needs an own module that is not given.
     """

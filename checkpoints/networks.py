@@ -127,14 +127,20 @@ def save_network(
     """
     if not isinstance(module, nn.Module):
         raise ValueError(f"module must be a Flax module, got {type(module).__name__}")
+    save_folder(path, _NAME, *described_network(SavedNetwork(module, params, about, extra or {})))
+
+
+def described_network(network: SavedNetwork) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    """A network as plain values and named arrays: schema version, description, arrays."""
+    module = network.module
     names = [name for name, kind in ARCHITECTURES.items() if type(module) is kind]
     description = {
         "architecture": names[0] if names else _OWN,
         "module": _fields(module) if names else {"class": type(module).__name__},
-        "about": about,
+        "about": network.about,
     }
-    arrays = {"params": params, **({"extra": extra} if extra else {})}
-    save_folder(path, _NAME, SCHEMA_VERSION, description, arrays)
+    extra = {"extra": network.extra} if network.extra else {}
+    return SCHEMA_VERSION, description, {"params": network.params, **extra}
 
 
 def _own_class(description: dict[str, Any]) -> str | None:
@@ -149,10 +155,11 @@ def load_network(path: str | Path, module: nn.Module | None = None) -> SavedNetw
     """Reads what `save_network` wrote.
 
     Args:
-        path: the folder.
+        path: the folder, or a `.safetensors` of `checkpoints.export`.
         module: where it is an own one.
 
     Raises:
+        ImportError: the path is a safetensors file, and the extra `exchange` is missing.
         ValueError: no network is there, it is damaged, a newer release wrote it, or it needs an own
             module that is not given.
     """

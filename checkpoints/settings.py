@@ -1,10 +1,11 @@
 """What an import of weights needs to be told. Imports no JAX."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
-from diffusions.checks import Count, PathText, check_fields
+from diffusions.checks import Bounds, Count, Natural, PathText, check_fields
 
+ImageSize = Annotated[tuple[Count, ...], Bounds(2, 2)]
 ImportKind = Literal["message-passing", "ddpm-unet"]
 
 _PUBLISHED_N, _PUBLISHED_K = 350, 20
@@ -43,3 +44,26 @@ class ImportSettings:
         """The n and k of message-passing weights."""
         n = _PUBLISHED_N if self.n is None else self.n
         return n, _PUBLISHED_K if self.k is None else self.k
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """One model for others.
+
+    Attributes:
+        model: name of a pretrained model, or the folder of a run, of a saved energy or network.
+        out: folder to write; it must not exist.
+        seed: which of a run's seeds, by its number in the run's order.
+        image_size: height and width that a program of an image network is for.
+    """
+
+    model: str | None = None
+    out: PathText | None = None
+    seed: Natural = 0
+    image_size: ImageSize | None = None
+
+    def __post_init__(self):
+        for name in ("model", "out"):
+            if not getattr(self, name):
+                raise ValueError(f"--{name} is missing")
+        check_fields(self)

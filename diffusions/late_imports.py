@@ -9,8 +9,10 @@ from typing import Any
 EXTRA_OF = {
     "anndata": "bio",
     "diffrax": "ode",
+    "flatbuffers": "exchange",
     "h5py": "bio",
     "pandas": "bio",
+    "safetensors": "exchange",
     "submitit": "slurm",
     "wandb": "track",
 }

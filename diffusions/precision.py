@@ -11,6 +11,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import experimental
 
 einsum = functools.partial(jnp.einsum, precision="highest")
 matmul = functools.partial(jnp.matmul, precision="highest")
@@ -24,6 +25,4 @@ def double_precision(enabled: bool = True) -> contextlib.AbstractContextManager:
     """
     if callable(getattr(jax, "enable_x64", None)):
         return jax.enable_x64(enabled)
-    from jax import experimental
-
     return experimental.enable_x64(enabled)  # type: ignore[attr-defined]

@@ -95,6 +95,18 @@ SYSTEMS: dict[str, dict[str, Command]] = {
             "--dataset=synthetic --preset=cpu",
         )
     },
+    "Models for others and of others": {
+        "export": Command(
+            "checkpoints.export",
+            "a model as safetensors, and as programs for JAX alone",
+            "--model=runs/demo --out=shared/demo",
+        ),
+        "import-torch": Command(
+            "checkpoints.import_torch",
+            "weights that PyTorch trained",
+            "--kind=message-passing --weights=model.pth --out=denoiser",
+        ),
+    },
 }
 COMMANDS = {name: own for system in SYSTEMS.values() for name, own in system.items()}
 SHELLS = ("bash", "zsh")

@@ -282,6 +282,7 @@ def test_settings_and_scripts_are_found():
             "data_generation.images.mask_settings",
             "checkpoints.settings",
             "checkpoints.import_torch",
+            "checkpoints.export",
         ),
         *("experiments.run.settings", "experiments.train", "experiments.sparse_pixels.__main__"),
         *("experiments.information_theoretic.settings", "experiments.linear_denoiser.settings"),

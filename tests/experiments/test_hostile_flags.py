@@ -12,7 +12,7 @@ import pytest
 
 import checkpoints
 import experiments
-from checkpoints.settings import ImportSettings
+from checkpoints.settings import ExportSettings, ImportSettings
 from data_generation.images.mask_settings import MaskSettings
 from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import run_script, script_module, settings_from_flags
@@ -43,6 +43,7 @@ from jkonet_star.settings import CouplingSettings, DensitySettings
 LEARNING = tuple(PARTS.values())
 SCRIPTS = {
     "data_generation.__main__": (DataSettings,),
+    "checkpoints.export": (ExportSettings,),
     "checkpoints.import_torch": (ImportSettings,),
     "experiments.annotate": (AnnotateSettings,),
     "experiments.evaluate": (EvaluateSettings,),
@@ -58,6 +59,7 @@ SCRIPTS = {
     "experiments.train": (TrainSettings, *LEARNING),
 }
 NEEDED = {
+    ExportSettings: {"model": "x", "out": "y"},
     ImportSettings: {"kind": "message-passing", "weights": "x", "out": "y"},
     AnnotateSettings: {"run": "x", "h5ad": "y", "out": "z"},
     EvaluateSettings: {"run": "x"},

@@ -46,6 +46,7 @@ def warm_up() -> None:
             "data_generation.populations.pictures",
         ),
         *("data_generation.images.cifar10", "data_generation.images.idx", "data_generation.planar"),
+        *("checkpoints.export", "checkpoints.exchange.model_folder"),
         *("checkpoints.import_torch", "checkpoints.message_passing", "checkpoints.torch.importing"),
         *("jkonet_star.fitting", "jkonet_star.solvers.bilevel", "experiments.populations.training"),
         *(f"experiments.{name}" for name in SCRIPTS_OF_EXPERIMENTS),
@@ -90,6 +91,7 @@ SCRIPTS_OF_EXPERIMENTS = (
 SCRIPTS = (
     "data_generation.__main__",
     *(f"experiments.{name}" for name in SCRIPTS_OF_EXPERIMENTS),
+    "checkpoints.export",
     "checkpoints.import_torch",
 )
 

@@ -41,6 +41,7 @@ DOORS = {
     "experiments.reproduce": ("experiments.reproductions.running", "run_sweep"),
     "experiments.report": ("experiments.reports.page", "write_report"),
     "experiments.annotate": ("experiments.populations.annotation", "annotate"),
+    "checkpoints.export": ("checkpoints.exchange.model_folder", "load_network"),
     "checkpoints.import_torch": ("checkpoints.torch.importing", "read_state_dict"),
 }
 """The first thing that each script does with its settings once they are checked."""
@@ -76,6 +77,7 @@ BASES = {
     ),
     "experiments.report": ("--run=runs/linear",),
     "experiments.annotate": ("--run=runs/cells", "--h5ad=cells.h5ad"),
+    "checkpoints.export": ("--model=runs/linear",),
     "checkpoints.import_torch": (
         *("--kind=message-passing", "--weights=weights.safetensors", "--n=10", "--k=2"),
     ),
@@ -88,6 +90,7 @@ OUTPUT = {
     "experiments.reproduce": "--sweep-name={}",
     "experiments.report": "--out={}.html",
     "experiments.annotate": "--out={}.h5ad",
+    "checkpoints.export": "--out={}",
     "checkpoints.import_torch": "--out={}",
 }
 
