@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from data_generation.scripts.command_line import run_script, say
+from data_generation.scripts.command_line import as_command, run_script, say
 from diffusions.releases import OWN, release_of
 
 
@@ -166,7 +166,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     first = arguments[0] if arguments else "--help"
     if first in COMMANDS:
-        return importlib.import_module(COMMANDS[first].module).run(arguments[1:])
+        with as_command(first):
+            return importlib.import_module(COMMANDS[first].module).run(arguments[1:])
     return run_script(lambda: say(_answer(first)), flags.FlagValues(), argv=[])
 
 

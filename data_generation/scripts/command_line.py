@@ -16,6 +16,7 @@ once. Each script has a FlagValues of its own: two of them can live in one proce
 """
 
 import contextlib
+import contextvars
 import dataclasses
 import difflib
 import errno
@@ -415,8 +416,22 @@ def script_module(name: str) -> types.ModuleType:
     return importlib.import_module(f"{name}.__main__") if hasattr(module, "__path__") else module
 
 
+_COMMAND: contextvars.ContextVar[str] = contextvars.ContextVar("command", default="")
+
+
+@contextlib.contextmanager
+def as_command(name: str) -> Iterator[None]:
+    """Within it a script is a command of another one, and its help says so."""
+    token = _COMMAND.set(name)
+    try:
+        yield
+    finally:
+        _COMMAND.reset(token)
+
+
 def _program() -> str:
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    if spec is None:
-        return os.path.basename(sys.argv[0])
-    return f"python -m {spec.name.removesuffix('.__main__')}"
+    started = os.path.basename(sys.argv[0])
+    if spec is not None:
+        started = f"python -m {spec.name.removesuffix('.__main__')}"
+    return f"{started} {_COMMAND.get()}".rstrip()

@@ -115,3 +115,12 @@ def test_it_answers_without_anything_heavy():
 def test_data_generation_asked_for_nothing_says_what_there_is(capsys):
     assert data_generation.run([]) == 0
     assert "--potential=" in capsys.readouterr().out
+
+
+def test_the_help_of_a_command_names_it_as_it_was_asked(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/jkonet", "train", "--help"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None, raising=False)
+    assert jkonet.run() == 0
+    assert capsys.readouterr().out.startswith("usage: jkonet train [--flag=value ...]\n")
+    assert train.run(["--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: jkonet [--flag=value ...]\n")
