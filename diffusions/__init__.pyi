@@ -1,3 +1,5 @@
+from diffusions.approximate_message_passing import amp as amp
+from diffusions.approximate_message_passing import state_evolution as state_evolution
 from diffusions.density.error_curves import discrete_nll as discrete_nll
 from diffusions.density.error_curves import nll_from_curves as nll_from_curves
 from diffusions.density.exact import gaussian as gaussian

@@ -8,19 +8,22 @@ import numpy as np
 from checkpoints.message_passing import Denoiser
 from data_generation.formats.array_files import write_npz
 from data_generation.scripts.command_line import say
+from diffusions.approximate_message_passing import state_evolution
 from diffusions.files import write_text
 from diffusions.keys import named_key
 from diffusions.stochastic_localization import uniform_times
 from diffusions.typing import Key
+from experiments.run.folder import RunFolder
 from experiments.sparse_localization.figures import plot_errors, plot_norms, plot_seeds
 from experiments.sparse_localization.measurement import (
     baseline_estimators,
     compare,
-    generate,
+    half_way,
     network_estimator,
     norm_distance,
     squared_errors,
 )
+from experiments.sparse_localization.sampling import generate
 from experiments.sparse_localization.settings import REFERENCE_SAMPLES, SparseSettings
 from experiments.sparse_localization.task import DenoisingProblem
 
@@ -35,7 +38,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Mean squared errors, as a table, files, figures and for the summary."""
     networks = _estimators(denoisers, problem.k)
-    estimators = networks | (baseline_estimators(problem.k) if settings.baselines else {})
+    baselines = baseline_estimators(problem.k, settings.zero_probability)
+    estimators = networks | (baselines if settings.baselines else {})
     found = squared_errors(
         named_key(key, "evaluation"),
         estimators,
@@ -58,6 +62,14 @@ def evaluate(
         "mse_of_nonzero": {n: by_time(errors.given(True)[0]) for n, errors in found.items()},
         "share_of_nonzero": by_time(next(iter(found.values())).nonzero.mean(axis=1)),
     }
+    predicted = (1.0 - settings.zero_probability) * state_evolution(
+        np.asarray(problem.times), problem.n, problem.k
+    )
+    crossings = {
+        name: half_way(errors, problem.times, problem.n, settings.zero_probability)
+        for name, errors in found.items()
+    }
+    result |= {"state_evolution": by_time(predicted), "half_way": crossings}
     first = next(iter(networks))
     if reference:
         result |= compare(found[first], problem.times, reference, REFERENCE_SAMPLES)
@@ -65,7 +77,8 @@ def evaluate(
         lines = "".join(f"{value!r}\n" for value in errors.mean.tolist())
         write_text(path / f"numbers_{name}.txt", lines)
     say("  mean squared error; in brackets relative to the share of non-zero matrices drawn")
-    say("      t     t/n" + "".join(f"{name:>26}" for name in found))
+    say("  state evolution: of AMP, for n without end, if zero matrices are told from others")
+    say("      t     t/n" + "".join(f"{name:>26}" for name in found) + "  state evolution")
     for i, t in enumerate(problem.times):
         cells = []
         for errors in found.values():
@@ -75,10 +88,15 @@ def evaluate(
                 f"{errors.mean[i]:>10.5f} +-{errors.standard_error[i]:.5f} ({relative:.2f})"
             )
         score = f"   z {result['z'][names[i]]:+.2f}" if names[i] in result.get("z", {}) else ""
-        say(f"  {t:>6.4g} {t / problem.n:>6.3f} " + " ".join(cells) + score)
+        line = f"  {t:>6.4g} {t / problem.n:>6.3f} " + " ".join(cells) + f" {predicted[i]:>16.5f}"
+        say(line + score)
+    said = [
+        f"{name} {'-' if ratio is None else f'{ratio:.3f}'}" for name, ratio in crossings.items()
+    ]
+    say("  t/n where half of the zero estimate's error is left: " + ", ".join(said))
     if settings.plots:
         plots = path / "plots"
-        plot_errors(plots / "errors.png", problem.times, problem.n, found, reference)
+        plot_errors(plots / "errors.png", problem.times, problem.n, found, reference, predicted)
         if len(networks) > 1:
             chosen = {name: found[name] for name in networks}
             plot_seeds(plots / "seeds.png", problem.times, problem.n, chosen)
@@ -96,13 +114,17 @@ def _estimators(denoisers: dict[str, Denoiser], k: int) -> dict[str, Any]:
 
 
 def sample(
-    path: Path,
+    run: RunFolder,
     settings: SparseSettings,
     problem: DenoisingProblem,
     denoisers: dict[str, Denoiser],
     key: Key,
 ) -> dict[str, Any]:
-    """Samples of the first denoiser, their norms, and the distance to the true law."""
+    """Samples of the first denoiser, their norms, and the distance to the true law.
+
+    With `--mode=generate` the run keeps its state within the sampling.
+    """
+    path = run.path
     estimator = next(iter(_estimators(denoisers, problem.k).values()))
     times = uniform_times(settings.step, problem.horizon)
     u = generate(
@@ -112,6 +134,7 @@ def sample(
         n=problem.n,
         n_samples=problem.n_samples,
         batch_size=settings.batch_size,
+        run=run if settings.mode == "generate" else None,
     )
     norms = np.sum(u.astype(np.float64) ** 2, axis=1)  # |u u^T|_F = |u|^2
     write_npz(path / "samples.npz", {"u": u, "norms": norms})

@@ -13,6 +13,8 @@ TRUTH = "#6b7280"
 STYLES = {
     "spectral": ("spectral", "#1d4ed8", "--"),
     "power_iteration": ("power iteration", "#047857", "-."),
+    "amp": ("AMP, spectral start", "#7e22ce", "-"),
+    "amp_random_start": ("AMP, random start", "#7e22ce", ":"),
 }
 THRESHOLD = 0.5
 BIN = 0.04
@@ -25,6 +27,7 @@ def plot_errors(
     n: int,
     errors: dict[str, SquaredErrors],
     reference: dict[float, float],
+    predicted: np.ndarray,
 ) -> None:
     """Mean squared error against t/n, on a linear and on a logarithmic scale.
 
@@ -34,6 +37,7 @@ def plot_errors(
         n: dimension.
         errors: by estimator.
         reference: published means, or nothing.
+        predicted: for AMP, by state evolution, (times,).
     """
     figure, grid = new_figure(2, size=4.2)
     ratio = np.asarray(times) / n
@@ -44,6 +48,7 @@ def plot_errors(
             if name not in STYLES:
                 low, high = (found.mean + sign * 2 * found.standard_error for sign in (-1, 1))
                 axes.fill_between(ratio, low.clip(1e-9), high, color=color, alpha=0.2, linewidth=0)
+        axes.plot(ratio, predicted, "--", color="black", linewidth=0.9, label="state evolution")
         if reference:
             axes.plot(
                 [t / n for t in reference], list(reference.values()), ".", color="black", ms=4,

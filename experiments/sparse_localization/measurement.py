@@ -1,4 +1,4 @@
-"""What sparse denoisers are measured by: squared error against time, and norms of generated samples.
+"""What sparse denoisers are measured by: squared error against time, and norms of samples.
 
 Everything runs in batches of one compiled program. Every sample has its own keys, so that neither the
 batch size nor what else is evaluated changes it.
@@ -7,7 +7,7 @@ batch size nor what else is evaluated changes it.
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,16 +16,11 @@ import numpy as np
 from scipy import stats
 
 from data_generation.scripts.progress import progress_bar
-from data_generation.sparse_rank_one import (
-    observations,
-    sample_keys,
-    sparse_vectors,
-    symmetric_noise,
-)
+from data_generation.sparse_rank_one import observations, sample_keys, sparse_vectors
+from diffusions.approximate_message_passing import amp
 from diffusions.keys import named_key
 from diffusions.networks.message_passing import MessagePassingDenoiser, start_vectors
-from diffusions.sparse_estimators import power_iteration, rank_one, spectral, squared_distance
-from diffusions.stochastic_localization import euler
+from diffusions.sparse_estimators import power_iteration, spectral, squared_distance
 from diffusions.typing import Array, HostArray, Key, Params
 
 Estimator = Callable[[Array, Array, Array], Array]
@@ -74,12 +69,20 @@ def network_estimator(model: MessagePassingDenoiser, params: Params) -> Estimato
     return estimate
 
 
-def baseline_estimators(k: int) -> dict[str, Estimator]:
-    """The spectral estimator and power iteration."""
+def baseline_estimators(k: int, zero_probability: float) -> dict[str, Estimator]:
+    """The spectral estimator, power iteration, and AMP with both its starts."""
+
+    def passed(edges: Array, t: Array, start: Array | None = None) -> Array:
+        return amp(edges, t, k, start, zero_probability=zero_probability)
+
     return {
         "spectral": lambda keys, edges, t: spectral(edges, k),
         "power_iteration": lambda keys, edges, t: power_iteration(
             edges, start_vectors(keys, edges.shape[-1]), k
+        ),
+        "amp": lambda keys, edges, t: passed(edges, t),
+        "amp_random_start": lambda keys, edges, t: passed(
+            edges, t, start_vectors(keys, edges.shape[-1])
         ),
     }
 
@@ -117,6 +120,28 @@ class SquaredErrors:
             (1 - share) * zero + share * other,
             np.hypot((1 - share) * zero_error, share * other_error),
         )
+
+
+def half_way(
+    errors: SquaredErrors, times: tuple[float, ...], n: int, zero_probability: float
+) -> float | None:
+    """The t / n at which the error falls below half of that of the zero estimate.
+
+    Between two times by a straight line; None where no time is early or none late enough.
+
+    Args:
+        errors: of an estimator.
+        times: of `errors`.
+        n: dimension.
+        zero_probability: of the prior; the zero estimate errs by 1 less this.
+    """
+    order = np.argsort(times)
+    ratios, means = np.asarray(times)[order] / n, errors.at_share(1.0 - zero_probability)[0][order]
+    half = 0.5 * (1.0 - zero_probability)
+    above = np.flatnonzero(means >= half)
+    if not above.size or (i := above[-1]) == len(means) - 1:
+        return None
+    return float(np.interp(half, means[[i + 1, i]], ratios[[i + 1, i]]))
 
 
 def squared_errors(
@@ -180,70 +205,6 @@ def squared_errors(
         name: SquaredErrors(np.asarray(errors, np.float64), np.asarray(nonzero))
         for name, errors in found.items()
     }
-
-
-def generate(
-    key: Key,
-    estimator: Estimator,
-    times: HostArray,
-    *,
-    n: int,
-    n_samples: int,
-    batch_size: int = 0,
-) -> HostArray:
-    """Vectors u of samples x = u u^T = m(y_T, T) by stochastic localization.
-
-    The state is the symmetric part of y, of which alone the estimators are functions.
-
-    Args:
-        key: of the population.
-        estimator: of the posterior mean.
-        times: 0, ..., T.
-        n: dimension.
-        n_samples: how many.
-        batch_size: the most at once; 0 lets the memory decide.
-
-    Returns:
-        [samples, n].
-    """
-    n_batches, size = batch_sizes(n_samples, n, batch_size)
-    tiny = np.finfo(np.float32).tiny
-
-    def at(keys: Array, y: Array, t: Array) -> Array:
-        return estimator(keys, y / jnp.maximum(t, tiny), jnp.broadcast_to(t, y.shape[0]))
-
-    @jax.jit
-    def advance(keys: Array, y: Array, times: Array, first: Array) -> Array:
-        return euler(
-            keys,
-            lambda keys, y, t: rank_one(at(keys, y, t)),
-            lambda keys: symmetric_noise(keys, n),
-            y,
-            times,
-            first,
-        )
-
-    final = jax.jit(at)
-    samples = []
-    n_steps = len(times) - 1
-    with progress_bar(total=n_batches * n_steps, unit="step", desc="generating") as progress:
-        for i in range(n_batches):
-            keys = sample_keys(key, i * size, size)
-            y = jnp.zeros((size, n, n))
-            for first, last in _cuts(n_steps):
-                y = advance(keys, y, times[first : last + 1], first)
-                jax.block_until_ready(y)
-                progress.update(last - first)
-            final_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, n_steps)
-            samples.append(np.asarray(final(final_keys, y, jnp.float32(times[-1]))))
-    return np.concatenate(samples)[:n_samples]
-
-
-def _cuts(n_steps: int, pieces: int = 50) -> Iterator[tuple[int, int]]:
-    """Pieces of the whole run between two movements of the progress bar."""
-    size = -(-n_steps // pieces)
-    for first in range(0, n_steps, size):
-        yield first, min(first + size, n_steps)
 
 
 def norm_distance(norms: HostArray, zero_probability: float) -> float:

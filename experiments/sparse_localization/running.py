@@ -50,5 +50,5 @@ def run_mode(settings: SparseSettings, curriculum: CurriculumSettings, begin: fl
                 results |= evaluate(run.folder.path, settings, problem, denoisers, reference, key)
         if settings.mode in ("generate", "reproduce"):
             with run.timed("generate"):
-                results |= sample(run.folder.path, settings, problem, denoisers, key)
+                results |= sample(run.folder, settings, problem, denoisers, key)
         run.conclude(results)

@@ -48,8 +48,10 @@ class SparseSettings(RunSettings):
         n_samples: samples per time to evaluate, or samples to generate; absent, 15000 or 500.
         step: of the sampler.
         horizon: of the sampler; absent, 4 n.
-        batch_size: samples at once, in evaluation and generation; 0 lets the memory decide.
-        baselines: evaluates the spectral estimator and power iteration beside the network.
+        batch_size: the most samples at once, in evaluation and generation, such as all of them; 0
+            lets the memory decide.
+        baselines: evaluates the spectral estimator, power iteration and approximate message passing
+            beside the network.
         reference: file of published mean squared errors at 20, 40, ..., 1400, one per line, to
             report z-scores against.
     """
@@ -71,8 +73,10 @@ class SparseSettings(RunSettings):
         super().__post_init__()
         if self.k is not None and self.n is not None and self.k > self.n:
             raise ValueError(f"k must be at most n = {self.n}, got {self.k}")
-        if self.resume and self.mode != "train":
-            raise ValueError("--resume continues a training; the other modes start anew")
+        if self.resume and self.mode not in ("train", "generate"):
+            raise ValueError(
+                "--resume continues --mode=train and --mode=generate; others start anew"
+            )
         if self.mode == "train" and self.checkpoint:
             raise ValueError("--mode=train makes a checkpoint; --checkpoint is for the other modes")
 

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from checkpoints import latest_step
 from diffusions.networks import blocked_messages
 from experiments.run.contents import check_own
 from experiments.sparse_localization import __main__ as sparse_localization
+from experiments.sparse_localization import sampling
 
 PROBLEM = ("--n=12", "--k=2")
 TRAINING = (
@@ -86,7 +88,8 @@ def test_several_checkpoints_are_seeds(place, trained, capsys):
         place, "seeds", "--mode=evaluate", f"--checkpoint={trained},{other}", "--times=3,12",
         "--n-samples=20",
     )  # fmt: skip
-    assert set(summary(run)["mse"]) == {"trained", "other", "spectral", "power_iteration"}
+    baselines = {"spectral", "power_iteration", "amp", "amp_random_start"}
+    assert set(summary(run)["mse"]) == {"trained", "other"} | baselines
     assert (run / "plots" / "seeds.png").stat().st_size > 5000
     assert "t/n" in capsys.readouterr().out
 
@@ -101,6 +104,9 @@ def test_reproduce_draws_everything(place, trained):
     )  # fmt: skip
     found = summary(run)
     assert set(found["z"]) == {"20", "40"}
+    assert set(found["half_way"]) == set(found["mse"])
+    # Of n = 12 and half of the matrices: 0.5 (1 - q^2), which is small this late.
+    assert 0.0 < found["state_evolution"]["40"] < found["state_evolution"]["20"] < 0.1
     with np.load(run / "samples.npz") as samples:
         assert samples["u"].shape == (7, 12)
         np.testing.assert_allclose((samples["u"] ** 2).sum(axis=1), samples["norms"], rtol=1e-5)
@@ -112,11 +118,39 @@ def test_reproduce_draws_everything(place, trained):
     check_own(run)
 
 
+@pytest.mark.slow
+def test_an_interrupted_generation_ends_with_the_same_samples(place, monkeypatch):
+    """With the shipped network; all samples at once by one flag."""
+    flags = (
+        "--mode=generate", "--n-samples=4", "--batch-size=2", "--step=32", "--horizon=128",
+        "--noplots",
+    )  # fmt: skip
+    whole = script(place, "whole", *flags)
+    save, saved = sampling.save_state, []
+
+    def killed(folder, step, state):
+        save(folder, step, state)
+        saved.append(step)
+        if len(saved) == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sampling, "SECONDS_BETWEEN_STATES", 0.0)
+    monkeypatch.setattr(sampling, "save_state", killed)
+    script(place, "halted", *flags, status=130)
+    assert latest_step(place / "halted" / "checkpoint") == 6
+    run = script(place, "halted", *flags, "--resume")
+    with np.load(whole / "samples.npz") as a, np.load(run / "samples.npz") as b:
+        np.testing.assert_array_equal(a["u"], b["u"])
+    assert not (run / "checkpoint").exists()
+    check_own(run)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--mode=evaluate", "--checkpoint=nowhere"), "holds no saved network"),
         (("--mode=evaluate", "--weight-decay=1"), "--weight-decay needs --mode=train"),
+        (("--mode=evaluate", "--resume"), "--resume continues --mode=train and --mode=generate"),
         (("--mode=generate", "--step=5", "--horizon=2"), "step 5 exceeds the horizon 2"),
         (("--mode=train", "--k=400"), "k must be at most n = 350"),
         (("--mode=evaluate", "--reference=nowhere"), "cannot read the reference"),

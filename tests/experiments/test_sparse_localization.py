@@ -12,16 +12,18 @@ import pytest
 from scipy import stats
 
 from diffusions.networks import blocked_messages
+from experiments.run.folder import open_run
 from experiments.sparse_localization import __main__ as sparse_localization
-from experiments.sparse_localization import measurement as evaluation
+from experiments.sparse_localization import sampling
 from experiments.sparse_localization.measurement import (
     SquaredErrors,
     batch_sizes,
     compare,
-    generate,
+    half_way,
     norm_distance,
     squared_errors,
 )
+from experiments.sparse_localization.sampling import generate
 from experiments.sparse_localization.settings import CurriculumSettings, SparseSettings
 from experiments.sparse_localization.training import Curriculum
 
@@ -56,7 +58,7 @@ def curriculum(settings=SMALL, seed=0):
         (
             SparseSettings,
             {"mode": "evaluate", "run_name": "a", "resume": True},
-            "--resume continues a training",
+            "--resume continues --mode=train and --mode=generate",
         ),
         (CurriculumSettings, {"epochs": (1, 2)}, "epochs must have at least 3 entries"),
         (CurriculumSettings, {"samples_per_epoch": 30}, "multiple of train_batch_size"),
@@ -344,19 +346,93 @@ def test_batches_are_even_and_fit():
     assert batch_sizes(5, 10**6) == (5, 1)
 
 
+def sharp(keys, edges, t):
+    return 0.3 * leading_vector(keys, edges + jnp.eye(6), t)
+
+
+def generated(batch_size=2, run=None, seed=0):
+    times = np.linspace(0, 12, 13, dtype=np.float32)
+    return generate(
+        jax.random.key(seed), sharp, times, n=6, n_samples=5, batch_size=batch_size, run=run
+    )
+
+
 def test_generation_does_not_depend_on_batches_or_cuts(monkeypatch):
-    def sharp(keys, edges, t):
-        return 0.3 * leading_vector(keys, edges + jnp.eye(6), t)
-
-    def run(batch_size):
-        times = np.linspace(0, 12, 13, dtype=np.float32)
-        return generate(jax.random.key(0), sharp, times, n=6, n_samples=5, batch_size=batch_size)
-
-    whole = run(5)
-    np.testing.assert_allclose(whole, run(2), atol=1e-4)
-    monkeypatch.setattr(evaluation._cuts, "__defaults__", (3,))
-    np.testing.assert_allclose(whole, run(5), atol=1e-6)
+    whole = generated(5)
+    np.testing.assert_allclose(whole, generated(2), atol=1e-4)
+    monkeypatch.setattr(sampling, "PIECES", 5)  # of three steps, the last piece of one
+    np.testing.assert_allclose(whole, generated(5), atol=1e-6)
     assert np.ptp(whole, axis=0).max() > 0.01
+
+
+def test_generation_says_beforehand_what_it_takes(capsys, monkeypatch):
+    advance = sampling._Sampler.advance
+
+    def first(self, *arguments):
+        assert "3 x 2 samples at once (--batch-size), 12 steps each" in capsys.readouterr().out
+        monkeypatch.undo()
+        return advance(self, *arguments)
+
+    monkeypatch.setattr(sampling._Sampler, "advance", first)
+    generated(2)
+    generated(2)
+    said = capsys.readouterr().out
+    assert "GB of memory" in said
+    assert "by the clock" in said
+
+
+@pytest.mark.parametrize("states", [1, 4, 11, 15])
+def test_an_interrupted_generation_ends_with_the_same_bits(states, tmp_path, monkeypatch):
+    """In the first, second and third batch of three, with pieces of three steps."""
+    monkeypatch.setattr(sampling, "PIECES", 5)
+    monkeypatch.setattr(sampling, "SECONDS_BETWEEN_STATES", 0.0)
+    whole = generated()
+    run = open_run(str(tmp_path), "run", "run", {}, resume=False, overwrite=False)
+    save, saved = sampling.save_state, []
+
+    def killed(folder, step, state):
+        save(folder, step, state)
+        saved.append(step)
+        if len(saved) == states:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sampling, "save_state", killed)
+    if states < 12:
+        with pytest.raises(KeyboardInterrupt):
+            generated(run=run)
+    else:
+        generated(run=run)
+    assert saved[-1] == min(states, 12)
+    advanced, advance = [], sampling._Sampler.advance
+
+    def counted(self, batch, piece, y):
+        advanced.append((batch, piece))
+        return advance(self, batch, piece, y)
+
+    monkeypatch.setattr(sampling._Sampler, "advance", counted)
+    # More memory is free by now: the batches stay those of the run.
+    np.testing.assert_array_equal(generated(5, run=run), whole)
+    assert len(advanced) == 12 - saved[states - 1] if states < 12 else not advanced
+
+
+def test_a_state_of_other_samples_is_refused(tmp_path):
+    run = open_run(str(tmp_path), "run", "run", {}, resume=False, overwrite=False)
+    run.log([{"epoch": 0, "batch_size": 2}])
+    sampling.save_state(run.checkpoints, 3, {"y": np.zeros((2, 5, 5), np.float32)})
+    with pytest.raises(ValueError, match="cannot restore the state"):
+        generated(run=run)
+
+
+def test_where_half_of_the_error_is_left():
+    def errors(*of_nonzero):
+        values = np.array([[0.0, 0.0, value, value] for value in of_nonzero])
+        return SquaredErrors(values, np.tile([False, False, True, True], (len(values), 1)))
+
+    assert half_way(errors(1.0, 0.75, 0.25, 0.0), (5.0, 10.0, 20.0, 30.0), 10, 0.5) == 1.5
+    # Times in any order; the prior's share counts, not that of the draws.
+    assert half_way(errors(0.25, 1.0, 0.75), (20.0, 5.0, 10.0), 10, 0.9) == pytest.approx(1.5)
+    assert half_way(errors(1.0, 0.9), (5.0, 10.0), 10, 0.5) is None
+    assert half_way(errors(0.3, 0.2), (5.0, 10.0), 10, 0.5) is None
 
 
 def test_settings_load_no_jax():
