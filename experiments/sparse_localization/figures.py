@@ -27,7 +27,7 @@ def plot_errors(
     n: int,
     errors: dict[str, SquaredErrors],
     reference: dict[float, float],
-    predicted: np.ndarray,
+    predicted: dict[float, float],
 ) -> None:
     """Mean squared error against t/n, on a linear and on a logarithmic scale.
 
@@ -37,7 +37,7 @@ def plot_errors(
         n: dimension.
         errors: by estimator.
         reference: published means, or nothing.
-        predicted: for AMP, by state evolution, (times,).
+        predicted: time -> that of AMP by state evolution.
     """
     figure, grid = new_figure(2, size=4.2)
     ratio = np.asarray(times) / n
@@ -48,7 +48,10 @@ def plot_errors(
             if name not in STYLES:
                 low, high = (found.mean + sign * 2 * found.standard_error for sign in (-1, 1))
                 axes.fill_between(ratio, low.clip(1e-9), high, color=color, alpha=0.2, linewidth=0)
-        axes.plot(ratio, predicted, "--", color="black", linewidth=0.9, label="state evolution")
+        axes.plot(
+            [t / n for t in predicted], list(predicted.values()), "--", color="black", linewidth=0.9,
+            label="AMP for large n, by state evolution",
+        )  # fmt: skip
         if reference:
             axes.plot(
                 [t / n for t in reference], list(reference.values()), ".", color="black", ms=4,
