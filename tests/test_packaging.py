@@ -179,3 +179,30 @@ def test_one_command_names_the_owner_everywhere(tmp_path):
             owners = set(named.findall((tmp_path / name).read_text()))
             assert owners == {owner}, name
     assert call("not/a name").returncode == call().returncode == 2
+
+
+CONDA_NAMES = {"matplotlib": "matplotlib-base"}
+"""Where conda-forge calls a package by another name than PyPI, but for capitals."""
+
+
+def test_the_recipe_for_conda_declares_what_pyproject_does():
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = pyproject["project"]
+    recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text(encoding="utf-8"))
+
+    def declared(lines):
+        pairs = (line.lower().split(">=") for line in lines)
+        return {(CONDA_NAMES.get(name, name), f">={bound}") for name, bound in pairs}
+
+    def listed(section):
+        return {tuple(line.split()) for line in recipe["requirements"][section]}
+
+    python = ("python", project["requires-python"])
+    assert listed("run") == declared(project["dependencies"]) | {python}
+    assert declared(pyproject["build-system"]["requires"]) < listed("host")
+    scripts = {f"{name} = {target}" for name, target in project["scripts"].items()}
+    assert set(recipe["build"]["python"]["entry_points"]) == scripts
+    assert recipe["context"]["version"] == project["version"]
+    about = recipe["about"]
+    assert (about["summary"], about["license"]) == (project["description"], project["license"])
+    assert about["homepage"] == project["urls"]["Repository"]
