@@ -131,6 +131,11 @@ def numbers(text: str) -> list[int]:
     return [int(word) for word in words(text)]
 
 
+def floats(text: str) -> list[float]:
+    """The numbers of a comma-separated list."""
+    return [float(word) for word in words(text)]
+
+
 class Table:
     """Rows printed as they come, and kept."""
 

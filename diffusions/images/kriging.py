@@ -7,10 +7,16 @@ Of an image x whose pixels i in C are told, with |i - j| the distance of two pix
     m + a (g - K_{.C} (K_CC + nugget I)^{-1} g_C),   g ~ N(0, K),
     a^2 = (x_C - mu)^T (K_CC + nugget I)^{-1} (x_C - mu) / |C|                                       (3)
 
+    E[x | z, x_C] = e + V_{.C} (V_CC + nugget v I)^{-1} (x_C - e_C),   e = E[x | z],
+    V = (K^{-1} / b^2 + r I)^{-1},   v = mean of V's diagonal                                        (4)
+
 (2) is the best linear prediction under (1), whatever a (Krige 1951; Matheron 1963). (3) draws the image
 given x_C under the Gaussian law, with the most likely a (conditional simulation: Journel and Huijbregts
-1978). The default L, p and nugget suit natural images of 32 x 32 pixels of which 20 % are told: 0.7 dB
-above linear interpolation.
+1978). (4) corrects an estimate from noised pixels z of signal-to-noise ratio r by what is told, exactly
+so where the law is Gaussian, of covariance b^2 K; for others V stands for the covariance of x given z
+in the posterior sampling of Rozet et al., Learning diffusion priors from observations by expectation
+maximization, 2024, section 4.2. The default L, p and nugget suit natural images of 32 x 32 pixels of
+which 20 % are told: 0.7 dB above linear interpolation.
 
 The systems are solved by a fixed number of conjugate gradient steps: products suit every device, where
 batches of factorisations are slow on GPUs and have been seen to deadlock XLA's CPU thread pool inside
@@ -30,6 +36,8 @@ from diffusions.precision import matmul
 from diffusions.typing import Array, Bool, Float, HostArray, Key
 
 _ITERATIONS = 40
+_PIXEL_VARIANCE = 0.25
+"""B^2 of (4), of natural images in [-1, 1]."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,19 +95,58 @@ class Kriging:
             images, matmul(root, white).reshape(images.shape), told, n_told, drawn=True
         )
 
+    @checked
+    def corrected(
+        self,
+        estimate: Float[Array, "batch height width channels"],
+        images: Float[Array, "batch height width channels"],
+        told: Bool[Array, "batch height width channels"],
+        n_told: int,
+        ratio: Float[Array, ""],
+    ) -> Float[Array, "batch height width channels"]:
+        """Equation (4).
+
+        Args:
+            estimate: e.
+            images: told pixels; the others are not read.
+            told: C, `n_told` pixels of every image.
+            n_told: static.
+            ratio: r, inverse of the variance of the noise in units of the pixels.
+        """
+        _, height, width, _ = images.shape
+        values, vectors = (jnp.asarray(a, images.dtype) for a in _spectrum(self, height, width))
+        values = _PIXEL_VARIANCE * values
+        covariance = matmul(vectors * (values / (1.0 + ratio * values)), vectors.T)
+        nugget = self.nugget * jnp.diagonal(covariance).mean() * jnp.eye(n_told, dtype=images.dtype)
+
+        def of_group(error: Array, told: Array) -> Array:
+            places = jnp.argsort(~told, stable=True)[:n_told]
+            to_all = covariance[:, places]
+            return matmul(to_all, _solved(to_all[places] + nugget, error[places]))
+
+        change = jax.vmap(of_group)(self._columns(images - estimate), self._columns(told)[..., 0])
+        return estimate + self._images(change, images.shape)
+
+    def _columns(self, x: Array) -> Array:
+        """Pixels (groups, pixels, values) that share a mask."""
+        batch, height, width, channels = x.shape
+        x = x.reshape(batch, height * width, channels)
+        return x.swapaxes(1, 2).reshape(batch * channels, -1, 1) if self.per_channel else x
+
+    def _images(self, columns: Array, shape: tuple[int, ...]) -> Array:
+        """What `_columns` has made columns of."""
+        if self.per_channel:
+            columns = columns.reshape(shape[0], shape[-1], -1).swapaxes(1, 2)
+        return columns.reshape(shape)
+
     def _conditional(
         self, images: Array, g: Array, told: Array, n_told: int, *, drawn: bool
     ) -> Array:
         if n_told == 0:
             return g
-        batch, height, width, channels = images.shape
+        _, height, width, _ = images.shape
         covariance = jnp.asarray(_covariance(self, height, width), images.dtype)
         nugget = self.nugget * jnp.eye(n_told, dtype=images.dtype)
-
-        def columns(x: Array) -> Array:
-            """Pixels (groups, pixels, values) that share a mask."""
-            x = x.reshape(batch, height * width, channels)
-            return x.swapaxes(1, 2).reshape(batch * channels, -1, 1) if self.per_channel else x
 
         def of_group(x: Array, g: Array, told: Array) -> Array:
             places = jnp.argsort(~told, stable=True)[:n_told]
@@ -115,21 +162,22 @@ class Kriging:
             a = jnp.sqrt((centred * weights[:, : len(mu)]).sum(axis=0) / n_told)
             return mu + mean + a * (g - star)
 
-        found = jax.vmap(of_group)(columns(images), columns(g), columns(told)[..., 0])
-        if self.per_channel:
-            found = found.reshape(batch, channels, -1).swapaxes(1, 2)
-        return found.reshape(images.shape)
+        columns = self._columns(images), self._columns(g), self._columns(told)[..., 0]
+        found = jax.vmap(of_group)(*columns)
+        return self._images(found, images.shape)
 
 
 def _solved(matrix: Float[Array, "n n"], right: Float[Array, "n k"]) -> Float[Array, "n k"]:
     """matrix^{-1} right, for a positive definite matrix, by conjugate gradients of every column."""
     tiny = jnp.finfo(right.dtype).tiny
+    # Below rounding nothing is gained, and products of what is left underflow and may grow again.
+    least = (right**2).sum(axis=0) * jnp.finfo(right.dtype).eps ** 2
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
         x, residual, direction, norm = carry
         image = matmul(matrix, direction)
-        # Once the residual is zero so are direction and norm: 0 / tiny stops the column there.
-        length = norm / jnp.maximum((direction * image).sum(axis=0), tiny)
+        curvature = jnp.maximum((direction * image).sum(axis=0), tiny)
+        length = jnp.where(norm > least, norm / curvature, 0.0)
         x, residual = x + length * direction, residual - length * image
         next_norm = (residual**2).sum(axis=0)
         direction = residual + next_norm / jnp.maximum(norm, tiny) * direction
@@ -148,7 +196,14 @@ def _covariance(kriging: Kriging, height: int, width: int) -> HostArray:
 
 
 @functools.cache
-def _root(kriging: Kriging, height: int, width: int) -> HostArray:
-    """R with R R^T = K; of smooth kernels K is singular to rounding."""
+def _spectrum(kriging: Kriging, height: int, width: int) -> tuple[HostArray, HostArray]:
+    """Eigenvalues and eigenvectors of K; of smooth kernels it is singular to rounding."""
     values, vectors = np.linalg.eigh(_covariance(kriging, height, width))
-    return vectors * np.sqrt(np.maximum(values, 0.0))
+    return np.maximum(values, 0.0), vectors
+
+
+@functools.cache
+def _root(kriging: Kriging, height: int, width: int) -> HostArray:
+    """R with R R^T = K."""
+    values, vectors = _spectrum(kriging, height, width)
+    return vectors * np.sqrt(values)

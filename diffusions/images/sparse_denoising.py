@@ -7,15 +7,24 @@ S = C u T with the asked pixels T:
     L = sum_i w_i (f(1_V z, 1_C x, 1_C [, m], t)_i - target_i)^2 / sum_i w_i,
     w = 1 on T, w_C on C, 0 elsewhere                                                                (2)
 
-with the target (epsilon or velocity) of u. Either u is the image itself (m = 0, s = 1), or the residual
-of its kriging interpolation m from the told pixels in units of s; the network then sees m as well. A
-regression has no noise: z = 0, and the target is u. What the network sees of z:
+with the target p u + q eps (epsilon or velocity) of u. Either u is the image itself (m = 0, s = 1), or
+the residual of its kriging interpolation m from the told pixels in units of s; the network then sees m
+as well. A regression has no noise: z = 0, and the target is u. What the network sees of z:
 
     full      V is everything, so all of x is in the input and only the loss is sparse               (3)
     hidden    V = S: unobserved pixels are left out of the input                                     (4)
     mean      V is everything, but u_i = 0 at the unobserved pixels                                  (5)
     simulated V is everything, but u_i at the unobserved pixels is that of a draw of x given x_S
               under the Gaussian law of kriging                                                      (6)
+
+With `preconditioned` a network need not reproduce its input: of its output F
+
+    f = k z + r F,   k = (p alpha c + q sigma) / V,   r = (p sigma - q alpha) sqrt(c / V),
+    V = alpha^2 c + sigma^2,                                                                         (7)
+
+where k z is the best linear estimate of the target for a u of variance c, so that F has to be a
+standardised number at every time, and the error in (2) is that of F. (Karras et al., Elucidating the
+design space of diffusion-based generative models, 2022, for any process and prediction.)
 
 Under (4) to (6) neither input nor loss depends on an unobserved pixel. A sampler generates all pixels
 at once, which (4) never showed a network: its denoiser splits the pixels at random into groups of the
@@ -32,10 +41,13 @@ import jax.numpy as jnp
 from diffusions.arguments import checked
 from diffusions.images.kriging import Kriging
 from diffusions.objectives import Denoiser, weighted_mean_square
-from diffusions.predictions import Prediction, express
-from diffusions.processes import Process, corrupt
+from diffusions.predictions import Prediction, clean_and_epsilon, express
+from diffusions.processes import Process, beside, corrupt
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Bool, Float, Key
+
+_RESIDUAL_VARIANCE, _IMAGE_VARIANCE = 0.5, 0.25
+"""C of (7): of a residual in units of its usual size, and of pixels in [-1, 1], of natural images."""
 
 Visible = Literal["full", "hidden", "mean", "simulated"]
 
@@ -71,6 +83,7 @@ class SparseDenoising:
         kriging: the interpolation, also of (6).
         scale: s of a residual, its usual size.
         told_weight: w_C.
+        preconditioned: the network gives F of (7), not f.
     """
 
     process: Process
@@ -80,6 +93,7 @@ class SparseDenoising:
     kriging: Kriging = Kriging()
     scale: float = 0.2
     told_weight: float = 0.05
+    preconditioned: bool = False
 
     def __post_init__(self):
         if not self.scale > 0 or not self.told_weight >= 0:
@@ -149,9 +163,9 @@ class SparseDenoising:
         z, eps = corrupt(self.process, noise_key, u, t)
         if self.visible == "hidden":
             z = jnp.where(seen, z, 0.0)
-        error = network(condition.channels(z), t) - express(
-            self.process, t, u, eps, self.prediction
-        )
+        target = express(self.process, t, u, eps, self.prediction)
+        k, r = self._preconditioning(t, z)
+        error = network(condition.channels(z), t) - (target - k * z) / r
         return weighted_mean_square(error, self._weights(told, asked))
 
     @checked
@@ -173,6 +187,52 @@ class SparseDenoising:
         z = jnp.zeros_like(condition.sparse)
         return network(condition.channels(z), jnp.zeros(len(z), z.dtype))
 
+    def posterior_denoiser(
+        self,
+        denoiser: Denoiser,
+        condition: Condition,
+        images: Float[Array, "batch height width channels"],
+        known: Bool[Array, "batch height width channels"],
+        n_known: int,
+    ) -> Denoiser:
+        """A denoiser corrected by what is known, for samplers that draw given that; (4) of kriging.
+
+        Args:
+            denoiser: the prediction at all pixels; its times must be one for all images.
+            condition: what it is told.
+            images: with the known pixels, told ones or more.
+            known: which are.
+            n_known: of every channel; static.
+        """
+        process = self.process
+
+        def corrected(z: Array, t: Array) -> Array:
+            clean, _ = clean_and_epsilon(process, z, t[0], denoiser(z, t), self.prediction)
+            scale = self.scale if self.residual else 1.0
+            alpha, sigma = process.alpha(t[0]), process.sigma(t[0])
+            ratio = (alpha / (scale * sigma)) ** 2
+            x = self.image(condition, clean)
+            u = self.latent(condition, self.kriging.corrected(x, images, known, n_known, ratio))
+            return express(process, t[0], u, (z - alpha * u) / sigma, self.prediction)
+
+        return corrected
+
+    def _preconditioning(self, t: Array, z: Array) -> tuple[Array, Array]:
+        """K and r of equation (7), shaped to multiply z."""
+        if not self.preconditioned:
+            return jnp.zeros(()), jnp.ones(())
+        c = _RESIDUAL_VARIANCE if self.residual else _IMAGE_VARIANCE
+        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+        ones, zeros = jnp.ones_like(t), jnp.zeros_like(t)
+        p = express(self.process, t, ones, zeros, self.prediction)
+        q = express(self.process, t, zeros, ones, self.prediction)
+        variance = alpha**2 * c + sigma**2
+        k, r = (
+            (p * alpha * c + q * sigma) / variance,
+            (p * sigma - q * alpha) * jnp.sqrt(c / variance),
+        )
+        return beside(k, z), beside(r, z)
+
     def _weights(self, told: Array, asked: Array) -> Array:
         return jnp.where(asked, 1.0, jnp.where(told, self.told_weight, 0.0))
 
@@ -189,10 +249,14 @@ class SparseDenoising:
             n_groups: 1 shows all of z at once; for (4), the number of pixels that are not told over
                 that of the asked ones; static.
         """
-        if n_groups == 1:
-            return lambda z, t: network(condition.channels(z), t)
 
         def denoiser(z: Array, t: Array) -> Array:
+            k, r = self._preconditioning(t, z)
+            return k * z + r * output(z, t)
+
+        def output(z: Array, t: Array) -> Array:
+            if n_groups == 1:
+                return network(condition.channels(z), t)
             own = jax.random.fold_in(key, jax.lax.bitcast_convert_type(t[0], jnp.int32))
             group = jax.random.randint(own, (*z.shape[:-1], 1), 0, n_groups)
 

@@ -39,7 +39,7 @@ _PLOTS: Contents = {
     r"(curves|data|generated|memorisation|mse_curve|samples)\.(png|pdf)": None,
     r"(density(_\d{4,})?|panel_\d{4,})\.(png|pdf)": None,
     r"(errors|norms|seeds)\.(png|pdf)": None,
-    r"(comparison|diversity|reconstructions)\.(png|pdf)": None,
+    r"(calibration|comparison|diversity|reconstructions)\.(png|pdf)": None,
 }
 _TRAINING: Contents = {
     r"metrics\.jsonl": None,
@@ -48,7 +48,7 @@ _TRAINING: Contents = {
     r"network": _NETWORK,
 }
 _TABLES: Contents = {
-    r"(comparison|methods|mse_curve|running_averages|table)\.csv": None,
+    r"(calibration|comparison|methods|mse_curve|running_averages|table)\.csv": None,
     r"samples\.npz": None,
     r"plots": _PLOTS,
 }
@@ -64,7 +64,7 @@ RUN: Contents = {
     r"energy": _ENERGY,
     r"denoiser": _NETWORK,
     r"bootstrap": {**_TRAINING, r"refinement": _TRAINING},
-    r"pilot|refinement|regression": _TRAINING,
+    r"pilot|refinement|regression|em_\d+": {**_TRAINING, r"completed\.npz": None},
     r"evaluation|samples": _RESULTS,
     re.escape(LOCK): None,
 }

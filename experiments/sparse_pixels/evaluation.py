@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_generation.images.batches import GRID_STEP
 from data_generation.scripts.command_line import say
 from data_generation.scripts.progress import progress_bar
 from diffusions.images.features import SMALLEST, image_features
@@ -27,14 +26,19 @@ from diffusions.samplers import Order
 from diffusions.typing import Params
 from experiments.run.folder import RunFolder
 from experiments.run.tables import write_table
-from experiments.sparse_pixels.figures import plot_comparison, plot_diversity, plot_panel
+from experiments.sparse_pixels.calibration import ROUNDING, calibration
+from experiments.sparse_pixels.figures import (
+    plot_calibration,
+    plot_comparison,
+    plot_diversity,
+    plot_panel,
+)
 from experiments.sparse_pixels.sampling import Reconstruction, SamplerSpec
 from experiments.sparse_pixels.settings import ResolvedSparsePixelsSettings, Sampler
 from experiments.sparse_pixels.task import SparseTask
 
 SAMPLE_SEED = 31
 """Of the noise of every evaluation: nothing is taken from the training stream."""
-SMALLEST_MSE = GRID_STEP**2 / 12
 SHOWN, SHOWN_DRAWS = 12, 5
 SSIM_WINDOW = 11
 
@@ -74,7 +78,7 @@ def unseen_psnr(images: np.ndarray, held: Held) -> np.ndarray:
     unseen = ~held.told
     squared = np.where(unseen, (images - held.images) ** 2, 0.0).sum(axis=(1, 2, 3))
     mse = squared / np.maximum(unseen.sum(axis=(1, 2, 3)), 1)
-    return 10 * np.log10(4.0 / np.maximum(mse, SMALLEST_MSE))
+    return 10 * np.log10(4.0 / np.maximum(mse, ROUNDING))
 
 
 def quality(images: np.ndarray, held: Held) -> dict[str, float | None]:
@@ -84,7 +88,7 @@ def quality(images: np.ndarray, held: Held) -> dict[str, float | None]:
     squared = ((images - held.images) ** 2)[unseen]
     side = min(images.shape[1:3])
     a, b = jnp.asarray(images), jnp.asarray(held.images)
-    whole = np.minimum(np.asarray(psnr(a, b)), 10 * np.log10(4.0 / SMALLEST_MSE))
+    whole = np.minimum(np.asarray(psnr(a, b)), 10 * np.log10(4.0 / ROUNDING))
     found: dict[str, float | None] = {
         "psnr_unseen": float(per_image.mean()),
         "psnr_unseen_standard_error": float(per_image.std() / np.sqrt(len(per_image))),
@@ -203,6 +207,12 @@ def evaluate(
                 f"{k} {v:.4g}" for k, v in found.items() if v is not None and "error" not in k
             )
         )
+    calibrated = None
+    if settings.draws > 1 and not held.told.all():
+        calibrated = calibration(draws.images, held.images, ~held.told)
+        write_table(run.path / "calibration.csv", calibrated["errors"])
+        for level, share in calibrated["coverage"].items():
+            say(f"  {share:.1%} of the unseen pixels lie in the draws' {level} intervals")
     comparison = _compare(reconstruction, params, held, settings)
     if comparison:
         write_table(run.path / "comparison.csv", comparison)
@@ -210,6 +220,8 @@ def evaluate(
         columns = {"told": np.where(held.told, held.images, -1.0), **methods, "truth": held.images}
         plot_panel(run.plots / "reconstructions.png", columns, held, n=SHOWN)
         plot_diversity(run.plots / "diversity.png", draws.images[:SHOWN_DRAWS], held, n=SHOWN)
+        if calibrated:
+            plot_calibration(run.plots / "calibration.png", calibrated, table)
         if comparison:
             plot_comparison(run.plots / "comparison.png", comparison, table)
     told = held.told
@@ -222,6 +234,7 @@ def evaluate(
         "methods": table,
         "told_rmse_of_a_sample": float(np.sqrt((error**2).mean())) if error.size else 0.0,
         "deviation_between_samples": float(draws.images.std(axis=0)[~told].mean()),
+        "calibration": calibrated,
         "sampling": {
             **spec._asdict(),
             "groups": task.n_groups,

@@ -58,6 +58,41 @@ def _show(axes: Axes, image: np.ndarray) -> None:
     axes.set_axis_off()
 
 
+def plot_calibration(file: Path, found: dict[str, Any], methods: dict[str, dict[str, Any]]) -> None:
+    """The error of means of draws beside what it has to be, and the intervals' shares.
+
+    Args:
+        file: to write.
+        found: by `calibration`.
+        methods: figures by method, with what the draws are compared with.
+    """
+    figure, ((left, right),) = new_figure(2, size=3.4)
+    rows = found["errors"]
+    draws = [row["draws"] for row in rows]
+    for value, style, label in (
+        ("mse", "o-", "mean of K draws"),
+        ("expected_mse", "--", "(1 + 1/K) best"),
+    ):
+        color = COLORS[0] if value == "mse" else "black"
+        left.plot(draws, [row[value] for row in rows], style, color=color, ms=3, label=label)
+    for color, name in zip(COLORS[1:], ("kriging", "regression"), strict=False):
+        if name in methods:
+            left.axhline(
+                methods[name]["rmse_unseen"] ** 2,
+                color=color,
+                linestyle=":",
+                label=name,
+            )
+    left.set(xscale="log", xlabel="draws K", title="squared error of unseen pixels")
+    left.set_xticks(draws, [str(k) for k in draws])
+    left.legend(frameon=False, fontsize=7)
+    levels = [float(name.rstrip("%")) / 100 for name in found["coverage"]]
+    right.plot([0, 1], [0, 1], "--", color="black", linewidth=0.8)
+    right.plot(levels, list(found["coverage"].values()), "o-", color=COLORS[0], ms=3)
+    right.set(xlabel="level of the draws' interval", title="share of unseen pixels in it")
+    save_figure(figure, file)
+
+
 def plot_comparison(
     file: Path, rows: list[dict[str, Any]], methods: dict[str, dict[str, Any]]
 ) -> None:

@@ -76,7 +76,7 @@ def _of_run(
         for name, value in recorded.items()
         if name in fields
     }
-    own.setdefault("order", 1)  # of runs from before there was a choice
+    own = {"order": 1, "preconditioned": False} | own  # of runs from before there was a choice
     changed = {f.name for f in dataclasses.fields(SamplingSettings)} & set(given_flags)
     if "sampler" in changed and "steps" not in changed:
         own["steps"] = None

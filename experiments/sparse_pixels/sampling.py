@@ -17,6 +17,7 @@ import numpy as np
 
 from data_generation.images.masks import Masks, sparse_masks
 from diffusions.images.sparse_denoising import Condition, SparseDenoising
+from diffusions.objectives import Denoiser
 from diffusions.processes import LinearBetaDDPM, Process, log_snr
 from diffusions.samplers import (
     Model,
@@ -107,6 +108,15 @@ def told_put_back(denoising: SparseDenoising, condition: Condition) -> Constrain
     return constrain
 
 
+def sampler_model(denoising: SparseDenoising, denoiser: Denoiser) -> tuple[Model, float]:
+    """A denoiser as samplers read it, and the time at which they start."""
+    process = denoising.process
+    if not isinstance(process, LinearBetaDDPM):
+        return Model(denoiser, process, denoising.prediction), 1.0
+    bound = RESIDUAL_BOUND / denoising.scale if denoising.residual else 1.0
+    return Model(denoiser, process, denoising.prediction, clip=bound), float(process.n_steps)
+
+
 class Reconstruction:
     """Compiled functions from told pixels to whole images, for batches of one size."""
 
@@ -143,14 +153,14 @@ class Reconstruction:
             key=split_key,
             n_groups=self.task.n_groups,
         )
-        ddpm = isinstance(denoising.process, LinearBetaDDPM)
-        bound = RESIDUAL_BOUND / denoising.scale if denoising.residual else 1.0
-        model = Model(
-            denoiser, denoising.process, denoising.prediction, clip=bound if ddpm else None
-        )
-        start = float(denoising.process.n_steps) if ddpm else 1.0  # type: ignore[attr-defined]
+        constrain = None
+        if self.task.settings.model == "em":
+            n_told, _ = self.task.counts(self.task.shape[0])
+            denoiser = denoising.posterior_denoiser(denoiser, condition, images, told, n_told)
+        elif spec.impose:
+            constrain = told_put_back(denoising, condition)
+        model, start = sampler_model(denoising, denoiser)
         z = prior(prior_key, images.shape, denoising.process, start)
-        constrain = told_put_back(denoising, condition) if spec.impose else None
         u = sampled(model, noise_key, z, spec, constrain)
         return jnp.clip(denoising.image(condition, u), -1.0, 1.0)
 

@@ -24,11 +24,22 @@ from diffusions.checks import (
 from diffusions.networks.presets import UNetPreset
 from experiments.run.settings import RunSettings
 
-ModelName = Literal["ddpm", "flow"]
+ModelName = Literal["ddpm", "flow", "em"]
 Supervision = Literal["observed", "full-input"]
 Unseen = Literal["hidden", "mean", "simulated"]
 Sampler = Literal["ddpm", "ddim", "ode-euler", "ode-heun", "ode-rk4", "sde"]
+Variant = Literal["residual", "simulated", "mean", "hidden", "full-input"]
 Mode = Literal["train", "sample", "evaluate"]
+
+VARIANTS: dict[Variant, dict[str, Any]] = {
+    "residual": {"supervision": "observed", "unseen": "simulated", "residual": True},
+    "simulated": {"supervision": "observed", "unseen": "simulated", "residual": False},
+    "mean": {"supervision": "observed", "unseen": "mean", "residual": False},
+    "hidden": {"supervision": "observed", "unseen": "hidden", "residual": False},
+    "full-input": {"supervision": "full-input", "residual": False, "preconditioned": False},
+}
+"""What is learned; the first, the best one that was measured, where nothing is said. The last is the
+original's."""
 
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 CALLS_PER_STEP = {"ode-heun": 2, "ode-rk4": 4}
@@ -42,14 +53,14 @@ class SamplingSettings:
     Fields that are None take the value that suits the model, see `sampling_choices`.
 
     Attributes:
-        sampler: ddpm is ancestral sampling; all work for both models; absent, ddpm for ddpm, ode-euler
-            for flow.
+        sampler: ddpm is ancestral sampling; all work for both models; absent, ddpm for ddpm in the
+            preset paper, otherwise ddim.
         steps: of the sampler; absent, all of a ddpm's noising with ddpm, otherwise 50.
         order: of ddpm and ddim in the step; 2 has the right law in far fewer steps, 1 are the published
             ones.
         eta: noise of ddim, from 0 to 1, where it is ddpm.
         churn: noise of sde; 1 is the reversed noising, 0 the ODE.
-        impose: put the told pixels back after every step; absent, only in the preset cpu.
+        impose: put the told pixels back after every step; absent, yes but for full-input supervision.
         n_test: held-out images that are judged; absent, the preset's.
         draws: samples of each, for the mean and the diversity.
         eval_batch: images sampled side by side.
@@ -68,7 +79,7 @@ class SamplingSettings:
     draws: Rounds | None = None
     eval_batch: Count | None = None
     compare_steps: Annotated[tuple[Rounds, ...], Bounds(0, 100)] = (5, 10, 20, 50)
-    compare_samplers: tuple[str, ...] = ("ode-euler", "ode-heun", "sde")
+    compare_samplers: tuple[str, ...] = ("ddim", "ode-euler", "ode-heun", "sde")
     n_compare: Natural | None = None
 
     def __post_init__(self):
@@ -83,15 +94,14 @@ class SamplingSettings:
 
     def sampling_choices(self, model: ModelName, preset: str, noising_steps: int) -> dict[str, Any]:
         """What stands in the place of None."""
-        sampler = self.sampler or ("ddpm" if model == "ddpm" and preset == "paper" else None)
-        sampler = sampler or ("ddim" if model == "ddpm" else "ode-euler")
+        published = model == "ddpm" and preset == "paper"
+        sampler = self.sampler or ("ddpm" if published else "ddim")
         small = preset == "cpu"
         return {
             "sampler": sampler,
             "steps": noising_steps if sampler == "ddpm" and not small else 20 if small else 50,
             "n_test": 200 if small else 1000,
             "draws": 8,
-            "impose": small,
             "eval_batch": 100 if small else 250,
             "n_compare": 16 if small else 250,
         }
@@ -105,19 +115,27 @@ class SparsePixelsSettings(RunSettings, SamplingSettings, MaskSettings):
 
     Attributes:
         mode: train a new run and judge it; sample, or evaluate, with the network of a finished one.
+        variant: what is learned: a name for supervision, unseen, residual and preconditioned, each of
+            which can be given by itself; absent, residual, or full-input with that supervision.
         run: folder of the finished run; all settings of its training are its own.
         output: folder of the results of sample and evaluate; absent, `samples` or `evaluation` in the
             run's.
         dataset: cifar10 or fashion-mnist from files, or synthetic images.
         data_path: folder of the files.
         preset: paper, the original's network and training, or cpu, minutes on two cores.
-        model: ddpm, noise predicted on the linear schedule, or flow, the velocity of straight lines.
+        model: ddpm, noise predicted on the linear schedule, or flow, the velocity of straight lines, or
+            em, a flow that after a first part of its epochs learns from the training images as it
+            completes them itself, round by round; with --mask-mode=fixed.
+        em_rounds: rounds of em, which share the epochs with its first part.
+        em_steps: of the sampler that completes the training images.
         supervision: observed shows the network noised values of observed pixels only; full-input,
-            the original's, noises the whole image and only the loss is sparse.
+            the original's, noises the whole image and only the loss is sparse; absent, the variant's.
         unseen: what observed supervision puts at the other pixels of the noised image: hidden (zero),
-            mean, or simulated from the observed ones; absent, the preset's.
+            mean, or simulated from the observed ones; absent, the variant's.
         residual: diffuse the residual of the told pixels' kriging interpolation, which the network
-            sees; absent, the preset's.
+            sees; absent, the variant's.
+        preconditioned: the network gives what the best linear estimate leaves, of unit size at every
+            time; absent, yes but for full-input supervision.
         residual_scale: usual size of that residual, pixels being in [-1, 1].
         told_weight: of the loss on conditioning pixels; 1 on target pixels, 0 elsewhere.
         noising_steps: of ddpm.
@@ -151,9 +169,13 @@ class SparsePixelsSettings(RunSettings, SamplingSettings, MaskSettings):
     data_path: PathText | None = None
     preset: Literal["paper", "cpu"] = "paper"
     model: ModelName = "flow"
-    supervision: Supervision = "observed"
+    em_rounds: Rounds = 2
+    em_steps: Rounds = 10
+    variant: Variant | None = None
+    supervision: Supervision | None = None
     unseen: Unseen | None = None
     residual: bool | None = None
+    preconditioned: bool | None = None
     residual_scale: Positive = 0.2
     told_weight: NotNegative = 0.05
     noising_steps: Rounds = 1000
@@ -199,18 +221,26 @@ class SparsePixelsSettings(RunSettings, SamplingSettings, MaskSettings):
             raise ValueError(
                 f"--data-path is required with {self.dataset}: the folder of its files"
             )
+        if self.model == "em" and self.mask_mode != "fixed":
+            raise ValueError(
+                "--model=em needs --mask-mode=fixed: it completes each training image from the pixels "
+                "that are ever observed of it"
+            )
         if self.target == 0.0:
             raise ValueError("target must be positive: the loss is taken on target pixels")
-        if self.supervision == "full-input" and self.unseen is not None:
+        if "full-input" in (self.supervision, self.variant) and self.unseen is not None:
             raise ValueError("unseen is for --supervision=observed; full-input hides nothing")
+
+    def _variant(self) -> dict[str, Any]:
+        """What the variant says."""
+        own: Variant = "full-input" if self.supervision == "full-input" else "residual"
+        return {"preconditioned": True} | VARIANTS[self.variant or own]
 
     def resolved(self) -> "ResolvedSparsePixelsSettings":
         """The same settings with no None left but for paths, and n_train where all images are used."""
         values: dict[str, Any] = {
-            "unseen": "hidden",
-            "residual": False,
             "unet": "sparse",
-            "dropout": 0.1 if self.model == "flow" else 0.0,
+            "dropout": 0.0 if self.model == "ddpm" else 0.1,
             "epochs": 50,
             "batch_size": 128,
             "learning_rate": 2e-4,
@@ -220,8 +250,6 @@ class SparsePixelsSettings(RunSettings, SamplingSettings, MaskSettings):
         }
         if self.preset == "cpu":
             values |= {
-                "unseen": "simulated",
-                "residual": True,
                 "unet": "tiny",
                 "dropout": 0.0,
                 "n_train": 8192,
@@ -232,11 +260,16 @@ class SparsePixelsSettings(RunSettings, SamplingSettings, MaskSettings):
                 "ema_decay": 0.99,
                 "panel_every": 2,
             }
-        if self.supervision == "full-input":
-            del values["unseen"]
+        values |= self._variant()
+        if self.model == "em" and (self.epochs or values["epochs"]) <= self.em_rounds:
+            raise ValueError(
+                f"--model=em needs more epochs than its {self.em_rounds} rounds (--em-rounds), got "
+                f"{self.epochs}"
+            )
         epochs = self.epochs or values["epochs"]
         values["regression_epochs"] = max(1, epochs // (3 if self.preset == "cpu" else 1))
         values |= self.sampling_choices(self.model, self.preset, self.noising_steps)
+        values["impose"] = (self.supervision or values["supervision"]) == "observed"
         return resolved_as(ResolvedSparsePixelsSettings, self, values)
 
 
@@ -251,7 +284,9 @@ class ResolvedSparsePixelsSettings(SparsePixelsSettings):
     draws: Rounds
     eval_batch: Count
     n_compare: Natural
+    supervision: Supervision
     residual: bool
+    preconditioned: bool
     unet: UNetPreset
     dropout: Decay
     epochs: Rounds

@@ -21,9 +21,12 @@ from diffusions.networks.presets import UNET_PRESETS
 from diffusions.networks.unet import UNet
 from diffusions.objectives import stratified_uniform
 from diffusions.processes import LinearBetaDDPM, Process, RectifiedFlow
-from diffusions.training import shuffled_batches
+from diffusions.training import Loss, shuffled_batches
 from diffusions.typing import Array, Key, Params
 from experiments.sparse_pixels.settings import ResolvedSparsePixelsSettings
+
+Terms = Callable[[Array, Masks, Array, Key], Array]
+"""(images, their masks, labels, key) -> the loss of every image."""
 
 TIME_SCALE = 1000.0
 """Radians of the network's finest sinusoid over the whole noising."""
@@ -64,6 +67,7 @@ class SparseTask:
             "kriging": kriging,
             "scale": settings.residual_scale,
             "told_weight": settings.told_weight,
+            "preconditioned": settings.preconditioned,
         }
         process: Process = RectifiedFlow()
         if settings.model == "ddpm":
@@ -158,13 +162,31 @@ class SparseTask:
 
     def loss(self, params: Params, batch: dict[str, Array], key: Key) -> tuple[Array, dict]:
         """Of the diffusion model."""
+        return self._mean(self._diffusion_terms(params, self.denoising), batch, key), {}
+
+    def loss_on(self, completed: Array) -> Loss:
+        """Of the diffusion model on the training images as completed: all their pixels are asked."""
+        complete = dataclasses.replace(self.denoising, visible="full")
+
+        def loss(params: Params, batch: dict[str, Array], key: Key) -> tuple[Array, dict]:
+            terms = self._diffusion_terms(params, complete)
+
+            def on_all(images: Array, masks: Masks, labels: Array, key: Key) -> Array:
+                return terms(images, Masks(masks.conditioning, ~masks.conditioning), labels, key)
+
+            return self._mean(on_all, batch, key, train=completed), {}
+
+        return loss
+
+    def _diffusion_terms(self, params: Params, denoising: SparseDenoising) -> Terms:
+        """The loss of every image."""
 
         def terms(images: Array, masks: Masks, labels: Array, key: Key) -> Array:
             time_key, noise_key, dropout_key = jax.random.split(key, 3)
             t = stratified_uniform(time_key, len(images))
             if self.settings.model == "ddpm":  # its steps 1 .. n
                 t = 1.0 + jnp.floor(t * self.settings.noising_steps)
-            return self.denoising.loss(
+            return denoising.loss(
                 self.network(params, labels, dropout=dropout_key),
                 noise_key,
                 images,
@@ -173,7 +195,7 @@ class SparseTask:
                 t,
             )
 
-        return self._mean(terms, batch, key), {}
+        return terms
 
     def regression_loss(
         self, params: Params, batch: dict[str, Array], key: Key
@@ -188,12 +210,13 @@ class SparseTask:
         return self._mean(terms, batch, key), {}
 
     def _mean(
-        self, terms: Callable[[Array, Masks, Array, Key], Array], batch: dict[str, Array], key: Key
+        self, terms: Terms, batch: dict[str, Array], key: Key, train: Array | None = None
     ) -> Array:
         """The mean loss of a batch, at one of the resolutions."""
         flip_key, side_key, key = jax.random.split(key, 3)
         indices = batch["indices"]
-        images, labels = normalised(self.train[indices]), self.labels[indices]
+        train = self.train if train is None else train
+        images, labels = normalised(train[indices]), self.labels[indices]
 
         def at(side: int) -> Callable[[], Array]:
             def loss() -> Array:

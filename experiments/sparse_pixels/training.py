@@ -28,6 +28,7 @@ from experiments.sparse_pixels.evaluation import (
     sampler_spec,
     unseen_psnr,
 )
+from experiments.sparse_pixels.expectation_maximisation import COMPLETED, completed_images
 from experiments.sparse_pixels.figures import plot_diversity, plot_losses, plot_panel
 from experiments.sparse_pixels.sampling import Reconstruction
 from experiments.sparse_pixels.settings import Mode, ResolvedSparsePixelsSettings
@@ -56,10 +57,27 @@ def learn(run: RunFolder, task: SparseTask, seconds: dict[str, float]) -> dict[s
     params = task.initial(named_key(key, "initial"))
     n_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     say(f"  {settings.unet}: {n_parameters:,} parameters, {settings.epochs} epochs")
-    params = _trained(run, task, task.loss, params, key, settings.epochs, seconds, panel)
+    rounds = settings.em_rounds if settings.model == "em" else 0
+    each = settings.epochs // (rounds + 1)
+    first = settings.epochs - rounds * each
+    params = _trained(run, task, task.loss, params, key, first, seconds, panel)
+    curves: dict[str, list[dict[str, Any]]] = {settings.model: run.rows()}
+    for i in range(1, rounds + 1):
+        name = f"em_{i}"
+        part = RunFolder(run.path / name)
+        part.path.mkdir(exist_ok=True)
+        say(f"  round {i} of {rounds}: completes the training images, then {each} epochs on them")
+        start = time.perf_counter()
+        completed = completed_images(
+            task, params, named_key(key, f"{name} draws"), part.path / COMPLETED
+        )
+        seconds["train"] += time.perf_counter() - start
+        params = _trained(
+            part, task, task.loss_on(completed), params, named_key(key, name), each, seconds, panel
+        )
+        curves[name] = part.rows()
     _save(run, task, params)
     regression: Params | None = None
-    curves: dict[str, list[dict[str, Any]]] = {settings.model: run.rows()}
     if settings.regression_epochs:
         say(f"  one-shot regression: {settings.regression_epochs} epochs")
         part = RunFolder(run.path / REGRESSION)
@@ -168,6 +186,7 @@ def _save(run: RunFolder, task: SparseTask, params: Params) -> None:
         "visible": task.denoising.visible,
         "residual": task.denoising.residual,
         "residual_scale": task.denoising.scale,
+        "preconditioned": task.denoising.preconditioned,
         "conditioning": settings.conditioning,
         "dataset": settings.dataset,
     }

@@ -60,10 +60,10 @@ def test_what_a_run_leaves(flow):
         assert figures["frechet"] >= 0
         assert -1 <= figures["ssim"] <= 1
     assert found["comparison"][0]["network_calls"] == 2
-    plots = {p.name for p in (flow / "plots").iterdir()}
+    plots = {p.name for p in (flow / "plots").glob("*.png")}
     assert plots == {
         *("panel_0002.png", "panel_0003.png", "reconstructions.png", "diversity.png"),
-        *("comparison.png", "training.png"),
+        *("comparison.png", "training.png", "calibration.png"),
     }
     rows = [json.loads(line) for line in (flow / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows if "loss" in row] == [1, 2, 3]
@@ -135,6 +135,41 @@ def test_many_options_together(place):
     assert "regression" not in found["methods"]
 
 
+def test_expectation_maximisation_resumes_to_the_same_bits(place, monkeypatch):
+    """Killed once in the second round, whose completed images are there, before its state is."""
+    flags = (
+        "--model=em",
+        "--mask-mode=fixed",
+        "--em-steps=2",
+        "--regression-epochs=0",
+        "--noplots",
+    )
+    whole = start(place, "em", *flags, "--draws=1")
+    with np.load(whole / "em_1" / "completed.npz") as found:
+        completed = found["images"]
+    assert completed.shape == (22, 20, 20, 3)
+    kept, left = experiments.run.training.save_state, [3]
+
+    def interrupted(*args, **kwargs):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return kept(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments.run.training, "save_state", interrupted)
+        start(place, "em-killed", *flags, "--draws=1", status=130)
+    assert (place.runs / "em-killed" / "em_2" / "completed.npz").exists()
+    again = start(place, "em-killed", *flags, "--draws=1", "--resume")
+    for one, two in zip(
+        *(jax.tree.leaves(load_network(run / "network").params) for run in (whole, again)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, two)
+    assert summary(whole)["methods"] == summary(again)["methods"]
+    check_own(whole)
+
+
 def bytes_of_idx(array):
     header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
     return header + array.astype(np.uint8).tobytes()
@@ -166,6 +201,8 @@ def test_files_of_another_dataset_by_the_other_model(place, tmp_path):
         (["--sampler=euler"], "ode-euler"),
         (["--supervision=full"], "full-input"),
         (["--conditioning=0.9"], "at most 1"),
+        (["--model=em"], "--mask-mode=fixed"),
+        (["--model=em", "--mask-mode=fixed", "--em-rounds=3"], "more epochs"),
         (["--target=0"], "target must be positive"),
         (["--supervision=full-input", "--unseen=mean"], "hides nothing"),
         (["--resolutions=7"], "must divide 20"),

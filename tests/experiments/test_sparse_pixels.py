@@ -20,7 +20,7 @@ from diffusions.processes import LinearBetaDDPM, RectifiedFlow
 from diffusions.samplers import Model, prior
 from experiments.sparse_pixels.evaluation import Held, quality, unseen_psnr
 from experiments.sparse_pixels.sampling import SamplerSpec, sampled, told_put_back
-from experiments.sparse_pixels.settings import SAMPLERS, SparsePixelsSettings
+from experiments.sparse_pixels.settings import SAMPLERS, VARIANTS, SparsePixelsSettings
 from experiments.sparse_pixels.task import SparseTask, averaged
 
 # The packages under test: of this tree, or of an installed wheel.
@@ -47,6 +47,26 @@ def test_the_original_is_the_preset_paper():
     }
     assert {name: getattr(made.settings, name) for name in original} == original
     assert made.denoising.visible == "full"
+
+
+def test_the_best_that_was_measured_is_the_default():
+    for preset in ("paper", "cpu"):
+        made = SparsePixelsSettings(dataset="synthetic", preset=preset).resolved()
+        assert (made.supervision, made.unseen, made.residual) == ("observed", "simulated", True)
+        assert (made.impose, made.preconditioned, made.sampler) == (True, True, "ddim")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_are_what_the_flags_say(name):
+    flags = VARIANTS[name]
+    by_name, by_flags = (
+        SparsePixelsSettings(dataset="synthetic", **given).resolved()
+        for given in ({"variant": name}, flags)
+    )
+    assert dataclasses.replace(by_name, variant=None) == by_flags
+    # What is said by itself holds beside the name.
+    other = SparsePixelsSettings(dataset="synthetic", variant=name, preconditioned=False)
+    assert other.resolved().preconditioned is False
 
 
 def test_settings_load_nothing_heavy():

@@ -1,5 +1,6 @@
 """Inputs and losses that cannot depend on what is not observed, and sampling that fits the training."""
 
+import dataclasses
 from typing import get_args
 
 import jax
@@ -7,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusions.images.kriging import Kriging
 from diffusions.images.sparse_denoising import SparseDenoising, Visible
 from diffusions.objectives import weighted_mean_square
 from diffusions.processes import LinearBetaDDPM, RectifiedFlow
-from diffusions.samplers import Model, ode, uniform_times
+from diffusions.samplers import Model, ancestral, ode, prior, uniform_times
 
 N, SIDE, TOLD, ASKED = 4, 8, 12, 13
 FLOW = RectifiedFlow()
@@ -155,6 +157,97 @@ def test_the_flow_runs_from_noise_to_the_data_given_what_is_told():
     found = np.asarray(denoising.image(condition, u))
     np.testing.assert_allclose(found.mean(axis=(0, 1, 2)), mean, atol=0.01)
     np.testing.assert_allclose(found.std(axis=(0, 1, 2)), deviation, atol=0.01)
+
+
+def test_samples_given_what_is_known_are_of_the_posterior():
+    # A Gaussian field, whose E[x | z] is linear: samples have the conditional mean and covariance.
+    kriging, side, n_known = Kriging(length=3.0, power=1.0, nugget=1e-4), 5, 8
+    rows, columns = (a.ravel() for a in np.mgrid[:side, :side])
+    distance = np.hypot(rows[:, None] - rows, columns[:, None] - columns)
+    covariance = 0.25 * np.exp(-distance / 3.0)
+    rng = np.random.default_rng(0)
+    known = np.zeros(side**2, bool)
+    known[rng.permutation(side**2)[:n_known]] = True
+    image = np.linalg.cholesky(covariance) @ rng.standard_normal(side**2)
+    gain = covariance[:, known] @ np.linalg.inv(covariance[np.ix_(known, known)])
+
+    n = 3000
+    images = jnp.broadcast_to(
+        jnp.asarray(image.reshape(1, side, side, 1), jnp.float32), (n, side, side, 1)
+    )
+    mask = jnp.broadcast_to(jnp.asarray(known.reshape(1, side, side, 1)), images.shape)
+    denoising = SparseDenoising(process=FLOW, prediction="clean", visible="full", kriging=kriging)
+    values, vectors = (jnp.asarray(a, jnp.float32) for a in np.linalg.eigh(covariance))
+
+    def network(z, t):
+        alpha, sigma = FLOW.alpha(t[0]), FLOW.sigma(t[0])
+        shrunk = alpha * values / (alpha**2 * values + sigma**2)
+        return ((z.reshape(n, -1) @ vectors * shrunk) @ vectors.T).reshape(z.shape)
+
+    nothing = denoising.condition(images, jnp.zeros(images.shape, bool), 0)
+    corrected = denoising.posterior_denoiser(network, nothing, images, mask, n_known)
+    z = prior(KEY, images.shape, FLOW, 1.0)
+    model = Model(corrected, FLOW, "clean")
+    found = ancestral(model, jax.random.key(1), z, uniform_times(1.0, 0.0, 60))
+    found = np.asarray(found).reshape(n, -1)
+    np.testing.assert_allclose(found[:, known], np.tile(image[known], (n, 1)), atol=0.01)
+    np.testing.assert_allclose(found.mean(axis=0), gain @ image[known], atol=0.04)
+    np.testing.assert_allclose(np.cov(found.T), covariance - gain @ covariance[known], atol=0.02)
+
+
+PROCESSES = {"flow": (FLOW, "velocity", 1.0), "ddpm": (LinearBetaDDPM(), "epsilon", 1000.0)}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_preconditioned_network_answers_standardised_numbers(name):
+    # Pixels of the variance that is supposed: the best linear estimate is the best one, F = 0.
+    process, prediction, last = PROCESSES[name]
+    denoising = SparseDenoising(
+        process=process, prediction=prediction, visible="full", preconditioned=True
+    )
+    _, told, asked = observed()
+    told, asked = (jnp.tile(mask, (500, 1, 1, 1)) for mask in (told, asked))
+    images = 0.5 * jax.random.normal(jax.random.key(1), told.shape)
+
+    def network(channels, t):
+        return jnp.zeros_like(channels[..., :2])
+
+    for share in (0.05, 0.5, 0.95):
+        t = jnp.full(len(images), share * last)
+        loss = denoising.loss(network, KEY, images, told, asked, TOLD, ASKED, t)
+        assert float(loss.mean()) == pytest.approx(1.0, abs=0.05)
+    condition = denoising.condition(images, told, TOLD)
+    model = Model(denoising.denoiser(network, condition, key=KEY), process, prediction)
+    z = prior(KEY, images.shape, process, last)
+    found = np.asarray(ancestral(model, jax.random.key(2), z, uniform_times(last, 0.0, 200)))
+    assert found.std() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("visible", get_args(Visible))
+def test_preconditioning_is_undone_by_the_denoiser(visible):
+    # A network that knows F of the plain one's answer has the plain one's loss, up to its weight r^2.
+    images, told, asked = observed()
+    t = jnp.full(N, 0.4)
+    plain = setting(visible)
+    given = dataclasses.replace(plain, preconditioned=True)
+
+    def network(channels, t):
+        return jnp.tanh(channels[..., :2])
+
+    k, r = (0.4 - 0.6 * 0.25) / (0.36 * 0.25 + 0.16), -np.sqrt(0.25 / (0.36 * 0.25 + 0.16))
+
+    def other(channels, t):
+        return (network(channels, t) - k * channels[..., :2]) / r
+
+    one = plain.loss(network, KEY, images, told, asked, TOLD, ASKED, t)
+    two = given.loss(other, KEY, images, told, asked, TOLD, ASKED, t)
+    np.testing.assert_allclose(two * r**2, one, rtol=1e-4)
+    condition = plain.condition(images, told, TOLD)
+    z = jax.random.normal(KEY, images.shape)
+    answers = [
+        each.denoiser(f, condition, key=KEY)(z, t) for each, f in ((plain, network), (given, other))
+    ]
+    np.testing.assert_allclose(*answers, atol=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [{"scale": 0.0}, {"told_weight": -1.0}])
