@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from data_generation.scripts.figures import new_figure, save_figure
+from data_generation.scripts.figures import FAINT, new_figure, save_figure
 from experiments.run.tables import Row
 from experiments.sweeps.table import DATA, varying
 
@@ -34,9 +34,24 @@ def plot_sweep(file: Path, rows: Sequence[Row]) -> None:
     figure.set_figwidth(max(6.0, 2.5 + 0.42 * len(values)))
     for axes, (measure, label) in zip(grid[:, 0], measures, strict=True):
         draw_measure(axes, rows, axis, values, measure)
+        if measure == "emd":
+            draw_no_motion(axes, rows, axis, values)
         axes.set_ylabel(label, fontsize=9)
-    grid[0, 0].legend(fontsize=7, ncols=2, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=7, frameon=False)
     save_figure(figure, file)
+
+
+def draw_no_motion(axes: Axes, rows: Sequence[Row], axis: str, values: Sequence[Any]) -> None:
+    """How far the particles move: a prediction that is no nearer has learned nothing."""
+    label: str | None = "no motion"
+    for place, value in enumerate(values):
+        found = [row["w1_no_motion"] for row in rows if row[axis] == value]
+        known = [f for f in found if f]
+        if known:
+            level = float(np.median(known))
+            axes.plot([place - 0.4, place + 0.4], [level, level], "--", color=FAINT, label=label)
+            label = None
 
 
 def widest_axis(rows: Sequence[Row]) -> str:

@@ -27,9 +27,12 @@ DATA = (
 )
 RUN = ("solver", "scheme", "variant", "seed")
 LAW = ("energy_distance", "c2st", "variance_ratio")
+W1 = {"w1": "energy", "w1_no_motion": "no_motion", "w1_floor": "floor"}
+"""Column -> name in the summary: no distance means anything alone."""
 RESULTS = (
     "emd",
     "emd_cumulative",
+    *W1,
     *LAW,
     "drift_error",
     "potential_error",
@@ -90,6 +93,7 @@ def result_columns(summary: dict[str, Any]) -> Row:
         "status": "diverged" if summary.get("diverged") or not math.isfinite(emd) else "finished",
         "emd": emd,
         "emd_cumulative": float(summary["emd_cumulative"]["mean"]),
+        **{name: (summary.get("w1_one_step_ahead") or {}).get(own) for name, own in W1.items()},
         **{name: _number((summary.get("law") or {}).get(name)) for name in LAW},
         "drift_error": error("drift"),
         "potential_error": error("potential_gradient"),

@@ -75,7 +75,15 @@ def assert_same_results(rows, others):
         assert row["status"] == others[key]["status"] == "finished"
         left, right = numbers(row), numbers(others[key])
         assert left.keys() == right.keys()
-        assert {"emd", "emd_cumulative", "drift_error"} <= left.keys()
+        assert {
+            "emd",
+            "emd_cumulative",
+            "w1",
+            "w1_no_motion",
+            "w1_floor",
+            "drift_error",
+        } <= left.keys()
+        assert left["w1"] < left["w1_no_motion"]
         for name, value in left.items():
             # A closed form is exact here, and its error what rounding leaves.
             assert value == pytest.approx(right[name], rel=1e-3, abs=1e-5), (key, name)
