@@ -33,9 +33,9 @@ from measurement import (
 
 from data_generation.images.datasets import synthetic_images
 from data_generation.planar import planar_data
+from diffusions.density.correction import preconditioned
 from diffusions.density.gaussian_reference import (
     fitted_reference,
-    preconditioned,
     standard_reference,
 )
 from diffusions.density.likelihood import log_density, nll, nll_loss, nll_terms

@@ -1,12 +1,12 @@
 from diffusions.approximate_message_passing import amp as amp
 from diffusions.approximate_message_passing import state_evolution as state_evolution
+from diffusions.density.correction import preconditioned as preconditioned
 from diffusions.density.error_curves import discrete_nll as discrete_nll
 from diffusions.density.error_curves import nll_from_curves as nll_from_curves
 from diffusions.density.exact import gaussian as gaussian
 from diffusions.density.exact import gaussian_mixture as gaussian_mixture
 from diffusions.density.gaussian_reference import GaussianReference as GaussianReference
 from diffusions.density.gaussian_reference import fitted_reference as fitted_reference
-from diffusions.density.gaussian_reference import preconditioned as preconditioned
 from diffusions.density.gaussian_reference import standard_reference as standard_reference
 from diffusions.density.likelihood import bits_per_dimension as bits_per_dimension
 from diffusions.density.likelihood import log_density as log_density

@@ -22,7 +22,7 @@ from diffusions.checks import conform
 from diffusions.density import likelihood
 from diffusions.density.channel import Condition, on_channel, on_process
 from diffusions.density.gaussian_reference import GaussianReference
-from diffusions.density.likelihood import Likelihood
+from diffusions.density.likelihood import Likelihood, MeanLikelihood
 from diffusions.density.log_snr import CHANNEL, LogSNRLaw
 from diffusions.keys import named_key
 from diffusions.objectives import Denoiser
@@ -150,7 +150,7 @@ class FittedDiffusion:
         return _log_density(self, x, key, n_log_snr)
 
     @checked
-    def nll(self, x: Float[Array, "n d ..."], key: Key, *, n_samples: int = 64) -> Likelihood:
+    def nll(self, x: Float[Array, "n d ..."], key: Key, *, n_samples: int = 64) -> MeanLikelihood:
         """The mean of -log p(x) over examples, in nats per example, in the units of the data.
 
         Args:
@@ -159,7 +159,8 @@ class FittedDiffusion:
             n_samples: draws per example.
 
         Returns:
-            The mean, and its standard error as an estimate of the mean over the law of the examples.
+            The mean, its standard error as an estimate of the mean over the law of the examples, and
+            the error of the evaluation itself, as the mean over these very examples.
 
         Raises:
             ValueError: the examples are not of the shape of the training data.
@@ -200,7 +201,7 @@ def _log_density(fitted: FittedDiffusion, x: Array, key: Key, n_log_snr: int) ->
 
 
 @functools.partial(jax.jit, static_argnames="n_samples")
-def _nll(fitted: FittedDiffusion, x: Array, key: Key, n_samples: int) -> Likelihood:
+def _nll(fitted: FittedDiffusion, x: Array, key: Key, n_samples: int) -> MeanLikelihood:
     found: Any = likelihood.nll(
         fitted.denoiser,
         key,

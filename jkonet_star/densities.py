@@ -25,17 +25,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.arguments import checked
-from diffusions.precision import einsum, matmul
-from diffusions.short_repr import count, known, short_repr
-from diffusions.typing import Array, Float, HostArray, Int, Key
-from jkonet_star.fit_report import DensityReport
-from jkonet_star.gaussian_mixture import (
+from diffusions.density.expectation_maximisation import (
     MixtureFit,
     covariance,
     covariance_floor,
     fit_mixture,
     precision_factors,
 )
+from diffusions.precision import einsum, matmul
+from diffusions.short_repr import count, known, short_repr
+from diffusions.typing import Array, Float, HostArray, Int, Key
+from jkonet_star.fit_report import DensityReport
 from jkonet_star.settings import DensitySettings
 from jkonet_star.snapshots import Snapshots
 

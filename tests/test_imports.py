@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "jkonet_star": (
         "diffusions.arguments",
         "diffusions.checks",
+        "diffusions.density.expectation_maximisation",
         "diffusions.keys",
         "diffusions.late_imports",
         "diffusions.memory",

@@ -27,7 +27,7 @@ import numpy as np
 
 from diffusions.arguments import checked
 from diffusions.density.gaussian_reference import GaussianReference
-from diffusions.density.likelihood import Likelihood, averaged_terms, mean_of, square_norm
+from diffusions.density.likelihood import MeanLikelihood, mean_of_blocks, square_norm
 from diffusions.density.log_snr import CHANNEL, LogSNRLaw
 from diffusions.objectives import Denoiser
 from diffusions.processes import beside, corrupt
@@ -218,7 +218,7 @@ def discrete_nll(
     bound: float,
     n_samples: int = 8,
     chunk: int | None = None,
-) -> Likelihood:
+) -> MeanLikelihood:
     """Negative log likelihood of discrete data, equation (1) averaged over them, in nats.
 
     Args:
@@ -234,8 +234,8 @@ def discrete_nll(
         chunk: examples computed at a time, which bounds memory; absent, all.
 
     Returns:
-        The mean over these examples, and its standard error as an estimate of the mean over the law
-        that they are a sample of.
+        The mean over these examples, with its standard errors. Those hold for the bound of this choice
+        of roundings, which is one whatever the choice.
     """
 
     def terms(eps: Array, x: Array, a: Array, weight: Array) -> Array:
@@ -245,8 +245,8 @@ def discrete_nll(
         return 0.5 * weight * chosen
 
     low, high = law.ends
-    middle = averaged_terms(terms, key, x, law, n_samples=n_samples, chunk=chunk)
     j = np.arange(1, 1000) - 0.5
     d = int(np.prod(x.shape[1:]))
     right = 4.0 * d * np.exp(-0.5 * j**2 * delta**2 * np.exp(high)).sum()
-    return mean_of(reference.clean_error_below(x, jnp.asarray(low)) + middle + right)
+    known = reference.clean_error_below(x, jnp.asarray(low)) + right
+    return mean_of_blocks(terms, key, x, law, n_samples=n_samples, chunk=chunk, known=known)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusions.arguments import checked
-from diffusions.precision import einsum
+from diffusions.precision import einsum, matmul
 from diffusions.processes import Process
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float, Key
@@ -43,7 +43,7 @@ class GaussianMixture:
     def log_density(self, x: Float[Array, "batch d"]) -> Float[Array, "batch"]:
         """Log of equation (1) at alpha = 1, sigma = 0."""
         one, zero = jnp.ones(x.shape[0], x.dtype), jnp.zeros(x.shape[0], x.dtype)
-        return jax.vmap(lambda *a: jax.nn.logsumexp(self._joint(*a)[0]))(x, one, zero)
+        return jax.nn.logsumexp(self._joint(x, one, zero)[0], axis=-1)
 
     def entropy(self) -> Float[Array, ""]:
         """Of a single Gaussian, in nats.
@@ -57,25 +57,31 @@ class GaussianMixture:
         return 0.5 * (d * jnp.log(2 * jnp.pi * jnp.e) + jnp.log(self.eigenvalues[0]).sum())
 
     def _joint(
-        self, z: Float[Array, "d"], alpha: Float[Array, ""], sigma: Float[Array, ""]
-    ) -> tuple[Float[Array, "k"], Float[Array, "k d"]]:
-        """Log w_k N(z; alpha m_k, A_k), and A_k^{-1} (z - alpha m_k)."""
+        self, z: Float[Array, "batch d"], alpha: Float[Array, "batch"], sigma: Float[Array, "batch"]
+    ) -> tuple[Float[Array, "batch k"], Float[Array, "batch k d"]]:
+        """Log w_k N(z; alpha m_k, A_k), and A_k^{-1} (z - alpha m_k) along the eigenvectors."""
+        alpha, sigma = alpha[:, None, None], sigma[:, None, None]
         variances = alpha**2 * self.eigenvalues + sigma**2
-        along = einsum("kij,ki->kj", self.eigenvectors, z - alpha * self.means)
+        # One product for all components: many small ones would be slow.
+        along = matmul(z, self._axes).reshape(variances.shape)
+        along = along - alpha * einsum("kij,ki->kj", self.eigenvectors, self.means)
         distance = (along**2 / variances).sum(axis=-1)
         log_norm = jnp.log(2 * jnp.pi * variances).sum(axis=-1)
-        joint = jnp.log(self.weights) - 0.5 * (distance + log_norm)
-        return joint, einsum("kij,kj->ki", self.eigenvectors, along / variances)
+        return jnp.log(self.weights) - 0.5 * (distance + log_norm), along / variances
+
+    @property
+    def _axes(self) -> Float[Array, "d kd"]:
+        """All eigenvectors, as columns beside each other."""
+        return jnp.moveaxis(self.eigenvectors, 0, 1).reshape(self.means.shape[1], -1)
 
     def denoiser(self, process: Process):
         """Equation (2) as a `Denoiser` that predicts epsilon."""
 
         def epsilon(z: Float[Array, "batch d"], t: Float[Array, "batch"]) -> Array:
-            def one(z: Array, alpha: Array, sigma: Array) -> Array:
-                joint, residual = self._joint(z, alpha, sigma)
-                return sigma * einsum("k,kd->d", jax.nn.softmax(joint), residual)
-
-            return jax.vmap(one)(z, process.alpha(t), process.sigma(t))
+            sigma = process.sigma(t)
+            joint, residual = self._joint(z, process.alpha(t), sigma)
+            pulled = jax.nn.softmax(joint, axis=-1)[..., None] * residual
+            return sigma[:, None] * matmul(pulled.reshape(z.shape[0], -1), self._axes.T)
 
         return epsilon
 

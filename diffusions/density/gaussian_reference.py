@@ -24,7 +24,6 @@ import numpy as np
 
 from diffusions.arguments import checked
 from diffusions.density.log_snr import CHANNEL
-from diffusions.objectives import Denoiser
 from diffusions.precision import matmul
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float
@@ -138,26 +137,3 @@ def fitted_reference(
     return GaussianReference(
         jnp.asarray(mean, jnp.float32), jnp.asarray(values, jnp.float32), vectors
     )
-
-
-def preconditioned(
-    denoiser: Denoiser, reference: GaussianReference, *, shown: bool = False
-) -> Denoiser:
-    """Adds the ideal denoiser of a Gaussian to a network, which then learns what is not Gaussian.
-
-    At low SNR only mean and covariance of the data matter, and there nothing is left to learn. At high
-    SNR the noise is so small a part of z that a network with normalised features cannot see it; the
-    Gaussian's prediction has it at its own scale.
-
-    Args:
-        denoiser: the network.
-        reference: the Gaussian.
-        shown: give the network the Gaussian's prediction too, as further channels.
-    """
-
-    def corrected(z: Array, a: Array) -> Array:
-        gaussian = reference.epsilon(z, a)
-        seen = jnp.concatenate([z, gaussian], axis=-1) if shown else z
-        return denoiser(seen, a) + gaussian
-
-    return corrected

@@ -18,7 +18,14 @@ because at either end of the integral both denoisers err alike, noise by noise; 
 no variance at all. It is what every estimate here uses unless asked for (1).
 
 On examples that G was not fitted to, the mean of -log p_G(x) is not h_G: with test images in place of
-training images of CIFAR-10 it is 210 nats more. So (3) always takes it at the examples themselves.
+training images of CIFAR-10 it is 210 nats more. So (3) always takes it at the examples themselves. It
+holds for every law with a closed denoiser in the place of G, `diffusions.density.reference`; (1) needs
+a Gaussian.
+
+A mean over n examples has two errors. As the mean of these very examples it is uncertain by the draws
+of log SNR and noise alone; so the draws are made in independent blocks, whose spread tells. As
+an estimate of the mean over the law, it is uncertain by the examples, too: by their spread over
+sqrt(n).
 
 The integral is estimated at log SNRs of `diffusions.density.log_snr`, stratified over whatever is
 averaged.
@@ -36,10 +43,14 @@ from scipy.stats import qmc
 from diffusions.arguments import checked
 from diffusions.density.gaussian_reference import GaussianReference
 from diffusions.density.log_snr import CHANNEL, LogSNRLaw
+from diffusions.density.reference import Reference
 from diffusions.objectives import Denoiser, stratified_uniform
 from diffusions.processes import beside
+from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float, Key
 
+BLOCKS = 16
+"""Independent parts of the draws, at most, whose spread gives the error of an evaluation."""
 MOST_SOBOL = 256
 """Coordinates up to which a Sobol sequence is better than random numbers."""
 
@@ -49,6 +60,17 @@ class Likelihood(NamedTuple):
 
     value: Array
     standard_error: Array
+
+
+class MeanLikelihood(NamedTuple):
+    """A mean over examples in nats, and its two standard errors."""
+
+    value: Array
+    standard_error: Array  # of the mean over the law that the examples are a sample of
+    evaluation_error: Array  # of the mean over these very examples; NaN for a single draw
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 @checked
@@ -64,7 +86,7 @@ def nll_terms(
     x: Float[Array, "batch ..."],
     a: Float[Array, "batch"],
     weight: Float[Array, "batch"],
-    reference: GaussianReference,
+    reference: Reference,
     *,
     control_variate: bool = True,
 ) -> Float[Array, "batch"]:
@@ -76,14 +98,22 @@ def nll_terms(
         x: the examples.
         a: log SNRs.
         weight: of the log SNRs, one over their density.
-        reference: G.
+        reference: G, or another law.
         control_variate: equation (3) rather than (1).
+
+    Raises:
+        ValueError: equation (1) with a reference that is no Gaussian.
     """
     z = beside(CHANNEL.alpha(a), x) * x + beside(CHANNEL.sigma(a), x) * eps
     mse = square_norm(eps - denoiser(z, a))
     if control_variate:
         difference = mse - square_norm(eps - reference.epsilon(z, a))
         return -reference.log_density(x) + 0.5 * weight * difference
+    if not isinstance(reference, GaussianReference):
+        raise ValueError(
+            "without the control variate the reference must be a GaussianReference, whose entropy is "
+            f"known, got a {type(reference).__name__}"
+        )
     return reference.entropy() + 0.5 * weight * (mse - reference.mmse(a))
 
 
@@ -93,7 +123,7 @@ def nll_loss(
     key: Key,
     x: Float[Array, "batch ..."],
     law: LogSNRLaw,
-    reference: GaussianReference,
+    reference: Reference,
     *,
     weighted: bool = True,
 ) -> Float[Array, "batch"]:
@@ -104,7 +134,7 @@ def nll_loss(
         key: of log SNRs and noises.
         x: the batch.
         law: of the log SNRs.
-        reference: G.
+        reference: G, or another law.
         weighted: False weighs all log SNRs alike, whatever their density, by the width of their range.
             The ideal denoiser is the same and gradients are less noisy, but it is no likelihood.
     """
@@ -122,13 +152,13 @@ def nll(
     key: Key,
     x: Float[Array, "batch ..."],
     law: LogSNRLaw,
-    reference: GaussianReference,
+    reference: Reference,
     *,
     n_samples: int = 1,
     stratified: bool = True,
     control_variate: bool = True,
     chunk: int | None = None,
-) -> Likelihood:
+) -> MeanLikelihood:
     """Negative log likelihood of data, averaged over them, in nats.
 
     Args:
@@ -136,23 +166,68 @@ def nll(
         key: of log SNRs and noises.
         x: the data.
         law: of the log SNRs.
-        reference: G.
-        n_samples: draws per example; memory does not grow with them.
+        reference: G, or another law.
+        n_samples: draws per example, rounded up to a multiple of the blocks; memory does not grow with
+            them.
         stratified: spread the log SNRs evenly over the batch, and over the draws of every example.
         control_variate: equation (3) rather than (1).
         chunk: examples computed at a time, which bounds memory; absent, all.
 
     Returns:
-        The mean over these examples, and its standard error as an estimate of the mean over the law
-        that they are a sample of.
+        The mean over these examples, with its standard errors.
     """
 
     def terms(eps: Array, x: Array, a: Array, weight: Array) -> Array:
         return nll_terms(denoiser, eps, x, a, weight, reference, control_variate=control_variate)
 
-    return mean_of(
-        averaged_terms(terms, key, x, law, n_samples=n_samples, stratified=stratified, chunk=chunk)
+    return mean_of_blocks(
+        terms, key, x, law, n_samples=n_samples, stratified=stratified, chunk=chunk
     )
+
+
+@checked
+def mean_of_blocks(
+    terms: Callable[[Array, Array, Array, Array], Array],
+    key: Key,
+    x: Float[Array, "batch ..."],
+    law: LogSNRLaw,
+    *,
+    n_samples: int,
+    stratified: bool = True,
+    chunk: int | None = None,
+    known: Float[Array, "batch"] | None = None,
+) -> MeanLikelihood:
+    """The mean over examples and draws, by `averaged_terms` in independent blocks.
+
+    Args:
+        terms: as there.
+        key: as there.
+        x: as there.
+        law: as there.
+        n_samples: draws per example in all.
+        stratified: as there, within each block.
+        chunk: as there.
+        known: a part of every example's value that needs no draws, added.
+    """
+    blocks = min(BLOCKS, n_samples)
+
+    def block(key: Array) -> Array:
+        return averaged_terms(
+            terms,
+            key,
+            x,
+            law,
+            n_samples=-(-n_samples // blocks),
+            stratified=stratified,
+            chunk=chunk,
+        )
+
+    values = jax.lax.map(block, jax.random.split(key, blocks))
+    error = jnp.asarray(jnp.nan)
+    if blocks > 1:
+        error = values.mean(axis=1).std(ddof=1) / np.sqrt(blocks)
+    values = values.mean(axis=0)
+    return mean_of(values if known is None else values + known)._replace(evaluation_error=error)
 
 
 @checked
@@ -198,10 +273,10 @@ def averaged_terms(
 
 
 @checked
-def mean_of(values: Float[Array, "batch"]) -> Likelihood:
-    """The mean over examples and its standard error, which a single example does not have (NaN)."""
+def mean_of(values: Float[Array, "batch"]) -> MeanLikelihood:
+    """The mean of exact values over examples; a single one does not tell its standard error (NaN)."""
     deviation = values.std(ddof=1) if values.shape[0] > 1 else jnp.asarray(jnp.nan)
-    return Likelihood(values.mean(), deviation / np.sqrt(values.shape[0]))
+    return MeanLikelihood(values.mean(), deviation / np.sqrt(values.shape[0]), jnp.zeros(()))
 
 
 @checked
@@ -210,7 +285,7 @@ def log_density(
     key: Key,
     x: Float[Array, "batch ..."],
     law: LogSNRLaw,
-    reference: GaussianReference,
+    reference: Reference,
     *,
     n_log_snr: int = 200,
     control_variate: bool = True,
@@ -227,7 +302,7 @@ def log_density(
         key: of log SNRs and noises.
         x: the points.
         law: of the log SNRs.
-        reference: G.
+        reference: G, or another law.
         n_log_snr: draws per point; powers of two fill the strata evenly.
         control_variate: equation (3) rather than (1).
         chunk: points computed at a time, which bounds memory.

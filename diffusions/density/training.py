@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from diffusions.arguments import checked
-from diffusions.density.gaussian_reference import GaussianReference
 from diffusions.density.likelihood import nll_loss
 from diffusions.density.log_snr import LogSNRLaw
+from diffusions.density.reference import Reference
 from diffusions.objectives import Denoiser
 from diffusions.training import TrainingState, shuffled_batches, train_epochs
 from diffusions.typing import Array, Int, Key, Params
@@ -54,7 +54,7 @@ def likelihood_training(
     examples: Callable[[Key, Int[Array, "batch"]], Array],
     n_examples: int,
     law: LogSNRLaw,
-    reference: GaussianReference,
+    reference: Reference,
     optimizer: optax.GradientTransformation,
     settings: HowToTrain,
     key: Key,
@@ -67,7 +67,7 @@ def likelihood_training(
         examples: some by their numbers, and a key for data that are altered at random.
         n_examples: how many there are.
         law: of the log SNRs.
-        reference: G.
+        reference: G, or another law.
         optimizer: any Optax transformation.
         settings: see there.
         key: of the run.

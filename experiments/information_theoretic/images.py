@@ -12,17 +12,16 @@ from data_generation.images.batches import GRID_STEP, as_bytes, image_batch, nor
 from data_generation.images.datasets import ImageData, checksums, load_images, padded, subset
 from diffusions.density.error_curves import best_rounding, discrete_nll, error_curves
 from diffusions.density.gaussian_reference import GaussianReference, fitted_reference
-from diffusions.density.likelihood import Likelihood
+from diffusions.density.likelihood import MeanLikelihood
 from diffusions.density.log_snr import CHANNEL, LogSNRLaw
-from diffusions.keys import named_key
 from diffusions.networks.presets import UNET_PRESETS
 from diffusions.networks.unet import UNet
 from diffusions.samplers import Model, ode, prior, sde, uniform_times
-from diffusions.typing import Array, Key, Params
+from diffusions.typing import Array, Key
+from experiments.information_theoretic.assessment import IMAGE_CHUNK, evaluation_key
 from experiments.information_theoretic.figures import plot_error_curve, plot_images, plot_loss
 from experiments.information_theoretic.settings import ResolvedInformationTheoreticSettings
-from experiments.information_theoretic.task import Measured, Task
-from experiments.information_theoretic.training import EVALUATION_SEED, IMAGE_CHUNK
+from experiments.information_theoretic.task import Learned, Measured, Task
 from experiments.run.folder import RunFolder
 
 SAMPLE_SEED = 22
@@ -50,7 +49,9 @@ class ImageTask(Task):
         self.validation = jnp.asarray(held_out.images)
         self.dimension = int(np.prod(self.train.shape[1:]))
         # The covariance of thousands of pixels needs all images, whatever the network is trained on.
-        self.reference = fitted_reference(normalised(jnp.asarray(everything.images)))
+        self.gaussian = self.reference = fitted_reference(
+            normalised(jnp.asarray(everything.images))
+        )
         dtype = jnp.bfloat16 if settings.bfloat16 else jnp.float32
         image = normalised(self.train[:1])
         if settings.weights is not None:
@@ -66,7 +67,7 @@ class ImageTask(Task):
             dtype=dtype,
             **UNET_PRESETS[settings.unet],
         )
-        self.shown = settings.precondition == "gaussian"
+        self.shown = settings.precondition != "none"
         image = jnp.concatenate([image] * (1 + self.shown), axis=-1)
         key = jax.random.key(settings.seed)
         self.params = jax.jit(self.module.init)(key, image, jnp.zeros(1))
@@ -91,49 +92,53 @@ class ImageTask(Task):
         """Mirrored at random, in [-1, 1]."""
         return image_batch(key, self.train, indices, flip=self.settings.flip)
 
+    def training_examples(self, number: int) -> Array:
+        """In [-1, 1], not mirrored."""
+        return normalised(self.train[:number])
+
     def validation_examples(self) -> Array:
         """All of them, in [-1, 1]."""
         return normalised(self.validation)
 
-    def evaluated(self, run: RunFolder, params: Params, law: LogSNRLaw, epoch: int) -> None:
+    def evaluated(self, run: RunFolder, learned: Learned, law: LogSNRLaw, epoch: int) -> None:
         """Nothing: a panel of samples costs more than an epoch of a small network."""
 
     def concluded(
-        self, run: RunFolder, params: Params, law: LogSNRLaw, measured: Measured
+        self, run: RunFolder, learned: Learned, law: LogSNRLaw, measured: Measured
     ) -> dict[str, Any]:
         """Samples and pictures."""
-        samples = as_bytes(self._samples(params, law))
+        samples = as_bytes(self._samples(learned, law))
         write_npz(run.path / "samples.npz", {"samples": np.asarray(samples)}, compressed=True)
         if self.settings.plots:
             plot_images(run.plots / "samples.png", np.asarray(samples))
             plot_images(run.plots / "data.png", np.asarray(self.train[: len(samples)]))
             plot_error_curve(run.plots / "mse_curve.png", measured.curves, measured.gaussian_curves)
-            plot_loss(
-                run.plots / "training.png",
-                run.rows(),
-                truth=None,
-                gaussian=float(measured.gaussian_nll.value),
-            )
+            if rows := run.rows():
+                plot_loss(
+                    run.plots / "training.png",
+                    rows,
+                    truth=None,
+                    gaussian=float(measured.gaussian_nll.value),
+                )
         return {}
 
-    def discrete(self, params: Params, law: LogSNRLaw) -> dict[str, Likelihood]:
+    def discrete(self, learned: Learned, law: LogSNRLaw) -> dict[str, MeanLikelihood]:
         """Of the network and of the Gaussian, with the best rounding of each."""
         return {
-            "nll_discrete": self._discrete(params, law),
+            "nll_discrete": self._discrete(learned, law),
             "nll_discrete_gaussian": self._discrete(None, law),
         }
 
-    def _discrete(self, params: Params | None, law: LogSNRLaw) -> Likelihood:
+    def _discrete(self, learned: Learned | None, law: LogSNRLaw) -> MeanLikelihood:
         n_log_snr = self.settings.n_log_snr
         grid: dict[str, Any] = {"delta": GRID_STEP, "bound": 1.0}
-        key = jax.random.key(EVALUATION_SEED)
-        choice_key, noise_key = named_key(key, "rounding"), named_key(key, "noise")
+        choice_key, noise_key = evaluation_key("rounding"), evaluation_key("noise")
 
         @jax.jit
         def measure(
-            params: Params | None, reference: GaussianReference, shown: Array, x: Array
-        ) -> Likelihood:
-            denoiser = reference.epsilon if params is None else self.denoiser(params)
+            learned: Learned | None, reference: GaussianReference, shown: Array, x: Array
+        ) -> MeanLikelihood:
+            denoiser = reference.epsilon if learned is None else self.denoiser(learned)
             rounding = best_rounding(
                 error_curves(denoiser, choice_key, shown, law, n_log_snr=n_log_snr, **grid)
             )
@@ -149,14 +154,14 @@ class ImageTask(Task):
                 **grid,
             )
 
-        shown = normalised(self.train[:ROUNDING_IMAGES])
-        return measure(params, self.reference, shown, self.validation_examples())
+        shown = self.training_examples(ROUNDING_IMAGES)
+        return measure(learned, self.gaussian, shown, self.validation_examples())
 
-    def _samples(self, params: Params, law: LogSNRLaw) -> Array:
+    def _samples(self, learned: Learned, law: LogSNRLaw) -> Array:
         settings = self.settings
         low, high = law.ends
         times = uniform_times(low, high, settings.sampler_steps)
-        model = Model(self.denoiser(params), CHANNEL)
+        model = Model(self.denoiser(learned), CHANNEL)
         prior_key, noise_key = jax.random.split(jax.random.key(SAMPLE_SEED))
         noise = prior(prior_key, (settings.n_samples, *self.train.shape[1:]), CHANNEL, low)
         if settings.sampler == "sde":

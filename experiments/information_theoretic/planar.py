@@ -8,13 +8,15 @@ import numpy as np
 
 from data_generation.formats.array_files import write_npz
 from data_generation.planar import planar_data
+from data_generation.scripts.command_line import say
 from diffusions.density.gaussian_reference import fitted_reference
 from diffusions.density.likelihood import log_density
 from diffusions.density.log_snr import CHANNEL, LogSNRLaw
+from diffusions.density.mixture_choice import chosen_mixture
 from diffusions.metrics import gaussian_kernel, mmd_squared
 from diffusions.networks.mlp import DenoisingMLP
 from diffusions.samplers import Model, ode, prior, sde, uniform_times
-from diffusions.typing import Array, Key, Params
+from diffusions.typing import Array, Key
 from experiments.information_theoretic.figures import (
     plot_density,
     plot_error_curve,
@@ -24,12 +26,15 @@ from experiments.information_theoretic.figures import (
     square_grid,
 )
 from experiments.information_theoretic.settings import ResolvedInformationTheoreticSettings
-from experiments.information_theoretic.task import Measured, Task
+from experiments.information_theoretic.task import Learned, Measured, Task
 from experiments.run.folder import RunFolder
 
 DENSITY_SEED = 21
 SAMPLE_SEED = 22
 FINAL_GRID = 100
+PICTURE_SHARE = 4
+DENSITY_CHUNK = 4
+"""Nodes at a time: the responsibilities of all components stay in the cache."""
 MMD_BANDWIDTH = 0.5
 """Of standardised data: half a standard deviation."""
 
@@ -47,7 +52,7 @@ class PlanarTask(Task):
         )
         self.train = jnp.asarray(self.data.train)
         self.validation = jnp.asarray(self.data.validation)
-        self.reference = fitted_reference(self.train)
+        self.gaussian = self.reference = fitted_reference(self.train)
         self.dimension = 2
         self.module = DenoisingMLP(
             width=settings.width,
@@ -61,43 +66,72 @@ class PlanarTask(Task):
         self.params = self.module.init(key, self.train[:1], jnp.zeros(1))
         self.axis, self.nodes = square_grid(self.data.train, settings.grid)
         # Compiled once for all evaluations.
-        self.density = jax.jit(self._density, static_argnums=2)
+        self.density = jax.jit(self._density, static_argnums=(2, 3))
+
+    def prepare(self) -> dict[str, Any]:
+        """The mixture, and which points it was chosen by."""
+        if self.settings.precondition != "mixture":
+            return {}
+        say("  fitting the reference ...")
+        chosen = chosen_mixture(self.data.train, self.settings.seed)
+        self.reference = chosen.reference
+        self.judges = self.train[chosen.held_out]
+        self.train = jnp.delete(self.train, chosen.held_out, axis=0)
+        say(
+            f"  reference: {chosen.in_words}, {chosen.held_out_nll:.4f} nats on "
+            f"{len(self.judges)} training points that are kept out"
+        )
+        return {"reference": {"members": chosen.members, "held_out_nll": chosen.held_out_nll}}
 
     def examples(self, key: Key, indices: Array) -> Array:
         """Points; the key is for data that are altered at random."""
         del key
         return self.train[indices]
 
+    def training_examples(self, number: int) -> Array:
+        """Points."""
+        return self.train[:number]
+
     def validation_examples(self) -> Array:
         """All of them."""
         return self.validation
 
-    def _density(self, params: Params, nodes: Array, law: LogSNRLaw) -> Array:
+    def _log_density(self, learned: Learned, nodes: np.ndarray, law: LogSNRLaw) -> np.ndarray:
+        """At the nodes of a picture; of a reference that stands alone in closed form."""
+        if learned.gate is not None and learned.gate.shut:
+            return np.asarray(self.reference.log_density(jnp.asarray(nodes)))
+        # What a reference of many Gaussians leaves to the network is small, and so is its noise.
+        few = self.settings.precondition == "mixture"
+        n_log_snr = self.settings.n_log_snr // (PICTURE_SHARE if few else 1)
+        return np.asarray(self.density(learned, jnp.asarray(nodes), law, max(2, n_log_snr)))
+
+    def _density(self, learned: Learned, nodes: Array, law: LogSNRLaw, n_log_snr: int) -> Array:
         return log_density(
-            self.denoiser(params),
+            self.denoiser(learned),
             jax.random.key(DENSITY_SEED),
             nodes,
             law,
             self.reference,
-            n_log_snr=self.settings.n_log_snr,
+            n_log_snr=n_log_snr,
+            chunk=DENSITY_CHUNK,
         ).value
 
-    def evaluated(self, run: RunFolder, params: Params, law: LogSNRLaw, epoch: int) -> None:
+    def evaluated(self, run: RunFolder, learned: Learned, law: LogSNRLaw, epoch: int) -> None:
         """The contours at this epoch."""
         if self.settings.plots:
             plot_density(
                 run.plots / f"density_{epoch:04d}.png",
                 self.axis,
-                np.asarray(self.density(params, self.nodes, law)),
+                self._log_density(learned, self.nodes, law),
                 self.data.train[:2000],
                 f"log density, epoch {epoch}",
             )
 
     def concluded(
-        self, run: RunFolder, params: Params, law: LogSNRLaw, measured: Measured
+        self, run: RunFolder, learned: Learned, law: LogSNRLaw, measured: Measured
     ) -> dict[str, Any]:
         """Samples, the truth, and the last pictures."""
-        samples = {name: np.asarray(s) for name, s in self._samples(params, law).items()}
+        samples = {name: np.asarray(s) for name, s in self._samples(learned, law).items()}
         write_npz(run.path / "samples.npz", samples)
         # Of the very points that the network is judged by: their mean is not the entropy.
         truth = -float(np.mean(self.data.log_density(self.data.validation)))
@@ -107,18 +141,19 @@ class PlanarTask(Task):
             plot_final_density(
                 plots / "density.png",
                 axis,
-                np.asarray(self.density(params, nodes, law)),
+                self._log_density(learned, nodes, law),
                 self.data.log_density(nodes),
                 self.data.train[:2000],
             )
             plot_error_curve(plots / "mse_curve.png", measured.curves, measured.gaussian_curves)
             plot_samples(plots / "samples.png", self.data.train[: len(samples["ode"])], samples)
-            plot_loss(
-                plots / "training.png",
-                run.rows(),
-                truth=truth,
-                gaussian=float(measured.gaussian_nll.value),
-            )
+            if rows := run.rows():
+                plot_loss(
+                    plots / "training.png",
+                    rows,
+                    truth=truth,
+                    gaussian=float(measured.gaussian_nll.value),
+                )
         distances = {
             name: float(
                 mmd_squared(jnp.asarray(drawn), self.validation, gaussian_kernel(MMD_BANDWIDTH))
@@ -131,11 +166,11 @@ class PlanarTask(Task):
             "mmd_squared_of_samples": distances,
         }
 
-    def _samples(self, params: Params, law: LogSNRLaw) -> dict[str, Array]:
+    def _samples(self, learned: Learned, law: LogSNRLaw) -> dict[str, Array]:
         settings = self.settings
         low, high = law.ends
         times = uniform_times(low, high, settings.sampler_steps)
-        model = Model(self.denoiser(params), CHANNEL)
+        model = Model(self.denoiser(learned), CHANNEL)
         prior_key, noise_key = jax.random.split(jax.random.key(SAMPLE_SEED))
         noise = prior(prior_key, (settings.n_samples, 2), CHANNEL, low)
         return {

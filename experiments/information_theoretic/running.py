@@ -1,6 +1,7 @@
-"""A run that learns a density, or one that goes on."""
+"""A run that learns a density, one that goes on, or one that evaluates what others have learned."""
 
 from diffusions.training import cut_batch
+from experiments.information_theoretic.evaluation import evaluate_saved, saved_denoisers
 from experiments.information_theoretic.images import ImageTask
 from experiments.information_theoretic.planar import PlanarTask
 from experiments.information_theoretic.settings import ResolvedInformationTheoreticSettings
@@ -10,7 +11,8 @@ from experiments.run.session import TRAINING_ACTIVITIES, session
 
 
 def train_run(settings: ResolvedInformationTheoreticSettings, begin: float) -> None:
-    """Learns what the settings ask for; `begin` is when the script did."""
+    """Learns, or evaluates, what the settings ask for; `begin` is when the script did."""
+    models = saved_denoisers(settings) if settings.mode == "evaluate" else {}
     with session(
         settings, "experiments.information_theoretic", begin, activities=TRAINING_ACTIVITIES
     ) as run:
@@ -26,5 +28,12 @@ def train_run(settings: ResolvedInformationTheoreticSettings, begin: float) -> N
         )
         if not started:
             return
-        results = learn_density(run.folder, task, settings, run.seconds)
+        if models:
+            with run.timed("evaluate"):
+                results = evaluate_saved(run.folder, task, settings, models)
+        else:
+            with run.timed("reference"):
+                about_reference = task.prepare()
+            learned = learn_density(run.folder, task, settings, run.seconds)
+            results = {**about_reference, **learned}
         run.conclude({"dataset": settings.dataset, **results})

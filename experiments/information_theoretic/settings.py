@@ -10,6 +10,7 @@ from diffusions.checks import (
     Count,
     Decay,
     InnerShare,
+    NotNegative,
     PathText,
     Positive,
     Rounds,
@@ -37,24 +38,33 @@ class InformationTheoreticSettings(RunSettings):
         dataset: dino, moons, scg, line or circle in the plane; cifar10, fashion-mnist or synthetic
             images.
         data_path: folder of the images' files; not for synthetic ones.
+        mode: train, or evaluate saved networks without any training.
+        checkpoint: of `evaluate`: a run of this script or the folder of a network, such as an imported
+            one; several with commas are an ensemble, at each log SNR the one that errs least on
+            training data.
         preset: of images: paper, the full network and all images, or cpu, a small network on a part of
             them.
         data_seed: of the sample in the plane, and of the choice of images.
         n_points: points in the plane, or training images; absent, 8000 (scg 20000), or the preset's.
         validation_ratio: share of the points that is held out.
-        epochs: passes over the training data; absent, 160, or the preset's.
+        epochs: passes over the training data; absent, 30 (160 without a mixture), or the preset's.
         batch_size: examples per gradient step; absent, 128, or the preset's.
         noises: log SNRs and noises drawn for every example of a batch; absent, 4, or 1 for images.
         learning_rate: of Adam; absent, 3e-3, or 1e-4 for the full image network.
         schedule: cosine decay to zero, or constant.
         weighting: likelihood makes the training loss an estimate of the nll; uniform counts all drawn
             log SNRs alike, which is less noisy; absent, likelihood, or uniform for images.
-        ema_decay: of the averaged parameters that are evaluated and saved; 0 for none.
+        ema_decay: of the averaged parameters that are evaluated and saved; 0 for none; absent, none of
+            points, .999 of images (.99 with the preset cpu).
+        gradient_clip: norm that gradients are scaled down to; 0 for none; absent, none of points, 1 of
+            images.
         log_snr: LOC,SCALE of the log SNRs, `spectrum` of the data, or `curve`: measured by a first run
             of a tenth of the epochs; absent, 0,3, or 6.2614,3.0976 for images.
         clip: the log SNRs lie within this many scales of loc.
-        precondition: gaussian lets the network correct the ideal denoiser of a Gaussian with the data's
-            covariance; none lets it learn everything.
+        precondition: what the network corrects the ideal denoiser of, and is let in where points kept
+            out of the training gain by it: mixture, of Gaussians, their number chosen by these points;
+            gaussian, one with the data's covariance, everywhere; none lets the network learn all;
+            absent, mixture, or gaussian for images.
         width: of the planar network.
         n_layers: of the planar network.
         embedding: length of the planar network's sinusoidal embeddings.
@@ -67,11 +77,11 @@ class InformationTheoreticSettings(RunSettings):
         weights: folder of an imported DDPM network (see `checkpoints.import_torch`) to start from.
         flip: mirror half of the training images.
         eval_every: epochs between evaluations, each with a checkpoint and, in the plane, a picture;
-            absent, a tenth of the epochs, or a fifth for images.
+            absent, a fifth of the epochs.
         n_log_snr: log SNRs of the error curves and of every log density; absent, 200, or 100 for
             images.
         grid: points per axis of the contour pictures.
-        n_test: validation images; absent, 1000, or the preset's.
+        n_test: validation images; absent, all (at most 10000), or the preset's.
         n_samples: samples drawn at the end; absent, 2000 points or 64 images.
         sampler: ode or sde, for the samples; the plane gets both.
         sampler_steps: network calls are twice as many for the ode (Heun).
@@ -79,6 +89,8 @@ class InformationTheoreticSettings(RunSettings):
 
     dataset: PlanarDataset | ImageDataset = "dino"
     data_path: PathText | None = None
+    mode: Literal["train", "evaluate"] = "train"
+    checkpoint: Annotated[tuple[str, ...], Bounds(0, 100)] = ()
     preset: Preset = "paper"
     data_seed: Seed = 0
     n_points: Annotated[int, Bounds(10, MOST_INT)] | None = None
@@ -89,10 +101,11 @@ class InformationTheoreticSettings(RunSettings):
     learning_rate: Positive | None = None
     schedule: Literal["cosine", "constant"] = "cosine"
     weighting: Literal["likelihood", "uniform"] | None = None
-    ema_decay: Decay = 0.0
+    ema_decay: Decay | None = None
+    gradient_clip: NotNegative | None = None
     log_snr: str | None = None
     clip: Positive = 4.0
-    precondition: Literal["gaussian", "none"] = "gaussian"
+    precondition: Literal["mixture", "gaussian", "none"] | None = None
     width: Count = 128
     n_layers: Annotated[int, Bounds(0, 1000)] = 3
     embedding: Annotated[int, Bounds(4, MOST_INT)] = 128
@@ -120,6 +133,15 @@ class InformationTheoreticSettings(RunSettings):
             log_snr_pair(self.log_snr or "")
         if self.is_planar and self.weights is not None:
             raise ValueError(f"weights of an image network do not fit the dataset {self.dataset}")
+        if (self.mode == "evaluate") != bool(self.checkpoint):
+            raise ValueError(
+                "--mode=evaluate and --checkpoint=RUN go together; to train on from a network, give "
+                "--weights"
+            )
+        if self.resume and self.mode != "train":
+            raise ValueError("--resume continues a training; --mode=evaluate starts anew")
+        if not self.is_planar and self.precondition == "mixture":
+            raise ValueError("--precondition=mixture is for points; images have gaussian and none")
         if self.weights is not None and self.precondition != "none":
             raise ValueError(
                 "imported weights predict all of the noise by themselves: give --precondition=none"
@@ -163,10 +185,14 @@ class InformationTheoreticSettings(RunSettings):
         """The same settings with no None left but for paths and n_points in the plane."""
         if self.is_planar:
             values: dict = {
-                "epochs": 160,
+                # What a mixture leaves is little, and soon learned.
+                "epochs": 30 if self.precondition in (None, "mixture") else 160,
+                "precondition": "mixture",
                 "batch_size": 128,
                 "noises": 4,
                 "weighting": "likelihood",
+                "ema_decay": 0.0,
+                "gradient_clip": 0.0,
                 "learning_rate": 3e-3,
                 "log_snr": self.usual_log_snr,
                 "n_log_snr": 200,
@@ -177,14 +203,17 @@ class InformationTheoreticSettings(RunSettings):
         else:
             values = {
                 "epochs": 50,
+                "precondition": "gaussian",
                 "batch_size": 128,
                 "noises": 1,
                 "weighting": "uniform",
+                "ema_decay": 0.999,
+                "gradient_clip": 1.0,
                 "learning_rate": 1e-4,
                 "log_snr": self.usual_log_snr,
                 "n_log_snr": 100,
                 "n_samples": 64,
-                "n_test": 1000,
+                "n_test": 10_000,
                 "unet": "ddpm-cifar10",
             }
             if self.preset == "cpu":
@@ -192,13 +221,14 @@ class InformationTheoreticSettings(RunSettings):
                     "epochs": 6,
                     "batch_size": 32,
                     "learning_rate": 1e-3,
+                    "ema_decay": 0.99,
                     "unet": "tiny",
                     "n_points": 4096,
                     "n_samples": 16,
                     "n_test": 500,
                 }
         epochs = self.epochs or values["epochs"]
-        values["eval_every"] = max(1, epochs // (10 if self.is_planar else 5))
+        values["eval_every"] = max(1, epochs // 5)
         return resolved_as(ResolvedInformationTheoreticSettings, self, values)
 
 
@@ -210,8 +240,11 @@ class ResolvedInformationTheoreticSettings(InformationTheoreticSettings):
     batch_size: Count
     noises: Count
     learning_rate: Positive
+    ema_decay: Decay
+    gradient_clip: NotNegative
     weighting: Literal["likelihood", "uniform"]
     log_snr: str
+    precondition: Literal["mixture", "gaussian", "none"]
     unet: UNetPreset
     eval_every: Count
     n_log_snr: Two

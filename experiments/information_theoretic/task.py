@@ -2,34 +2,48 @@
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 
+from diffusions.density.correction import Gate, preconditioned
 from diffusions.density.error_curves import ErrorCurves
-from diffusions.density.gaussian_reference import GaussianReference, preconditioned
-from diffusions.density.likelihood import Likelihood
+from diffusions.density.gaussian_reference import GaussianReference
+from diffusions.density.likelihood import MeanLikelihood
 from diffusions.density.log_snr import LogSNRLaw
+from diffusions.density.reference import Reference
 from diffusions.objectives import Denoiser
 from diffusions.typing import Array, Key, Params
 from experiments.information_theoretic.settings import ResolvedInformationTheoreticSettings
 from experiments.run.folder import RunFolder
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What validation data say of the network and of the Gaussian reference.
+class Learned(NamedTuple):
+    """What is learned of a density beside the reference.
 
     Attributes:
-        nll: of the network, in nats, continuous.
+        params: of the network.
+        gate: where it is let in; everywhere while it is trained.
+    """
+
+    params: Params
+    gate: Gate | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What validation data say of what was learned and of a Gaussian.
+
+    Attributes:
+        nll: of what was learned, in nats, continuous.
         gaussian_nll: likewise, exactly.
-        curves: denoising errors of the network.
+        curves: denoising errors of what was learned.
         gaussian_curves: those of the Gaussian, on the same examples and noises.
     """
 
-    nll: Likelihood
-    gaussian_nll: Likelihood
+    nll: MeanLikelihood
+    gaussian_nll: MeanLikelihood
     curves: ErrorCurves
     gaussian_curves: ErrorCurves
 
@@ -41,12 +55,17 @@ class Task(abc.ABC):
         settings: resolved.
         module: the network.
         params: initial ones.
-        train: training data on the device.
+        train: training data on the device; after `prepare` those that the network is trained on.
+        judges: training data that it is not trained on, and that say where it is let in; None where it
+            is let in everywhere.
         validation: likewise.
-        reference: Gaussian of the training data's moments.
+        gaussian: of the training data's moments.
+        reference: that densities are measured against and the network corrects: the Gaussian, or a
+            mixture from `prepare` on.
         dimension: of one example.
         checksums: of data that come from files; None where a seed makes them.
         shown: whether a preconditioned network sees what the Gaussian predicts.
+        evaluated_denoiser: that is evaluated instead of a network that is trained here.
     """
 
     settings: ResolvedInformationTheoreticSettings
@@ -54,47 +73,60 @@ class Task(abc.ABC):
     params: Params
     train: Array
     validation: Array
-    reference: GaussianReference
+    gaussian: GaussianReference
+    reference: Reference
+    judges: Array | None = None
     dimension: int
     checksums: dict[str, str] | None = None
     shown: bool = False
+    evaluated_denoiser: Denoiser | None = None
 
     @property
     def n_parameters(self) -> int:
         """Of the network."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.params))
 
+    def prepare(self) -> dict[str, Any]:
+        """What needs no network and takes a while; facts for the summary."""
+        return {}
+
     @abc.abstractmethod
     def examples(self, key: Key, indices: Array) -> Array:
         """A training batch, as the network sees it."""
+
+    @abc.abstractmethod
+    def training_examples(self, number: int) -> Array:
+        """The first of the training data, as the network sees them, unaltered."""
 
     @abc.abstractmethod
     def validation_examples(self) -> Array:
         """All validation data, as the network sees them."""
 
     @abc.abstractmethod
-    def evaluated(self, run: RunFolder, params: Params, law: LogSNRLaw, epoch: int) -> None:
+    def evaluated(self, run: RunFolder, learned: Learned, law: LogSNRLaw, epoch: int) -> None:
         """Pictures on the way."""
 
     @abc.abstractmethod
     def concluded(
-        self, run: RunFolder, params: Params, law: LogSNRLaw, measured: Measured
+        self, run: RunFolder, learned: Learned, law: LogSNRLaw, measured: Measured
     ) -> dict[str, Any]:
         """Pictures at the end, and more for the summary."""
 
-    def discrete(self, params: Params, law: LogSNRLaw) -> dict[str, Likelihood]:
+    def discrete(self, learned: Learned, law: LogSNRLaw) -> dict[str, MeanLikelihood]:
         """Bounds by name of -log P of data on a grid; none of other data."""
         return {}
 
-    def denoiser(self, params: Params, *, dropout: Key | None = None) -> Denoiser:
-        """The denoiser of some parameters, with dropout where there is a key for it."""
+    def denoiser(self, learned: Learned, *, dropout: Key | None = None) -> Denoiser:
+        """The denoiser that was learned, with dropout where there is a key for it."""
+        if self.evaluated_denoiser is not None:
+            return self.evaluated_denoiser
 
         def network(z: Array, a: Array) -> Array:
             if dropout is None or not self.settings.dropout:
-                return self.module.apply(params, z, a)  # type: ignore[return-value]
+                return self.module.apply(learned.params, z, a)  # type: ignore[return-value]
             rngs = {"dropout": dropout}
-            return self.module.apply(params, z, a, deterministic=False, rngs=rngs)  # type: ignore[return-value]
+            return self.module.apply(learned.params, z, a, deterministic=False, rngs=rngs)  # type: ignore[return-value]
 
         if self.settings.precondition == "none":
             return network
-        return preconditioned(network, self.reference, shown=self.shown)
+        return preconditioned(network, self.reference, shown=self.shown, gate=learned.gate)

@@ -9,18 +9,18 @@ import pytest
 from scipy import stats
 
 import experiments.run.training
-from checkpoints import load_network
+from checkpoints import load_network, save_network
 from data_generation.planar import planar_data
+from diffusions.density import mixture_choice
 from diffusions.density.error_curves import error_curves
 from diffusions.density.gaussian_reference import (
-    GaussianReference,
     fitted_reference,
-    preconditioned,
 )
 from diffusions.density.likelihood import nll
 from diffusions.density.log_snr import LogSNRLaw
 from experiments.information_theoretic import __main__ as information_theoretic
-from experiments.information_theoretic import training as density_training
+from experiments.information_theoretic import assessment
+from experiments.information_theoretic.saved import saved_denoiser
 from experiments.run.contents import check_own
 
 PLANE = (
@@ -36,6 +36,7 @@ PLANE = (
     "--n-samples=50",
     "--sampler-steps=8",
 )
+LINES = (*PLANE, "--precondition=gaussian", "--noplots")
 PICTURES = (
     "--dataset=synthetic",
     "--preset=cpu",
@@ -57,6 +58,15 @@ def start(place, name, *flags, status=0):
 
 def summary(run):
     return json.loads((run / "summary.json").read_text())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_mixtures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mixture_choice, "COPIES", (1, 2))
+        patch.setattr(mixture_choice, "COMPONENTS", (1, 2))
+        patch.setattr(mixture_choice, "SCREENED_COMPONENTS", (1,))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -107,26 +117,77 @@ def test_everything_is_said_of_the_held_out_points(scg):
 
 
 def test_the_saved_network_has_the_reported_nll(scg):
-    found, network = summary(scg), load_network(scg / "network")
+    found, saved = summary(scg), saved_denoiser(scg)
     x = jnp.asarray(planar_data("scg", 0, n_points=400).validation)
-    reference = GaussianReference(
-        network.extra["mean"], network.extra["eigenvalues"], network.extra["eigenvectors"]
-    )
-
-    def denoiser(z, a):
-        return network.module.apply(network.params, z, a)
-
-    law = LogSNRLaw(**network.about["log_snr"])
     again = nll(
-        preconditioned(denoiser, reference),
-        jax.random.key(density_training.EVALUATION_SEED),
+        saved.denoiser,
+        jax.random.key(assessment.EVALUATION_SEED),
         x,
-        law,
-        reference,
-        n_samples=density_training.NLL_SAMPLES[True],
+        saved.law,
+        saved.reference,
+        n_samples=assessment.NLL_SAMPLES[True],
     )
     assert float(again.value) == pytest.approx(found["nll"], rel=1e-4)
-    assert float(again.standard_error) == pytest.approx(found["standard_error"]["nll"], rel=1e-3)
+    for name in ("standard_error", "evaluation_error"):
+        assert float(getattr(again, name)) == pytest.approx(found[name]["nll"], abs=1e-4)
+
+
+def test_the_mixture_and_what_the_network_adds(scg):
+    found, saved = summary(scg), saved_denoiser(scg)
+    copies, components, shares = zip(*found["reference"]["members"], strict=True)
+    assert sum(shares) == pytest.approx(1.0)
+    n_gaussians = sum(c * j for c, j in zip(copies, components, strict=True))
+    assert saved.reference.mixture.means.shape == (n_gaussians, 2)
+    data = planar_data("scg", 0, n_points=400)
+    alone = -float(saved.reference.log_density(jnp.asarray(data.validation)).mean())
+    # 40 points and five epochs: the network is shut off nearly everywhere.
+    assert found["nll"] == pytest.approx(alone, abs=0.1)
+    assert len(found["network"]["shares"]) == 24
+    assert found["network"]["gain"] >= 0.0
+    assert max(found["nats_outside"].values()) < 0.05
+
+
+def test_evaluation_of_what_is_saved(place, scg, capsys):
+    """A run judged again has the same numbers, and so has an ensemble of it twice."""
+    again = ("--mode=evaluate", "--dataset=scg", *PLANE)
+    one = start(place, "again", *again, f"--checkpoint={scg}")
+    two = start(place, "twice", *again, f"--checkpoint={scg},{scg / 'network'}", "--noplots")
+    names = ("nll", "nll_gaussian", "nll_true", "standard_error", "evaluation_error", "log_snr")
+    for run in (one, two):
+        for name in names:
+            assert summary(run)[name] == pytest.approx(summary(scg)[name], rel=1e-5)
+    assert not (one / "network").exists()
+    assert {p.name for p in (one / "plots").iterdir()} == {
+        "density.png",
+        "mse_curve.png",
+        "samples.png",
+    }
+    capsys.readouterr()
+    start(place, "no", *again, "--data-seed=1", f"--checkpoint={scg}", status=2)
+    assert "--data-seed=0" in capsys.readouterr().err
+    start(place, "no", *again, f"--checkpoint={place.runs / 'nothing'}", status=2)
+    assert "nothing" in capsys.readouterr().err
+
+
+def test_an_ensemble_takes_the_better_one(place, scg, tmp_path):
+    """Of two networks, one of which adds noise at every log SNR."""
+    saved = load_network(scg / "network")
+    spoiled = jax.tree.map(lambda leaf: leaf + 1.0, saved.params)
+    extra = {**saved.extra, "gate_shares": jnp.ones_like(saved.extra["gate_shares"])}
+    save_network(tmp_path / "spoiled", saved.module, spoiled, saved.about, extra)
+    again = ("--mode=evaluate", "--dataset=scg", *PLANE, "--noplots")
+    bad = start(place, "bad", *again, f"--checkpoint={tmp_path / 'spoiled'}")
+    both = start(place, "both", *again, f"--checkpoint={tmp_path / 'spoiled'},{scg}")
+    best = summary(scg)["nll"]
+    assert summary(bad)["nll"] > best + 1.0
+    assert summary(both)["nll"] == pytest.approx(best, rel=1e-4)
+
+
+def test_a_range_that_is_too_narrow_is_followed_and_complained_of(place, capsys):
+    run = start(place, "narrow", "--dataset=scg", *LINES, "--log-snr=0,0.5")
+    assert "nats lie below" in capsys.readouterr().out
+    assert summary(run)["log_snr"]["scale"] == 0.5
+    assert max(summary(run)["nats_outside"].values()) > 0.05
 
 
 def result(run):
@@ -172,16 +233,15 @@ def test_a_finished_run_is_left_alone(place, scg, capsys):
     assert result(scg) == before
 
 
-@pytest.mark.parametrize("log_snr", ["curve", "1,2.5"])
+@pytest.mark.parametrize("log_snr", ["curve", "spectrum", "1,2.5"])
 def test_log_snr_of_any_kind(place, log_snr, monkeypatch):
     monkeypatch.setattr(
         "data_generation.planar.ENTROPY_SAMPLE", 1000
     )  # of the law, which is not the subject
-    run = start(
-        place, f"law-{log_snr[:2]}", "--dataset=moons", *PLANE, f"--log-snr={log_snr}", "--noplots"
-    )
+    run = start(place, f"law-{log_snr[:2]}", "--dataset=moons", *LINES, f"--log-snr={log_snr}")
     law = summary(run)["log_snr"]
-    assert law["scale"] > 0
+    # Of moons .03 wide the spectrum alone would end at 4, where half of the integral is to come.
+    assert law["clip"] * law["scale"] + law["loc"] > 8.0
     if log_snr == "1,2.5":
         assert law == {"loc": 1.0, "scale": 2.5, "clip": 4.0}
     assert not (run / "plots").exists()
@@ -193,6 +253,7 @@ def test_images(place):
     found = summary(run)
     names = {"nll", "nll_gaussian", "nll_discrete", "nll_discrete_gaussian"}
     assert set(found["bits_per_dim"]) == set(found["standard_error"]) == names
+    assert set(found["evaluation_error"]) == names
     for name in names:
         assert found["bits_per_dim"][name] == pytest.approx(found[name] / 1200 / np.log(2))
         assert found["standard_error"][name] > 0
@@ -217,6 +278,9 @@ def test_images(place):
         (["--dataset=scg", "--epochs=0"], "epochs"),
         (["--dataset=scg", "--activation=tanh"], "relu"),
         (["--datset=scg"], "--dataset"),
+        (["--mode=evaluate"], "go together"),
+        (["--checkpoint=x"], "go together"),
+        (["--dataset=synthetic", "--precondition=mixture"], "for points"),
     ],
 )
 def test_bad_input(place, capsys, flags, message):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from diffusions.density.expectation_maximisation import covariance, covariance_floor, fit_mixture
 from jkonet_star import densities as densities_module
 from jkonet_star.densities import fit_densities, from_arrays, to_arrays
-from jkonet_star.gaussian_mixture import covariance, covariance_floor, fit_mixture
 from jkonet_star.settings import DensitySettings
 from jkonet_star.snapshots import snapshots_from_arrays
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusions.density.correction import preconditioned
 from diffusions.density.error_curves import (
     ErrorCurves,
     best_rounding,
@@ -19,7 +20,6 @@ from diffusions.density.exact import gaussian, gaussian_mixture
 from diffusions.density.gaussian_reference import (
     GaussianReference,
     fitted_reference,
-    preconditioned,
     standard_reference,
 )
 from diffusions.density.likelihood import (

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
+from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
 from diffusions.typing import HostArray
@@ -60,19 +61,22 @@ def covariance(points: HostArray, weights: HostArray) -> HostArray:
     return (weights[:, None] * centred).T @ centred
 
 
-def covariance_floor(total: HostArray, scale: float) -> HostArray:
+def covariance_floor(
+    total: HostArray, scale: float, relative: float = COVARIANCE_FLOOR
+) -> HostArray:
     """The floor F of (3).
 
     Args:
         total: (d, d) covariance of the particles.
         scale: variance to take where the particles have none at all.
+        relative: lambda.
 
     Returns:
         A positive definite (d, d) matrix.
     """
     d = len(total)
     mean_variance = np.trace(total) / d
-    return COVARIANCE_FLOOR * (total + (mean_variance or scale) * np.eye(d))
+    return relative * (total + (mean_variance or scale) * np.eye(d))
 
 
 def precision_factors(covariances: HostArray) -> HostArray:
@@ -108,8 +112,8 @@ def fit_mixture(
     with threadpool_limits(limits=1, user_api="blas"):
         starts = []
         for _ in range(_STARTS):
-            labels = _kmeans_labels(points, weights, n_components, floor, generator)
-            mixture = _maximised(_moments_of_labels(points, weights, labels, n_components), floor)
+            labels = kmeans_labels(points, weights, n_components, floor, generator)
+            mixture = _maximised(moments_of_labels(points, weights, labels, n_components), floor)
             starts.append(_iterate(points, weights, mixture, floor, _START_ITERATIONS))
         best = max(starts, key=lambda start: start[1])[0]
         mixture, log_likelihood, iterations = _iterate(
@@ -124,20 +128,21 @@ def fit_mixture(
     )
 
 
-_Mixture: TypeAlias = tuple[HostArray, HostArray, HostArray]  # weights, means, precision factors
+Mixture: TypeAlias = tuple[HostArray, HostArray, HostArray]
+"""Weights (k,), means (k, d), precision factors (k, d, d)."""
 
 
 def _iterate(
-    points: HostArray, weights: HostArray, mixture: _Mixture, floor: HostArray, limit: int
-) -> tuple[_Mixture, float, int]:
+    points: HostArray, weights: HostArray, mixture: Mixture, floor: HostArray, limit: int
+) -> tuple[Mixture, float, int]:
     """Expectation maximisation; also the log-likelihood of the mixture and the iterations."""
-    log_likelihood, moments = _expectation(points, weights, mixture)
+    log_likelihood, moments = expectation(points, weights, mixture)
     iteration = 0
     while iteration < limit:
         iteration += 1
         mixture = _maximised(moments, floor)
         previous = log_likelihood
-        log_likelihood, moments = _expectation(points, weights, mixture)
+        log_likelihood, moments = expectation(points, weights, mixture)
         if log_likelihood - previous < _TOLERANCE:
             break
     return mixture, log_likelihood, iteration
@@ -154,17 +159,10 @@ def _blocks_of_rows(n: int, d: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, n, size))
 
 
-def _expectation(
-    points: HostArray, weights: HostArray, mixture: _Mixture
-) -> tuple[float, HostArray]:
-    """Equation (1) and what (2) and (3) need of it.
-
-    Returns:
-        The mean log-likelihood, and the moments sum_i w_i r_ik (1, x_i, x_i x_i^T),
-        (k, 1 + d + d^2).
-    """
+def _coefficients(mixture: Mixture) -> HostArray:
+    """Of each component, by which the features of points give log pi_k N(x; m_k, S_k)."""
     component_weights, means, factors = mixture
-    n, d = points.shape
+    d = means.shape[1]
     precisions = np.swapaxes(factors, 1, 2) @ factors
     linear = np.einsum("kij,kj->ki", precisions, means)
     constant = (
@@ -173,9 +171,29 @@ def _expectation(
         - 0.5 * (linear * means).sum(axis=1)
         - 0.5 * d * np.log(2 * np.pi)
     )
-    coefficients = np.concatenate(
+    return np.concatenate(
         [constant[:, None], linear, -0.5 * precisions.reshape(len(means), -1)], axis=1
     )
+
+
+def log_densities(points: HostArray, mixture: Mixture) -> HostArray:
+    """Log density (n,) of a mixture at points (n, d)."""
+    coefficients = _coefficients(mixture)
+    found = np.empty(len(points))
+    for rows in _blocks_of_rows(*points.shape):
+        found[rows] = logsumexp(_features(points[rows]) @ coefficients.T, axis=1)
+    return found
+
+
+def expectation(points: HostArray, weights: HostArray, mixture: Mixture) -> tuple[float, HostArray]:
+    """Equation (1) and what (2) and (3) need of it.
+
+    Returns:
+        The mean log-likelihood, and the moments sum_i w_i r_ik (1, x_i, x_i x_i^T),
+        (k, 1 + d + d^2).
+    """
+    coefficients = _coefficients(mixture)
+    n, d = points.shape
     log_likelihood, moments = 0.0, np.zeros_like(coefficients)
     for rows in _blocks_of_rows(n, d):
         features = _features(points[rows])
@@ -188,10 +206,10 @@ def _expectation(
     return log_likelihood, moments
 
 
-def _moments_of_labels(
+def moments_of_labels(
     points: HostArray, weights: HostArray, labels: HostArray, n_components: int
 ) -> HostArray:
-    """The moments of `_expectation` where each particle belongs to one component."""
+    """The moments of `expectation` where each particle belongs to one component."""
     n, d = points.shape
     moments = np.zeros((n_components, 1 + d + d * d))
     for rows in _blocks_of_rows(n, d):
@@ -200,7 +218,7 @@ def _moments_of_labels(
     return moments
 
 
-def _maximised(moments: HostArray, floor: HostArray) -> _Mixture:
+def _maximised(moments: HostArray, floor: HostArray) -> Mixture:
     """Equations (2) and (3)."""
     d = len(floor)
     # A component that lost its particles gets a trace of everyone's rather than a zero mass.
@@ -212,7 +230,7 @@ def _maximised(moments: HostArray, floor: HostArray) -> _Mixture:
     return mass / mass.sum(), means, precision_factors(covariances)
 
 
-def _kmeans_labels(
+def kmeans_labels(
     points: HostArray,
     weights: HostArray,
     n_components: int,

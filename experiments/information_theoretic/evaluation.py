@@ -1,0 +1,109 @@
+"""Saved networks, one or an ensemble, judged by the validation data without any training."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from data_generation.scripts.command_line import say
+from diffusions.density.error_curves import ensemble, error_curves
+from diffusions.density.log_snr import LogSNRLaw
+from diffusions.objectives import Denoiser
+from experiments.information_theoretic.assessment import assess, evaluation_key, likelihood_of
+from experiments.information_theoretic.saved import DATA_FIELDS, SavedDenoiser, saved_denoiser
+from experiments.information_theoretic.settings import (
+    ResolvedInformationTheoreticSettings,
+    log_snr_pair,
+)
+from experiments.information_theoretic.task import Learned, Task
+from experiments.run.folder import RunFolder
+
+PILOT_EXAMPLES = {True: 2000, False: 64}
+"""Training examples, points or images, by which the model of each log SNR is chosen."""
+
+
+def saved_denoisers(settings: ResolvedInformationTheoreticSettings) -> dict[str, SavedDenoiser]:
+    """Those of `--checkpoint`, by their places.
+
+    Raises:
+        ValueError: one is missing or damaged, or was trained on other data than are asked for.
+    """
+    models = {place: saved_denoiser(place) for place in settings.checkpoint}
+    for place, model in models.items():
+        for name in DATA_FIELDS if settings.is_planar else DATA_FIELDS[:1]:
+            given, own = getattr(settings, name), model.about.get(name)
+            if name in model.about and own != given:
+                flag = name.replace("_", "-")
+                raise ValueError(
+                    f"{place} was trained with --{flag}={own}, and is to be judged with "
+                    f"--{flag}={given}: give the same, or its validation data are others"
+                )
+    return models
+
+
+def evaluate_saved(
+    run: RunFolder,
+    task: Task,
+    settings: ResolvedInformationTheoreticSettings,
+    models: dict[str, SavedDenoiser],
+) -> dict[str, Any]:
+    """The numbers and pictures of a run that trains, by networks that are there.
+
+    Raises:
+        ValueError: networks of other examples, or of different ranges of log SNR.
+    """
+    law = _law(settings, models)
+    for place, model in models.items():
+        _check_takes(model.denoiser, task, place)
+    first = next(iter(models.values()))
+    task.reference = first.reference or task.gaussian
+    denoisers = [model.denoiser for model in models.values()]
+    task.evaluated_denoiser = (
+        denoisers[0] if len(denoisers) == 1 else _ensemble(task, denoisers, law)
+    )
+    say(f"  {len(models)} saved, log SNR from {law.ends[0]:.3g} to {law.ends[1]:.3g}")
+    learned = Learned({})
+    return assess(run, task, learned, law, likelihood_of(task, law)(learned))
+
+
+def _law(
+    settings: ResolvedInformationTheoreticSettings, models: dict[str, SavedDenoiser]
+) -> LogSNRLaw:
+    laws = {model.law for model in models.values() if model.law is not None}
+    if len(laws) == 1:
+        return laws.pop()
+    if settings.log_snr in ("spectrum", "curve") or (
+        laws and settings.log_snr == settings.usual_log_snr
+    ):
+        raise ValueError(
+            f"the networks of --checkpoint have {len(laws)} ranges of log SNR: give the one to judge "
+            "them on as --log-snr=LOC,SCALE"
+        )
+    loc, scale = log_snr_pair(settings.log_snr)
+    return LogSNRLaw(loc=loc, scale=scale, clip=settings.clip)
+
+
+def _ensemble(task: Task, denoisers: list[Denoiser], law: LogSNRLaw) -> Denoiser:
+    """At each log SNR the network of least error on training examples."""
+    x = task.training_examples(PILOT_EXAMPLES[task.settings.is_planar])
+    key = evaluation_key("pilot")
+    pilots = [
+        jax.jit(
+            lambda x, denoiser=denoiser: error_curves(
+                denoiser, key, x, law, n_log_snr=task.settings.n_log_snr
+            )
+        )(x)
+        for denoiser in denoisers
+    ]
+    return ensemble(denoisers, pilots)
+
+
+def _check_takes(denoiser: Denoiser, task: Task, place: str) -> None:
+    shape = task.training_examples(1).shape
+    try:
+        jax.eval_shape(denoiser, jnp.zeros(shape), jnp.zeros(1))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:150]
+        raise ValueError(
+            f"the network in {place} does not take examples of shape {list(shape[1:])}: {reason}"
+        ) from error
