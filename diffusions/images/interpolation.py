@@ -1,5 +1,6 @@
 """Classical interpolation of images from scattered pixels, on the host: what a network has to beat.
 
+    mean         the mean of the told pixels
     nearest      the value of the nearest told pixel
     linear       linear on the triangles of Delaunay's triangulation of the told pixels; the nearest
                  value outside their hull
@@ -18,7 +19,7 @@ from scipy.sparse.linalg import splu
 
 from diffusions.typing import ArrayLike, HostArray
 
-INTERPOLATIONS = ("nearest", "linear", "biharmonic")
+INTERPOLATIONS = ("mean", "nearest", "linear", "biharmonic")
 
 
 def interpolate(images: ArrayLike, told: ArrayLike, method: str) -> HostArray:
@@ -43,7 +44,9 @@ def interpolate(images: ArrayLike, told: ArrayLike, method: str) -> HostArray:
         )
     if method not in INTERPOLATIONS:
         raise ValueError(f"method must be one of {', '.join(INTERPOLATIONS)}, got {method!r}")
-    fill = {"nearest": _nearest, "linear": _linear, "biharmonic": _biharmonic}[method]
+    fill = {"mean": _mean, "nearest": _nearest, "linear": _linear, "biharmonic": _biharmonic}[
+        method
+    ]
     result = np.zeros_like(images)
     for image, mask, out in zip(images, told, result, strict=True):
         if (mask == mask[..., :1]).all():
@@ -64,6 +67,10 @@ def _filled(
         return image
     values = fill(np.where(mask[..., None], image, 0.0).astype(np.float64), mask)
     return np.where(mask[..., None], image, values)
+
+
+def _mean(image: HostArray, mask: HostArray) -> HostArray:
+    return np.broadcast_to(image[mask].mean(axis=0), image.shape)
 
 
 def _nearest(image: HostArray, mask: HostArray) -> HostArray:

@@ -6,6 +6,7 @@ Unseen pixels are those that are not told. Of every method:
     rmse_unseen   root of their mean squared error over all images, pixels being in [-1, 1]
     psnr, ssim    of whole images, means over images
     frechet       distance to the held-out images in the features of `diffusions.images.features`
+    fid, lpips    where the user has the weights, see `experiments.sparse_pixels.perceptual`
 
 An error below that of rounding to bytes counts as that, so that a black image is no infinite PSNR.
 """
@@ -33,6 +34,7 @@ from experiments.sparse_pixels.figures import (
     plot_diversity,
     plot_panel,
 )
+from experiments.sparse_pixels.perceptual import Perceptual
 from experiments.sparse_pixels.sampling import Reconstruction, SamplerSpec
 from experiments.sparse_pixels.settings import ResolvedSparsePixelsSettings, Sampler
 from experiments.sparse_pixels.task import SparseTask
@@ -81,7 +83,9 @@ def unseen_psnr(images: np.ndarray, held: Held) -> np.ndarray:
     return 10 * np.log10(4.0 / np.maximum(mse, ROUNDING))
 
 
-def quality(images: np.ndarray, held: Held) -> dict[str, float | None]:
+def quality(
+    images: np.ndarray, held: Held, perceptual: Perceptual | None = None
+) -> dict[str, float | None]:
     """The figures of the module header; None for one that the images are too small or few for."""
     per_image = unseen_psnr(images, held)
     unseen = ~held.told
@@ -100,7 +104,7 @@ def quality(images: np.ndarray, held: Held) -> dict[str, float | None]:
     if len(images) > 1 and side >= SMALLEST:
         features = image_features(a), image_features(b)
         found["frechet"] = float(frechet_distance_of_samples(*features))
-    return found
+    return found | (perceptual(images, held.images) if perceptual else {})
 
 
 class Draws(NamedTuple):
@@ -164,6 +168,7 @@ def evaluate(
     params: Params,
     regression: Params | None,
     settings: ResolvedSparsePixelsSettings,
+    perceptual: Perceptual,
     *,
     plots: bool,
 ) -> dict[str, Any]:
@@ -176,6 +181,7 @@ def evaluate(
         params: of the diffusion model.
         regression: of the one-shot network, where there is one.
         settings: resolved.
+        perceptual: distances by the user's weights.
         plots: draw figures.
 
     Returns:
@@ -197,7 +203,7 @@ def evaluate(
     )
     methods["sample"] = draws.images[0]
     methods["sample_mean"] = draws.images.mean(axis=0)
-    table = {name: quality(images, held) for name, images in methods.items()}
+    table = {name: quality(images, held, perceptual) for name, images in methods.items()}
     rows = [{"method": name, **found} for name, found in table.items()]
     write_table(run.path / "methods.csv", rows)
     for name, found in table.items():

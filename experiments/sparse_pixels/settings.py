@@ -67,6 +67,9 @@ class SamplingSettings:
         compare_steps: step counts of the comparison of samplers.
         compare_samplers: samplers of the comparison.
         n_compare: images of the comparison; 0 leaves it out.
+        inception_weights: file of Inception's weights, for FID; PyTorch's, by the names of pytorch-fid
+            or torchvision. Nothing is downloaded; absent, no FID.
+        lpips_weights: file of the state dict of an lpips.LPIPS with AlexNet or VGG, for LPIPS.
     """
 
     sampler: Sampler | None = None
@@ -81,6 +84,8 @@ class SamplingSettings:
     compare_steps: Annotated[tuple[Rounds, ...], Bounds(0, 100)] = (5, 10, 20, 50)
     compare_samplers: tuple[str, ...] = ("ddim", "ode-euler", "ode-heun", "sde")
     n_compare: Natural | None = None
+    inception_weights: PathText | None = None
+    lpips_weights: PathText | None = None
 
     def __post_init__(self):
         check_fields(self)

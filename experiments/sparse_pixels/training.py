@@ -30,6 +30,7 @@ from experiments.sparse_pixels.evaluation import (
 )
 from experiments.sparse_pixels.expectation_maximisation import COMPLETED, completed_images
 from experiments.sparse_pixels.figures import plot_diversity, plot_losses, plot_panel
+from experiments.sparse_pixels.perceptual import Perceptual
 from experiments.sparse_pixels.sampling import Reconstruction
 from experiments.sparse_pixels.settings import Mode, ResolvedSparsePixelsSettings
 from experiments.sparse_pixels.task import SparseTask
@@ -52,6 +53,7 @@ def learn(run: RunFolder, task: SparseTask, seconds: dict[str, float]) -> dict[s
     """
     settings = task.settings
     reconstruction = Reconstruction(task)
+    perceptual = Perceptual(settings, task.shape)  # before hours of training, not after
     panel = functools.partial(_panel, run, task, reconstruction)
     key = jax.random.key(settings.seed)
     params = task.initial(named_key(key, "initial"))
@@ -94,7 +96,16 @@ def learn(run: RunFolder, task: SparseTask, seconds: dict[str, float]) -> dict[s
         _save(part, task, regression)
         curves["regression"] = part.rows()
     start = time.perf_counter()
-    found = evaluate(run, task, reconstruction, params, regression, settings, plots=settings.plots)
+    found = evaluate(
+        run,
+        task,
+        reconstruction,
+        params,
+        regression,
+        settings,
+        perceptual,
+        plots=settings.plots,
+    )
     if settings.plots:
         plot_losses(run.plots / "training.png", curves)
     seconds["evaluate"] += time.perf_counter() - start
@@ -216,7 +227,14 @@ def reuse(mode: Mode, run: RunFolder, folder: Path, settings: ResolvedSparsePixe
             _sample(results, task, reconstruction, params)
         else:
             found = evaluate(
-                results, task, reconstruction, params, regression, settings, plots=settings.plots
+                results,
+                task,
+                reconstruction,
+                params,
+                regression,
+                settings,
+                Perceptual(settings, task.shape),
+                plots=settings.plots,
             )
             write_json(unfinished / "evaluation.json", found)
         write_json(unfinished / ABOUT, about(unfinished, SCRIPT))

@@ -1,6 +1,7 @@
 """Settings, batches, samplers and measures of the sparse-pixel experiment."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from diffusions.predictions import convert
 from diffusions.processes import LinearBetaDDPM, RectifiedFlow
 from diffusions.samplers import Model, prior
 from experiments.sparse_pixels.evaluation import Held, quality, unseen_psnr
+from experiments.sparse_pixels.perceptual import Perceptual
 from experiments.sparse_pixels.sampling import SamplerSpec, sampled, told_put_back
 from experiments.sparse_pixels.settings import SAMPLERS, VARIANTS, SparsePixelsSettings
 from experiments.sparse_pixels.task import SparseTask, averaged
@@ -207,6 +209,39 @@ def test_quality_of_known_errors():
     rounding = 10 * np.log10(4 * 12 * 127.5**2)
     np.testing.assert_allclose(unseen_psnr(truth, held), rounding)
     assert perfect["psnr"] == pytest.approx(rounding)
+
+
+def write_safetensors(file, arrays):
+    header, place = {}, 0
+    for name, array in arrays.items():
+        ends = [place, place + array.nbytes]
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": ends}
+        place = ends[1]
+    text = json.dumps(header).encode()
+    content = b"".join(array.tobytes() for array in arrays.values())
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content)
+
+
+def test_distances_by_the_users_weights(tmp_path):
+    # LPIPS of four channels a layer, through a file; both networks have tests of their own.
+    rng, weights, channels = np.random.default_rng(0), {}, 3
+    for piece, (number, side) in enumerate(((0, 11), (3, 5), (6, 3), (8, 3), (10, 3))):
+        kernel = rng.standard_normal((4, channels, side, side)).astype(np.float32)
+        weights[f"net.slice{piece + 1}.{number}.weight"] = kernel
+        weights[f"lin{piece}.model.1.weight"] = rng.uniform(size=(1, 4, 1, 1)).astype(np.float32)
+        channels = 4
+    file = tmp_path / "lpips.safetensors"
+    write_safetensors(file, weights)
+    settings = SparsePixelsSettings(dataset="synthetic", lpips_weights=str(file))
+    judge = Perceptual(settings, (32, 32, 1))
+    truth = rng.uniform(-1, 1, (13, 32, 32, 1)).astype(np.float32)
+    noise = rng.standard_normal(truth.shape).astype(np.float32)
+    assert judge(truth, truth) == {"lpips": 0.0}
+    near, far = (judge(truth + size * noise, truth)["lpips"] for size in (0.1, 1.0))
+    assert 0 < near < far
+    other = dataclasses.replace(settings, inception_weights=str(file))
+    with pytest.raises(ValueError, match="cannot be used as weights of that network: .*Conv2d_1a"):
+        Perceptual(other, (32, 32, 1))
 
 
 @pytest.mark.parametrize(
