@@ -35,7 +35,7 @@ from measurement import (
 )
 
 COMMANDS = {
-    "linear, published": ("experiments.linear_denoiser", "--noplots"),
+    "linear, published": ("experiments.linear_denoiser", "--noplots", "--n-train=25,50,75,100"),
     "learned, n = 450": ("experiments.learned_denoiser", "--n-train=450", "--n-simulations=1"),
 }
 

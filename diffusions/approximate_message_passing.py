@@ -38,8 +38,9 @@ Plefka's expansion to second order in A. With R = q + sum_i Var_i / n and h, gam
     Phi = sum_i [log zeta(h_i, gamma) - h_i m_i] + n gamma R / 2 + lambda / 2 m^T A m
           - n lambda^2 (2 R q - q^2) / 4,                                                           (6)
 
-zero at m = 0 and stationary at fixed points of (3). Where the matrix is zero and lambda > 1, (3) has
-none; Phi is then negative. The estimate is m m^T / n times the probability that the matrix is not zero,
+zero at m = 0 and stationary at fixed points of (3). Where the matrix is zero and lambda > 1, (3) does not
+settle, and Phi is negative but for terms of order one. The estimate is m m^T / n times the probability
+that the matrix is not zero,
 
     u = P^{1/2} m n^{-1/2},   log (P / (1 - P)) = log ((1 - p_0) / p_0) + Phi.                      (7)
 """
@@ -111,7 +112,7 @@ def amp(
 
     Args:
         edges: E, symmetric.
-        t: times.
+        t: times, finite.
         k: non-zero entries.
         start: random unit vectors; absent, the spectral start.
         zero_probability: of the zero matrix, p_0.

@@ -22,8 +22,8 @@ from diffusions.typing import Array, HostArray, Key
 from experiments.run.folder import RunFolder
 from experiments.sparse_localization.measurement import Estimator, batch_sizes
 
-PIECES = 100
-"""Of the whole way of a batch: as long as a state is at least apart from the next one."""
+PIECES = 400
+"""Of the way of a batch: what is lost where a run is killed, and what is tried beforehand."""
 SECONDS_BETWEEN_STATES = 60.0
 
 
@@ -155,7 +155,7 @@ class _Sampler:
         analysis = self._advance.memory_analysis()
         if analysis is not None:
             needed = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
-            cost = f"{needed / 1e9:.2g} GB of memory, {cost}"
+            cost = f"{needed / 1e9:.2g} GB for arrays, {cost}"
         say(
             f"  {n_batches} x {self.size} samples at once (--batch-size), {self.n_steps} steps each; "
             f"this takes about {cost}"

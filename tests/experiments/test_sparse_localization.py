@@ -377,7 +377,7 @@ def test_generation_says_beforehand_what_it_takes(capsys, monkeypatch):
     generated(2)
     generated(2)
     said = capsys.readouterr().out
-    assert "GB of memory" in said
+    assert "GB for arrays" in said
     assert "by the clock" in said
 
 
