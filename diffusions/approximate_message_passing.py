@@ -10,8 +10,7 @@ One entry in the Gaussian channel h = gamma v + gamma^{1/2} g has the posterior 
     f(h, gamma) = E[v | h] = a w(a) - a w(-a),   w(v) = P(v) exp(h v - gamma v^2 / 2) / zeta,
     zeta(h, gamma) = sum_v P(v) exp(h v - gamma v^2 / 2),                                           (2)
 
-and E f v = E f^2 = q(gamma) = 1 - mmse(gamma). AMP iterates, with
-q_j = |m_j|^2 / n, m_{-1} and h_0 from the start,
+and E f v = E f^2 = q(gamma) = 1 - mmse(gamma). AMP iterates, with q_j = |m_j|^2 / n,
 
     m_j = f(h_j, gamma_j),   h_{j+1} = lambda (A m_j - b_j m_{j-1}),   gamma_{j+1} = lambda^2 q_j,  (3)
 
@@ -38,9 +37,9 @@ Plefka's expansion to second order in A. With R = q + sum_i Var_i / n and h, gam
     Phi = sum_i [log zeta(h_i, gamma) - h_i m_i] + n gamma R / 2 + lambda / 2 m^T A m
           - n lambda^2 (2 R q - q^2) / 4,                                                           (6)
 
-zero at m = 0 and stationary at fixed points of (3). Where the matrix is zero and lambda > 1, (3) does not
-settle, and Phi is negative but for terms of order one. The estimate is m m^T / n times the probability
-that the matrix is not zero,
+zero at m = 0 and stationary at fixed points of (3). Where the matrix is zero and lambda > 1, (3) does
+not settle, and Phi is negative but for terms of order one. The estimate is m m^T / n times the
+probability that the matrix is not zero,
 
     u = P^{1/2} m n^{-1/2},   log (P / (1 - P)) = log ((1 - p_0) / p_0) + Phi.                      (7)
 """
