@@ -94,6 +94,7 @@ def preconditioned(
     return corrected
 
 
+@checked
 def measured_gate(
     denoiser: Denoiser,
     reference: Reference,

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
+from diffusions.arguments import checked
 from diffusions.density.exact import GaussianMixture
 from diffusions.density.expectation_maximisation import (
     Mixture,
@@ -126,6 +127,7 @@ def _steps(value: int, grid: tuple[int, ...]) -> list[int]:
     return list(grid[max(i - 1, 0) : i + 2])
 
 
+@checked
 def chosen_mixture(x: Float[np.ndarray, "n d"], seed: int) -> ChosenMixture:
     """The mixture (1) of points.
 
@@ -173,6 +175,7 @@ def chosen_mixture(x: Float[np.ndarray, "n d"], seed: int) -> ChosenMixture:
     )
 
 
+@checked
 def stacked_shares(logs: Float[np.ndarray, "b n"]) -> Float[np.ndarray, "b"]:
     """The u of equation (1), by expectation maximisation.
 

@@ -66,6 +66,7 @@ def outside(denoiser: Denoiser, key: Key, x: Float[Array, "batch ..."], law: Log
     return Outside(at(low, low_key)[0], at(high, high_key)[1])
 
 
+@checked
 def widened(
     denoiser: Denoiser, key: Key, x: Float[Array, "batch ..."], law: LogSNRLaw
 ) -> LogSNRLaw:

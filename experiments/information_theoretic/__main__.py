@@ -15,6 +15,7 @@ FLAGS = define_flags(InformationTheoreticSettings)
 EXAMPLE = """
 python -m experiments.information_theoretic --dataset=dino
 python -m experiments.information_theoretic --dataset=scg --run-name=scg --epochs=40
+python -m experiments.information_theoretic --dataset=points --data-path=FILE.csv
 python -m experiments.information_theoretic --dataset=cifar10 --data-path=FOLDER --preset=cpu
 """
 

@@ -11,6 +11,7 @@ from diffusions.density.error_curves import ErrorCurves
 LEVELS = 24
 DEPTH = 14.0
 """Nats below the highest density that contours reach."""
+MOST_MARGINALS = 8
 DATA, MODEL = "#9aa0a6", "#c2410c"
 
 
@@ -84,6 +85,31 @@ def plot_samples(file: Path, points: np.ndarray, samples: dict[str, np.ndarray])
         color = DATA if name == "data" else MODEL
         axes.scatter(drawn[:, 0], drawn[:, 1], s=1.0, color=color, linewidths=0)
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=name)
+    save_figure(figure, file)
+
+
+def plot_marginals(file: Path, points: np.ndarray, samples: dict[str, np.ndarray]) -> None:
+    """Histograms of the leading coordinates, of data and of samples."""
+    shown = min(points.shape[1], MOST_MARGINALS)
+    columns = min(shown, 4)
+    figure, axes = new_figure(columns, -(-shown // columns), size=2.8)
+    for axis in axes.ravel()[shown:]:
+        axis.axis("off")
+    for i, axis in enumerate(axes.ravel()[:shown]):
+        bins = np.linspace(points[:, i].min(), points[:, i].max(), 41)
+        axis.hist(points[:, i], bins, density=True, color=DATA, label="data")
+        for (name, drawn), style in zip(samples.items(), ("-", "--"), strict=False):
+            axis.hist(
+                drawn[:, i],
+                bins,
+                density=True,
+                histtype="step",
+                color=MODEL,
+                linestyle=style,
+                label=name,
+            )
+        axis.set(title=f"coordinate {i + 1}", yticks=[])
+    axes[0, 0].legend(frameon=False, fontsize=8)
     save_figure(figure, file)
 
 

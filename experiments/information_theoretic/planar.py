@@ -1,5 +1,6 @@
-"""Points in the plane: data, network, contour pictures and samples."""
+"""Points, in the plane or of one's own: data, network, pictures and samples."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -7,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_generation.formats.array_files import write_npz
-from data_generation.planar import planar_data
+from data_generation.planar import PlanarData, planar_data
+from data_generation.points import PointData, points_data
 from data_generation.scripts.command_line import say
+from data_generation.scripts.files import sha256
 from diffusions.density.gaussian_reference import fitted_reference
 from diffusions.density.likelihood import log_density
 from diffusions.density.log_snr import CHANNEL, LogSNRLaw
@@ -22,10 +25,11 @@ from experiments.information_theoretic.figures import (
     plot_error_curve,
     plot_final_density,
     plot_loss,
+    plot_marginals,
     plot_samples,
     square_grid,
 )
-from experiments.information_theoretic.settings import ResolvedInformationTheoreticSettings
+from experiments.information_theoretic.settings import OWN, ResolvedInformationTheoreticSettings
 from experiments.information_theoretic.task import Learned, Measured, Task
 from experiments.run.folder import RunFolder
 
@@ -40,20 +44,26 @@ MMD_BANDWIDTH = 0.5
 
 
 class PlanarTask(Task):
-    """The data are a standardised sample of a known law."""
+    """The data are a standardised sample, of a known law or a file's."""
 
     def __init__(self, settings: ResolvedInformationTheoreticSettings):
         self.settings = settings
-        self.data = planar_data(
-            settings.dataset,
-            settings.data_seed,
-            n_points=settings.n_points,
-            validation_ratio=settings.validation_ratio,
-        )
+        given: dict[str, Any] = {
+            "n_points": settings.n_points,
+            "validation_ratio": settings.validation_ratio,
+        }
+        self.truth: PlanarData | None = None
+        self.data: PlanarData | PointData
+        if settings.dataset == OWN:
+            file = settings.data_path or ""
+            self.data = points_data(file, settings.data_seed, **given)
+            self.checksums = {"points": sha256(Path(file))}
+        else:
+            self.data = self.truth = planar_data(settings.dataset, settings.data_seed, **given)
         self.train = jnp.asarray(self.data.train)
         self.validation = jnp.asarray(self.data.validation)
         self.gaussian = self.reference = fitted_reference(self.train)
-        self.dimension = 2
+        self.dimension = self.data.train.shape[1]
         self.module = DenoisingMLP(
             width=settings.width,
             n_layers=settings.n_layers,
@@ -64,7 +74,6 @@ class PlanarTask(Task):
         )
         key = jax.random.key(settings.seed)
         self.params = self.module.init(key, self.train[:1], jnp.zeros(1))
-        self.axis, self.nodes = square_grid(self.data.train, settings.grid)
         # Compiled once for all evaluations.
         self.density = jax.jit(self._density, static_argnums=(2, 3))
 
@@ -118,14 +127,15 @@ class PlanarTask(Task):
 
     def evaluated(self, run: RunFolder, learned: Learned, law: LogSNRLaw, epoch: int) -> None:
         """The contours at this epoch."""
-        if self.settings.plots:
-            plot_density(
-                run.plots / f"density_{epoch:04d}.png",
-                self.axis,
-                self._log_density(learned, self.nodes, law),
-                self.data.train[:2000],
-                f"log density, epoch {epoch}",
-            )
+        if self.settings.plots and self.dimension == 2:
+            file = run.plots / f"density_{epoch:04d}.png"
+            self._plot_density(file, learned, law, f"log density, epoch {epoch}")
+
+    def _plot_density(self, file: Path, learned: Learned, law: LogSNRLaw, title: str) -> None:
+        axis, nodes = square_grid(self.data.train, self.settings.grid)
+        plot_density(
+            file, axis, self._log_density(learned, nodes, law), self.data.train[:2000], title
+        )
 
     def concluded(
         self, run: RunFolder, learned: Learned, law: LogSNRLaw, measured: Measured
@@ -133,20 +143,13 @@ class PlanarTask(Task):
         """Samples, the truth, and the last pictures."""
         samples = {name: np.asarray(s) for name, s in self._samples(learned, law).items()}
         write_npz(run.path / "samples.npz", samples)
-        # Of the very points that the network is judged by: their mean is not the entropy.
-        truth = -float(np.mean(self.data.log_density(self.data.validation)))
+        truth, about = self._truth()
+        # One per coordinate, standardised: what they lack of the file's units.
+        about["nll_in_own_units"] = float(measured.nll.value + np.log(self.data.deviation).sum())
         if self.settings.plots:
             plots = run.plots
-            axis, nodes = square_grid(self.data.train, max(self.settings.grid, FINAL_GRID))
-            plot_final_density(
-                plots / "density.png",
-                axis,
-                self._log_density(learned, nodes, law),
-                self.data.log_density(nodes),
-                self.data.train[:2000],
-            )
+            self._plot_final(plots, learned, law, samples)
             plot_error_curve(plots / "mse_curve.png", measured.curves, measured.gaussian_curves)
-            plot_samples(plots / "samples.png", self.data.train[: len(samples["ode"])], samples)
             if rows := run.rows():
                 plot_loss(
                     plots / "training.png",
@@ -154,17 +157,41 @@ class PlanarTask(Task):
                     truth=truth,
                     gaussian=float(measured.gaussian_nll.value),
                 )
+        bandwidth = MMD_BANDWIDTH * float(np.sqrt(self.dimension / 2))
         distances = {
             name: float(
-                mmd_squared(jnp.asarray(drawn), self.validation, gaussian_kernel(MMD_BANDWIDTH))
+                mmd_squared(jnp.asarray(drawn), self.validation, gaussian_kernel(bandwidth))
             )
             for name, drawn in samples.items()
         }
         return {
-            "nll_true": truth,
-            "entropy": self.data.entropy(),
+            **about,
             "mmd_squared_of_samples": distances,
         }
+
+    def _truth(self) -> tuple[float | None, dict[str, float]]:
+        """The exact nll of the very points that the network is judged by, and the entropy."""
+        if self.truth is None:
+            return None, {}
+        # The mean over these points is not the entropy.
+        exact = -float(np.mean(self.truth.log_density(self.truth.validation)))
+        return exact, {"nll_true": exact, "entropy": self.truth.entropy()}
+
+    def _plot_final(
+        self, plots: Path, learned: Learned, law: LogSNRLaw, samples: dict[str, np.ndarray]
+    ) -> None:
+        points = self.data.train
+        if self.dimension != 2:
+            plot_marginals(plots / "samples.png", points, samples)
+            return
+        if self.truth is None:
+            self._plot_density(plots / "density.png", learned, law, "log density")
+        else:
+            axis, nodes = square_grid(points, max(self.settings.grid, FINAL_GRID))
+            learned_values = self._log_density(learned, nodes, law)
+            exact = self.truth.log_density(nodes)
+            plot_final_density(plots / "density.png", axis, learned_values, exact, points[:2000])
+        plot_samples(plots / "samples.png", points[: len(samples["ode"])], samples)
 
     def _samples(self, learned: Learned, law: LogSNRLaw) -> dict[str, Array]:
         settings = self.settings
@@ -172,7 +199,7 @@ class PlanarTask(Task):
         times = uniform_times(low, high, settings.sampler_steps)
         model = Model(self.denoiser(learned), CHANNEL)
         prior_key, noise_key = jax.random.split(jax.random.key(SAMPLE_SEED))
-        noise = prior(prior_key, (settings.n_samples, 2), CHANNEL, low)
+        noise = prior(prior_key, (settings.n_samples, self.dimension), CHANNEL, low)
         return {
             "ode": jax.jit(lambda z: ode(model, z, times))(noise),
             "sde": jax.jit(lambda z: sde(model, noise_key, z, times))(noise),

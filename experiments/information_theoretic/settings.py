@@ -24,6 +24,7 @@ from experiments.run.settings import RunSettings
 
 PlanarDataset = Literal["dino", "moons", "scg", "line", "circle"]
 PLANAR = get_args(PlanarDataset)
+OWN = "points"
 Preset = Literal["paper", "cpu"]
 Two = Annotated[int, Bounds(2, MOST_INT)]
 
@@ -35,9 +36,10 @@ class InformationTheoreticSettings(RunSettings):
     Fields that are None take the value that suits the dataset, see `resolved`.
 
     Attributes:
-        dataset: dino, moons, scg, line or circle in the plane; cifar10, fashion-mnist or synthetic
-            images.
-        data_path: folder of the images' files; not for synthetic ones.
+        dataset: dino, moons, scg, line or circle in the plane; points of one's own in any dimension;
+            cifar10, fashion-mnist or synthetic images.
+        data_path: file of the points, .npy or .csv, a row per point; or the folder of the images'
+            files, not for synthetic ones.
         mode: train, or evaluate saved networks without any training.
         checkpoint: of `evaluate`: a run of this script or the folder of a network, such as an imported
             one; several with commas are an ensemble, at each log SNR the one that errs least on
@@ -87,7 +89,7 @@ class InformationTheoreticSettings(RunSettings):
         sampler_steps: network calls are twice as many for the ode (Heun).
     """
 
-    dataset: PlanarDataset | ImageDataset = "dino"
+    dataset: PlanarDataset | Literal["points"] | ImageDataset = "dino"
     data_path: PathText | None = None
     mode: Literal["train", "evaluate"] = "train"
     checkpoint: Annotated[tuple[str, ...], Bounds(0, 100)] = ()
@@ -146,6 +148,13 @@ class InformationTheoreticSettings(RunSettings):
             raise ValueError(
                 "imported weights predict all of the noise by themselves: give --precondition=none"
             )
+        if self.dataset in PLANAR and self.data_path is not None:
+            raise ValueError(
+                f"--data-path is not for {self.dataset}, which is drawn: give --dataset=points with a "
+                "file of points, or the name of a set of images"
+            )
+        if self.dataset == OWN and self.data_path is None:
+            raise ValueError("--data-path is required with points: a file, .npy or .csv")
         if not self.is_planar and self.dataset != "synthetic" and self.data_path is None:
             raise ValueError(
                 f"--data-path is required with {self.dataset}: the folder of its files"
@@ -173,8 +182,8 @@ class InformationTheoreticSettings(RunSettings):
 
     @property
     def is_planar(self) -> bool:
-        """Whether the data are points in the plane."""
-        return self.dataset in PLANAR
+        """Whether the data are points, in the plane or of the user's own, and no images."""
+        return self.dataset in (*PLANAR, OWN)
 
     @property
     def usual_log_snr(self) -> str:

@@ -183,6 +183,27 @@ def test_an_ensemble_takes_the_better_one(place, scg, tmp_path):
     assert summary(both)["nll"] == pytest.approx(best, rel=1e-4)
 
 
+def test_points_of_ones_own(place, tmp_path, capsys):
+    """A Gaussian in three dimensions and in units of its own, whose entropy is known."""
+    covariance = np.array([[4.0, 1.0, 0.0], [1.0, 2.0, 0.0], [0.0, 0.0, 0.01]])
+    points = np.random.default_rng(0).multivariate_normal([100.0, 0.0, -3.0], covariance, 1500)
+    np.save(tmp_path / "own.npy", points)
+    own = ("--dataset=points", f"--data-path={tmp_path / 'own.npy'}", *PLANE, "--n-points=1500")
+    run = start(place, "own", *own)
+    found = summary(run)
+    entropy = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * covariance)[1]
+    error = found["standard_error"]["nll"]
+    assert abs(found["nll_in_own_units"] - entropy) < 4 * error
+    assert error < 0.15
+    assert "nll_true" not in found
+    assert np.load(run / "samples.npz")["ode"].shape == (50, 3)
+    assert {p.name for p in (run / "plots").iterdir()} >= {"samples.png", "mse_curve.png"}
+    check_own(run)
+    capsys.readouterr()
+    start(place, "scg-own", "--dataset=scg", f"--data-path={tmp_path}", status=2)
+    assert "--dataset=points" in capsys.readouterr().err
+
+
 def test_a_range_that_is_too_narrow_is_followed_and_complained_of(place, capsys):
     run = start(place, "narrow", "--dataset=scg", *LINES, "--log-snr=0,0.5")
     assert "nats lie below" in capsys.readouterr().out
@@ -278,6 +299,8 @@ def test_images(place):
         (["--dataset=scg", "--activation=tanh"], "relu"),
         (["--datset=scg"], "--dataset"),
         (["--mode=evaluate"], "go together"),
+        (["--dataset=points"], "--data-path is required"),
+        (["--dataset=points", "--data-path=nowhere.csv"], "no file nowhere.csv"),
         (["--checkpoint=x"], "go together"),
         (["--dataset=synthetic", "--precondition=mixture"], "for points"),
     ],
