@@ -172,7 +172,7 @@ def test_an_ensemble_takes_the_better_one(place, scg, tmp_path):
     extra = {**saved.extra, "gate_shares": jnp.ones_like(saved.extra["gate_shares"])}
     save_network(tmp_path / "spoiled", saved.module, spoiled, saved.about, extra)
     again = ("--mode=evaluate", "--dataset=scg", *PLANE, "--noplots")
-    bad = start(place, "bad", *again, f"--checkpoint={tmp_path / 'spoiled'}")
+    bad = start(place, "spoiled", *again, f"--checkpoint={tmp_path / 'spoiled'}")
     both = start(place, "both", *again, f"--checkpoint={tmp_path / 'spoiled'},{scg}")
     best = summary(scg)["nll"]
     assert summary(bad)["nll"] > best + 1.0
