@@ -1,5 +1,6 @@
 from diffusions.approximate_message_passing import amp as amp
 from diffusions.approximate_message_passing import state_evolution as state_evolution
+from diffusions.density.correction import measured_gate as measured_gate
 from diffusions.density.correction import preconditioned as preconditioned
 from diffusions.density.error_curves import discrete_nll as discrete_nll
 from diffusions.density.error_curves import nll_from_curves as nll_from_curves
@@ -16,6 +17,8 @@ from diffusions.density.likelihood import score as score
 from diffusions.density.log_snr import LogSNRLaw as LogSNRLaw
 from diffusions.density.log_snr import law_from_curve as law_from_curve
 from diffusions.density.log_snr import law_from_spectrum as law_from_spectrum
+from diffusions.density.mixture_choice import chosen_mixture as chosen_mixture
+from diffusions.density.mixture_reference import MixtureReference as MixtureReference
 from diffusions.fitted import FittedDiffusion as FittedDiffusion
 from diffusions.fitting import fit as fit
 from diffusions.images.kriging import Kriging as Kriging

@@ -70,7 +70,7 @@ class MeasuredGate(NamedTuple):
 def preconditioned(
     network: Denoiser, reference: Reference, *, shown: bool = False, gate: Gate | None = None
 ) -> Denoiser:
-    """Equation (1): adds a network to the ideal denoiser of a reference.
+    """A network added to the ideal denoiser of a reference, equation (1).
 
     At low SNR only mean and covariance of the data matter, and there a Gaussian leaves nothing to
     learn. At high SNR the noise is so small a part of z that a network with normalised features cannot
@@ -102,7 +102,7 @@ def measured_gate(
     x: Float[Array, "batch ..."],
     law: LogSNRLaw,
 ) -> MeasuredGate:
-    """The gate (2) of a corrected reference.
+    """At which log SNRs a network is let in, and what is gained by it, equation (2).
 
     Args:
         denoiser: `preconditioned` without a gate.

@@ -187,6 +187,7 @@ class SparseDenoising:
         z = jnp.zeros_like(condition.sparse)
         return network(condition.channels(z), jnp.zeros(len(z), z.dtype))
 
+    @checked
     def posterior_denoiser(
         self,
         denoiser: Denoiser,

@@ -169,6 +169,7 @@ ENTRANCES = {
 INSIDE = {
     # Called by this project's own code alone.
     *("data_units", "linear_model", "named_key", "drift", "summarise"),
+    *("scan_steps", "scan_with_memory"),
     *("check_couplings", "moved_couplings", "FittedEnergy.seen_from", "beside"),
 }
 
