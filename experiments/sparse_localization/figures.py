@@ -31,6 +31,8 @@ def plot_errors(
 ) -> None:
     """Mean squared error against t/n, on a linear and on a logarithmic scale.
 
+    Where no sample erred, a triangle stands at the lower edge of the latter.
+
     Args:
         file: where to.
         times: t.
@@ -44,10 +46,18 @@ def plot_errors(
     for axes, scale in zip(grid[0], ("linear", "log"), strict=True):
         for name, found in errors.items():
             label, color, line = STYLES.get(name, (name, NETWORK, "-"))
-            axes.plot(ratio, found.mean, line, color=color, linewidth=1.3, label=label)
+            # On a logarithmic scale no sample that errs is a mark at the lower edge, not a fall to it.
+            mean = found.mean if scale == "linear" else np.where(found.mean > 0, found.mean, np.nan)
+            axes.plot(ratio, mean, line, color=color, linewidth=1.3, label=label)
+            none = ratio[np.isnan(mean)]
+            edge = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+            axes.plot(none, np.zeros(len(none)), "v", color=color, markersize=4, **edge)
             if name not in STYLES:
                 low, high = (found.mean + sign * 2 * found.standard_error for sign in (-1, 1))
-                axes.fill_between(ratio, low.clip(1e-9), high, color=color, alpha=0.2, linewidth=0)
+                axes.fill_between(
+                    ratio, low.clip(1e-9), high, where=~np.isnan(mean), color=color, alpha=0.2,
+                    linewidth=0,
+                )  # fmt: skip
         axes.plot(
             [t / n for t in predicted], list(predicted.values()), "--", color="black", linewidth=0.9,
             label="AMP for large n, by state evolution",

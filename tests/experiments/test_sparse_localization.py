@@ -14,7 +14,7 @@ from scipy import stats
 from diffusions.networks import blocked_messages
 from experiments.run.folder import open_run
 from experiments.sparse_localization import __main__ as sparse_localization
-from experiments.sparse_localization import sampling
+from experiments.sparse_localization import figures, sampling
 from experiments.sparse_localization.measurement import (
     SquaredErrors,
     batch_sizes,
@@ -445,3 +445,16 @@ def test_settings_load_no_jax():
         [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == ""
+
+
+def test_where_no_sample_errs_the_logarithmic_figure_has_a_mark_and_no_fall(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, file: drawn.append(figure))
+    errors = np.array([[0.5, 0.4], [0.1, 0.0], [0.0, 0.0]])
+    found = {"spectral": SquaredErrors(errors, errors > 0)}
+    figures.plot_errors(tmp_path / "e.png", (10.0, 20.0, 30.0), 20, found, {}, {})
+    linear, logarithmic = drawn[0].axes
+    np.testing.assert_allclose(linear.lines[0].get_ydata(), [0.45, 0.05, 0.0])
+    np.testing.assert_allclose(logarithmic.lines[0].get_ydata(), [0.45, 0.05, np.nan])
+    np.testing.assert_allclose(logarithmic.lines[1].get_xdata(), [1.5])
+    assert logarithmic.lines[1].get_marker() == "v"
