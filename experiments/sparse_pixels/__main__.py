@@ -18,7 +18,8 @@ EXAMPLE = """
 python -m experiments.sparse_pixels --data-path=FOLDER --preset=cpu --run-name=sparse
 python -m experiments.sparse_pixels --data-path=FOLDER --model=ddpm --supervision=full-input
 python -m experiments.sparse_pixels --mode=evaluate --run=runs/sparse --sampler=sde --steps=50
-python -m experiments.sparse_pixels --mode=sample --run=runs/sparse --impose
+python -m experiments.sparse_pixels --data-path=FOLDER --preset=cpu --model=em --mask-mode=fixed
+python -m experiments.sparse_pixels --mode=sample --run=runs/sparse --noimpose
 """
 
 

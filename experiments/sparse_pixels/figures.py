@@ -85,11 +85,14 @@ def plot_calibration(file: Path, found: dict[str, Any], methods: dict[str, dict[
             )
     left.set(xscale="log", xlabel="draws K", title="squared error of unseen pixels")
     left.set_xticks(draws, [str(k) for k in draws])
+    left.set_xticks([], minor=True)
     left.legend(frameon=False, fontsize=7)
     levels = [float(name.rstrip("%")) / 100 for name in found["coverage"]]
     right.plot([0, 1], [0, 1], "--", color="black", linewidth=0.8)
     right.plot(levels, list(found["coverage"].values()), "o-", color=COLORS[0], ms=3)
-    right.set(xlabel="level of the draws' interval", title="share of unseen pixels in it")
+    right.set(
+        xlabel="level of the draws' interval", title="share of the unseen pixels in the interval"
+    )
     save_figure(figure, file)
 
 
