@@ -64,6 +64,12 @@ def points_data(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     points = points[np.random.default_rng([seed, 0]).permutation(len(points))][:n_points]
+    constant = np.ptp(points, axis=0) == 0.0
+    if constant.any():
+        raise ValueError(
+            f"{path}: column {int(np.argmax(constant)) + 1} is the same for all {len(points)} points "
+            "that are taken, and no density has a value along it: leave it out, or take more points"
+        )
     held_out = max(1, round(validation_ratio * len(points)))
     if len(points) - held_out <= points.shape[1]:
         raise ValueError(
@@ -124,9 +130,3 @@ def _check(points: np.ndarray) -> None:
     finite = np.isfinite(points).all(axis=1)
     if not finite.all():
         raise ValueError(f"point {int(np.argmin(finite)) + 1} is not finite")
-    constant = np.ptp(points, axis=0) == 0.0
-    if constant.any():
-        raise ValueError(
-            f"column {int(np.argmax(constant)) + 1} is the same for all points, and no density has a "
-            "value along it: leave it out"
-        )

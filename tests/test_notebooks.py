@@ -1,6 +1,8 @@
 """Every notebook is committed clean, installs itself, runs from an empty folder, and draws."""
 
+import ast
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -165,6 +167,17 @@ def test_notebooks_are_committed_clean(file):
     # Prose before every picture or so, never three cells of code in a row.
     kinds = "".join(cell.cell_type[0] for cell in book.cells)
     assert "ccc" not in kinds.replace("mc", "", 1)
+
+
+@notebooks
+def test_what_is_imported_is_there(file):
+    """Without running it, so that a name that moved is noticed at once."""
+    source = "\n".join(c.source for c in code_of(read(file)) if "%pip" not in c.source)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (ROOT / str(node.module).split(".")[0]).is_dir():
+            module = importlib.import_module(str(node.module))
+            missing = [n.name for n in node.names if not hasattr(module, n.name)]
+            assert not missing, node.module
 
 
 def test_all_notebooks_name_the_same_repository():

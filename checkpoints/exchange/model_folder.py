@@ -41,6 +41,10 @@ def export_model(settings: ExportSettings) -> None:
     name = str(settings.model)
     model, body = _model(name, settings.seed)
     if isinstance(model, FittedEnergy):
+        if settings.image_size is not None:
+            raise ValueError(
+                f"--model={name} is an energy and has no images: leave --image-size out"
+            )
         kind, described = "energy", describe(model)
         programs = energy_programs(model)
     else:
@@ -70,9 +74,11 @@ def _model(name: str, seed: int) -> tuple[FittedEnergy | SavedNetwork, str]:
     """A model by its name or folder, and what is known of it."""
     folder = Path(name)
     if name in pretrained_names() and not folder.exists():
+        _check_alone(name, seed)
         return load_pretrained(name), str(pretrained_card(name)).partition("\n")[2]
     for network in (folder, folder / "network", folder / "denoiser"):
         if (network / "network.json").is_file():
+            _check_alone(name, seed)
             return load_network(network), f"A network of `{folder.name}`, by jkonet-diffusions."
     if not (folder / "energy.json").is_file() and not (folder / "energy").is_dir():
         known = ", ".join(pretrained_names())
@@ -84,7 +90,14 @@ def _model(name: str, seed: int) -> tuple[FittedEnergy | SavedNetwork, str]:
                 f"--seed={seed}: the energies of {name} are {len(energy.times)}, from 0"
             )
         energy = energy.member(seed)
+    else:
+        _check_alone(name, seed)
     return energy, f"{_verdict(folder)}```\n{energy!r}\n```"
+
+
+def _check_alone(name: str, seed: int) -> None:
+    if seed:
+        raise ValueError(f"--seed={seed}: {name} is one model, so leave --seed out")
 
 
 def _verdict(run: Path) -> str:

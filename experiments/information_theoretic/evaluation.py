@@ -33,10 +33,11 @@ def saved_denoisers(settings: ResolvedInformationTheoreticSettings) -> dict[str,
         for name in DATA_FIELDS if settings.is_planar else DATA_FIELDS[:1]:
             given, own = getattr(settings, name), model.about.get(name)
             if name in model.about and own != given:
-                flag = name.replace("_", "-")
+                flag = f"--{name.replace('_', '-')}"
                 raise ValueError(
-                    f"{place} was trained with --{flag}={own}, and is to be judged with "
-                    f"--{flag}={given}: give the same, or its validation data are others"
+                    f"{place} was trained on other data: "
+                    + (f"leave {flag} out" if own is None else f"give {flag}={own}")
+                    + ", or its validation data are others"
                 )
     return models
 
@@ -52,7 +53,7 @@ def evaluate_saved(
     Raises:
         ValueError: networks of other examples, or of different ranges of log SNR.
     """
-    law = _law(settings, models)
+    law = law_of(settings, models)
     for place, model in models.items():
         _check_takes(model.denoiser, task, place)
     first = next(iter(models.values()))
@@ -66,15 +67,23 @@ def evaluate_saved(
     return assess(run, task, learned, law, likelihood_of(task, law)(learned))
 
 
-def _law(
+def law_of(
     settings: ResolvedInformationTheoreticSettings, models: dict[str, SavedDenoiser]
 ) -> LogSNRLaw:
+    """The law of the networks, unless another is given.
+
+    Raises:
+        ValueError: they have several, or what is given is no LOC,SCALE.
+    """
     laws = {model.law for model in models.values() if model.law is not None}
-    if len(laws) == 1:
+    if settings.log_snr in ("spectrum", "curve"):
+        raise ValueError(
+            f"--log-snr={settings.log_snr} is for a training; --mode=evaluate takes LOC,SCALE"
+        )
+    usual = settings.log_snr == settings.usual_log_snr
+    if len(laws) == 1 and usual:
         return laws.pop()
-    if settings.log_snr in ("spectrum", "curve") or (
-        laws and settings.log_snr == settings.usual_log_snr
-    ):
+    if laws and usual:
         raise ValueError(
             f"the networks of --checkpoint have {len(laws)} ranges of log SNR: give the one to judge "
             "them on as --log-snr=LOC,SCALE"

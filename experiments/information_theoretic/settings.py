@@ -61,7 +61,8 @@ class InformationTheoreticSettings(RunSettings):
         gradient_clip: norm that gradients are scaled down to; 0 for none; absent, none of points, 1 of
             images.
         log_snr: LOC,SCALE of the log SNRs, `spectrum` of the data, or `curve`: measured by a first run
-            of a tenth of the epochs; absent, 0,3, or 6.2614,3.0976 for images.
+            of a tenth of the epochs; absent, 0,3, or 6.2614,3.0976 for images, or of `evaluate` that of
+            the networks.
         clip: the log SNRs lie within this many scales of loc.
         precondition: what the network corrects the ideal denoiser of, and is let in where points kept
             out of the training gain by it: mixture, of Gaussians, their number chosen by these points;

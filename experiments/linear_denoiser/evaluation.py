@@ -99,9 +99,10 @@ def say_table(table: list[dict[str, Any]], model: OneStepModel) -> None:
     )
     d = model.dimension
     if min(row["n"] for row in table) <= d + 2:
+        noisy = f"; at n = {d + 1} and {d + 2} KL is finite, its mean is not"
         say(
-            f"  up to n = d = {d} the covariance is singular: KL is infinite and H^2 is 1, exactly; "
-            f"at n = {d + 1} and {d + 2} KL is finite, its mean is not"
+            f"  up to n = d = {d} the covariance is singular: KL is infinite and H^2 is 1, exactly"
+            + (noisy if model.noise_variance else "")
         )
     say(
         "  memory: smoothed L2 distances of what is generated, up to a constant common to both sets,"

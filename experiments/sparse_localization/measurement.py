@@ -127,7 +127,8 @@ def half_way(
 ) -> float | None:
     """The t / n at which the error falls below half of that of the zero estimate.
 
-    Between two times by a straight line; None where no time is early or none late enough.
+    Between two times by a straight line; None where no time is early or none late enough. A time at
+    which no matrix, or every one, is zero says nothing.
 
     Args:
         errors: of an estimator.
@@ -137,6 +138,8 @@ def half_way(
     """
     order = np.argsort(times)
     ratios, means = np.asarray(times)[order] / n, errors.at_share(1.0 - zero_probability)[0][order]
+    known = np.isfinite(means)
+    ratios, means = ratios[known], means[known]
     half = 0.5 * (1.0 - zero_probability)
     above = np.flatnonzero(means >= half)
     if not above.size or (i := above[-1]) == len(means) - 1:

@@ -231,6 +231,10 @@ class SparsePixelsSettings(RunSettings, SamplingSettings, MaskSettings):
                 "--model=em needs --mask-mode=fixed: it completes each training image from the pixels "
                 "that are ever observed of it"
             )
+        if self.model == "em" and "full-input" in (self.supervision, self.variant):
+            raise ValueError(
+                "--model=em learns from observed pixels alone; full-input shows the network all of them"
+            )
         if self.target == 0.0:
             raise ValueError("target must be positive: the loss is taken on target pixels")
         if "full-input" in (self.supervision, self.variant) and self.unseen is not None:

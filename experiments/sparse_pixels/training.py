@@ -54,7 +54,11 @@ def learn(run: RunFolder, task: SparseTask, seconds: dict[str, float]) -> dict[s
     settings = task.settings
     reconstruction = Reconstruction(task)
     perceptual = Perceptual(settings, task.shape)  # before hours of training, not after
-    panel = functools.partial(_panel, run, task, reconstruction)
+
+    def panel(before: int) -> Any:
+        """Of a part that so many epochs came before."""
+        return functools.partial(_panel, run, task, reconstruction, before)
+
     key = jax.random.key(settings.seed)
     params = task.initial(named_key(key, "initial"))
     n_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -62,7 +66,7 @@ def learn(run: RunFolder, task: SparseTask, seconds: dict[str, float]) -> dict[s
     rounds = settings.em_rounds if settings.model == "em" else 0
     each = settings.epochs // (rounds + 1)
     first = settings.epochs - rounds * each
-    params = _trained(run, task, task.loss, params, key, first, seconds, panel)
+    params = _trained(run, task, task.loss, params, key, first, seconds, panel(0))
     curves: dict[str, list[dict[str, Any]]] = {settings.model: run.rows()}
     for i in range(1, rounds + 1):
         name = f"em_{i}"
@@ -75,7 +79,14 @@ def learn(run: RunFolder, task: SparseTask, seconds: dict[str, float]) -> dict[s
         )
         seconds["train"] += time.perf_counter() - start
         params = _trained(
-            part, task, task.loss_on(completed), params, named_key(key, name), each, seconds, panel
+            part,
+            task,
+            task.loss_on(completed),
+            params,
+            named_key(key, name),
+            each,
+            seconds,
+            panel(first + (i - 1) * each),
         )
         curves[name] = part.rows()
     _save(run, task, params)
@@ -163,10 +174,11 @@ def _panel(
     run: RunFolder,
     task: SparseTask,
     reconstruction: Reconstruction,
+    before: int,
     state: TrainingState,
     epoch: int,
 ) -> dict[str, Any]:
-    """A picture of samples on the way, and how good they are."""
+    """A picture of samples on the way, numbered by all epochs so far, and how good they are."""
     settings = task.settings
     held = held_out(task, reconstruction, settings.n_panel)
     draws = draw(
@@ -180,7 +192,7 @@ def _panel(
     if settings.plots:
         told = np.where(held.told, held.images, -1.0)
         columns = {"told": told, "sample": draws.images[0], "truth": held.images}
-        plot_panel(run.plots / f"panel_{epoch:04d}.png", columns, held, n=settings.n_panel)
+        plot_panel(run.plots / f"panel_{before + epoch:04d}.png", columns, held, n=settings.n_panel)
     return {"panel_psnr_unseen": float(unseen_psnr(draws.images[0], held).mean())}
 
 

@@ -189,6 +189,8 @@ def test_a_run_is_exported_with_what_it_says_of_itself(tmp_path, energies):
         (["--model=sparse_pixels"], "height and width of its images: --image-size"),
         (["--model=dino", "--image-size=8,8"], "has no images"),
         (["--model=dino", "--image-size=8"], "image_size must have at least 2 entries"),
+        (["--model=styblinski_tang", "--image-size=8,8"], "is an energy and has no images"),
+        (["--model=dino", "--seed=1"], "dino is one model, so leave --seed out"),
         ([], "--model is missing"),
     ],
 )

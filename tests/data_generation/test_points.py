@@ -46,6 +46,15 @@ def test_what_has_no_density(tmp_path, content, message):
         points_data(file, 0)
 
 
+def test_a_column_that_varies_only_in_what_is_not_taken(tmp_path):
+    points = np.stack([np.arange(50.0), np.zeros(50)], axis=1)
+    points[17, 1] = 1.0
+    np.save(tmp_path / "p.npy", points)
+    assert np.isfinite(points_data(tmp_path / "p.npy", 0).train).all()
+    with pytest.raises(ValueError, match="column 2 is the same for all 5 points that are taken"):
+        points_data(tmp_path / "p.npy", 0, n_points=5)
+
+
 def test_files_that_are_none(tmp_path):
     with pytest.raises(ValueError, match="no file"):
         points_data(tmp_path / "p.npy", 0)

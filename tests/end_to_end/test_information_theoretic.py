@@ -19,8 +19,9 @@ from diffusions.density.gaussian_reference import (
 from diffusions.density.likelihood import nll
 from diffusions.density.log_snr import LogSNRLaw
 from experiments.information_theoretic import __main__ as information_theoretic
-from experiments.information_theoretic import assessment
-from experiments.information_theoretic.saved import saved_denoiser
+from experiments.information_theoretic import assessment, evaluation
+from experiments.information_theoretic.saved import SavedDenoiser, saved_denoiser
+from experiments.information_theoretic.settings import InformationTheoreticSettings
 from experiments.run.contents import check_own
 
 PLANE = (
@@ -163,6 +164,18 @@ def test_evaluation_of_what_is_saved(place, scg, capsys):
     assert "--data-seed=0" in capsys.readouterr().err
     start(place, "no", *again, f"--checkpoint={place.runs / 'nothing'}", status=2)
     assert "nothing" in capsys.readouterr().err
+    start(place, "no", *again, "--log-snr=curve", f"--checkpoint={scg}", status=2)
+    assert "--mode=evaluate takes LOC,SCALE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "scale"), [(None, 5.0), ("1,2", 2.0)])
+def test_a_range_that_is_given_is_that_of_an_evaluation(given, scale):
+    own = LogSNRLaw(loc=1.0, scale=5.0)
+    model = SavedDenoiser(denoiser=lambda z, a: z, about={}, law=own, reference=None)
+    settings = InformationTheoreticSettings(
+        mode="evaluate", checkpoint=("run",), log_snr=given
+    ).resolved()
+    assert evaluation.law_of(settings, {"run": model}).scale == scale
 
 
 def test_an_ensemble_takes_the_better_one(place, scg, tmp_path):

@@ -141,9 +141,13 @@ def test_expectation_maximisation_resumes_to_the_same_bits(place, monkeypatch):
     """Killed in the first round, whose completed images are there, before its state is."""
     flags = (
         *("--model=em", "--mask-mode=fixed", "--em-steps=2", "--em-rounds=1", "--epochs=2"),
-        *("--regression-epochs=0", "--noplots", "--draws=1"),
+        *("--regression-epochs=0", "--draws=1", "--n-compare=0"),
     )
     whole = start(place, "em", *flags)
+    # No round draws over the pictures of another.
+    panels = {p.name for p in (whole / "plots").glob("panel_*.png")}
+    assert panels == {"panel_0001.png", "panel_0002.png"}
+    flags += ("--noplots",)
     with np.load(whole / "em_1" / "completed.npz") as found:
         completed = found["images"]
     assert completed.shape == (22, 20, 20, 3)
@@ -202,6 +206,7 @@ def test_files_of_another_dataset_by_the_other_model(place, tmp_path):
         (["--conditioning=0.9"], "at most 1"),
         (["--model=em"], "--mask-mode=fixed"),
         (["--model=em", "--mask-mode=fixed", "--em-rounds=3"], "more epochs"),
+        (["--model=em", "--mask-mode=fixed", "--variant=full-input"], "observed pixels alone"),
         (["--target=0"], "target must be positive"),
         (["--supervision=full-input", "--unseen=mean"], "hides nothing"),
         (["--resolutions=7"], "must divide 20"),

@@ -433,6 +433,10 @@ def test_where_half_of_the_error_is_left():
     assert half_way(errors(0.25, 1.0, 0.75), (20.0, 5.0, 10.0), 10, 0.9) == pytest.approx(1.5)
     assert half_way(errors(1.0, 0.9), (5.0, 10.0), 10, 0.5) is None
     assert half_way(errors(0.3, 0.2), (5.0, 10.0), 10, 0.5) is None
+    # The second time has drawn no zero matrix, so that its mean is not known.
+    found = errors(0.75, 0.6, 0.25)
+    found.nonzero[1] = True
+    assert half_way(found, (10.0, 15.0, 20.0), 10, 0.5) == 1.5
 
 
 def test_settings_load_no_jax():
