@@ -2,7 +2,6 @@
 
 import ast
 import hashlib
-import importlib
 import json
 import os
 import re
@@ -175,9 +174,7 @@ def test_what_is_imported_is_there(file):
     source = "\n".join(c.source for c in code_of(read(file)) if "%pip" not in c.source)
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and (ROOT / str(node.module).split(".")[0]).is_dir():
-            module = importlib.import_module(str(node.module))
-            missing = [n.name for n in node.names if not hasattr(module, n.name)]
-            assert not missing, node.module
+            exec(ast.unparse(node), {})
 
 
 def test_all_notebooks_name_the_same_repository():
