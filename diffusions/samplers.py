@@ -396,9 +396,8 @@ def _multistep(
     ) -> tuple[Array, tuple[Array, Array]]:
         before, h_before = memory
         h = log_snr(process, s) - log_snr(process, t)
-        usable = jnp.isfinite(h) & (
-            h_before > 0
-        )  # neither in the first step nor in one to no noise
+        # Neither in the first step nor in one that ends without noise.
+        usable = jnp.isfinite(h) & (h_before > 0)
         r = 0.5 * jnp.where(usable, jnp.minimum(h / jnp.where(usable, h_before, 1.0), 1.0), 0.0)
         own, eps = model.estimates(z, t)
         clean = own + r * (own - before)

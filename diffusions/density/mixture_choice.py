@@ -206,7 +206,9 @@ def _on_device(mixtures: list[Mixture], shares: HostArray, origin: HostArray) ->
 
 def _check(points: HostArray) -> None:
     if len(points) < LEAST_POINTS:
-        raise ValueError(f"a mixture needs at least {LEAST_POINTS} points, got {len(points)}")
+        raise ValueError(
+            f"a mixture needs at least {LEAST_POINTS} points, got {len(points)}; a Gaussian needs fewer"
+        )
     if not np.isfinite(points).all():
         row = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
         raise ValueError(

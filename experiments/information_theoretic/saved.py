@@ -75,11 +75,18 @@ def saved_denoiser(path: str | Path) -> SavedDenoiser:
         path: of a run of `experiments.information_theoretic`, or of the folder.
 
     Raises:
-        ValueError: there is none, it is damaged, or it lacks what it corrects.
+        ValueError: there is none, it is damaged, it lacks what it corrects, or it is no function of
+            the log SNR.
     """
     folder = Path(path) / "network" if (Path(path) / "network").is_dir() else Path(path)
     saved = load_network(folder)
     about, extra = saved.about, saved.extra
+    condition = about.get("condition", "log_snr")
+    if condition != "log_snr":
+        raise ValueError(
+            f"the network in {folder} is one of {str(condition).replace('_', ' ')}, not of the log SNR "
+            "alone: it has no density"
+        )
     law = record(LogSNRLaw, about["log_snr"], "its log_snr") if "log_snr" in about else None
     reference = _reference(extra)
     gate = None

@@ -381,9 +381,14 @@ def _resumed(path: Path, config: dict[str, Any], data: Mapping[str, str] | None)
     recorded = run.config()["settings"]
     wanted = json.loads(json.dumps(plain(config)))
     for name in wanted:
-        if wanted[name] != recorded.get(name):
+        if name not in recorded:
             raise ValueError(
-                f"{path} was started with --{name.replace('_', '-')}={recorded.get(name)}, "
+                f"{path} was started without --{name.replace('_', '-')}, which is {wanted[name]} now; "
+                "give what it was started with, or, if that was an older release, --overwrite"
+            )
+        if wanted[name] != recorded[name]:
+            raise ValueError(
+                f"{path} was started with --{name.replace('_', '-')}={recorded[name]}, "
                 f"not {wanted[name]}; a resumed run keeps its settings"
             )
     if data is not None:

@@ -237,6 +237,11 @@ class SparsePixelsSettings(RunSettings, SamplingSettings, MaskSettings):
             )
         if self.target == 0.0:
             raise ValueError("target must be positive: the loss is taken on target pixels")
+        if self.supervision == "full-input" and self.variant not in (None, "full-input"):
+            raise ValueError(
+                f"variant {self.variant} is of observed supervision, got supervision=full-input: leave "
+                "one of them out"
+            )
         if "full-input" in (self.supervision, self.variant) and self.unseen is not None:
             raise ValueError("unseen is for --supervision=observed; full-input hides nothing")
 

@@ -10,6 +10,7 @@ from scipy import stats
 
 import experiments.run.training
 from checkpoints import load_network, save_network
+from checkpoints.pretrained_models import pretrained_folder
 from data_generation.planar import planar_data
 from diffusions.density import mixture_choice
 from diffusions.density.error_curves import error_curves
@@ -164,6 +165,9 @@ def test_evaluation_of_what_is_saved(place, scg, capsys):
     assert "--data-seed=0" in capsys.readouterr().err
     start(place, "no", *again, f"--checkpoint={place.runs / 'nothing'}", status=2)
     assert "nothing" in capsys.readouterr().err
+    shipped = pretrained_folder("sparse_pixels")  # a network of the time, told pixels
+    start(place, "no", *again, f"--checkpoint={shipped}", status=2)
+    assert "is one of sparse pixels, not of the log SNR alone" in capsys.readouterr().err
     start(place, "no", *again, "--log-snr=curve", f"--checkpoint={scg}", status=2)
     assert "--mode=evaluate takes LOC,SCALE" in capsys.readouterr().err
 

@@ -256,6 +256,7 @@ def test_distances_by_the_users_weights(tmp_path):
         ({"told_weight": -1.0}, "told_weight"),
         ({"dropout": 1.0}, "dropout"),
         ({"mode": "test"}, "train"),
+        ({"variant": "residual", "supervision": "full-input"}, "leave one of them out"),
     ],
 )
 def test_settings_that_make_no_sense(wrong, message):
