@@ -118,6 +118,17 @@ class Law:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Beside:
+    """A distance beside its yardsticks; older releases have none."""
+
+    MORE: ClassVar = True
+
+    energy: Number | None = None
+    no_motion: Number | None = None
+    floor: Number | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Seconds:
     """Of the activities that every run of a solver has."""
 
@@ -137,6 +148,7 @@ class TrainSummary:
     beta: Mean
     field_error: FieldErrors | None
     law: Law | None = None
+    w1_one_step_ahead: Beside | None = None
     seconds: Seconds
     converged: bool
     epochs: Count | None = None
