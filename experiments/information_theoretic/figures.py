@@ -5,7 +5,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from data_generation.scripts.figures import new_figure, save_figure
+from data_generation.scripts.figures import (
+    ENERGIES,
+    TITLE_SIZE,
+    colour_bar,
+    new_figure,
+    save_figure,
+)
 from diffusions.density.error_curves import ErrorCurves
 
 LEVELS = 24
@@ -31,10 +37,12 @@ def plot_error_curve(
     if exact is not None:
         axes.plot(curves.a, exact, color="black", linestyle=":", label="exact")
         gap.plot(curves.a, gaussian - exact, color="black", linestyle=":")
-    axes.set(xlabel="log SNR", ylabel="E |eps - eps_hat|$^2$", title="denoising error")
+    axes.set(xlabel="log SNR", ylabel="E |eps - eps_hat|$^2$")
+    axes.set_title("denoising error", fontsize=TITLE_SIZE)
     axes.legend(frameon=False, fontsize=8)
     gap.axhline(0.0, color="black", linewidth=0.5)
-    gap.set(xlabel="log SNR", title="their difference")
+    gap.set(xlabel="log SNR")
+    gap.set_title("their difference", fontsize=TITLE_SIZE)
     save_figure(figure, file)
 
 
@@ -46,12 +54,29 @@ def square_grid(points: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     return axis, np.stack([m.ravel() for m in mesh], axis=-1).astype(np.float32)
 
 
-def _contours(axes: Axes, axis: np.ndarray, values: np.ndarray, title: str) -> None:
+def _contours(
+    axes: Axes, axis: np.ndarray, values: np.ndarray, title: str, *, bar: bool = True
+) -> None:
+    """A log density below its highest value, and what its colours mean."""
     n = len(axis)
-    top = np.nanmax(np.where(np.isfinite(values), values, np.nan))
-    shown = np.clip(np.nan_to_num(values, neginf=top - DEPTH), top - DEPTH, top).reshape(n, n)
-    axes.contourf(axis, axis, shown, levels=np.linspace(top - DEPTH, top, LEVELS), cmap="viridis")
-    axes.set(title=title, aspect="equal")
+    below = values - np.nanmax(np.where(np.isfinite(values), values, np.nan))
+    shown = np.clip(np.nan_to_num(below, neginf=-DEPTH), -DEPTH, 0.0).reshape(n, n)
+    levels = np.linspace(-DEPTH, 0.0, LEVELS)
+    drawn = axes.contourf(axis, axis, shown, levels=levels, cmap=ENERGIES)
+    if bar:
+        colour_bar(drawn, axes, r"$\log p - \max \log p$ [nats]")
+    _in_plane(axes, axis, title)
+
+
+def _in_plane(axes: Axes, axis: np.ndarray, title: str) -> None:
+    axes.set(xlim=axis[[0, -1]], ylim=axis[[0, -1]], aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
+    axes.set_title(title, fontsize=TITLE_SIZE)
+
+
+def _points(axes: Axes, axis: np.ndarray, points: np.ndarray, title: str) -> None:
+    color = DATA if title == "data" else MODEL
+    axes.scatter(points[:, 0], points[:, 1], s=1.0, color=color, linewidths=0)
+    _in_plane(axes, axis, title)
 
 
 def plot_density(
@@ -60,8 +85,7 @@ def plot_density(
     """Contours of the learned log density beside data."""
     figure, ((left, right),) = new_figure(2, size=3.6)
     _contours(left, axis, learned, title)
-    right.scatter(points[:, 0], points[:, 1], s=1.0, color=DATA, linewidths=0)
-    right.set(xlim=axis[[0, -1]], ylim=axis[[0, -1]], aspect="equal", title="data")
+    _points(right, axis, points, "data")
     save_figure(figure, file)
 
 
@@ -70,10 +94,9 @@ def plot_final_density(
 ) -> None:
     """Contours of the learned and the exact log density, and data."""
     figure, ((left, middle, right),) = new_figure(3, size=3.6)
-    _contours(left, axis, learned, "learned log density")
-    _contours(middle, axis, exact, "exact")
-    right.scatter(points[:, 0], points[:, 1], s=1.0, color=DATA, linewidths=0)
-    right.set(xlim=axis[[0, -1]], ylim=axis[[0, -1]], aspect="equal", title="data")
+    _contours(left, axis, learned, "learned log density", bar=False)
+    _contours(middle, axis, exact, "exact log density")
+    _points(right, axis, points, "data")
     save_figure(figure, file)
 
 
@@ -82,9 +105,7 @@ def plot_samples(file: Path, points: np.ndarray, samples: dict[str, np.ndarray])
     figure, (row,) = new_figure(1 + len(samples), size=3.4)
     reach = float(np.abs(points).max()) * 1.1
     for axes, (name, drawn) in zip(row, {"data": points, **samples}.items(), strict=True):
-        color = DATA if name == "data" else MODEL
-        axes.scatter(drawn[:, 0], drawn[:, 1], s=1.0, color=color, linewidths=0)
-        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=name)
+        _points(axes, np.array([-reach, reach]), drawn, name)
     save_figure(figure, file)
 
 
