@@ -1,5 +1,6 @@
 """Models leave the house whole, and run elsewhere without it."""
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -254,7 +255,9 @@ def test_damage_is_noticed(tmp_path, energies):
 
 
 def test_folders_open_with_the_next_api_of_orbax(tmp_path, energies):
-    v1 = getattr(ocp, "v1", None) or pytest.skip("this release of Orbax has no such API yet")
+    if tuple(map(int, importlib.metadata.version("orbax-checkpoint").split(".")[:2])) < (0, 12):
+        pytest.skip("this release of Orbax has no such API yet, or reads no older folders by it")
+    v1 = ocp.v1
     save_energy(tmp_path / "energy", energies["network"])
     read = v1.load_pytree(tmp_path / "energy" / "arrays")
     same(read["params"], energies["network"].params)

@@ -41,7 +41,7 @@ DOORS = {
     "experiments.reproduce": ("experiments.reproductions.running", "run_sweep"),
     "experiments.report": ("experiments.reports.page", "write_report"),
     "experiments.annotate": ("experiments.populations.annotation", "annotate"),
-    "checkpoints.export": ("checkpoints.exchange.model_folder", "load_network"),
+    "checkpoints.export": ("checkpoints.exchange.model_folder", "import_extra"),
     "checkpoints.import_torch": ("checkpoints.torch.importing", "read_state_dict"),
 }
 """The first thing that each script does with its settings once they are checked."""

@@ -61,7 +61,7 @@ def test_nothing_is_cut_off(tmp_path):
     axes = figure.add_subplot()
     in_style([axes])
     axes.set(title="words without end " * 5, xlabel="x", ylabel="y", aspect="equal")
-    colour_bar(axes.imshow(np.eye(2)), axes, "much longer than the axes are high [unit]")
+    colour_bar(axes.imshow(np.eye(2)), axes, "V [length$^2$ / time]")
     save_figure(figure, tmp_path / "a.png")
     image = imread(tmp_path / "a.png")[..., :3]
     sides = (image[:3], image[-3:], image[:, :3], image[:, -3:])
