@@ -1,6 +1,6 @@
 """Accuracy of the three schemes, side by side, in Markdown.
 
-    python benchmarks/schemes.py --reference=/work/shared/data/jkonet_star_reference
+    python benchmarks/schemes.py --reference=FOLDER
 
 1. Snapshots of explicit Euler steps, as the published code was measured on: one-step-ahead EMD on
    held-out particles and the relative L2 error of the drift over them, for each set, solver and
