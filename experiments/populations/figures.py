@@ -110,7 +110,6 @@ def _plot_plane(
     where: np.ndarray,
     *,
     dots: bool = False,
-    letter: str = "x",
 ) -> None:
     figure, grid = new_figure(1 if true is None else 3)
     panels = {f"learned {name}": learned} | ({} if true is None else {f"true {name}": true})
@@ -127,8 +126,6 @@ def _plot_plane(
         grid[0, 2].set_title(f"learned {name} less true {name}", fontsize=TITLE_SIZE)
         if dots:
             grid[0, 2].scatter(*where[:, :2].T, s=1, color=TRUTH, alpha=0.35, linewidths=0)
-    for axes in grid[0]:
-        plane.frame(axes, letter)
     save_figure(figure, file)
 
 
@@ -180,13 +177,14 @@ def plot_interaction(
     corners = np.zeros((2, snapshots.dimension), np.float32)
     corners[0, :2], corners[1, :2] = -spread, spread
     plane = Plane(
-        dataclasses.replace(snapshots, points=jnp.asarray(corners)[None], weights=jnp.ones((1, 2)))
+        dataclasses.replace(snapshots, points=jnp.asarray(corners)[None], weights=jnp.ones((1, 2))),
+        letter="z",
     )
     true = None if truth is None else _values(truth.interaction, plane.points)
     drawn = _drawn(particles)
     differences = drawn - np.random.default_rng(0).permutation(drawn)
     learned = energy.interaction(plane.points)
-    _plot_plane(file, plane, "U", learned, true, differences, letter="z")
+    _plot_plane(file, plane, "U", learned, true, differences)
 
 
 def plot_predictions(
@@ -235,7 +233,7 @@ def plot_predictions(
             axes.set_ylabel("density")
         else:
             if energy.model.has_potential:
-                plane.draw_lines(axes, energy.potential(plane.points, steps[k]), color=FAINT)
+                plane.draw_lines(axes, energy.potential(plane.points, steps[k]))
             for points, colour, label in clouds:
                 x, y = points[:, :2].T
                 axes.scatter(x, y, s=4, color=colour, alpha=0.5, linewidths=0, label=label)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import CenteredNorm, PowerNorm
 
-from data_generation.scripts.figures import DIFFERENCES, ENERGIES, colour_bar
+from data_generation.scripts.figures import DIFFERENCES, ENERGIES, FAINT, colour_bar
 from diffusions.typing import HostArray
 from jkonet_star.snapshots import Snapshots
 
@@ -23,9 +23,15 @@ MOST_STRETCHED = 3.0
 
 
 class Plane:
-    """A grid in the first two coordinates, the others at the population's mean."""
+    """A grid in the first two coordinates, the others at the population's mean.
 
-    def __init__(self, snapshots: Snapshots):
+    Args:
+        snapshots: the population.
+        letter: what the coordinates are called.
+    """
+
+    def __init__(self, snapshots: Snapshots, letter: str = "x"):
+        self.letter = letter
         self.particles = np.concatenate(snapshots.arrays())
         low, high = np.quantile(self.particles, (0.002, 0.998), axis=0)
         margin = 0.05 * (high - low)
@@ -69,15 +75,15 @@ class Plane:
         if drawn is not None:
             colour_bar(drawn, every[-1], label, extend="max")
 
-    def draw_lines(self, axes: Axes, energy: Any, top: float | None = None, **style: Any) -> None:
+    def draw_lines(
+        self, axes: Axes, energy: Any, top: float | None = None, *, color: str = FAINT
+    ) -> None:
         """Level curves, equally far from each other around a quadratic minimum."""
         table = _above_minimum(energy)
         top = _top(table) if top is None else top
         if top is not None:
             levels = top * (np.arange(1, LINES + 1) / LINES) ** 2
-            axes.contour(*self.axes, table, levels=levels, linewidths=0.5, alpha=0.6, **(
-                {"colors": style["color"]} if "color" in style else style
-            ))  # fmt: skip
+            axes.contour(*self.axes, table, levels=levels, colors=color, linewidths=0.5, alpha=0.6)
 
     def draw_difference(
         self, axes: Axes, first: Any, second: Any, where: HostArray, label: str
@@ -115,12 +121,12 @@ class Plane:
             aspect="auto",
         )
 
-    def frame(self, axes: Axes, letter: str = "x") -> None:
+    def frame(self, axes: Axes) -> None:
         """Limits and labels of the plane."""
         axes.set_xlim(self.low[0], self.high[0])
         axes.set_ylim(self.low[1], self.high[1])
-        axes.set_xlabel(f"${letter}_1$")
-        axes.set_ylabel(f"${letter}_2$")
+        axes.set_xlabel(f"${self.letter}_1$")
+        axes.set_ylabel(f"${self.letter}_2$")
         sides = self.high - self.low
         if sides.max() <= MOST_STRETCHED * sides.min():
             axes.set_aspect("equal")
