@@ -11,7 +11,7 @@ from matplotlib.colors import CenteredNorm, LogNorm
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from data_generation.gaussians import IsotropicMixture
-from data_generation.scripts.figures import new_figure, save_figure
+from data_generation.scripts.figures import FAINT, new_figure, save_figure
 from diffusions.linear_denoiser.expectation import exact_expectation
 from diffusions.linear_denoiser.model import OneStepModel
 from diffusions.linear_denoiser.theory import leading_order
@@ -19,7 +19,6 @@ from experiments.linear_denoiser.memorisation import expected_values
 
 MEASURED = "#c2410c"
 THEORY = "#1d4ed8"
-LIMIT = "#6b7280"
 
 
 def _column(table: list[dict[str, Any]], name: str) -> np.ndarray:
@@ -75,7 +74,7 @@ def plot_linear(file: Path, table: list[dict[str, Any]], model: OneStepModel) ->
             curve = curves.get(name, np.full(len(fine), np.nan))
             curve = np.where(np.isfinite(curve), curve, np.nan)
             axes.plot(fine, curve, style, color=THEORY, linewidth=1.2, label=label, zorder=3)
-        axes.axhline(limits[name], color=LIMIT, linestyle=":", linewidth=1, label=r"$n \to \infty$")
+        axes.axhline(limits[name], color=FAINT, linestyle=":", linewidth=1, label=r"$n \to \infty$")
         if name != "hellinger_squared":
             axes.set_yscale("log")
         axes.set_title(title, fontsize=10)
@@ -166,7 +165,7 @@ def plot_learned(file: Path, table: list[dict[str, Any]], averages: list[dict[st
     table = sorted(table, key=lambda row: row["n"])
     figure, grid = new_figure(2, 2, size=3.9)
     _band(grid[0, 0], table, "delta", label="$\\pm$ 2 standard errors", color=MEASURED)
-    grid[0, 0].axhline(0.0, color=LIMIT, linestyle=":", linewidth=1)
+    grid[0, 0].axhline(0.0, color=FAINT, linestyle=":", linewidth=1)
     grid[0, 0].set_title(r"$\Delta$ = D(train, generated) - D(original, generated)", fontsize=9)
     grid[0, 0].legend(fontsize=8)
     plot_probability(grid[0, 1], table)
@@ -184,7 +183,7 @@ def plot_learned(file: Path, table: list[dict[str, Any]], averages: list[dict[st
         own = [average for average in averages if average["n"] == row["n"]]
         count, delta = _column(own, "repetitions"), _column(own, "delta")
         grid[1, 1].plot(count, delta, color=shade, linewidth=1, label=f"n = {row['n']}")
-    grid[1, 1].axhline(0.0, color=LIMIT, linestyle=":", linewidth=1)
+    grid[1, 1].axhline(0.0, color=FAINT, linestyle=":", linewidth=1)
     grid[1, 1].set_title(r"running average of $\Delta$", fontsize=10)
     grid[1, 1].set_xlabel("repetitions")
     grid[1, 1].legend(fontsize=6, ncols=2)
@@ -230,6 +229,6 @@ def plot_probability(axes: Axes, table: list[dict[str, Any]]) -> None:
     # An interval need not contain the estimate to the last bit when that is 0 or 1.
     errors = np.maximum(np.stack([p - low, high - p]), 0.0)
     axes.errorbar(n, p, errors, fmt="o-", color=MEASURED, markersize=3.5, linewidth=1, capsize=2.5)
-    axes.axhline(0.5, color=LIMIT, linestyle=":", linewidth=1)
+    axes.axhline(0.5, color=FAINT, linestyle=":", linewidth=1)
     axes.set_ylim(-0.03, 1.03)
     axes.set_title(r"$P(\Delta > 0)$, 95 % confidence", fontsize=10)

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from data_generation.scripts.figures import TITLE_SIZE, new_figure, save_figure
+from data_generation.scripts.figures import FAINT, TITLE_SIZE, new_figure, save_figure
 from experiments.sparse_localization.measurement import SquaredErrors
 
 NETWORK = "#c2410c"
-TRUTH = "#6b7280"
 STYLES = {
     "spectral": ("spectral", "#1d4ed8", "--"),
     "power_iteration": ("power iteration", "#047857", "-."),
@@ -67,7 +66,7 @@ def plot_errors(
                 [t / n for t in reference], list(reference.values()), ".", color="black", ms=4,
                 label="published",
             )  # fmt: skip
-        axes.axvline(THRESHOLD, color=TRUTH, linewidth=0.8, linestyle=":")
+        axes.axvline(THRESHOLD, color=FAINT, linewidth=0.8, linestyle=":")
         axes.set_xlabel("$t/n$")
         axes.set_yscale(scale)
     shown = np.concatenate([found.mean for found in errors.values()])
@@ -78,7 +77,7 @@ def plot_errors(
     grid[0, 0].set_ylabel(r"mean squared error $|\hat{x} - x|_F^2$")
     grid[0, 0].annotate(
         "$t = n/2$", (THRESHOLD, 0.02), xycoords=("data", "axes fraction"), fontsize=8,
-        xytext=(3, 0), textcoords="offset points", color=TRUTH,
+        xytext=(3, 0), textcoords="offset points", color=FAINT,
     )  # fmt: skip
     grid[0, 0].legend(fontsize=8)
     save_figure(figure, file)
@@ -97,11 +96,11 @@ def plot_seeds(file: Path, times: tuple[float, ...], n: int, networks: dict[str,
     left.legend(fontsize=7)
     right.plot(ratio, means.std(axis=0, ddof=1), color=NETWORK, label="between networks")
     sampling = np.stack([found.standard_error for found in networks.values()]).mean(axis=0)
-    right.plot(ratio, sampling, "--", color=TRUTH, label="standard error of each")
+    right.plot(ratio, sampling, "--", color=FAINT, label="standard error of each")
     right.set_ylabel("standard deviation")
     right.legend(fontsize=8)
     for axes in (left, right):
-        axes.axvline(THRESHOLD, color=TRUTH, linewidth=0.8, linestyle=":")
+        axes.axvline(THRESHOLD, color=FAINT, linewidth=0.8, linestyle=":")
         axes.set_xlabel("$t/n$")
     save_figure(figure, file)
 
@@ -134,13 +133,13 @@ def plot_training(file: Path, rows: list[dict[str, Any]]) -> None:
     axes.plot(epochs[~noise_free], losses[~noise_free], linewidth=0.8, color=NETWORK, label="loss")
     if noise_free.any():
         axes.plot(
-            epochs[noise_free], losses[noise_free], ".", ms=3, color=TRUTH, label="without noise"
+            epochs[noise_free], losses[noise_free], ".", ms=3, color=FAINT, label="without noise"
         )
     best = np.asarray([float(row["best_loss"]) for row in rows])
     axes.plot(epochs, np.where(np.isfinite(best), best, np.nan), color="black", label="best")
     for previous, row in zip(rows, rows[1:], strict=False):
         if row["stage"] != previous["stage"]:
-            axes.axvline(row["epoch"], color=TRUTH, linewidth=0.8, linestyle=":")
+            axes.axvline(row["epoch"], color=FAINT, linewidth=0.8, linestyle=":")
     if (losses > 0).all():
         axes.set_yscale("log")
     axes.set_xlabel("epoch")
