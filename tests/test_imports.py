@@ -1,9 +1,11 @@
 """One direction of dependency, no circle, none on what is not installed, light settings."""
 
 import ast
+import builtins
 import graphlib
 import re
 import subprocess
+import symtable
 import sys
 import tomllib
 from pathlib import Path
@@ -313,3 +315,51 @@ def test_few_imports_are_inside_functions():
         if isinstance(node, ast.Import | ast.ImportFrom)
     ]
     assert len(late) <= MOST_LATE_IMPORTS, late
+
+
+def undefined_names(source):
+    """Names that are read and that neither the module nor Python defines, quoted annotations apart.
+
+    The linters do not look for them: they take the axes of jaxtyping's shapes for names.
+    """
+    module = symtable.symtable(source, "module", "exec")
+    known = {s.get_name() for s in module.get_symbols() if s.is_assigned() or s.is_imported()}
+    known |= {*dir(builtins), "__file__", "__name__", "__doc__", "__path__"}
+
+    def tables(table):
+        yield table
+        for inner in table.get_children():
+            yield from tables(inner)
+
+    written = {
+        symbol.get_name()
+        for table in tables(module)
+        for symbol in table.get_symbols()
+        if symbol.is_declared_global() and symbol.is_assigned()
+    }
+    return {
+        symbol.get_name()
+        for table in tables(module)
+        for symbol in table.get_symbols()
+        if symbol.is_referenced()
+        and (symbol.is_global() or table is module)
+        # What Python 3.11 takes for global, too, in a function that is called top.
+        and not (symbol.is_parameter() or symbol.is_assigned())
+        and symbol.get_name() not in known | written
+    }
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_name_is_defined(package):
+    found = {
+        str(file.relative_to(ROOT)): names
+        for file in FILES
+        if file.relative_to(ROOT).parts[0] == package
+        and (names := undefined_names(file.read_text(encoding="utf-8")))
+    }
+    assert found == {}
+
+
+def test_an_undefined_name_is_found():
+    assert undefined_names("from a import b\ndef f(x):\n    return b(x, y)\n") == {"y"}
+    assert undefined_names("def f(x: 'Float[Array, \"n d\"]'):\n    return x\n") == set()
