@@ -1,5 +1,6 @@
 """The sparse-pixel script at a small size, by the code that a user runs."""
 
+import contextlib
 import json
 
 import jax
@@ -83,20 +84,27 @@ def result(run):
     return found, (run / "metrics.jsonl").read_bytes(), leaves
 
 
+@contextlib.contextmanager
+def stopped_at(monkeypatch, call):
+    """Within it a run is interrupted when it is about to keep a state, the first being call 1."""
+    kept, left = experiments.run.training.save_state, [call]
+
+    def interrupted(*args, **kwargs):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return kept(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments.run.training, "save_state", interrupted)
+        yield
+
+
 def test_resumed_is_uninterrupted(place, flow, monkeypatch):
     """Killed before the last state of the diffusion model, and again before the regression's."""
     folder = place.runs / "killed"
     for call, resume in ((2, ()), (2, ("--resume",))):
-        kept, left = experiments.run.training.save_state, [call]
-
-        def interrupted(*args, left=left, kept=kept, **kwargs):
-            left[0] -= 1
-            if left[0] == 0:
-                raise KeyboardInterrupt
-            return kept(*args, **kwargs)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(experiments.run.training, "save_state", interrupted)
+        with stopped_at(monkeypatch, call):
             start(place, "killed", *resume, status=130)
         assert not (folder / "summary.json").exists()
     assert result(start(place, "killed", "--resume")) == result(flow)
@@ -151,16 +159,7 @@ def test_expectation_maximisation_resumes_to_the_same_bits(place, monkeypatch):
     with np.load(whole / "em_1" / "completed.npz") as found:
         completed = found["images"]
     assert completed.shape == (22, 20, 20, 3)
-    kept, left = experiments.run.training.save_state, [2]
-
-    def interrupted(*args, **kwargs):
-        left[0] -= 1
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        return kept(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(experiments.run.training, "save_state", interrupted)
+    with stopped_at(monkeypatch, 2):
         start(place, "em-killed", *flags, status=130)
     assert (place.runs / "em-killed" / "em_1" / "completed.npz").exists()
     again = start(place, "em-killed", *flags, "--resume")
