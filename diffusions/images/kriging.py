@@ -36,7 +36,7 @@ from diffusions.precision import matmul
 from diffusions.typing import Array, Bool, Float, HostArray, Key
 
 _ITERATIONS = 40
-_PIXEL_VARIANCE = 0.25
+PIXEL_VARIANCE = 0.25
 """B^2 of (4), of natural images in [-1, 1]."""
 
 
@@ -115,7 +115,7 @@ class Kriging:
         """
         _, height, width, _ = images.shape
         values, vectors = (jnp.asarray(a, images.dtype) for a in _spectrum(self, height, width))
-        values = _PIXEL_VARIANCE * values
+        values = PIXEL_VARIANCE * values
         covariance = matmul(vectors * (values / (1.0 + ratio * values)), vectors.T)
         nugget = self.nugget * jnp.diagonal(covariance).mean() * jnp.eye(n_told, dtype=images.dtype)
 

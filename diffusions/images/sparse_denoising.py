@@ -39,15 +39,15 @@ import jax
 import jax.numpy as jnp
 
 from diffusions.arguments import checked
-from diffusions.images.kriging import Kriging
+from diffusions.images.kriging import PIXEL_VARIANCE, Kriging
 from diffusions.objectives import Denoiser, weighted_mean_square
 from diffusions.predictions import Prediction, clean_and_epsilon, express
 from diffusions.processes import Process, beside, corrupt
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Bool, Float, Key
 
-_RESIDUAL_VARIANCE, _IMAGE_VARIANCE = 0.5, 0.25
-"""C of (7): of a residual in units of its usual size, and of pixels in [-1, 1], of natural images."""
+_RESIDUAL_VARIANCE = 0.5
+"""C of (7), of a residual in units of its usual size; of images it is that of their pixels."""
 
 Visible = Literal["full", "hidden", "mean", "simulated"]
 
@@ -222,16 +222,14 @@ class SparseDenoising:
         """K and r of equation (7), shaped to multiply z."""
         if not self.preconditioned:
             return jnp.zeros(()), jnp.ones(())
-        c = _RESIDUAL_VARIANCE if self.residual else _IMAGE_VARIANCE
+        c = _RESIDUAL_VARIANCE if self.residual else PIXEL_VARIANCE
         alpha, sigma = self.process.alpha(t), self.process.sigma(t)
         ones, zeros = jnp.ones_like(t), jnp.zeros_like(t)
         p = express(self.process, t, ones, zeros, self.prediction)
         q = express(self.process, t, zeros, ones, self.prediction)
         variance = alpha**2 * c + sigma**2
-        k, r = (
-            (p * alpha * c + q * sigma) / variance,
-            (p * sigma - q * alpha) * jnp.sqrt(c / variance),
-        )
+        k = (p * alpha * c + q * sigma) / variance
+        r = (p * sigma - q * alpha) * jnp.sqrt(c / variance)
         return beside(k, z), beside(r, z)
 
     def _weights(self, told: Array, asked: Array) -> Array:

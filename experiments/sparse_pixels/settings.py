@@ -38,7 +38,7 @@ VARIANTS: dict[Variant, dict[str, Any]] = {
     "hidden": {"supervision": "observed", "unseen": "hidden", "residual": False},
     "full-input": {"supervision": "full-input", "residual": False, "preconditioned": False},
 }
-"""What is learned; the first, the best one that was measured, where nothing is said. The last is the
+"""What is learned; the first, of which the measured numbers are, where nothing is said. The last is the
 original's."""
 
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
