@@ -98,15 +98,16 @@ class Plane:
             label: of the colours.
         """
         table = np.reshape(np.float64(first) - np.float64(second), (GRID, GRID))
-        self.frame(axes)
         if not np.isfinite(table).all():
             _say(axes, "not finite")
+            self.frame(axes)
             return
         step = (self.high - self.low) / (GRID - 1)
         column, row = np.clip(np.rint((where - self.low) / step), 0, GRID - 1).astype(int).T
         table = table - table[row, column].mean()
         reach = float(np.quantile(np.abs(table[row, column]), 0.98))
         drawn = self._image(axes, table, CenteredNorm(0.0, max(reach, LEAST)), DIFFERENCES)
+        self.frame(axes)  # the image's own aspect would win otherwise
         colour_bar(drawn, axes, label, extend="both")
 
     def _image(self, axes: Axes, table: HostArray, norm: Any, colours: str) -> ScalarMappable:

@@ -31,6 +31,7 @@ def test_energies_have_common_colours_from_their_own_minima(plane):
     np.testing.assert_allclose(2.0 * first.get_array(), second.get_array(), rtol=1e-4, atol=1e-5)
     assert first.get_array().min() == 0.0
     assert first.norm.vmax == second.norm.vmax
+    assert [axes.get_aspect() for axes in grid[0]] == [1.0, 1.0]
     above = 2.0 * (energy - energy.min())
     assert first.norm.vmax == pytest.approx(np.quantile(above, 0.97))
     assert first.norm(0.25 * first.norm.vmax) == pytest.approx(0.5), (
@@ -57,6 +58,7 @@ def test_a_difference_is_free_of_constants_and_coloured_by_where_there_is_someth
     expected = 0.5 * (x.reshape(GRID, GRID) - where[:, 0].mean())
     np.testing.assert_allclose(drawn.get_array(), expected, atol=0.5 * step)
     assert drawn.norm.vmax == -drawn.norm.vmin
+    assert grid[0, 0].get_aspect() == 1.0, "a length is as long in both directions"
     assert drawn.norm.vmax == pytest.approx(0.5 * np.quantile(inside, 0.98), abs=0.5 * step)
     assert bars(figure) == ["error"]
 
