@@ -1,4 +1,4 @@
-"""One folder of small datasets for all end-to-end tests, and the scripts as a user calls them."""
+"""Small datasets for the end-to-end tests, and the scripts as a user calls them."""
 
 import contextlib
 import dataclasses
@@ -140,11 +140,11 @@ def small_networks_and_images():
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory):
-    """Datasets: `plain` has a potential, `full` all three energies, `file` no known truth."""
-    place = Place(tmp_path_factory.mktemp("end_to_end"))
-    place.generate("plain", "--potential=styblinski_tang", "--n-gmm-components=0", *SMALL)
-    place.generate(
+def datasets(tmp_path_factory):
+    """What every module gets a copy of."""
+    datasets = Place(tmp_path_factory.mktemp("datasets"))
+    datasets.generate("plain", "--potential=styblinski_tang", "--n-gmm-components=0", *SMALL)
+    datasets.generate(
         "full",
         "--potential=styblinski_tang",
         "--interaction=oakley_ohagan",
@@ -155,6 +155,19 @@ def place(tmp_path_factory):
     )
     rng = np.random.default_rng(0)
     points = rng.normal(size=(3, 120, 1)).astype(np.float32) * np.linspace(1, 0.8, 3)[:, None, None]
-    np.save(place.path / "line.npy", points)
-    place.generate("file", f"--load-from-file={place.path / 'line.npy'}", "--n-gmm-components=0")
+    line = datasets.path / "line.npy"
+    np.save(line, points)
+    datasets.generate("file", f"--load-from-file={line}", "--n-gmm-components=0")
+    return datasets
+
+
+@pytest.fixture(scope="module")
+def place(datasets, tmp_path_factory):
+    """Datasets: `plain` has a potential, `full` all three energies, `file` no known truth.
+
+    Each module has its own, and its own runs: which modules one process meets, and in which order, is
+    not the same on every machine, and a name that two of them use would fail only where they meet.
+    """
+    place = Place(tmp_path_factory.mktemp("end_to_end"))
+    shutil.copytree(datasets.data, place.data)
     return place
