@@ -445,7 +445,12 @@ def test_the_site_has_every_public_name(site):
 
 @pytest.mark.slow
 def test_annotations_read_as_they_are_written(site):
-    page = (site / "reference" / "modules" / "jkonet_star.fitted.html").read_text()
+    modules = site / "reference" / "modules"
+    pages = [
+        modules / f"jkonet_star.{name}.html"
+        for name in ("fitted", "energy_functions", "trajectories")
+    ]
+    page = "".join(path.read_text() for path in pages)
     text = html.unescape(re.sub(r"<[^>]+>", "", page))
     assert "points: Float[Array, 't n d'], converged: Bool[Array, 'steps n']" in text
     assert "population: Float[Array, 'm d'] | HostArray | None = None" in text
