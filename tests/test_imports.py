@@ -22,6 +22,7 @@ MAY_IMPORT = {
         "diffusions.arguments",
         "diffusions.checks",
         "diffusions.density.expectation_maximisation",
+        "diffusions.devices",
         "diffusions.keys",
         "diffusions.late_imports",
         "diffusions.memory",

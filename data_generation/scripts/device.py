@@ -5,6 +5,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from diffusions.devices import Members, Replicated, devices_in_use
+
 NVIDIA_DEVICES = "/dev/nvidia[0-9]*"
 """Where Linux shows the cards that a process may use."""
 
@@ -13,6 +15,46 @@ def device_name() -> str:
     """The device that computes."""
     device = jax.devices()[0]
     return f"{device.device_kind} ({device.platform})"
+
+
+def chosen_devices(devices: str) -> list[jax.Device]:
+    """Those of `--devices`, in every process as many.
+
+    Args:
+        devices: auto, all that there are, or how many.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    own = jax.local_devices()
+    number = len(own) if devices == "auto" else int(devices)
+    if number > len(own):
+        each = "" if jax.process_count() == 1 else "each "
+        more = "; JAX_NUM_CPU_DEVICES makes several of a processor"
+        raise ValueError(
+            f"--devices={number}, and there {'are' if len(own) > 1 else 'is'} {len(own)} here"
+            f"{f' in {each}process' if each else ''}: {device_name()}"
+            + (more if own[0].platform == "cpu" else "")
+        )
+    of_process: dict[int, list[jax.Device]] = {}
+    for device in jax.devices():
+        of_process.setdefault(device.process_index, []).append(device)
+    return [device for found in of_process.values() for device in found[:number]]
+
+
+def division(work: str, placement: Members | Replicated) -> str | None:
+    """Which work how many of the devices do, in words; None where there is one to do it.
+
+    Args:
+        work: such as "2 seeds".
+        placement: of its arrays.
+    """
+    devices = devices_in_use()
+    if len(devices) < 2:
+        return None
+    number, processes = placement.n_devices, len({d.process_index for d in devices})
+    some = f"{number} of {len(devices)}" if number < len(devices) else f"{number}"
+    return f"{work} on {some} devices" + (f" of {processes} processes" if processes > 1 else "")
 
 
 def unused_gpu() -> str | None:

@@ -14,7 +14,9 @@ import numpy as np
 
 from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import say
+from data_generation.scripts.device import division
 from diffusions.checks import record
+from diffusions.devices import Members
 from diffusions.typing import Array
 from experiments.populations.learning_settings import LearningSettings
 from experiments.populations.settings import TrainSettings
@@ -80,7 +82,9 @@ def bootstrapped(
     )
     energy, key = energies.member(0), jax.random.key(settings.seeds[0])
     kind, problems = resampled_problems(learning.bootstrap, problem, energy, again, key=key)
-    say(f"  bootstrap: {len(problems)} energies of resampled {kind}")
+    work = f"{len(problems)} energies of resampled {kind}"
+    divided = None if isinstance(solver, Linear) else division(work, Members.of(len(problems)))
+    say(f"  bootstrap: {divided or work}")
     diverged, report = 0, energies.report
     assert report is not None
     if isinstance(solver, Linear):
@@ -130,14 +134,16 @@ def _trained(
     """Energies, from the newest checkpoint where there is one, and how many diverged."""
     folder.path.mkdir(exist_ok=True)
     keys = replicate_keys(key, len(training.facts))
+    state = training.initial(keys)
     state = train_in_chunks(
         folder,
-        training.initial(keys),
+        state,
         lambda state, n_epochs: training.program(state, keys, n_epochs),
         epochs=training.solver.epochs,
         every=settings.eval_every,
         seconds={},  # all of it is the bootstrap's
         ended=lambda state: bool(training.diverged(state).all()),
+        placement=training.members,
     )
     losses = [row["loss"] for row in folder.rows() if "loss" in row]
     ended = [first_unsound(own, absurd=training.solver.absurd) for own in zip(*losses, strict=True)]

@@ -21,8 +21,10 @@ from data_generation.formats.json_file import read_record
 from data_generation.populations.dataset_metadata import identity
 from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import say
+from data_generation.scripts.device import division
 from data_generation.scripts.files import write_json
 from diffusions.checks import record
+from diffusions.devices import Members
 from diffusions.memory import check_memory
 from diffusions.typing import Keys, PyTree
 from experiments.populations.assessment import (
@@ -99,6 +101,7 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
             f"{problem.conditions.point.shape[0]} couplings in dimension {dataset.train.dimension}",
             *learning.of(settings.solver),
             cut=cut,
+            divided=divided_seeds(len(settings.seeds)) if solver.epochs else None,
             data=identity(dataset.metadata),
             dataset=str(dataset.path),
         )
@@ -184,6 +187,11 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
         for part in ("refinement", "bootstrap", "bootstrap/refinement"):
             remove_own(folder.path / part / "checkpoint", CHECKPOINT)
         say_verdict(result)
+
+
+def divided_seeds(count: int) -> str | None:
+    """How many devices train so many seeds, in words."""
+    return division(f"{count} seed{'' if count == 1 else 's'}", Members.of(count))
 
 
 def chosen(
@@ -458,5 +466,6 @@ def train_side_by_side(
         evaluate=one_step_ahead,
         finish=finish,
         ended=lambda state: bool(training.diverged(state).all()),
+        placement=training.members,
     )
     return training.energies(state)

@@ -77,7 +77,7 @@ def peak_memory_bytes() -> int:
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     if jax.default_backend() != "cpu":
-        peak += (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+        peak += (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
     return peak
 
 

@@ -17,7 +17,8 @@ from shlex import quote
 from typing import Any
 
 from data_generation.scripts.command_line import say
-from data_generation.scripts.device import device_name, precision, unused_gpu
+from data_generation.scripts.device import chosen_devices, device_name, precision, unused_gpu
+from diffusions.devices import spread_over
 from diffusions.late_imports import import_extra
 from experiments.run.folder import RunFolder, check_run, peak_memory_bytes, start_run
 from experiments.run.replaced import keeps_replaced
@@ -52,6 +53,7 @@ class Session:
         *parts: Any,
         numbers: str = "float32",
         cut: str | None = None,
+        divided: str | None = None,
         data: Mapping[str, str] | None = None,
         **more: Any,
     ) -> bool:
@@ -63,6 +65,7 @@ class Session:
             *parts: as in `start_run`.
             numbers: that data and networks are held in.
             cut: what is done less than was asked for, in words.
+            divided: which work how many devices do, in words.
             data: as in `start_run`.
             **more: as in `start_run`.
 
@@ -81,7 +84,7 @@ class Session:
             f"  {device_name()}, {precision(numbers)}, {self.settings.seeds_in_words}; "
             f"results in {self.folder.path}"
         )
-        for remark in (cut, unused_gpu()):
+        for remark in (divided, cut, unused_gpu()):
             if remark is not None:
                 say(f"  {remark}")
         return True
@@ -120,7 +123,7 @@ def session(
         activities: that `Session.seconds` begins with, in this order.
 
     Raises:
-        ValueError: as `check_run`.
+        ValueError: as `check_run`, or there are fewer devices than are asked for.
         ImportError: Weights & Biases is asked for and not installed.
     """
     begin = time.perf_counter() if begin is None else begin
@@ -134,7 +137,8 @@ def session(
             overwrite=settings.overwrite,
         )
         seconds = dict.fromkeys(activities, 0.0)
-        yield Session(settings=settings, script=script, begin=begin, seconds=seconds)
+        with spread_over(chosen_devices(settings.devices)):
+            yield Session(settings=settings, script=script, begin=begin, seconds=seconds)
 
 
 def conclude(

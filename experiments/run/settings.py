@@ -1,17 +1,36 @@
 """What every script is told of its run. Imports no JAX."""
 
 import dataclasses
+import re
 
 from diffusions.checks import (
     PathText,
     Seed,
     check_fields,
     check_folder_name,
+    shown,
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FolderSettings:
+class DeviceSettings:
+    """What computes.
+
+    Attributes:
+        devices: among which networks side by side, or the batches of one, are divided: how many of
+            those that a process has, or auto, all of them.
+    """
+
+    devices: str = "auto"
+
+    def __post_init__(self):
+        check_fields(self)
+        if self.devices != "auto" and not re.fullmatch("[1-9][0-9]{0,5}", self.devices):
+            raise ValueError(f"devices must be auto or how many, got {shown(self.devices)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FolderSettings(DeviceSettings):
     """Where a run goes, and what becomes of an older one there.
 
     Attributes:
@@ -31,7 +50,7 @@ class FolderSettings:
     wandb: bool = False
 
     def __post_init__(self):
-        check_fields(self)
+        super().__post_init__()
         if self.resume and self.run_name is None:
             raise ValueError("resume needs run_name, the run to continue")
         if self.resume and self.overwrite:

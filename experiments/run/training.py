@@ -16,6 +16,7 @@ import numpy as np
 from checkpoints import latest_step, restore_state, save_state
 from data_generation.scripts.command_line import say
 from data_generation.scripts.progress import progress_bar, watched
+from diffusions.devices import Members, Replicated
 from diffusions.training import TrainingState, advance_in_chunks
 from diffusions.typing import Array, HostArray
 from experiments.run.folder import RunFolder
@@ -76,6 +77,7 @@ def train_in_chunks(
     evaluate: Callable[[StateT, int], Any] = lambda state, done: {},
     finish: Callable[[Any], dict[str, Any]] = dict,
     ended: Callable[[StateT], bool] = lambda state: False,
+    placement: Replicated | Members = Replicated(),  # noqa: B008 (frozen)
 ) -> StateT:
     """Trains from the newest checkpoint, or from `state` where there is none.
 
@@ -90,6 +92,7 @@ def train_in_chunks(
             draw figures, and must not keep the state.
         finish: of what `evaluate` gave to what is logged, on the host while the device goes on.
         ended: whether the training is over before its time.
+        placement: of the state. A checkpoint knows nothing of it, and is restored on other devices.
 
     Returns:
         The state after the last epoch.
@@ -99,7 +102,7 @@ def train_in_chunks(
     """
     done = latest_step(run.checkpoints) or 0
     if done:
-        state = restore_state(run.checkpoints, done, state)
+        state = placement.placed(restore_state(run.checkpoints, done, placement.own(state)))
     run.keep_rows(done)
     chunks = [] if done and ended(state) else chunk_lengths(done, epochs, every)
     clock = _Clock(seconds)
@@ -110,7 +113,7 @@ def train_in_chunks(
     clock.give("compile")
 
     def keep(state: StateT) -> tuple[Any, Any]:
-        host_state = jax.device_get(state)
+        host_state = jax.device_get(placement.own(state))
         clock.give("train")
         kept = evaluate(state, done + sum(trained) + chunks[len(trained)])
         clock.give("evaluate")

@@ -48,7 +48,7 @@ def batch_sizes(n_samples: int, n: int, batch_size: int = 0) -> tuple[int, int]:
 
 def samples_in_memory(n: int) -> int:
     """How many samples of dimension n half of the free memory holds."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     if device.platform == "cpu":
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         most = _PAIRS_ON_PROCESSOR // n**2

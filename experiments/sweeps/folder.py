@@ -54,6 +54,7 @@ class SweepFolder:
             run_name=cell.name,
             runs_dir=str(self.path / "runs"),
             plots=False,
+            devices=self.execution.devices,
             **more,
         )
 

@@ -22,6 +22,9 @@ import numpy as np
 
 from checkpoints import save_energy
 from data_generation.populations.settings import DataSettings
+from data_generation.scripts.command_line import say
+from data_generation.scripts.device import chosen_devices
+from diffusions.devices import spread_over
 from experiments.populations.assessment import assess, evaluation_key, judge, reported
 from experiments.populations.datasets import population
 from experiments.populations.training import beta_details, divergences, train, train_side_by_side
@@ -51,15 +54,22 @@ def carry_out(cells: Sequence[Cell], folder: SweepFolder, finished: Finished) ->
         cells: what is not finished yet.
         folder: of the sweep.
         finished: told of every run once.
+
+    Raises:
+        ValueError: there are fewer devices than are asked for.
     """
     failed: list[Cell] = []
-    for chunk in _chunks(cells, folder):
-        library = Library()
-        for group in _by(chunk, lambda c: (c.solver, c.scheme, c.learning)):
-            failed += _attempt_all(group, folder, library, finished)
-    for cell in failed:
-        _attempt([cell], folder, Library())
-        finished(cell)
+    devices = chosen_devices(folder.execution.devices)
+    if len(devices) > 1:
+        say(f"  networks side by side are divided among {len(devices)} devices")
+    with spread_over(devices):
+        for chunk in _chunks(cells, folder):
+            library = Library()
+            for group in _by(chunk, lambda c: (c.solver, c.scheme, c.learning)):
+                failed += _attempt_all(group, folder, library, finished)
+        for cell in failed:
+            _attempt([cell], folder, Library())
+            finished(cell)
 
 
 def _by(cells: Sequence[Cell], key: Callable[[Cell], Any]) -> list[list[Cell]]:

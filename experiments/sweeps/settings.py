@@ -28,6 +28,7 @@ from diffusions.checks import (
 )
 from experiments.populations.learning_settings import LearningSettings
 from experiments.populations.settings import EvaluationPopulation, WassersteinOrder
+from experiments.run.settings import DeviceSettings
 from experiments.sweeps.grid_file import Entries, read_grids
 from jkonet_star.settings import SCHEMES
 from jkonet_star.solvers.registry import SOLVERS, scheme_of
@@ -115,7 +116,7 @@ class SimulationSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExecutionSettings:
+class ExecutionSettings(DeviceSettings):
     """How runs are carried out; it decides nothing of their results.
 
     Attributes:
@@ -149,9 +150,6 @@ class ExecutionSettings:
     job_memory: NotNegative = 8.0
     job_cores: Count = 2
     job_gpus: Natural = 0
-
-    def __post_init__(self):
-        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

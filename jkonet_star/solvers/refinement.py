@@ -40,6 +40,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from diffusions.devices import Members
 from diffusions.keys import named_key
 from diffusions.precision import matmul
 from diffusions.training import TrainingState, initial_state, train_epochs
@@ -253,11 +254,16 @@ class Refinement(Solver):
         return super().diverged(state.params)
 
 
-@functools.partial(jax.jit, static_argnames=("refinement", "several"))
+@functools.partial(jax.jit, static_argnames=("refinement", "several", "members"))
 def _begin(
-    refinement: Refinement, params: Params, data: RefinementData, *, several: bool
+    refinement: Refinement,
+    params: Params,
+    data: RefinementData,
+    *,
+    several: bool,
+    members: Members,
 ) -> TrainingState:
-    return jax.vmap(refinement.begin, in_axes=(0, 0 if several else None))(params, data)
+    return members.vmap(refinement.begin, (0, 0 if several else None))(params, data)
 
 
 class Refining(SideBySide):
@@ -294,8 +300,8 @@ class Refining(SideBySide):
 
     def initial(self, keys: Keys) -> TrainingState:
         """States before the first step; the keys draw nothing yet."""
-        del keys
-        return _begin(self.solver, self._params, self.data, several=self._several)
+        self._share(len(keys))
+        return _begin(self.solver, self.members.placed(self._params), self._data, **self._how)
 
 
 def _alone(energies: FittedEnergy, member: int) -> FittedEnergy:

@@ -1,7 +1,7 @@
 """The one driver: a solver on a problem, for several seeds, or several problems, in one program.
 
 `fit` runs it in memory, `experiments.train` in a run folder, a sweep with stacked problems, and what is
-solved has no epochs.
+solved has no epochs. What is side by side is shared among the devices in use (`diffusions.devices`).
 """
 
 import dataclasses
@@ -13,30 +13,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.devices import Members
 from diffusions.typing import Array, Float, Keys, PyTree
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.solvers.interface import Solver
 from jkonet_star.solvers.problem import Problem
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "several"))
-def _init(solver: Solver, keys: Keys, data: PyTree, *, several: bool) -> PyTree:
-    return jax.vmap(solver.init, in_axes=(0, 0 if several else None))(keys, data)
+@functools.partial(jax.jit, static_argnames=("solver", "several", "members"))
+def _init(solver: Solver, keys: Keys, data: PyTree, *, several: bool, members: Members) -> PyTree:
+    return members.vmap(solver.init, (0, 0 if several else None))(keys, data)
 
 
 @functools.partial(
-    jax.jit, static_argnames=("solver", "n_epochs", "several"), donate_argnames=("state",)
+    jax.jit,
+    static_argnames=("solver", "n_epochs", "several", "members"),
+    donate_argnames=("state",),
 )
 def _advance(
-    solver: Solver, state: PyTree, keys: Keys, data: PyTree, *, n_epochs: int, several: bool
+    solver: Solver,
+    state: PyTree,
+    keys: Keys,
+    data: PyTree,
+    *,
+    n_epochs: int,
+    several: bool,
+    members: Members,
 ) -> tuple[PyTree, dict[str, Array]]:
     advance = functools.partial(solver.advance, n_epochs=n_epochs)
-    return jax.vmap(advance, in_axes=(0, 0, 0 if several else None))(state, keys, data)
+    return members.vmap(advance, (0, 0, 0 if several else None))(state, keys, data)
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "several"))
-def _energies(solver: Solver, state: PyTree, data: PyTree, *, several: bool) -> FittedEnergy:
-    return jax.vmap(solver.energy, in_axes=(0, 0 if several else None))(state, data)
+@functools.partial(jax.jit, static_argnames=("solver", "several", "members"))
+def _energies(
+    solver: Solver, state: PyTree, data: PyTree, *, several: bool, members: Members
+) -> FittedEnergy:
+    return members.vmap(solver.energy, (0, 0 if several else None))(state, data)
 
 
 class SideBySide:
@@ -49,7 +61,10 @@ class SideBySide:
         solver: the static part of every program.
         facts: of each problem's preparation.
         data: of all.
+        members: how many states there are, and where; from `initial` on.
     """
+
+    members: Members
 
     def __init__(self, solver: Solver, problem: Problem | Sequence[Problem]):
         self.solver = solver
@@ -64,7 +79,15 @@ class SideBySide:
 
     def initial(self, keys: Keys) -> PyTree:
         """States before the first epoch, one per key."""
-        return _init(self.solver, keys, self.data, several=self._several)
+        self._share(len(keys))
+        return _init(self.solver, self.members.placed(keys), self._data, **self._how)
+
+    def _share(self, count: int) -> None:
+        """Divides states, and their data, among the devices in use."""
+        self.members = Members.of(count)
+        place = self.members.placed if self._several else self.members.shared
+        self._data = place(self.data)
+        self._how: dict[str, Any] = {"several": self._several, "members": self.members}
 
     def program(
         self, state: PyTree, keys: Keys, n_epochs: int
@@ -75,26 +98,28 @@ class SideBySide:
 
     def compile(self, state: PyTree, keys: Keys, n_epochs: int) -> jax.stages.Compiled:
         """Makes the program of `advance` for this many epochs, without running it."""
-        several = self._several
+        keys = self.members.placed(keys)
         return _advance.lower(
-            self.solver, state, keys, self.data, n_epochs=n_epochs, several=several
+            self.solver, state, keys, self._data, n_epochs=n_epochs, **self._how
         ).compile()
 
     def advance(
         self, state: PyTree, keys: Keys, n_epochs: int
     ) -> tuple[PyTree, dict[str, Float[Array, "s epochs"]]]:
         """Trains every seed for some epochs; `state` is consumed. Returns it with the losses."""
-        return _advance(
-            self.solver, state, keys, self.data, n_epochs=n_epochs, several=self._several
+        keys = self.members.placed(keys)
+        state, scalars = _advance(
+            self.solver, state, keys, self._data, n_epochs=n_epochs, **self._how
         )
+        return state, self.members.own(scalars)
 
     def diverged(self, state: PyTree) -> np.ndarray:
         """Whether each seed's training is at its end before its time."""
-        return np.asarray(jax.vmap(self.solver.diverged)(state))
+        return np.asarray(self.members.own(jax.vmap(self.solver.diverged)(state)))
 
     def energies(self, state: PyTree) -> FittedEnergy:
         """The energies of all seeds, stacked along the leading axis of every leaf."""
-        return _energies(self.solver, state, self.data, several=self._several)
+        return self.members.own(_energies(self.solver, state, self._data, **self._how))
 
 
 def as_problems(problem: Problem | Sequence[Problem]) -> list[Problem]:
