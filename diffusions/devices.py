@@ -28,6 +28,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffusions.typing import Array, PyTree
@@ -114,16 +115,36 @@ class Replicated:
         return tree if self.mesh is None else _first(tree)
 
     def batch(self, tree: PyTree) -> PyTree:
-        """Inside a program: the leading axis of every leaf is divided among the devices."""
+        """Inside a program: the leading axis of every leaf is divided among the devices.
+
+        A leaf that has no equal parts is left as it is, and then every device computes all of it.
+        """
         if self.mesh is None:
             return tree
-        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, PartitionSpec(AXIS)))
+        parts = NamedSharding(self.mesh, PartitionSpec(AXIS))
 
-    def compiled_for(self, function: Callable[..., Any], **options: Any) -> Any:
-        """`jax.jit` of a function whose results every device has."""
+        def divided(leaf: Array) -> Array:
+            equal = leaf.ndim and leaf.shape[0] % parts.mesh.size == 0
+            return jax.lax.with_sharding_constraint(leaf, parts) if equal else leaf
+
+        return jax.tree.map(divided, tree)
+
+    def divided(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of batches, such as a denoiser, every device with its part; as `batch`."""
+        if self.mesh is None:
+            return function
+        return lambda *batches: function(*self.batch(batches))
+
+    def jit(self, function: Callable[..., Any], **options: Any) -> Any:
+        """`jax.jit` for arguments that were `placed`; every device has the results."""
         if self.mesh is None:
             return jax.jit(function, **options)
         return jax.jit(function, out_shardings=NamedSharding(self.mesh, PartitionSpec()), **options)
+
+    def called(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        """`jit` for arrays of this process: they are placed, and what comes is its own."""
+        program = self.jit(function, **options)
+        return lambda *arguments: self.own(program(*self.placed(arguments)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,14 +177,19 @@ class Members:
         """That compute."""
         return 1 if self.mesh is None else self.mesh.size
 
+    def filled(self, tree: PyTree) -> PyTree:
+        """Arrays with a leading axis of members, and of the copies."""
+        total = -(-self.count // self.n_devices) * self.n_devices
+        if total == self.count:
+            return tree
+        rows = np.minimum(np.arange(total), self.count - 1)
+        return jax.tree.map(lambda leaf: leaf[rows], tree)
+
     def placed(self, tree: PyTree) -> PyTree:
         """Arrays of this process with a leading axis of members, divided among the devices."""
         if self.mesh is None:
             return tree
-        filled = -(-self.count // self.mesh.size) * self.mesh.size
-        rows = np.minimum(np.arange(filled), self.count - 1)
-        tree = jax.tree.map(lambda leaf: leaf[rows], tree) if filled > self.count else tree
-        return _placed(tree, self.mesh, PartitionSpec(AXIS))
+        return _placed(self.filled(tree), self.mesh, PartitionSpec(AXIS))
 
     def shared(self, tree: PyTree) -> PyTree:
         """Arrays of this process that all members need, on every device."""
@@ -184,17 +210,48 @@ class Members:
             function: of one member.
             in_axes: of each argument 0, or None where all members have the same.
         """
-        mapped = jax.vmap(function, in_axes=in_axes)
+        return self.divided(jax.vmap(function, in_axes=in_axes), in_axes)
+
+    def divided(
+        self, function: Callable[..., Any], in_axes: tuple[int | None, ...]
+    ) -> Callable[..., Any]:
+        """A function of a stack of any length, inside a program, on every device of its own members.
+
+        Args:
+            function: its results are stacks, too.
+            in_axes: as of `vmap`.
+        """
         if self.mesh is None:
-            return mapped
+            return function
         own, all_of_it = PartitionSpec(AXIS), PartitionSpec()
         return jax.shard_map(
-            mapped,
+            function,
             mesh=self.mesh,
             in_specs=tuple(all_of_it if axis is None else own for axis in in_axes),
             out_specs=own,
             check_vma=False,  # of loops that begin with constants
         )
+
+    def called(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        """`jax.jit` of `jax.vmap` for stacks of this process, as which the results come back.
+
+        Args:
+            function: of one member.
+            **options: of `jax.jit`.
+        """
+
+        def mapped(*stacks: PyTree) -> PyTree:
+            return self.vmap(function, (0,) * len(stacks))(*stacks)
+
+        program = jax.jit(mapped, **options)
+        return lambda *stacks: self.own(program(*self.placed(stacks)))
+
+
+def agreed(value: int) -> int:
+    """What the first process has: of the clock, of the memory, of whatever processes may differ in."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
 def _placed(tree: PyTree, mesh: Mesh, spec: PartitionSpec) -> PyTree:

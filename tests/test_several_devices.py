@@ -10,6 +10,7 @@ import pytest
 FOLDER = Path(__file__).parent / "several_devices"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(file.stem for file in FOLDER.glob("test_*.py")))
 def test_with_four_devices(name):
     done = subprocess.run(

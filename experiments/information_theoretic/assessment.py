@@ -38,10 +38,9 @@ def likelihood_of(task: Task, law: LogSNRLaw) -> Callable[[Learned], MeanLikelih
     x = task.validation_examples()
     points = task.settings.is_planar
 
-    @jax.jit
     def likelihood(learned: Learned) -> MeanLikelihood:
         return nll(
-            task.denoiser(learned),
+            task.devices.divided(task.denoiser(learned)),
             jax.random.key(EVALUATION_SEED),
             x,
             law,
@@ -50,7 +49,7 @@ def likelihood_of(task: Task, law: LogSNRLaw) -> Callable[[Learned], MeanLikelih
             chunk=None if points else IMAGE_CHUNK,
         )
 
-    return likelihood
+    return task.devices.called(likelihood)
 
 
 def assess(

@@ -134,11 +134,11 @@ class ImageTask(Task):
         grid: dict[str, Any] = {"delta": GRID_STEP, "bound": 1.0}
         choice_key, noise_key = evaluation_key("rounding"), evaluation_key("noise")
 
-        @jax.jit
         def measure(
             learned: Learned | None, reference: GaussianReference, shown: Array, x: Array
         ) -> MeanLikelihood:
             denoiser = reference.epsilon if learned is None else self.denoiser(learned)
+            denoiser = self.devices.divided(denoiser)
             rounding = best_rounding(
                 error_curves(denoiser, choice_key, shown, law, n_log_snr=n_log_snr, **grid)
             )
@@ -155,15 +155,16 @@ class ImageTask(Task):
             )
 
         shown = self.training_examples(ROUNDING_IMAGES)
-        return measure(learned, self.gaussian, shown, self.validation_examples())
+        measured = self.devices.called(measure)
+        return measured(learned, self.gaussian, shown, self.validation_examples())
 
     def _samples(self, learned: Learned, law: LogSNRLaw) -> Array:
         settings = self.settings
         low, high = law.ends
         times = uniform_times(low, high, settings.sampler_steps)
-        model = Model(self.denoiser(learned), CHANNEL)
+        model = Model(self.devices.divided(self.denoiser(learned)), CHANNEL)
         prior_key, noise_key = jax.random.split(jax.random.key(SAMPLE_SEED))
         noise = prior(prior_key, (settings.n_samples, *self.train.shape[1:]), CHANNEL, low)
         if settings.sampler == "sde":
-            return jax.jit(lambda z: sde(model, noise_key, z, times))(noise)
-        return jax.jit(lambda z: ode(model, z, times))(noise)
+            return self.devices.called(lambda z: sde(model, noise_key, z, times))(noise)
+        return self.devices.called(lambda z: ode(model, z, times))(noise)

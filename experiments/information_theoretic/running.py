@@ -1,5 +1,6 @@
 """A run that learns a density, one that goes on, or one that evaluates what others have learned."""
 
+from data_generation.scripts.device import division
 from diffusions.training import cut_batch
 from experiments.information_theoretic.evaluation import evaluate_saved, saved_denoisers
 from experiments.information_theoretic.images import ImageTask
@@ -23,6 +24,7 @@ def train_run(settings: ResolvedInformationTheoreticSettings, begin: float) -> N
             f"{settings.dataset}: {len(task.train)} training and {len(task.validation)} validation "
             f"examples in dimension {task.dimension}, {task.n_parameters:,} parameters",
             numbers="bfloat16" if settings.bfloat16 else "float32",
+            divided=division(f"batches of {settings.batch_size}", task.devices),
             cut=cut_batch(settings.batch_size, len(task.train), "training examples"),
             data=task.checksums,
         )

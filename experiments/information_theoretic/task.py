@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ from diffusions.density.gaussian_reference import GaussianReference
 from diffusions.density.likelihood import MeanLikelihood
 from diffusions.density.log_snr import LogSNRLaw
 from diffusions.density.reference import Reference
+from diffusions.devices import Replicated
 from diffusions.objectives import Denoiser
 from diffusions.typing import Array, Key, Params
 from experiments.information_theoretic.settings import ResolvedInformationTheoreticSettings
@@ -80,6 +82,12 @@ class Task(abc.ABC):
     checksums: dict[str, str] | None = None
     shown: bool = False
     evaluated_denoiser: Denoiser | None = None
+
+    @functools.cached_property
+    def devices(self) -> Replicated:
+        """Among which batches of the training, and of likelihoods, are divided."""
+        settings = self.settings
+        return Replicated.of(min(settings.batch_size, len(self.train)) * settings.noises)
 
     @property
     def n_parameters(self) -> int:

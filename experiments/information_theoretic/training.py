@@ -32,7 +32,7 @@ from experiments.information_theoretic.settings import (
 from experiments.information_theoretic.task import Learned, Task
 from experiments.run.folder import RunFolder
 from experiments.run.records import MeasuredLaw
-from experiments.run.training import compiled, train_in_chunks
+from experiments.run.training import train_batches
 
 
 def learn_density(
@@ -55,10 +55,11 @@ def learn_density(
         return {"validation_nll": float(likelihood(learned).value)}
 
     state, train = _training(task, settings, law, settings.epochs)
-    state = train_in_chunks(
+    state = train_batches(
         run,
         state,
-        compiled(train),
+        train,
+        task.devices,
         epochs=settings.epochs,
         every=settings.eval_every,
         seconds=seconds,
@@ -99,7 +100,7 @@ def _training(
     state = initial_state(jax.tree.map(jnp.array, task.params), optimizer)
     train = likelihood_training(
         lambda params, key: task.denoiser(Learned(params), dropout=key),
-        task.examples,
+        lambda key, indices: task.devices.batch(task.examples(key, indices)),
         len(task.train),
         law,
         task.reference,
@@ -150,10 +151,11 @@ def _wanted_law(
         pilot = RunFolder(run.path / "pilot")
         pilot.path.mkdir(exist_ok=True)
         state, train = _training(task, settings, wide, epochs)
-        state = train_in_chunks(
+        state = train_batches(
             pilot,
             state,
-            compiled(train),
+            train,
+            task.devices,
             epochs=epochs,
             every=epochs,
             seconds=seconds,

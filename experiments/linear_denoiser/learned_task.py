@@ -10,6 +10,8 @@ import numpy as np
 import optax
 
 from data_generation.gaussians import IsotropicMixture
+from data_generation.scripts.device import division
+from diffusions.devices import Members, Replicated
 from diffusions.linear_denoiser.pixel_distance import pixel_distance
 from diffusions.networks.attention_unet import AttentionUNet
 from diffusions.objectives import denoising_loss
@@ -42,9 +44,17 @@ def simulate(settings: LearnedDenoiserSettings, begin: float) -> None:
             f"repetitions of n = {','.join(map(str, settings.n_train))}, {settings.epochs} epochs, "
             f"{settings.diffusion_steps} steps",
             chunk_size=size,
+            divided=division(*_shared(settings, size)),
         )
         if started:
             run.conclude(_results(run, data, settings, size))
+
+
+def _shared(settings: LearnedDenoiserSettings, size: int) -> tuple[str, Members | Replicated]:
+    """What is divided among the devices: chunks of repetitions, or the batches of one."""
+    if size > 1:
+        return f"chunks of {size} repetitions", Members.of(size)
+    return f"batches of {settings.batch_size}", Replicated.of(settings.batch_size)
 
 
 def _results(
@@ -102,12 +112,11 @@ class Experiment:
         self.shape = (settings.n_pixels, settings.n_pixels, 1)
         # Most of the work on a CPU is in library calls: LLVM's full effort costs more than it saves.
         on_cpu = jax.default_backend() == "cpu"
-        options = {"xla_backend_optimization_level": 1} if on_cpu else None
-        self._jit = functools.partial(jax.jit, compiler_options=options)
+        self._options = {"xla_backend_optimization_level": 1} if on_cpu else None
         self._drawn = functools.cache(lambda n: self._mapped(functools.partial(self._draw, n=n)))
         self._initialised = self._mapped(self._initialise)
-        self._trained = self._mapped(self._train)
-        self._sampled = self._mapped(self._sample)
+        self._trained = functools.cache(lambda n: self._mapped(self._train, self._batch_size(n)))
+        self._sampled = self._mapped(self._sample, settings.n_generated)
         self._compared = self._mapped(self._compare)
 
     def repetitions(self, first: int, n: int) -> dict[str, Any]:
@@ -120,19 +129,30 @@ class Experiment:
         draw, start, order, noise, sampling, validation = jnp.unstack(keys, axis=1)
         train = self._drawn(n)(draw)
         params = self._initialised(start)
-        params, losses = self._trained(params, train, order, validation)
+        params, losses = self._trained(n)(params, train, order, validation)
         images = self._sampled(params, noise, sampling)
         distances = self._compared(images, train, original_keys)
         return jax.device_get({**losses, **distances, "images": images})
 
-    def _mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The program of a stage, for all repetitions."""
+    def _mapped(self, function: Callable[..., Any], batch: int = 1) -> Callable[..., Any]:
+        """The program of a stage, for all repetitions.
+
+        Several are divided among the devices; of one alone, the batches are.
+
+        Args:
+            function: of one repetition; it may take the devices that share its batches.
+            batch: size of these.
+        """
+        if self.size > 1:
+            return Members.of(self.size).called(function, compiler_options=self._options)
+        devices = Replicated.of(batch)
+        own = functools.partial(function, devices=devices) if batch > 1 else function
 
         def alone(*arguments: Any) -> Any:
-            result = function(*jax.tree.map(lambda leaf: leaf[0], arguments))
+            result = own(*jax.tree.map(lambda leaf: leaf[0], arguments))
             return jax.tree.map(lambda leaf: leaf[None], result)
 
-        return self._jit(alone if self.size == 1 else jax.vmap(function))
+        return devices.called(alone, compiler_options=self._options)
 
     def _draw(self, key: Any, *, n: int) -> Any:
         return self.data.draw_images(key, n, self.settings.n_pixels)
@@ -150,20 +170,32 @@ class Experiment:
             self._denoiser(params), noise_key, self.process, images, t.astype(jnp.float32)
         )
 
-    def _train(self, params: Any, train: Any, key: Any, validation_key: Any) -> Any:
+    def _n_fit(self, n: int) -> int:
+        """Images to train on, at least one; the others are for validation."""
+        return n - min(int(self.settings.validation_fraction * n), n - 1)
+
+    def _batch_size(self, n: int) -> int:
+        """As many steps as the settings ask for, in batches of equal size: none is a remainder."""
+        n_fit = self._n_fit(n)
+        n_batches = -(-n_fit // self.settings.batch_size)
+        return -(-n_fit // n_batches)
+
+    def _train(
+        self,
+        params: Any,
+        train: Any,
+        key: Any,
+        validation_key: Any,
+        devices: Replicated = Replicated(),  # noqa: B008 (frozen)
+    ) -> Any:
         """The trained parameters, and the last epoch's losses."""
         n = train.shape[0]
-        # At least one image is left to train on.
-        n_validation = min(int(self.settings.validation_fraction * n), n - 1)
-        n_fit = n - n_validation
-        # As many steps as the batch size asks for, in batches of equal size: none is a remainder.
-        n_batches = -(-n_fit // self.settings.batch_size)
-        batch_size = -(-n_fit // n_batches)
+        n_fit, batch_size = self._n_fit(n), self._batch_size(n)
         scaled = 2.0 * train - 1.0
 
         def loss(params: Any, rows: Any, key: Any) -> Any:
             weights = rows >= 0
-            each = self._losses(params, key, scaled[jnp.maximum(rows, 0)])
+            each = self._losses(params, key, devices.batch(scaled[jnp.maximum(rows, 0)]))
             return jnp.sum(weights * each) / jnp.sum(weights), {}
 
         state, scalars = train_epochs(
@@ -175,16 +207,23 @@ class Experiment:
             n_epochs=self.settings.epochs,
         )
         losses = {"loss": scalars["loss"][-1]}
-        if n_validation:
+        if n_fit < n:
             held_out = self._losses(state.params, validation_key, scaled[n_fit:])
             losses["validation_loss"] = held_out.mean()
         return state.params, losses
 
-    def _sample(self, params: Any, noise_key: Any, key: Any) -> Any:
+    def _sample(
+        self,
+        params: Any,
+        noise_key: Any,
+        key: Any,
+        devices: Replicated = Replicated(),  # noqa: B008 (frozen)
+    ) -> Any:
         """Generated images, in the units of the data."""
         model = Model(self._denoiser(params), self.process)
         times = jnp.arange(self.settings.diffusion_steps, -1, -1, dtype=jnp.float32)
         noise = jax.random.normal(noise_key, (self.settings.n_generated, *self.shape))
+        noise = devices.batch(noise)
         return 0.5 * (ancestral(model, key, noise, times, noise="large") + 1.0)
 
     def _compare(self, images: Any, train: Any, original_key: Any) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import scipy.linalg.cython_lapack  # noqa: F401  JAX's linear algebra: a limit n
 from threadpoolctl import threadpool_limits
 
 from data_generation.gaussians import IsotropicMixture
+from data_generation.scripts.device import division
+from diffusions.devices import Members
 from diffusions.linear_denoiser.distance import difference, log_cross, log_pairs
 from diffusions.linear_denoiser.model import (
     OneStepModel,
@@ -60,12 +62,14 @@ def _run(settings: LinearDenoiserSettings, begin: float) -> None:
             if mapped
             else f"time {model.time:g}, lambda {model.noise_scale:g}"
         )
+        size = chunk_size(settings)
         started = run.start(
             f"linear_denoiser__{'memorisation__' if mapped else ''}d{model.dimension}",
             f"linear denoiser in dimension {model.dimension}, {step}: {settings.n_simulations} "
             f"repetitions of n = {','.join(map(str, settings.n_train))}, {settings.n_original} "
             f"{'fresh pairs' if mapped else 'original points'}",
             numbers=settings.precision,
+            divided=division(f"chunks of {size} repetitions", Members.of(size)),
         )
         if started:
             results = _map(run, settings) if mapped else _curves(run, model, settings)
@@ -119,19 +123,24 @@ def _rows(
         columns: their names.
         n_each: numbers in each.
     """
-    size = min(settings.chunk_size, settings.n_simulations)
+    size = chunk_size(settings)
     vmapped = settings.vmapped or (1 if jax.default_backend() == "cpu" else size)
     key = jax.random.key(settings.seed)
+    members = Members.of(size)
 
     def chunk(key: Any, first: Any) -> dict[str, Any]:
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(first + jnp.arange(size))
+        return members.divided(repetitions, (0,))(members.filled(keys))
+
+    def repetitions(keys: Any) -> dict[str, Any]:
         return jax.lax.map(repetition, keys, batch_size=vmapped if vmapped > 1 else None)
 
     with run.timed("compile"):
-        program = jax.jit(chunk).lower(key, 0).compile()
+        program = jax.jit(chunk).lower(*members.shared((key, jnp.asarray(0)))).compile()
 
     def compute(chunk: dict[str, Any]) -> dict[str, Any]:
-        values = jax.device_get(program(key, chunk["first"]))
+        values = program(*members.shared((key, jnp.asarray(chunk["first"]))))
+        values = jax.device_get(members.own(values))
         return {name: value[: chunk["count"]].tolist() for name, value in values.items()}
 
     chunks = [
@@ -140,6 +149,11 @@ def _rows(
     ]
     with run.timed("simulate"):
         return run_chunks(run.folder, chunks, compute, columns=columns, n_each=n_each)
+
+
+def chunk_size(settings: LinearDenoiserSettings) -> int:
+    """Repetitions of a chunk."""
+    return min(settings.chunk_size, settings.n_simulations)
 
 
 def _distances(model: OneStepModel, settings: LinearDenoiserSettings) -> Any:

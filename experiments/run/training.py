@@ -39,10 +39,38 @@ class Train(Protocol):
         """The next state, and the mean scalars of every epoch."""
 
 
-def compiled(train: Train) -> Callable[[Any, int], Program]:
-    """The programs of a pure function, for `train_in_chunks`."""
-    jitted = jax.jit(train, static_argnames="n_epochs", donate_argnums=0)
-    return lambda state, n_epochs: jitted.lower(state, n_epochs=n_epochs).compile()
+def train_batches(
+    run: RunFolder,
+    state: StateT,
+    train: Train,
+    devices: Replicated,
+    *,
+    evaluate: Callable[[StateT, int], Any] = lambda state, done: {},
+    **options: Any,
+) -> StateT:
+    """`train_in_chunks` of a pure function, whose batches are divided among devices.
+
+    Args:
+        run: as there.
+        state: before the first epoch.
+        train: all but the state and the length filled in.
+        devices: that `train` divides its batches among.
+        evaluate: as there; its state is on this process's first device.
+        **options: as there.
+
+    Returns:
+        The state after the last epoch, likewise.
+    """
+    jitted = devices.jit(train, static_argnames="n_epochs", donate_argnums=0)
+    state = train_in_chunks(
+        run,
+        devices.placed(state),
+        lambda state, n_epochs: jitted.lower(state, n_epochs=n_epochs).compile(),
+        evaluate=lambda state, done: evaluate(devices.own(state), done),
+        placement=devices,
+        **options,
+    )
+    return devices.own(state)
 
 
 def chunk_lengths(done: int, epochs: int, size: int) -> list[int]:

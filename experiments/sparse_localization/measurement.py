@@ -18,6 +18,7 @@ from scipy import stats
 from data_generation.scripts.progress import progress_bar
 from data_generation.sparse_rank_one import observations, sample_keys, sparse_vectors
 from diffusions.approximate_message_passing import amp
+from diffusions.devices import Members, agreed, devices_in_use
 from diffusions.keys import named_key
 from diffusions.networks.message_passing import MessagePassingDenoiser, start_vectors
 from diffusions.sparse_estimators import power_iteration, spectral, squared_distance
@@ -39,11 +40,15 @@ def batch_sizes(n_samples: int, n: int, batch_size: int = 0) -> tuple[int, int]:
     Args:
         n_samples: in all.
         n: dimension.
-        batch_size: the most at once; 0 takes what the free memory of the device holds.
+        batch_size: the most at once, but for a multiple of the devices in use; 0 takes what their
+            free memory holds.
     """
-    most = batch_size or samples_in_memory(n)
+    n_devices = len(devices_in_use()) or 1
+    most = batch_size or agreed(samples_in_memory(n)) * n_devices
     n_batches = -(-n_samples // most)
-    return n_batches, -(-n_samples // n_batches)
+    # A device that would have one less has one more, that is not used.
+    size = -(-n_samples // (n_batches * n_devices)) * n_devices
+    return -(-n_samples // size), size
 
 
 def samples_in_memory(n: int) -> int:
@@ -174,22 +179,25 @@ def squared_errors(
         By name.
     """
     n_batches, size = batch_sizes(n_samples, n, batch_size)
+    members = Members.of(size)
 
-    @jax.jit
-    def batch(key: Key, first: Array, t: Array) -> tuple[dict[str, Array], Array]:
-        keys = sample_keys(key, first, size)
+    def of_samples(keys: Array, t: Array) -> tuple[dict[str, Array], Array]:
         vector_keys, noise_keys, estimate_keys = (
             jax.vmap(functools.partial(named_key, name=name))(keys)
             for name in ("vectors", "noise", "estimate")
         )
         u = sparse_vectors(vector_keys, n, k, zero_probability)
-        t = jnp.broadcast_to(t, size)
+        t = jnp.broadcast_to(t, keys.shape[0])
         edges = observations(noise_keys, u, t)
         errors = {
             name: squared_distance(estimate(estimate_keys, edges, t), u)
             for name, estimate in estimators.items()
         }
         return errors, jnp.any(u != 0, axis=1)
+
+    @jax.jit
+    def batch(key: Key, first: Array, t: Array) -> tuple[dict[str, Array], Array]:
+        return members.divided(of_samples, (0, None))(sample_keys(key, first, size), t)
 
     found: dict[str, list] = {name: [] for name in estimators}
     nonzero = []
@@ -199,7 +207,8 @@ def squared_errors(
             time_key = jax.random.fold_in(key, number)
             parts = []
             for i in range(n_batches):
-                parts.append(jax.device_get(batch(time_key, i * size, jnp.float32(t))))
+                given = members.shared((time_key, jnp.asarray(i * size), jnp.float32(t)))
+                parts.append(jax.device_get(members.own(batch(*given))))
                 progress.update(size)
             for name, errors in found.items():
                 errors.append(np.concatenate([part[0][name] for part in parts])[:n_samples])

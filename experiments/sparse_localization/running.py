@@ -14,7 +14,7 @@ from experiments.sparse_localization.task import (
     problem_of,
     read_reference,
 )
-from experiments.sparse_localization.training import train_denoiser
+from experiments.sparse_localization.training import divided_batches, train_denoiser
 
 
 def run_mode(settings: SparseSettings, curriculum: CurriculumSettings, begin: float) -> None:
@@ -36,6 +36,7 @@ def run_mode(settings: SparseSettings, curriculum: CurriculumSettings, begin: fl
             f"{settings.mode}: n = {problem.n}, k = {problem.k}; threshold t = n/2 = "
             f"{problem.n / 2:g}",
             *(() if scaled is None else (scaled,)),
+            divided=None if scaled is None else divided_batches(scaled.train_batch_size),
             **dataclasses.asdict(problem),
         )
         if not started:

@@ -19,7 +19,9 @@ import numpy as np
 import optax
 
 from checkpoints.message_passing import Denoiser, load_denoiser, save_denoiser
+from data_generation.scripts.device import division
 from data_generation.sparse_rank_one import observations, sample_keys, sparse_vectors
+from diffusions.devices import Replicated
 from diffusions.files import write_text
 from diffusions.keys import named_key
 from diffusions.networks.message_passing import MessagePassingDenoiser, start_vectors
@@ -28,7 +30,7 @@ from diffusions.sparse_estimators import squared_distance
 from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Array, Float, Int, Key, Params, PyTree
 from experiments.run.folder import RunFolder
-from experiments.run.training import compiled, train_in_chunks
+from experiments.run.training import train_batches
 from experiments.sparse_localization.figures import plot_training
 from experiments.sparse_localization.settings import ScaledCurriculumSettings, SparseSettings
 from experiments.sparse_localization.task import DENOISER, DenoisingProblem
@@ -68,6 +70,7 @@ class Curriculum:
             readout_hidden=settings.readout_hidden,
         )
         self.key = key
+        self.devices = Replicated.of(settings.train_batch_size)
         self.schedule = _Schedule.of(settings)
 
     def initial(self) -> CurriculumState:
@@ -157,6 +160,7 @@ class Curriculum:
         u = sparse_vectors(vector_keys, self.n, self.k, self.zero_probability)
         edges = observations(sample_keys(noise_key, 0, batch), u, t)
         start = start_vectors(sample_keys(start_key, 0, batch), self.n)
+        u, edges, t, start = self.devices.batch((u, edges, t, start))
         estimate: Any = self.model.apply(params, edges, t, start, depth=here.depth, train=True)
         return squared_distance(estimate, u).mean()
 
@@ -233,6 +237,11 @@ class _Schedule:
         )
 
 
+def divided_batches(batch_size: int) -> str | None:
+    """How many devices share a batch of the training, in words."""
+    return division(f"batches of {batch_size}", Replicated.of(batch_size))
+
+
 def train_denoiser(
     run: RunFolder,
     settings: SparseSettings,
@@ -245,10 +254,11 @@ def train_denoiser(
     path = run.path / DENOISER
     if not path.exists():
         training = Curriculum(problem.n, problem.k, settings.zero_probability, curriculum, key)
-        state: Any = train_in_chunks(
+        state: Any = train_batches(
             run,
             training.initial(),
-            compiled(training.train),  # type: ignore[arg-type]  # of a state that holds more
+            training.train,  # type: ignore[arg-type]  # of a state that holds more
+            training.devices,
             epochs=sum(curriculum.epochs),
             every=curriculum.checkpoint_every,
             seconds=seconds,

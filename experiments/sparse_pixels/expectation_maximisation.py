@@ -44,7 +44,7 @@ def completed_images(task: SparseTask, params: Params, key: Key, file: Path) -> 
 
 def _drawn(task: SparseTask, params: Params, key: Key) -> HostArray:
     n, size = len(task.train), min(task.settings.eval_batch, len(task.train))
-    draw = jax.jit(lambda *arguments: _completed(task, *arguments))
+    draw = task.devices.called(lambda *arguments: _completed(task, *arguments))
     found = np.empty(task.train.shape, np.uint8)
     with progress_bar(total=-(-n // size), unit="batch", desc="completing") as progress:
         for start in range(0, n, size):
@@ -59,7 +59,7 @@ def _completed(task: SparseTask, params: Params, key: Key, indices: Array) -> Ar
     """One batch of `_drawn`."""
     denoising, steps = task.denoising, task.settings.em_steps
     n_told, n_asked = task.counts(task.shape[0])
-    images = normalised(task.train[indices])
+    images = task.devices.batch(normalised(task.train[indices]))
     nothing = jnp.zeros((), jnp.int32)  # fixed masks are of the image alone
     masks = task.training_masks(
         {"epoch": nothing, "indices": indices, "draw": nothing}, task.shape[0]

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.scripts.command_line import say
+from data_generation.scripts.device import chosen_devices, division
 from data_generation.scripts.files import check_writable
+from diffusions.devices import spread_over
 from diffusions.files import recover
 from diffusions.training import cut_batch
 from experiments.run.folder import RunFolder
@@ -34,6 +36,7 @@ def train_run(settings: ResolvedSparsePixelsSettings, begin: float) -> None:
             f"{settings.dataset}: {len(task.train)} training and {len(task.test)} held-out images "
             f"of {' x '.join(map(str, task.shape))}, {told} pixels told and {asked} asked of each",
             numbers="bfloat16" if settings.bfloat16 else "float32",
+            divided=division(f"batches of {settings.batch_size}", task.devices),
             cut=cut_batch(settings.batch_size, len(task.train), "training images"),
             data=task.checksums,
         )
@@ -57,7 +60,8 @@ def reuse_run(given: SparsePixelsSettings, begin: float, *, given_flags: Collect
     if folder.exists():
         check_results(folder, SCRIPT)
     check_writable(folder.parent)
-    reuse(given.mode, run, folder, settings)
+    with spread_over(chosen_devices(given.devices)):
+        reuse(given.mode, run, folder, settings)
     say(f"  {time.perf_counter() - begin:.1f} seconds; {folder}")
 
 

@@ -123,9 +123,17 @@ class Reconstruction:
     def __init__(self, task: SparseTask):
         """Args: the task, whose network it is."""
         self.task = task
-        self.sample = jax.jit(self._sample, static_argnames="spec")
+        self._sampled = task.devices.jit(self._sample, static_argnames="spec")
         self.regressed = jax.jit(self._regressed)
         self.kriged = jax.jit(self._kriged)
+
+    def sample(
+        self, spec: SamplerSpec, params: Params, key: Key, images: Array, told: Array, labels: Array
+    ) -> Array:
+        """Images by a sampler, as many as there are told pixels of."""
+        devices = self.task.devices
+        given = devices.placed((params, key, images, told, labels))
+        return devices.own(self._sampled(spec, *given))
 
     def masks(self, indices: np.ndarray) -> Masks:
         """Of held-out images, by their place."""
@@ -145,6 +153,7 @@ class Reconstruction:
         self, spec: SamplerSpec, params: Params, key: Key, images: Array, told: Array, labels: Array
     ) -> Array:
         denoising = self.task.denoising
+        images, told, labels = self.task.devices.batch((images, told, labels))
         condition = self._condition(images, told)
         prior_key, split_key, noise_key = jax.random.split(key, 3)
         denoiser = denoising.denoiser(

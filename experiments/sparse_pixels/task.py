@@ -14,6 +14,7 @@ from data_generation.images.datasets import ImageData, checksums, load_images, p
 from data_generation.images.mask_settings import MaskSettings
 from data_generation.images.masks import Masks, sparse_masks
 from diffusions.checks import part_of
+from diffusions.devices import Replicated
 from diffusions.images.kriging import Kriging
 from diffusions.images.sparse_denoising import Network, SparseDenoising
 from diffusions.keys import named_key
@@ -45,6 +46,7 @@ class SparseTask:
         train: training images on the device, bytes.
         test: held-out ones on the host, bytes.
         checksums: of both splits, whole.
+        devices: among which batches are divided.
     """
 
     def __init__(self, settings: ResolvedSparsePixelsSettings):
@@ -60,6 +62,7 @@ class SparseTask:
         self.classes = train.classes
         self.train, self.labels = jnp.asarray(train.images), jnp.asarray(train.labels)
         self.test = test
+        self.devices = Replicated.of(min(settings.batch_size, len(self.train)))
         self.sides = self._sides()
         kriging = Kriging(per_channel=settings.per_channel)
         shared = {
@@ -216,7 +219,7 @@ class SparseTask:
         flip_key, side_key, key = jax.random.split(key, 3)
         indices = batch["indices"]
         train = self.train if train is None else train
-        images, labels = normalised(train[indices]), self.labels[indices]
+        images, labels = self.devices.batch((normalised(train[indices]), self.labels[indices]))
 
         def at(side: int) -> Callable[[], Array]:
             def loss() -> Array:

@@ -20,7 +20,7 @@ from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Key, Params
 from experiments.run.folder import RunFolder
 from experiments.run.outputs import ABOUT, about, check_results
-from experiments.run.training import compiled, train_in_chunks
+from experiments.run.training import train_batches
 from experiments.sparse_pixels.evaluation import (
     draw,
     evaluate,
@@ -158,10 +158,11 @@ def _trained(
         optimizer=optimizer,
         ema_decay=settings.ema_decay,
     )
-    state = train_in_chunks(
+    state = train_batches(
         run,
         initial_state(params, optimizer),
-        compiled(train),
+        train,
+        task.devices,
         epochs=epochs,
         every=settings.panel_every,
         seconds=seconds,
