@@ -13,6 +13,7 @@ FLAGS = define_flags(ImportSettings)
 EXAMPLE = """
 python -m checkpoints.import_torch --kind=message-passing --weights=model.pth --out=denoiser
 python -m checkpoints.import_torch --kind=ddpm-unet --weights=ddpm.safetensors --out=unet
+python -m checkpoints.import_torch --kind=improved-ddpm-unet --weights=improved.pt --out=unet
 """
 
 

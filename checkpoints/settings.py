@@ -4,11 +4,13 @@ import dataclasses
 from typing import Annotated, Literal
 
 from diffusions.checks import Bounds, Count, Natural, PathText, check_fields
+from diffusions.networks.presets import NoiseSteps
 
 ImageSize = Annotated[tuple[Count, ...], Bounds(2, 2)]
-ImportKind = Literal["message-passing", "ddpm-unet"]
+ImportKind = Literal["message-passing", "ddpm-unet", "improved-ddpm-unet"]
 
 _PUBLISHED_N, _PUBLISHED_K = 350, 20
+_ONLY_OF = {"message-passing": ("n", "k"), "improved-ddpm-unet": ("heads", "noise_steps")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,11 +19,14 @@ class ImportSettings:
 
     Attributes:
         kind: `message-passing` is the denoiser of sparse rank-one matrices; `ddpm-unet` the U-Net of
-            DDPM, as the diffusers library saves it.
+            DDPM, as the diffusers library saves it; `improved-ddpm-unet` that of improved DDPM, as its
+            authors save it.
         weights: state dict to read (.pth, .pt, .bin of PyTorch 1.6 or newer, or .safetensors).
         out: folder to write; it must not exist.
         n: dimension that message-passing weights were trained for (350 when absent).
         k: non-zero entries that they were trained for (20 when absent).
+        heads: of the attention of improved DDPM, which its weights do not show (4 when absent).
+        noise_steps: that improved DDPM was trained on (cosine-4000 when absent).
     """
 
     kind: ImportKind | None = None
@@ -29,21 +34,29 @@ class ImportSettings:
     out: PathText | None = None
     n: Count | None = None
     k: Count | None = None
+    heads: Count | None = None
+    noise_steps: NoiseSteps | None = None
 
     def __post_init__(self):
         for name in ("kind", "weights", "out"):
             if not getattr(self, name):
                 raise ValueError(f"--{name} is missing")
         check_fields(self)
-        for name in ("n", "k"):
-            if getattr(self, name) is not None and self.kind != "message-passing":
-                raise ValueError(f"--{name} needs --kind=message-passing")
+        for kind, names in _ONLY_OF.items():
+            for name in names:
+                if getattr(self, name) is not None and self.kind != kind:
+                    raise ValueError(f"--{name.replace('_', '-')} needs --kind={kind}")
 
     @property
     def problem(self) -> tuple[int, int]:
         """The n and k of message-passing weights."""
         n = _PUBLISHED_N if self.n is None else self.n
         return n, _PUBLISHED_K if self.k is None else self.k
+
+    @property
+    def unshown(self) -> tuple[int, NoiseSteps]:
+        """What weights of improved DDPM do not show."""
+        return self.heads or 4, self.noise_steps or "cosine-4000"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -129,6 +129,19 @@ class LinearBetaDDPM:
         return jnp.interp(jax.nn.log_sigmoid(a), table[::-1], steps)
 
 
+def cosine_betas(n_steps: int) -> np.ndarray:
+    """beta_1 .. beta_n of Nichol and Dhariwal, Improved denoising diffusion models, 2021.
+
+    beta_i = min(1 - f(i / n) / f((i - 1) / n), .999),   f(u) = cos((u + .008) / 1.008 pi / 2)^2.
+
+    Args:
+        n_steps: n, at least 1.
+    """
+    u = np.linspace(0.0, 1.0, n_steps + 1)
+    kept = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1.0 - kept[1:] / kept[:-1], 0.999)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OrnsteinUhlenbeck:
     """dz = -z dt + sqrt(2 c) dW, whose stationary law is N(0, c I).

@@ -14,48 +14,12 @@ the steps 0 ... 999 of the linear-beta process and predict the noise; the module
 with a log SNR, which it turns into the step.
 """
 
-import re
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from checkpoints.networks import save_network
+from checkpoints.torch.unet_weights import PretrainedUNet, UNetReader
 from diffusions.networks.unet import UNet
-from diffusions.short_repr import short_repr
-from diffusions.typing import Params
-
-
-class PretrainedUNet(NamedTuple):
-    """The network epsilon_hat(z, log SNR) and its parameters."""
-
-    module: UNet
-    params: Params
-
-    def __repr__(self) -> str:
-        return short_repr(self)
-
-
-def import_ddpm_unet(
-    weights: dict[str, np.ndarray], out: str | Path, *, source: str = "", groups: int = 32
-) -> PretrainedUNet:
-    """Maps a state dict onto the U-Net and saves it, for `checkpoints.networks.load_network`.
-
-    Args:
-        weights: name -> array.
-        out: the new folder.
-        source: where the weights come from, kept beside them.
-        groups: of the normalisations.
-
-    Raises:
-        ValueError: the state dict is of another network, or `out` exists.
-    """
-    pretrained = unet_from_state_dict(weights, groups=groups)
-    about = {"prediction": "epsilon", "condition": "log SNR", "source": source}
-    save_network(out, pretrained.module, pretrained.params, about)
-    return pretrained
 
 
 def unet_from_state_dict(weights: dict[str, np.ndarray], *, groups: int = 32) -> PretrainedUNet:
@@ -68,7 +32,7 @@ def unet_from_state_dict(weights: dict[str, np.ndarray], *, groups: int = 32) ->
     Raises:
         ValueError: the state dict is of another network.
     """
-    reader = _Reader(weights)
+    reader = UNetReader(weights, "DDPM's U-Net")
     width = len(reader.peek("conv_in.bias"))
     n_levels = reader.count("down_blocks")
     blocks = [reader.count(f"down_blocks.{level}.resnets") for level in range(n_levels)]
@@ -90,95 +54,19 @@ def unet_from_state_dict(weights: dict[str, np.ndarray], *, groups: int = 32) ->
         groups=groups,
         log_snr_as_step=True,
     )
-    params = _mapped(reader, n_levels, blocks[0], attention)
-    if reader.left:
-        names = ", ".join(sorted(reader.left)[:4])
-        raise ValueError(f"the weights hold {names}, which nothing takes")
-    in_channels = params["conv_in"]["kernel"].shape[2]
-    return PretrainedUNet(module, {"params": _checked(module, params, in_channels)})
-
-
-class _Reader:
-    """Takes each array once, in Flax's layout."""
-
-    def __init__(self, weights: dict[str, np.ndarray]):
-        self.left = dict(weights)
-
-    def peek(self, name: str) -> np.ndarray:
-        if name not in self.left:
-            raise ValueError(f"these are no weights of DDPM's U-Net: they lack {name}")
-        return self.left[name]
-
-    def take(self, name: str) -> np.ndarray:
-        array = np.asarray(self.peek(name), np.float32)
-        del self.left[name]
-        return array
-
-    def count(self, prefix: str) -> int:
-        """Parts `prefix`.0, `prefix`.1, ..."""
-        pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
-        numbers = {int(m[1]) for name in self.left if (m := pattern.match(name))}
-        if numbers != set(range(len(numbers))):
-            raise ValueError(f"the weights hold {prefix} of numbers {sorted(numbers)}")
-        return len(numbers)
-
-    def norm(self, name: str) -> dict[str, np.ndarray]:
-        return {"scale": self.take(f"{name}.weight"), "bias": self.take(f"{name}.bias")}
-
-    def conv(self, name: str) -> dict[str, np.ndarray]:
-        kernel = self.take(f"{name}.weight")
-        if kernel.ndim != 4:
-            raise ValueError(f"{name}.weight has shape {list(kernel.shape)}, expected four axes")
-        # (out, in, height, width) to (height, width, in, out).
-        return {"kernel": kernel.transpose(2, 3, 1, 0), "bias": self.take(f"{name}.bias")}
-
-    def dense(self, *names: str) -> dict[str, np.ndarray]:
-        """One dense layer, or several side by side; 1 x 1 convolutions are dense layers."""
-        kernels, biases = [], []
-        for name in names:
-            kernel = self.take(f"{name}.weight")
-            if kernel.ndim not in (2, 4) or kernel.shape[2:] not in ((), (1, 1)):
-                raise ValueError(f"{name}.weight has shape {list(kernel.shape)}, not a dense one")
-            kernels.append(kernel.reshape(kernel.shape[:2]).T)
-            biases.append(self.take(f"{name}.bias"))
-        return {"kernel": np.concatenate(kernels, axis=1), "bias": np.concatenate(biases)}
-
-    def block(self, name: str) -> dict[str, Any]:
-        block = {
-            "norm_1": self.norm(f"{name}.norm1"),
-            "conv_1": self.conv(f"{name}.conv1"),
-            "time": self.dense(f"{name}.time_emb_proj"),
-            "norm_2": self.norm(f"{name}.norm2"),
-            "conv_2": self.conv(f"{name}.conv2"),
-        }
-        if f"{name}.conv_shortcut.weight" in self.left:
-            block["shortcut"] = self.dense(f"{name}.conv_shortcut")
-        return block
-
-    def attention(self, name: str) -> dict[str, Any]:
-        newer = f"{name}.to_q.weight" in self.left
-        *inputs, output = (
-            ("to_q", "to_k", "to_v", "to_out.0")
-            if newer
-            else ("query", "key", "value", "proj_attn")
-        )
-        return {
-            "norm": self.norm(f"{name}.group_norm"),
-            "qkv": self.dense(*(f"{name}.{part}" for part in inputs)),
-            "out": self.dense(f"{name}.{output}"),
-        }
+    return reader.unet(module, _mapped(reader, n_levels, blocks[0], attention))
 
 
 def _mapped(
-    reader: _Reader, n_levels: int, n_blocks: int, attention: tuple[int, ...]
+    reader: UNetReader, n_levels: int, n_blocks: int, attention: tuple[int, ...]
 ) -> dict[str, Any]:
     params = {
         "conv_in": reader.conv("conv_in"),
         "time_1": reader.dense("time_embedding.linear_1"),
         "time_2": reader.dense("time_embedding.linear_2"),
-        "middle_block_0": reader.block("mid_block.resnets.0"),
-        "middle_attention": reader.attention("mid_block.attentions.0"),
-        "middle_block_1": reader.block("mid_block.resnets.1"),
+        "middle_block_0": _block(reader, "mid_block.resnets.0"),
+        "middle_attention": _attention(reader, "mid_block.attentions.0"),
+        "middle_block_1": _block(reader, "mid_block.resnets.1"),
         "norm_out": reader.norm("conv_norm_out"),
         "conv_out": reader.conv("conv_out"),
     }
@@ -189,34 +77,35 @@ def _mapped(
         )
         for way, theirs, count, resizes, resizer in ways:
             for i in range(count):
-                params[f"{way}_{level}_block_{i}"] = reader.block(f"{theirs}.resnets.{i}")
+                params[f"{way}_{level}_block_{i}"] = _block(reader, f"{theirs}.resnets.{i}")
                 if level in attention:
                     ours = f"{way}_{level}_attention_{i}"
-                    params[ours] = reader.attention(f"{theirs}.attentions.{i}")
+                    params[ours] = _attention(reader, f"{theirs}.attentions.{i}")
             if resizes:
                 params[f"{way}_{level}_resize"] = reader.conv(f"{theirs}.{resizer}.0.conv")
     return params
 
 
-def _checked(module: UNet, params: dict[str, Any], in_channels: int) -> dict[str, Any]:
-    """The parameters, if they are those that the module would make."""
-    side = 2 ** (len(module.multipliers) - 1)
-    z = jax.ShapeDtypeStruct((1, side, side, in_channels), jnp.float32)
-    t = jax.ShapeDtypeStruct((1,), jnp.float32)
-    wanted = jax.eval_shape(module.init, jax.random.key(0), z, t)["params"]
-    found = dict(_named(params))
-    for name, leaf in _named(wanted):
-        if name not in found:
-            raise ValueError(f"the weights have nothing for {name}")
-        if found[name].shape != leaf.shape:
-            raise ValueError(f"{name} has shape {list(found[name].shape)} for {list(leaf.shape)}")
-        if not np.isfinite(found.pop(name)).all():
-            raise ValueError(f"{name} is not finite")
-    if found:
-        raise ValueError(f"the network has no {', '.join(sorted(found)[:4])}")
-    return params
+def _block(reader: UNetReader, name: str) -> dict[str, Any]:
+    block = {
+        "norm_1": reader.norm(f"{name}.norm1"),
+        "conv_1": reader.conv(f"{name}.conv1"),
+        "time": reader.dense(f"{name}.time_emb_proj"),
+        "norm_2": reader.norm(f"{name}.norm2"),
+        "conv_2": reader.conv(f"{name}.conv2"),
+    }
+    if f"{name}.conv_shortcut.weight" in reader.left:
+        block["shortcut"] = reader.dense(f"{name}.conv_shortcut")
+    return block
 
 
-def _named(tree: dict[str, Any]) -> list[tuple[str, Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
+def _attention(reader: UNetReader, name: str) -> dict[str, Any]:
+    newer = f"{name}.to_q.weight" in reader.left
+    *inputs, output = (
+        ("to_q", "to_k", "to_v", "to_out.0") if newer else ("query", "key", "value", "proj_attn")
+    )
+    return {
+        "norm": reader.norm(f"{name}.group_norm"),
+        "qkv": reader.dense(*(f"{name}.{part}" for part in inputs)),
+        "out": reader.dense(f"{name}.{output}"),
+    }

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.settings import ImportSettings
-from checkpoints.torch.ddpm_unet import import_ddpm_unet
+from checkpoints.torch.ddpm_unet import unet_from_state_dict
+from checkpoints.torch.improved_unet import improved_unet_from_state_dict
 from checkpoints.torch.message_passing import import_message_passing
 from checkpoints.torch.state_dict import read_state_dict
 from data_generation.scripts.command_line import say
@@ -28,7 +29,13 @@ def import_weights(settings: ImportSettings) -> None:
         n, k = settings.problem
         made: Any = import_message_passing(weights, out, n=n, k=k).model
     else:
-        made = import_ddpm_unet(weights, out, source=weights_file.name).module
+        if settings.kind == "improved-ddpm-unet":
+            heads, noise_steps = settings.unshown
+            found = improved_unet_from_state_dict(weights, heads=heads, noise_steps=noise_steps)
+        else:
+            found = unet_from_state_dict(weights)
+        found.save(out, source=weights_file.name)
+        made = found.module
     own = [f.name for f in dataclasses.fields(made) if f.name not in ("parent", "name")]
     fields = ", ".join(f"{name}={getattr(made, name)}" for name in own if name != "dtype")
     say(f"{out}: {type(made).__name__}({fields})")

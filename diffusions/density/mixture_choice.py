@@ -139,7 +139,7 @@ def chosen_mixture(x: Float[np.ndarray, "n d"], seed: int) -> ChosenMixture:
         ValueError: too few points, numbers that are not finite, or a constant coordinate.
     """
     points = np.asarray(x, np.float64)
-    _check(points)
+    check_points(points)
     n = len(points)
     order = np.random.default_rng([seed, 0]).permutation(n)
     held_out = np.sort(order[: round(HELD_OUT * n)])
@@ -204,7 +204,8 @@ def _on_device(mixtures: list[Mixture], shares: HostArray, origin: HostArray) ->
     )
 
 
-def _check(points: HostArray) -> None:
+def check_points(points: HostArray) -> None:
+    """Raises ValueError, saying why, where no mixture can be fitted to points."""
     if len(points) < LEAST_POINTS:
         raise ValueError(
             f"a mixture needs at least {LEAST_POINTS} points, got {len(points)}; a Gaussian needs fewer"

@@ -83,7 +83,8 @@ class OneStepModel:
     def limiting_hellinger_squared(self) -> float:
         """H^2 by equation (5), with all w_i^2 = s^2 r."""
         r = self.limiting_ratio
-        return -math.expm1(0.5 * self.dimension * math.log(2.0 * math.sqrt(r) / (1.0 + r)))
+        affinity = 0.5 * self.dimension * math.log(2.0 * math.sqrt(r) / (1.0 + r))
+        return max(0.0, -math.expm1(affinity))
 
     @checked(d=lambda model: model.dimension)
     def corrupt(self, key: Key, x: Float[Array, "n d"]) -> Float[Array, "n d"]:

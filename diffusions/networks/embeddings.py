@@ -1,6 +1,7 @@
 """Sinusoidal embeddings of scalars (Vaswani et al. 2017; Ho et al. 2020 for the time of a diffusion).
 
     omega_k = scale P^(-k / (h - 1)),   k = 0, ..., h - 1,   h = dim / 2,   P = max_period           (1)
+    omega_k = scale P^(-k / h)           as Nichol and Dhariwal (2021) have it                      (1')
     e(s) = (sin omega_0 s, ..., sin omega_{h-1} s, cos omega_0 s, ..., cos omega_{h-1} s)            (2)
 
 The wavelengths run from 2 pi / scale to 2 pi P / scale. A scalar of range R is resolved well when
@@ -20,7 +21,12 @@ from diffusions.typing import Array, Float, HostArray
 
 
 def sinusoidal_embedding(
-    values: Float[Array, "*batch"], dim: int, *, scale: float = 1.0, max_period: float = 1e4
+    values: Float[Array, "*batch"],
+    dim: int,
+    *,
+    scale: float = 1.0,
+    max_period: float = 1e4,
+    endpoint: bool = True,
 ) -> Float[Array, "*batch {dim}"]:
     """The embedding e of equation (2) of every scalar.
 
@@ -29,6 +35,7 @@ def sinusoidal_embedding(
         dim: of the embedding; even, at least 4.
         scale: of equation (1), in radians per unit of the values.
         max_period: P of equation (1).
+        endpoint: whether the last frequency is scale / P, as in (1), or not, as in (1').
 
     Raises:
         ValueError: `dim` is odd or below 4.
@@ -38,7 +45,7 @@ def sinusoidal_embedding(
     half = dim // 2
     # Whatever the values' precision: angles of hundreds of radians have no digits left in bfloat16.
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
-    exponents = jnp.arange(half, dtype=values.dtype) / (half - 1)
+    exponents = jnp.arange(half, dtype=values.dtype) / (half - 1 if endpoint else half)
     angles = values[..., None] * (scale * max_period**-exponents)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 

@@ -23,11 +23,12 @@ python -m experiments.information_theoretic --dataset=cifar10 --data-path=FOLDER
 def main() -> None:
     """Runs the experiment of the flags."""
     begin = time.perf_counter()
-    settings = settings_from_flags(InformationTheoreticSettings, FLAGS).resolved()
+    given = settings_from_flags(InformationTheoreticSettings, FLAGS)
+    settings = given.resolved()
     # Only now: `--help` and a mistyped flag need none of it.
     from experiments.information_theoretic.running import train_run
 
-    train_run(settings, begin)
+    train_run(settings, begin, given.of_a_training)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

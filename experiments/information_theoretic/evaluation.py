@@ -12,6 +12,8 @@ from diffusions.objectives import Denoiser
 from experiments.information_theoretic.assessment import assess, evaluation_key, likelihood_of
 from experiments.information_theoretic.saved import DATA_FIELDS, SavedDenoiser, saved_denoiser
 from experiments.information_theoretic.settings import (
+    NETWORKS,
+    OWN,
     ResolvedInformationTheoreticSettings,
     log_snr_pair,
 )
@@ -42,20 +44,35 @@ def saved_denoisers(settings: ResolvedInformationTheoreticSettings) -> dict[str,
     return models
 
 
+def check_models(
+    settings: ResolvedInformationTheoreticSettings, task: Task, models: dict[str, SavedDenoiser]
+) -> None:
+    """Refuses networks that the data cannot judge, before a folder is made.
+
+    Raises:
+        ValueError: they take other examples, were trained on points of another file, or have different
+            ranges of log SNR.
+    """
+    if models:
+        law_of(settings, models)
+    for place, model in models.items():
+        _check_takes(model.denoiser, task, place)
+        own = model.about.get("checksums")
+        if settings.dataset == OWN and own is not None and own != task.checksums:
+            raise ValueError(
+                f"{place} was trained on another file than {settings.data_path}: its points are "
+                "standardised by other means, or its validation data are others"
+            )
+
+
 def evaluate_saved(
     run: RunFolder,
     task: Task,
     settings: ResolvedInformationTheoreticSettings,
     models: dict[str, SavedDenoiser],
 ) -> dict[str, Any]:
-    """The numbers and pictures of a run that trains, by networks that are there.
-
-    Raises:
-        ValueError: networks of other examples, or of different ranges of log SNR.
-    """
+    """The numbers and pictures of a run that trains, by networks that are there."""
     law = law_of(settings, models)
-    for place, model in models.items():
-        _check_takes(model.denoiser, task, place)
     first = next(iter(models.values()))
     task.reference = first.reference or task.gaussian
     denoisers = [model.denoiser for model in models.values()]
@@ -80,15 +97,17 @@ def law_of(
         raise ValueError(
             f"--log-snr={settings.log_snr} is for a training; --mode=evaluate takes LOC,SCALE"
         )
-    usual = settings.log_snr == settings.usual_log_snr
-    if len(laws) == 1 and usual:
-        return laws.pop()
-    if laws and usual:
-        raise ValueError(
-            f"the networks of --checkpoint have {len(laws)} ranges of log SNR: give the one to judge "
-            "them on as --log-snr=LOC,SCALE"
-        )
-    loc, scale = log_snr_pair(settings.log_snr)
+    given = settings.log_snr
+    if given == NETWORKS:
+        if len(laws) == 1:
+            return laws.pop()
+        if laws:
+            raise ValueError(
+                f"the networks of --checkpoint have {len(laws)} ranges of log SNR: give the one to "
+                "judge them on as --log-snr=LOC,SCALE"
+            )
+        given = settings.usual_log_snr
+    loc, scale = log_snr_pair(given)
     return LogSNRLaw(loc=loc, scale=scale, clip=settings.clip)
 
 

@@ -68,6 +68,8 @@ class ImageTask(Task):
             **UNET_PRESETS[settings.unet],
         )
         self.shown = settings.precondition != "none"
+        if settings.mode == "evaluate":
+            return
         image = jnp.concatenate([image] * (1 + self.shown), axis=-1)
         key = jax.random.key(settings.seed)
         self.params = jax.jit(self.module.init)(key, image, jnp.zeros(1))

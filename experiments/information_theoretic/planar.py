@@ -15,7 +15,7 @@ from data_generation.scripts.files import sha256
 from diffusions.density.gaussian_reference import fitted_reference
 from diffusions.density.likelihood import log_density
 from diffusions.density.log_snr import CHANNEL, LogSNRLaw
-from diffusions.density.mixture_choice import chosen_mixture
+from diffusions.density.mixture_choice import check_points, chosen_mixture
 from diffusions.metrics import gaussian_kernel, mmd_squared
 from diffusions.networks.mlp import DenoisingMLP
 from diffusions.samplers import Model, ode, prior, sde, uniform_times
@@ -60,6 +60,8 @@ class PlanarTask(Task):
             self.checksums = {"points": sha256(Path(file))}
         else:
             self.data = self.truth = planar_data(settings.dataset, settings.data_seed, **given)
+        if settings.mode == "train" and settings.precondition == "mixture":
+            check_points(self.data.train)  # while there is no folder yet
         self.train = jnp.asarray(self.data.train)
         self.validation = jnp.asarray(self.data.validation)
         self.gaussian = self.reference = fitted_reference(self.train)
@@ -72,8 +74,9 @@ class PlanarTask(Task):
             log_snr_scale=settings.log_snr_scale,
             activation=settings.activation,
         )
-        key = jax.random.key(settings.seed)
-        self.params = self.module.init(key, self.train[:1], jnp.zeros(1))
+        if settings.mode == "train":
+            key = jax.random.key(settings.seed)
+            self.params = self.module.init(key, self.train[:1], jnp.zeros(1))
         # Compiled once for all evaluations.
         self.density = jax.jit(self._density, static_argnums=(2, 3))
 

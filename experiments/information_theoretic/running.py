@@ -1,8 +1,16 @@
 """A run that learns a density, one that goes on, or one that evaluates what others have learned."""
 
+from collections.abc import Sequence
+
+import jax
+
 from data_generation.scripts.device import division
 from diffusions.training import cut_batch
-from experiments.information_theoretic.evaluation import evaluate_saved, saved_denoisers
+from experiments.information_theoretic.evaluation import (
+    check_models,
+    evaluate_saved,
+    saved_denoisers,
+)
 from experiments.information_theoretic.images import ImageTask
 from experiments.information_theoretic.planar import PlanarTask
 from experiments.information_theoretic.settings import ResolvedInformationTheoreticSettings
@@ -11,21 +19,37 @@ from experiments.information_theoretic.training import learn_density
 from experiments.run.session import TRAINING_ACTIVITIES, session
 
 
-def train_run(settings: ResolvedInformationTheoreticSettings, begin: float) -> None:
-    """Learns, or evaluates, what the settings ask for; `begin` is when the script did."""
+def train_run(
+    settings: ResolvedInformationTheoreticSettings, begin: float, unused: Sequence[str] = ()
+) -> None:
+    """Learns, or evaluates, what the settings ask for.
+
+    Args:
+        settings: of the script.
+        begin: when it did, by `time.perf_counter`.
+        unused: names of settings that were given without effect.
+    """
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
     models = saved_denoisers(settings) if settings.mode == "evaluate" else {}
     with session(
         settings, "experiments.information_theoretic", begin, activities=TRAINING_ACTIVITIES
     ) as run:
         with run.timed("data", since=begin):
             task: Task = PlanarTask(settings) if settings.is_planar else ImageTask(settings)
+        check_models(settings, task, models)
+        sizes = [model.n_parameters for model in models.values()] or [
+            sum(leaf.size for leaf in jax.tree.leaves(task.params))
+        ]
         started = run.start(
             f"information-theoretic__{settings.dataset}",
             f"{settings.dataset}: {len(task.train)} training and {len(task.validation)} validation "
-            f"examples in dimension {task.dimension}, {task.n_parameters:,} parameters",
+            f"examples in dimension {task.dimension}, {' and '.join(f'{n:,}' for n in sizes)} "
+            "parameters",
             numbers="bfloat16" if settings.bfloat16 else "float32",
             divided=division(f"batches of {settings.batch_size}", task.devices),
-            cut=cut_batch(settings.batch_size, len(task.train), "training examples"),
+            cut=(f"of a training, and without effect here: {flags}" if flags else None)
+            if models
+            else cut_batch(settings.batch_size, len(task.train), "training examples"),
             data=task.checksums,
         )
         if not started:

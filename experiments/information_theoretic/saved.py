@@ -18,6 +18,7 @@ from diffusions.density.reference import Reference
 from diffusions.objectives import Denoiser
 from diffusions.typing import Array
 from experiments.information_theoretic.settings import ResolvedInformationTheoreticSettings
+from experiments.information_theoretic.task import Task
 
 MIXTURE, GATE = "mixture_", "gate_"
 DATA_FIELDS = ("dataset", "data_seed", "n_points", "validation_ratio")
@@ -31,27 +32,30 @@ class SavedDenoiser:
     Attributes:
         denoiser: predicts eps at log SNR a.
         about: what was saved of it.
+        n_parameters: of the network.
         law: of its log SNRs; None of one that was imported.
         reference: that it corrects; None where it corrects none.
     """
 
     denoiser: Denoiser
     about: dict[str, Any]
+    n_parameters: int
     law: LogSNRLaw | None
     reference: Reference | None
 
 
 def about_denoiser(
-    settings: ResolvedInformationTheoreticSettings, law: LogSNRLaw, *, shown: bool
+    settings: ResolvedInformationTheoreticSettings, law: LogSNRLaw, task: Task
 ) -> dict[str, Any]:
     """What belongs to the network, in words and numbers."""
     return {
         "condition": "log_snr",
         "prediction": "epsilon",
         "precondition": settings.precondition,
-        "gaussian_shown": shown,
+        "gaussian_shown": task.shown,
         "log_snr": dataclasses.asdict(law),
         **{name: getattr(settings, name) for name in DATA_FIELDS},
+        "checksums": task.checksums,
     }
 
 
@@ -81,10 +85,11 @@ def saved_denoiser(path: str | Path) -> SavedDenoiser:
     folder = Path(path) / "network" if (Path(path) / "network").is_dir() else Path(path)
     saved = load_network(folder)
     about, extra = saved.about, saved.extra
-    condition = about.get("condition", "log_snr")
+    # Early imports had it in words.
+    condition = str(about.get("condition", "log_snr")).replace("log SNR", "log_snr")
     if condition != "log_snr":
         raise ValueError(
-            f"the network in {folder} is one of {str(condition).replace('_', ' ')}, not of the log SNR "
+            f"the network in {folder} is one of {condition.replace('_', ' ')}, not of the log SNR "
             "alone: it has no density"
         )
     law = record(LogSNRLaw, about["log_snr"], "its log_snr") if "log_snr" in about else None
@@ -102,7 +107,13 @@ def saved_denoiser(path: str | Path) -> SavedDenoiser:
             raise ValueError(f"the network in {folder} lacks the reference that it corrects")
         shown = bool(about.get("gaussian_shown"))
         denoiser = preconditioned(network, reference, shown=shown, gate=gate)
-    return SavedDenoiser(denoiser=denoiser, about=about, law=law, reference=reference)
+    return SavedDenoiser(
+        denoiser=denoiser,
+        about=about,
+        n_parameters=sum(leaf.size for leaf in jax.tree.leaves(saved.params)),
+        law=law,
+        reference=reference,
+    )
 
 
 def _reference(extra: dict[str, jax.Array]) -> Reference | None:

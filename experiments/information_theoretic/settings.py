@@ -25,6 +25,12 @@ from experiments.run.settings import RunSettings
 PlanarDataset = Literal["dino", "moons", "scg", "line", "circle"]
 PLANAR = get_args(PlanarDataset)
 OWN = "points"
+NETWORKS = "networks"
+_OF_A_TRAINING = (
+    *("epochs", "batch_size", "noises", "learning_rate", "schedule", "weighting", "ema_decay"),
+    *("gradient_clip", "precondition", "width", "n_layers", "embedding", "coordinate_scale"),
+    *("log_snr_scale", "activation", "dropout", "weights", "flip", "eval_every"),
+)
 Preset = Literal["paper", "cpu"]
 Two = Annotated[int, Bounds(2, MOST_INT)]
 
@@ -61,8 +67,8 @@ class InformationTheoreticSettings(RunSettings):
         gradient_clip: norm that gradients are scaled down to; 0 for none; absent, none of points, 1 of
             images.
         log_snr: LOC,SCALE of the log SNRs, `spectrum` of the data, or `curve`: measured by a first run
-            of a tenth of the epochs; absent, 0,3, or 6.2614,3.0976 for images, or of `evaluate` that of
-            the networks.
+            of a tenth of the epochs; absent, 0,3, or 6.2614,3.0976 for images; `networks`, the default
+            of `evaluate`, is the law that they were trained on.
         clip: the log SNRs lie within this many scales of loc.
         precondition: what the network corrects the ideal denoiser of, and is let in where points kept
             out of the training gain by it: mixture, of Gaussians, their number chosen by these points;
@@ -132,7 +138,9 @@ class InformationTheoreticSettings(RunSettings):
         super().__post_init__()
         if self.embedding % 2:
             raise ValueError(f"embedding must be even, got {self.embedding}")
-        if self.log_snr not in (None, "spectrum", "curve"):
+        if self.log_snr == NETWORKS and self.mode == "train":
+            raise ValueError(f"--log-snr={NETWORKS} is for --mode=evaluate, which has networks")
+        if self.log_snr not in (None, "spectrum", "curve", NETWORKS):
             log_snr_pair(self.log_snr or "")
         if self.is_planar and self.weights is not None:
             raise ValueError(f"weights of an image network do not fit the dataset {self.dataset}")
@@ -187,6 +195,17 @@ class InformationTheoreticSettings(RunSettings):
         return self.dataset in (*PLANAR, OWN)
 
     @property
+    def of_a_training(self) -> list[str]:
+        """Names of settings that are given, by flags, to an evaluation, which has no use for them."""
+        return [
+            field.name
+            for field in dataclasses.fields(self)
+            if self.mode == "evaluate"
+            and field.name in _OF_A_TRAINING
+            and getattr(self, field.name) != field.default
+        ]
+
+    @property
     def usual_log_snr(self) -> str:
         """LOC,SCALE where nothing is measured."""
         return "0,3" if self.is_planar else "6.2614,3.0976"
@@ -237,6 +256,8 @@ class InformationTheoreticSettings(RunSettings):
                     "n_samples": 16,
                     "n_test": 500,
                 }
+        if self.mode == "evaluate":
+            values["log_snr"] = NETWORKS
         epochs = self.epochs or values["epochs"]
         values["eval_every"] = max(1, epochs // 5)
         return resolved_as(ResolvedInformationTheoreticSettings, self, values)

@@ -6,7 +6,6 @@ import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 
 from diffusions.density.correction import Gate, preconditioned
 from diffusions.density.error_curves import ErrorCurves
@@ -56,7 +55,7 @@ class Task(abc.ABC):
     Attributes:
         settings: resolved.
         module: the network.
-        params: initial ones.
+        params: initial ones; none where nothing is trained.
         train: training data on the device; after `prepare` those that the network is trained on.
         judges: training data that it is not trained on, and that say where it is let in; None where it
             is let in everywhere.
@@ -72,7 +71,7 @@ class Task(abc.ABC):
 
     settings: ResolvedInformationTheoreticSettings
     module: nn.Module
-    params: Params
+    params: Params | None = None
     train: Array
     validation: Array
     gaussian: GaussianReference
@@ -88,11 +87,6 @@ class Task(abc.ABC):
         """Among which batches of the training, and of likelihoods, are divided."""
         settings = self.settings
         return Replicated.of(min(settings.batch_size, len(self.train)) * settings.noises)
-
-    @property
-    def n_parameters(self) -> int:
-        """Of the network."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
 
     def prepare(self) -> dict[str, Any]:
         """What needs no network and takes a while; facts for the summary."""

@@ -74,7 +74,7 @@ def learn_density(
             network,
             task.module,
             learned.params,
-            about_denoiser(settings, law, shown=task.shown),
+            about_denoiser(settings, law, task),
             denoiser_arrays(task.reference, learned.gate),
         )
     if learned.gate is not None and learned.gate.shut:

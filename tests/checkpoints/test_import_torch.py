@@ -536,6 +536,7 @@ def test_the_script_imports_a_unet(tmp_path, capsys):
     jax.tree.map(np.testing.assert_array_equal, network.params, params)
     assert network.about["source"] == "unet.safetensors"
     assert network.about["prediction"] == "epsilon"
+    assert network.about["condition"] == "log_snr"  # what a density asks for
     # A second import overwrites nothing.
     before = sorted(tmp_path.rglob("*"))
     assert import_torch.run(arguments) == 2

@@ -158,6 +158,10 @@ def test_evaluation_of_what_is_saved(place, scg, capsys):
     for run in (one, two):
         for name in names:
             assert summary(run)[name] == pytest.approx(summary(scg)[name], rel=1e-5)
+    out = capsys.readouterr().out
+    assert "without effect here: --epochs, --batch-size, --width" in out
+    n = sum(leaf.size for leaf in jax.tree.leaves(load_network(scg / "network").params))
+    assert f"dimension 2, {n:,} and {n:,} parameters" in out
     assert not (one / "network").exists()
     assert {p.stem for p in (one / "plots").iterdir()} == {"density", "mse_curve", "samples"}
     capsys.readouterr()
@@ -170,12 +174,17 @@ def test_evaluation_of_what_is_saved(place, scg, capsys):
     assert "is one of sparse pixels, not of the log SNR alone" in capsys.readouterr().err
     start(place, "no", *again, "--log-snr=curve", f"--checkpoint={scg}", status=2)
     assert "--mode=evaluate takes LOC,SCALE" in capsys.readouterr().err
+    assert not (place.runs / "no").exists()
 
 
-@pytest.mark.parametrize(("given", "scale"), [(None, 5.0), ("1,2", 2.0)])
+@pytest.mark.parametrize(
+    ("given", "scale"), [(None, 5.0), ("networks", 5.0), ("1,2", 2.0), ("0,3", 3.0)]
+)
 def test_a_range_that_is_given_is_that_of_an_evaluation(given, scale):
     own = LogSNRLaw(loc=1.0, scale=5.0)
-    model = SavedDenoiser(denoiser=lambda z, a: z, about={}, law=own, reference=None)
+    model = SavedDenoiser(
+        denoiser=lambda z, a: z, about={}, n_parameters=0, law=own, reference=None
+    )
     settings = InformationTheoreticSettings(
         mode="evaluate", checkpoint=("run",), log_snr=given
     ).resolved()
@@ -213,6 +222,12 @@ def test_points_of_ones_own(place, tmp_path, capsys):
     assert {p.name for p in (run / "plots").iterdir()} >= {"samples.png", "mse_curve.png"}
     check_own(run)
     capsys.readouterr()
+    np.save(tmp_path / "other.npy", points + 1.0)
+    other = f"--data-path={tmp_path / 'other.npy'}"
+    evaluation = ("--mode=evaluate", f"--checkpoint={run}", *own, other)
+    start(place, "no", *evaluation, status=2)
+    assert "was trained on another file than" in capsys.readouterr().err
+    assert not (place.runs / "no").exists()
     start(place, "scg-own", "--dataset=scg", f"--data-path={tmp_path}", status=2)
     assert "--dataset=points" in capsys.readouterr().err
 
@@ -308,6 +323,8 @@ def test_images(place):
         (["--dataset=scg", "--log-snr=1;2"], "spectrum, curve or LOC,SCALE"),
         (["--dataset=scg", "--validation-ratio=1"], "validation_ratio"),
         (["--dataset=scg", "--n-points=5"], "n_points"),
+        (["--dataset=scg", "--n-points=15"], "a mixture needs at least 20 points, got 13"),
+        (["--log-snr=networks"], "is for --mode=evaluate"),
         (["--dataset=scg", "--epochs=0"], "epochs"),
         (["--dataset=scg", "--activation=tanh"], "relu"),
         (["--datset=scg"], "--dataset"),

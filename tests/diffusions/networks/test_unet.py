@@ -75,6 +75,7 @@ def as_numpy(params):
     ("preset", "channels", "count"),
     [
         ("ddpm-cifar10", 3, 35_746_307),
+        ("improved-cifar10", 3, 52_542_979),
         ("sparse", 9, 56_909_571),
         ("small", 3, 1_113_955),
         ("tiny", 3, 164_563),
