@@ -18,10 +18,15 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 # Compiling is most of what the tests cost. Modules of LLVM that are split, to be compiled side by side,
 # are a tenth of that; XLA's emitters of fused kernels by way of MLIR were half of it, and only some
 # releases can do without them: an unknown flag ends the process. Before JAX is imported.
-_flags = ["--xla_cpu_parallel_codegen_split_count=1"]
-if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
-    _flags.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *_flags))
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_cpu_parallel_codegen_split_count=1",
+        "--xla_cpu_use_fusion_emitters=false"
+        if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11)
+        else "",
+    )
+)
 
 import flax.struct
 import jax
