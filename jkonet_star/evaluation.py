@@ -39,6 +39,8 @@ from jkonet_star.yardsticks import measure_yardsticks
 
 MOST_POINTS = 3000
 """Exact transport is cubic: larger populations are compared on this many random particles."""
+MOST_PREDICTED = 100_000
+"""Particles of a held-out snapshot that are predicted, at random; more tell no more of a law."""
 
 
 class Predictions(NamedTuple):

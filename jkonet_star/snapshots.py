@@ -155,18 +155,18 @@ def snapshots_from_arrays(
     )
     if len(masses) != len(arrays):
         raise ValueError(f"{len(arrays)} snapshots need as many weights, got {len(masses)}")
-    origin = _origin(np.concatenate(arrays), "points")
-    start = _origin(host_times[:, None], "times")
-    if origin is not None:
-        arrays = [p - origin for p in arrays]
+    origin = _origin(arrays, "points")
+    start = _origin([host_times[:, None]], "times")
     packed_times = (host_times if start is None else host_times - start).astype(np.float32)
     if not (np.diff(packed_times) > 0).all():
         raise ValueError(
             f"times must differ by more than single precision tells apart, got {host_times.tolist()}"
         )
     n = max(len(p) for p in arrays)
-    packed = np.stack([np.concatenate([p, np.repeat(p[:1], n - len(p), axis=0)]) for p in arrays])
-    packed = packed.astype(np.float32)
+    packed = np.empty((len(arrays), n, arrays[0].shape[1]), np.float32)
+    for i, p in enumerate(arrays):
+        packed[i, : len(p)] = p if origin is None else p - origin
+        packed[i, len(p) :] = packed[i, 0]
     packed_weights = np.zeros((len(arrays), n), np.float32)
     for i, (p, w) in enumerate(zip(arrays, masses, strict=True)):
         w = np.asarray(w, dtype=np.float64)
@@ -184,13 +184,13 @@ def snapshots_from_arrays(
     )
 
 
-def _origin(values: np.ndarray, what: str) -> np.ndarray | None:
-    """The origin that (n, d) values need, exact in single precision; None for zero.
+def _origin(parts: Sequence[np.ndarray], what: str) -> np.ndarray | None:
+    """The origin that values, each (n, d), need, exact in single precision; None for zero.
 
     Raises:
         ValueError: values whose spread or size single precision does not hold.
     """
-    center, spread = check_spread(values, what)
+    center, spread = check_spread(parts, what)
     if spread == 0 or np.abs(center).max() <= FAR * spread:
         return None
     return center.astype(np.float32).astype(np.float64)
@@ -202,6 +202,25 @@ def sorted_rows(
     """The rows of positive weight in the order of their coordinates, whatever their own order."""
     present = np.flatnonzero(weights)
     return present[np.lexsort((weights[present], *points[present].T))]
+
+
+def fewer_particles(snapshots: Snapshots, most: int) -> Snapshots:
+    """At most so many particles of each snapshot, at random; the same rows where all are there."""
+    points, weights = np.asarray(snapshots.points), np.asarray(snapshots.weights)
+    if points.shape[1] <= most:
+        return snapshots
+    rows = np.empty((len(points), most), np.int64)
+    for k, mass in enumerate(weights):
+        # Padding, which has no weight, comes where a snapshot has too few.
+        order = np.argsort(mass == 0, kind="stable")
+        there = np.count_nonzero(mass)
+        order[:there] = np.random.default_rng(0).permutation(order[:there])
+        rows[k] = np.sort(order[:most])
+    kept = np.take_along_axis(weights, rows, axis=1)
+    return snapshots.replace(  # type: ignore[attr-defined]
+        points=jnp.asarray(np.take_along_axis(points, rows[..., None], axis=1)),
+        weights=jnp.asarray(kept / kept.sum(axis=1, keepdims=True)),
+    )
 
 
 def relative(values: Any, origin: Array | None) -> Any:
@@ -229,7 +248,9 @@ def in_order(snapshots: Snapshots) -> tuple[Snapshots, Int[np.ndarray, "t n"]]:
 
 
 def _numbers(name: str, values: Any, of: str = "particles, dimension") -> np.ndarray:
-    """An array of real numbers, whatever holds them."""
+    """An array of real numbers, whatever holds them: in single or in double precision."""
+    if getattr(values, "dtype", None) == np.float32:
+        return np.asarray(values)
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):

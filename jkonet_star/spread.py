@@ -1,5 +1,7 @@
 """Which numbers single precision holds. Imports no JAX."""
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
 FAR = 32.0
@@ -8,21 +10,33 @@ LARGEST, SMALLEST = 1e18, 1e-18
 """Spread of points and of times: beyond, their squares leave single precision."""
 
 
-def check_spread(values: np.ndarray, what: str) -> tuple[np.ndarray, float]:
-    """Mean and spread of values that single precision holds.
+_ROWS_AT_ONCE = 100_000
+"""In double precision: a million cells need no second copy."""
+
+
+def check_spread(parts: Sequence[np.ndarray], what: str) -> tuple[np.ndarray, float]:
+    """Mean and spread of values that single precision holds, in double precision.
 
     Args:
-        values: (n, d), in double precision.
+        parts: each (n, d), one below the other.
         what: they are.
 
     Raises:
         ValueError: it does not hold them.
     """
-    size = float(np.abs(values).max())
-    # At unit size neither sums nor squares leave double precision.
-    unit = values / size if size > 0 else values
-    center = unit.mean(axis=0) * size
-    spread = float(np.sqrt(np.mean((unit - unit.mean(axis=0)) ** 2))) * size
+    n, dimension = sum(len(part) for part in parts), parts[0].shape[1]
+    size = max(float(np.abs(part).max()) for part in parts)
+
+    def blocks() -> Iterator[np.ndarray]:
+        # At unit size neither sums nor squares leave double precision.
+        for part in parts:
+            for i in range(0, len(part), _ROWS_AT_ONCE):
+                block = part[i : i + _ROWS_AT_ONCE].astype(np.float64)
+                yield block / size if size > 0 else block
+
+    mean = sum((block.sum(axis=0) for block in blocks()), np.zeros(dimension)) / n
+    square = sum(float(np.sum((block - mean) ** 2)) for block in blocks()) / (n * dimension)
+    center, spread = mean * size, float(np.sqrt(square)) * size
     if size > FAR * LARGEST or spread > LARGEST or 0 < max(spread, size) < SMALLEST:
         raise ValueError(
             f"{what} of size {size:g} and spread {spread:g} do not fit single precision: choose a "

@@ -51,6 +51,9 @@ _TREE_UP_TO = 12
 """Dimension up to which a tree finds neighbours faster than all distances do."""
 _ROWS_AT_ONCE = 1024
 _ENTRIES_AT_ONCE = 2**22
+_QUERIES_AT_ONCE = 256
+SPARE = 8
+"""Neighbours beyond twice the wanted ones, so that rounding loses none."""
 _APART = 1e-9
 """Of the middle distance: how far ties are moved apart, below what single precision tells apart."""
 
@@ -265,11 +268,34 @@ def nearest(
     if points.shape[1] <= _TREE_UP_TO:
         return cKDTree(points).query(queries, k=np.arange(1, count + 1))[1]
     found = np.empty((len(queries), count), np.int64)
-    block = max(1, _ENTRIES_AT_ONCE // len(points))
-    for start in range(0, len(queries), block):
-        rows = slice(start, start + block)
-        distances = cdist(queries[rows], points, "sqeuclidean")
-        chosen = np.argpartition(distances, count - 1, axis=1)[:, :count]
-        order = np.argsort(np.take_along_axis(distances, chosen, axis=1), axis=1, kind="stable")
-        found[rows] = np.take_along_axis(chosen, order, axis=1)
+    for start in range(0, len(queries), _QUERIES_AT_ONCE):
+        rows = slice(start, start + _QUERIES_AT_ONCE)
+        found[rows] = _nearest_of_block(points, queries[rows], count)
     return found
+
+
+def _nearest_of_block(
+    points: Float[np.ndarray, "n d"], queries: Float[np.ndarray, "m d"], count: int
+) -> Int[np.ndarray, "m k"]:
+    """By products of matrices, and among a few more than are wanted by the distances themselves."""
+    # About the queries' mean, so that the products lose no digits to a population far from zero.
+    origin = queries.mean(axis=0)
+    centred = queries - origin
+    more = min(2 * count + SPARE, len(points))
+    best, which = np.empty((len(queries), 0)), np.empty((len(queries), 0), np.int64)
+    block = max(more, _ENTRIES_AT_ONCE // len(queries))
+    for start in range(0, len(points), block):
+        there = points[start : start + block] - origin
+        apart = np.einsum("nd,nd->n", there, there) - 2.0 * (centred @ there.T)
+        kept = min(more, len(there))
+        chosen = np.argpartition(apart, kept - 1, axis=1)[:, :kept]
+        best = np.concatenate([best, np.take_along_axis(apart, chosen, axis=1)], axis=1)
+        which = np.concatenate([which, chosen + start], axis=1)
+        if best.shape[1] > more:
+            chosen = np.argpartition(best, more - 1, axis=1)[:, :more]
+            best = np.take_along_axis(best, chosen, axis=1)
+            which = np.take_along_axis(which, chosen, axis=1)
+    which = np.sort(which, axis=1)
+    distances = ((points[which] - queries[:, None]) ** 2).sum(axis=2)
+    order = np.argsort(distances, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(which, order, axis=1)

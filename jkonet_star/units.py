@@ -35,12 +35,15 @@ def data_units(snapshots: Snapshots, conditions: FirstOrderConditions, beta: flo
 
 def population_units(snapshots: Snapshots) -> Units:
     """The units of the snapshots alone; the speed is the length per mean step."""
-    points = np.asarray(snapshots.points, np.float64)
+    points = np.asarray(snapshots.points)
     weights = np.asarray(snapshots.weights, np.float64)
     weights = weights / weights.sum()
-    center = np.einsum("tn,tnd->d", weights, points)
-    variance = np.einsum("tn,tnd->", weights, (points - center) ** 2)
-    length = _or_one(np.sqrt(variance / snapshots.dimension), np.abs(points).max())
+    # One snapshot at a time: a million cells need no second copy in double precision.
+    rows = list(zip(weights, points, strict=True))
+    center = sum(w @ x.astype(np.float64) for w, x in rows)
+    variance = sum(float(w @ ((x - center) ** 2).sum(axis=1)) for w, x in rows)
+    size = max(float(points.max()), -float(points.min()))
+    length = _or_one(float(np.sqrt(variance / snapshots.dimension)), size)
     mean_tau = float(np.mean(np.asarray(snapshots.dt)))
     return Units(
         center=jnp.asarray(center, jnp.float32),

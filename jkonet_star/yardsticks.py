@@ -23,6 +23,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
@@ -156,11 +157,11 @@ class _Learned:
     """The population that was learned from, in the frame of the one that judges."""
 
     def __init__(self, own: Snapshots, couplings: Couplings | None, judge: Snapshots):
-        shift = np.zeros(own.dimension)
+        self.shift = np.zeros(own.dimension)
         for origin, sign in ((own.origin, 1.0), (judge.origin, -1.0)):
             if origin is not None:
-                shift += sign * np.asarray(origin, np.float64)
-        self.points = np.asarray(own.points, np.float64) + shift
+                self.shift += sign * np.asarray(origin, np.float64)
+        self.packed = np.asarray(own.points)
         self.weights = np.asarray(own.weights, np.float64)
         self.times = own.time_values()
         self.pairs: tuple[HostArray, ...] | None = None
@@ -170,6 +171,10 @@ class _Learned:
                 np.asarray(getattr(couplings, name))
                 for name in ("step", "source", "target", "weight")
             )
+
+    def points(self, j: int, rows: Any = slice(None)) -> HostArray:
+        """Some rows of a snapshot, in double precision."""
+        return self.packed[j, rows].astype(np.float64) + self.shift
 
     def snapshot(self, time: float) -> int | None:
         """The snapshot at a time."""
@@ -184,10 +189,12 @@ class _Learned:
         j = self.snapshot(judge.time_values()[k])
         if j is None:
             return None
-        points = np.asarray(judge.points[k], np.float64)
+        points = np.asarray(judge.points[k])
         weights = np.asarray(judge.weights[k], np.float64)
-        own, other = sorted_rows(self.points[j], self.weights[j]), sorted_rows(points, weights)
-        if not np.array_equal(self.points[j][own], points[other]):
+        if np.count_nonzero(weights) != np.count_nonzero(self.weights[j]):
+            return None
+        own, other = sorted_rows(self.packed[j], self.weights[j]), sorted_rows(points, weights)
+        if not np.array_equal(self.points(j, own), points[other]):
             return None
         rows = np.full(len(points), -1)
         rows[other] = own
@@ -222,23 +229,32 @@ class _Learned:
         if len(sources) < 2:
             return None
         weight = weight[inside].astype(np.float64)
-        shift = self.points[j + 1][target[inside]] - self.points[j][source[inside]]
-        mean = np.add.reduceat(weight[:, None] * shift, starts)
-        mean /= np.add.reduceat(weight, starts)[:, None]
-        near = nearest(self.points[j][sources], x, NEAREST + 1)
+        near = nearest(self.points(j, sources), x, NEAREST + 1)
         if rows is not None:
             # The sort is stable: whatever is not the particle itself keeps its place.
             order = np.argsort(sources[near] == rows[:, None], axis=1, kind="stable")
             near = np.take_along_axis(near, order, axis=1)
         near = near[:, : min(NEAREST, near.shape[1] - (rows is not None))]
+        stops = np.append(starts[1:], len(inside))
         levels = np.cumsum(weight)
         low = levels[starts] - weight[starts]
         high = np.append(low[1:], levels[-1])
         first = near[:, 0]
         drawn = low[first] + rng.random(len(x)) * (high - low)[first]
-        stops = np.append(starts[1:], len(inside)) - 1
-        partner = np.clip(np.searchsorted(levels, drawn), starts[first], stops[first])
-        return x + shift[partner], x + mean[near].mean(axis=1)
+        partner = np.clip(np.searchsorted(levels, drawn), starts[first], stops[first] - 1)
+
+        def shift(pairs: Int[np.ndarray, "m"]) -> Float[np.ndarray, "m d"]:
+            rows = inside[pairs]
+            return self.points(j + 1, target[rows]) - self.points(j, source[rows])
+
+        # Of the neighbours alone: of a million particles they are few.
+        asked, place = np.unique(near, return_inverse=True)
+        sizes = stops[asked] - starts[asked]
+        begins = np.cumsum(sizes) - sizes
+        pairs = np.arange(sizes.sum()) + np.repeat(starts[asked] - begins, sizes)
+        mean = np.add.reduceat(weight[pairs, None] * shift(pairs), begins)
+        mean /= np.add.reduceat(weight[pairs], begins)[:, None]
+        return x + shift(partner), x + mean[place.reshape(near.shape)].mean(axis=1)
 
 
 def _step(
@@ -251,7 +267,7 @@ def _step(
 ) -> Step:
     """What judges step k, and its yardsticks; `shared` are `_Learned.rows_of` its two snapshots."""
     rng = np.random.default_rng(entropy)
-    points = np.asarray(snapshots.points[k : k + 2], np.float64)
+    points = np.asarray(snapshots.points[k : k + 2])
     weights = np.asarray(snapshots.weights[k : k + 2], np.float64)
     start, end = (np.flatnonzero(w) for w in weights)
     before, after = (
@@ -273,10 +289,11 @@ def _step(
     observed = sample_of(points[1], weights[1], judging)
     samples = {"no_motion": sample_of(points[0], weights[0], rows)}
     if learned is not None and after is not None and len(others):
-        samples["floor"] = sample_of(learned.points[after], learned.weights[after], others)
+        floor = learned.weights[after][others]
+        samples["floor"] = Sample(learned.points(after, others), floor / floor.sum())
     if learned is not None and before is not None and after == before + 1:
         ends = learned.lookup(
-            points[0, rows],
+            points[0, rows].astype(np.float64),
             None if own_start is None else own_start[rows],
             before,
             None if own_end is None else own_end[judging],

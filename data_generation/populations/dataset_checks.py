@@ -106,8 +106,8 @@ def _check_snapshots(part: str, arrays: Arrays, sizes: dict[str, int]) -> None:
     _check_names(part, arrays, tuple(_SNAPSHOTS), tuple(_ORIGIN))
     for axis in ("t", "n"):  # each part has its own; the dimension is one
         sizes.pop(axis, None)
-    there = {name: axes for name, axes in (_SNAPSHOTS | _ORIGIN).items() if name in arrays}
-    _check_arrays(part, arrays, there, sizes)
+    axes = {name: axes for name, axes in (_SNAPSHOTS | _ORIGIN).items() if name in arrays}
+    _check_arrays(part, arrays, axes, sizes)
     if len(arrays["times"]) < 2:
         raise ValueError(f"{part} has one snapshot; a step needs two")
     if not (np.diff(arrays["times"]) > 0).all():
@@ -115,7 +115,8 @@ def _check_snapshots(part: str, arrays: Arrays, sizes: dict[str, int]) -> None:
             f"times of {part} must be strictly increasing, got {shown(arrays['times'].tolist())}"
         )
     weights = arrays["weights"].astype(np.float64)
-    check_spread(arrays["points"][weights > 0].astype(np.float64), f"points of {part}")
+    there = [x[w > 0] for x, w in zip(arrays["points"], weights, strict=True)]
+    check_spread([x for x in there if len(x)], f"points of {part}")
     if (weights < 0).any():
         raise ValueError(f"weights of {part} has negative entries")
     _check_sums(f"weights of {part}, of one snapshot,", weights.sum(axis=1))
@@ -143,8 +144,8 @@ def _check_couplings(arrays: Arrays, train: Arrays) -> None:
             raise ValueError(
                 f"{name} of couplings must lie between 0 and {most - 1}, got {outside[0]}"
             )
-    for name, rows in (("source", present[step]), ("target", present[step + 1])):
-        if not rows[np.arange(len(step)), arrays[name]].all():
+    for name, snapshot in (("source", step), ("target", step + 1)):
+        if not present[snapshot, arrays[name]].all():
             raise ValueError(f"{name} of couplings names particles that are padding")
     if (weight < 0).any():
         raise ValueError("weight of couplings has negative entries")

@@ -4,8 +4,8 @@ from data_generation.populations.datasets import Dataset, generate_dataset, load
 from data_generation.populations.functionals import functional
 from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import say
-from jkonet_star.evaluation import KnownEnergy
-from jkonet_star.snapshots import Snapshots
+from jkonet_star.evaluation import MOST_PREDICTED, KnownEnergy
+from jkonet_star.snapshots import Snapshots, fewer_particles
 from jkonet_star.yardsticks import Yardsticks, measure_yardsticks
 
 
@@ -31,8 +31,17 @@ def known_energy(dataset: Dataset) -> KnownEnergy | None:
 
 
 def population(dataset: Dataset, which: str) -> Snapshots:
-    """The held-out or the training population."""
-    return dataset.test if which == "test_data" else dataset.train
+    """The held-out or the training population.
+
+    Of a large held-out one `MOST_PREDICTED` particles; of particles that are trained on all, for
+    yardsticks know them by their whole population.
+    """
+    train, test = dataset.train, dataset.test
+    if which != "test_data":
+        return train
+    if train.points.shape == test.points.shape and bool((train.points == test.points).all()):
+        return test
+    return fewer_particles(test, MOST_PREDICTED)
 
 
 def yardsticks(dataset: Dataset, which: str, order: int, *, learned: bool = True) -> Yardsticks:

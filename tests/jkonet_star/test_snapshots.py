@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jkonet_star.snapshots import snapshots_from_arrays
+from jkonet_star.snapshots import fewer_particles, snapshots_from_arrays
 
 
 def clouds(*sizes, d=2):
@@ -155,3 +155,28 @@ def test_what_snapshots_say_of_themselves():
     assert all(text.startswith("Snapshots(points=float32[2,1,2], ") for text in seen)
     assert len(seen) == 2
     assert repr(jax.tree.map(lambda leaf: None, far)).startswith("Snapshots(points=None, ")
+
+
+def test_fewer_particles_are_a_sample_of_every_snapshot():
+    """Rows of a file may be sorted: the last of a large snapshot are as likely as the first."""
+    large = np.linspace(0.0, 1.0, 4000)[:, None]
+    small = np.linspace(5.0, 6.0, 150)[:, None]
+    snapshots = snapshots_from_arrays([large, small, large])
+    fewer = fewer_particles(snapshots, 1000)
+    assert fewer.points.shape == (3, 1000, 1)
+    first, second, third = fewer.arrays()
+    assert np.mean(first) == pytest.approx(0.5, abs=0.04)
+    assert len(np.unique(first)) == 1000
+    np.testing.assert_array_equal(first, third)  # a particle that is followed stays one
+    np.testing.assert_allclose(np.sort(second, axis=0), small, rtol=1e-6)
+    np.testing.assert_allclose(fewer.weights.sum(axis=1), 1.0, rtol=1e-5)
+    assert fewer_particles(snapshots, 4000) is snapshots
+
+
+def test_single_and_double_precision_are_packed_alike():
+    rng = np.random.default_rng(0)
+    for shift in (0.0, 1e4):
+        points = [(rng.normal(size=(n, 3)) + shift).astype(np.float32) for n in (7, 5)]
+        single = snapshots_from_arrays(points)
+        double = snapshots_from_arrays([p.astype(np.float64) for p in points])
+        jax.tree.map(np.testing.assert_array_equal, single, double)

@@ -5,12 +5,14 @@ import hashlib
 import json
 import os
 import shutil
+import tracemalloc
 
 import jax
 import numpy as np
 import pytest
 
 import data_generation.populations.datasets as datasets
+from data_generation.populations.dataset_checks import check_archives_content
 from data_generation.populations.dataset_metadata import identity
 from data_generation.populations.datasets import find_dataset, generate_dataset, load_dataset
 from data_generation.populations.settings import DataSettings
@@ -368,6 +370,28 @@ def test_what_is_made_is_checked_as_what_is_read(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="weight of couplings has negative"):
         generate_dataset(settings(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_checks_need_no_more_memory_than_the_data():
+    """Not a row of every particle for each pair, which a hundred thousand cells have no room for."""
+    n = 20_000
+    points = np.random.default_rng(0).normal(size=(3, n, 2)).astype(np.float32)
+    snapshots = {
+        "points": points,
+        "weights": np.full((3, n), 1 / n, np.float32),
+        "times": np.arange(3, dtype=np.float32),
+    }
+    couplings = {
+        "step": np.repeat(np.arange(2, dtype=np.int32), n),
+        "source": np.tile(np.arange(n, dtype=np.int32), 2),
+        "target": np.tile(np.arange(n, dtype=np.int32), 2),
+        "weight": np.full(2 * n, 1 / n, np.float32),
+    }
+    tracemalloc.start()
+    check_archives_content({"train": snapshots, "test": snapshots, "couplings": couplings})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6
 
 
 def test_the_projection_of_reduced_columns_is_kept(tmp_path):
