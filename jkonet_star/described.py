@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusions.checks import record
+from diffusions.checks import Count, record
 from diffusions.shapes import check_shapes
 from jkonet_star.energies.models import EnergyModel, LinearEnergy, NetworkEnergy, Units
 from jkonet_star.fit_report import FitReport
@@ -25,8 +25,8 @@ from jkonet_star.growth_rate import GrowthRate, SmoothField
 from jkonet_star.settings import Scheme
 
 NEWEST = 4
-"""Of the schema: replicates, growth, a circulation. 2 has units of linear energies and the origin, 3
-widths among the radial centres; earlier ones are read."""
+"""Of the schema: replicates, growth, a circulation, substeps. 2 has units of linear energies and the
+origin, 3 widths among the radial centres; earlier ones are read."""
 _PLAIN = 3
 """What has none of these is written so, for the releases that read no more."""
 _OPTIONAL = ("origin", "start")
@@ -43,6 +43,7 @@ class Description:
     report: FitReport | None = None
     modules: dict[str, str] = dataclasses.field(default_factory=dict)  # classes of own ones
     growth: Literal["none", "relative", "absolute"] = "none"
+    substeps: Count = 1
 
 
 _FEATURES = ("potential", "interaction", "circulation")
@@ -149,7 +150,7 @@ def describe(energy: FittedEnergy) -> tuple[int, dict[str, Any], dict[str, Any]]
     if isinstance(model, NetworkEnergy):
         model = dataclasses.replace(model, potential_module=None, interaction_module=None)
     left_out = _MODULES if model.has_circulation else (*_MODULES, *_CIRCULATION)
-    description = {
+    description: dict[str, Any] = {
         "kind": kinds[0],
         "model": {k: v for k, v in dataclasses.asdict(model).items() if k not in left_out},
         "scheme": energy.scheme,
@@ -158,12 +159,15 @@ def describe(energy: FittedEnergy) -> tuple[int, dict[str, Any], dict[str, Any]]
     rate = energy.growth_rate
     if rate is not None:
         description["growth"] = "absolute" if rate.absolute else "relative"
+    if energy.substeps != 1:
+        description["substeps"] = energy.substeps
     if energy.report is not None:
         description["report"] = dataclasses.asdict(energy.report)
     arrays = _arrays(energy)
     if energy.replicates is not None:
         arrays["replicates"] = _arrays(energy.replicates)
     is_plain = rate is None and energy.replicates is None and not model.has_circulation
+    is_plain = is_plain and energy.substeps == 1
     version = _PLAIN if is_plain else NEWEST
     return version, description, arrays
 
@@ -287,6 +291,7 @@ def _energy(model: EnergyModel, told: Description, arrays: dict[str, Any]) -> Fi
         constants=constants,
         times=arrays["times"],
         growth_rate=_growth_rate(arrays, told.growth),
+        substeps=told.substeps,
         **{name: arrays[name] for name in _OPTIONAL if name in arrays},
     )
 

@@ -27,6 +27,7 @@ class EnergyFunctions:
     origin: Float[Array, "d"] | None = None  # of the training snapshots; None for zero
     start: Float[Array, ""] | None = None  # likewise, of their times
     growth_rate: GrowthRate | None = None  # of points and times as the snapshots store them
+    substeps: int = flax.struct.field(pytree_node=False, default=1)  # of the scheme in every step
 
     @property
     def dimension(self) -> int:

@@ -77,7 +77,7 @@ class BetaReport:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WeakFormReport:
-    """The drift of independent snapshots (`weak_form_drift`), where it is the energy's.
+    """The drift of independent snapshots (`weak_form_drift`, `long_steps`), where it is the energy's.
 
     Attributes:
         kept: which of the linear energy's features, those of V first.

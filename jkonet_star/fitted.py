@@ -29,6 +29,8 @@ class FittedEnergy(PredictingEnergy):
     Learned with growth, particles also multiply and die at the rate g(x, t): a step multiplies their
     weights by exp(tau g).
 
+    A step is one of its scheme, or `substeps` shorter ones, where the drift was found by these.
+
     Learned far from zero (`snapshots`, equation (1)), it keeps the snapshots' origin: points and times
     are still those of the data, and are best given in double precision, as NumPy arrays and Python
     numbers; `predict` then answers in double precision, too.
@@ -48,7 +50,8 @@ class FittedEnergy(PredictingEnergy):
         size = sum(leaf.size for leaf in jax.tree.leaves(self.params)) // stack
         times, digits = np.atleast_2d(self.time_values())[0], 7 if self.start is None else 12
         lines = [
-            f"{' + '.join(self._terms())} in dimension {self.dimension}, {self.scheme} scheme",
+            f"{' + '.join(self._terms())} in dimension {self.dimension}, {self.scheme} scheme"
+            + ("" if self.substeps == 1 else f" in {self.substeps} substeps"),
             f"{type(self.model).__name__} of {count(size, 'parameter')}"
             + ("" if self.times.ndim == 1 else f", a stack of {stack}"),
             f"{len(times)} snapshots at times {times[0]:.{digits}g} to {times[-1]:.{digits}g}",

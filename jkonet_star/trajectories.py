@@ -243,6 +243,21 @@ class PredictingEnergy(EnergyFunctions):
         return self._step(points, pulling / pulling.sum(), t, tau, key), grown
 
     def _step(self, points: Array, weights: Array, t: Array, tau: Array, key: Key | None) -> Step:
+        if self.substeps == 1:
+            return self._substep(points, weights, t, tau, key)
+        short = tau / self.substeps
+
+        def advance(step: Step, k: Array) -> tuple[Step, None]:
+            own = None if key is None else jax.random.fold_in(key, k)
+            found = self._substep(step.points, weights, t + k * short, short, own)
+            return Step(found.points, step.converged & found.converged), None
+
+        start = Step(points, jnp.ones(len(points), bool))
+        return jax.lax.scan(advance, start, jnp.arange(self.substeps))[0]
+
+    def _substep(
+        self, points: Array, weights: Array, t: Array, tau: Array, key: Key | None
+    ) -> Step:
         step = STEPS[self.scheme](
             self._potential_at,
             self._pull_term,

@@ -18,9 +18,11 @@ beta is one that the narrowest direction of the snapshots allows (`limits`).
 Idle features cost precision, and hundreds of them with little data can make any beta fit. Of
 independent snapshots `weak_form_drift` takes the monomials that the data ask for, and looks at the
 radial functions where its misfit says that they do not suffice; its drift is far better than that of
-couplings. Where neither suffices, the weak form takes a drift to be absent unless its misfit
-contradicts that. A weak drift that the marginals cannot tell from less noise is then read as less
-noise. If the misfit contradicts the prior, too, two other ones are tried, and the least misfit decides.
+couplings. Before that `long_steps` tries monomials of a potential by many short steps: one Euler step
+does not describe snapshots between which the drift changes. Where none suffices, the weak form takes a
+drift to be absent unless its misfit contradicts that. A weak drift that the marginals cannot tell from
+less noise is then read as less noise. If the misfit contradicts the prior, too, two other ones are
+tried, and the least misfit decides.
 """
 
 import dataclasses
@@ -43,7 +45,8 @@ from jkonet_star.internal_energy.displacement_regression import (
     transport_sums,
 )
 from jkonet_star.internal_energy.euler_steps import Steps, drift_features
-from jkonet_star.internal_energy.limits import most_beta, one_law, too_much_noise
+from jkonet_star.internal_energy.limits import most_beta, one_law, several_betas, too_much_noise
+from jkonet_star.internal_energy.long_steps import ENOUGH, MOST_MOVED, fit_long_steps
 from jkonet_star.internal_energy.moments import Tests, potential_tests
 from jkonet_star.internal_energy.paired_likelihood import (
     PairedFit,
@@ -111,6 +114,7 @@ class InternalEstimate:
         converged: whether it met its tolerance and the residuals do not contradict it.
         drift: of independent snapshots that the features explain, at unit scale; its theta are the
             `drift_coefficients`.
+        substeps: explicit steps from each snapshot to the next, by which they do.
         unknown: why the data do not determine beta, whatever its standard error, in words; see
             `limits`.
     """
@@ -123,6 +127,7 @@ class InternalEstimate:
     iterations: int
     converged: bool
     drift: WeakFormDrift | None = None
+    substeps: int = 1
     unknown: str | None = None
 
     __repr__ = short_repr
@@ -271,7 +276,9 @@ def estimate_internal(
     beta, error = (
         x * unit[0] * unit[1] / unit[2] for x in (estimate.beta, estimate.standard_error)
     )
-    unknown = too_much_noise(most, beta, error)
+    unknown = estimate.unknown
+    if estimate.substeps == 1:  # within many, drift takes back what noise spreads
+        unknown = unknown or too_much_noise(most, beta, error)
     if not estimate.paired and estimate.drift_coefficients.size:  # without a drift beta is zero
         unknown = one_law(snapshots) or unknown
     return dataclasses.replace(estimate, beta=beta, standard_error=error, unknown=unknown)
@@ -328,17 +335,20 @@ def _at_unit_scale(
         elif regime == "paired":
             logger.warning("%d particles are too many to tell apart: taken as independent", n)
     sample = whole.thinned(int(np.clip(rows // n_steps, LEAST_SAMPLE, MOST_PARTICLES)))
-    drift = _drift(sample, whole, model, constants, rng)
+    drift, doubt = _drift(sample, whole, model, constants, rng)
     if drift is not None:
+        error = float(np.sqrt(drift.covariance[0, 0]))
         return InternalEstimate(
             beta=drift.beta,
-            standard_error=float(np.sqrt(drift.covariance[0, 0])),
+            standard_error=float(np.hypot(error, doubt or 0.0)),
             paired=False,
             gain=gain,
             drift_coefficients=drift.theta,
             iterations=drift.iterations,
             converged=True,
             drift=drift,
+            substeps=1 if doubt is None else ENOUGH,
+            unknown=None if doubt is None else several_betas(doubt, error),
         )
     if problem is None or sample is not part:
         problem = _problem(sample, whole, model, constants, rng, independent=True)
@@ -360,10 +370,13 @@ def _drift(
     model: LinearEnergy,
     constants: PyTree,
     rng: np.random.Generator,
-) -> WeakFormDrift | None:
-    """Of the monomials, or of all features where those do not suffice; None where neither does."""
+) -> tuple[WeakFormDrift | None, float | None]:
+    """Of the monomials, or of all features where those do not suffice; None where neither does.
+
+    Beside it what `long_steps` doubts of beta, where it was found by many steps.
+    """
     best, least = None, ACCEPTED_DRIFT_MISFIT
-    for features in _trials(model):
+    for number, features in enumerate(_trials(model)):
         problem = _problem(sample, whole, features, constants, rng, independent=True)
         found = fit_weak_form_drift(
             features,
@@ -377,7 +390,22 @@ def _drift(
             best, least = spread_out(found, features, model), found.misfit
         if least < MOST_MISFIT:
             break
-    return best
+        if best is None and not number and not features.has_interaction:
+            few = sample.thinned(MOST_MOVED)
+            if few is not sample:
+                problem = _problem(few, whole, features, constants, rng, independent=True)
+            long = fit_long_steps(
+                features,
+                constants,
+                problem.steps,
+                problem.weights,
+                problem.start.theta,
+                problem.start.beta,
+                most_misfit=ACCEPTED_DRIFT_MISFIT,
+            )
+            if long is not None:
+                return spread_out(long.drift, features, model), long.doubt
+    return best, None
 
 
 def _trials(model: LinearEnergy) -> list[LinearEnergy]:

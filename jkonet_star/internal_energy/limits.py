@@ -23,6 +23,8 @@ LEVEL = 0.05
 SLACK = 2.0
 """Of (1), for the chance in the narrowest direction."""
 FEWEST = 3.0
+MOST_DOUBT = 3.0
+"""Standard errors by which the beta of two minima may differ and be one."""
 INTERVAL = float(ndtri(0.95))
 """Half a 90 % interval, in standard errors."""
 
@@ -76,4 +78,19 @@ def too_much_noise(most: float, beta: float, standard_error: float) -> str | Non
     return (
         "the estimate of beta contradicts the data, whose narrowest direction allows no more "
         f"than {most:.2g} by one explicit step, or the steps are too long for one"
+    )
+
+
+def several_betas(doubt: float, standard_error: float) -> str | None:
+    """Why a beta of `long_steps` is not known; None where every start finds the same.
+
+    Args:
+        doubt: by how much beta differs from that of another start.
+        standard_error: of it.
+    """
+    if doubt <= MOST_DOUBT * standard_error:
+        return None
+    return (
+        "several potentials, each with a beta of its own, explain the snapshots: too little changes "
+        "between them to tell how fast particles move; more snapshots soon after the start would tell"
     )

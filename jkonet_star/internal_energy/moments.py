@@ -67,8 +67,14 @@ class Bumps:
         return parts
 
 
-def make_bumps(pool: Float[np.ndarray, "n d"], n_particles: int) -> Bumps:
-    """Bumps that cover the population: along the coordinates, or principal axes of too many."""
+def make_bumps(pool: Float[np.ndarray, "n d"], n_particles: int, most: int = MOST_BUMPS) -> Bumps:
+    """Bumps that cover the population: along the coordinates, or principal axes of too many.
+
+    Args:
+        pool: the particles of all snapshots.
+        n_particles: of a snapshot.
+        most: bumps of one direction.
+    """
     d = pool.shape[1]
     directions = np.eye(d)
     if d > MOST_DIRECTIONS:
@@ -77,7 +83,7 @@ def make_bumps(pool: Float[np.ndarray, "n d"], n_particles: int) -> Bumps:
     moving = np.array([np.ptp(pool @ w) > 0 for w in directions])
     directions = directions[moving]
     per_particle = max(FEWEST_BUMPS, n_particles // PARTICLES_PER_BUMP)
-    n_bumps = min(MOST_BUMPS, per_particle, MOST_TESTS // len(directions))
+    n_bumps = min(most, per_particle, MOST_TESTS // len(directions))
     centers, widths = [], []
     for w in directions:
         low, high = np.quantile(pool @ w, [0.001, 0.999])

@@ -43,7 +43,7 @@ import numpy as np
 
 from diffusions.typing import Float
 from jkonet_star.internal_energy.euler_steps import Steps
-from jkonet_star.internal_energy.moments import Tests, make_bumps
+from jkonet_star.internal_energy.moments import MOST_BUMPS, Tests, make_bumps
 
 FOLDS = 6
 RIDGE = 0.01
@@ -194,15 +194,21 @@ class WeakForm:
         bumps: test functions, with `tests` behind them.
     """
 
-    def __init__(self, steps: Steps, weights: list[np.ndarray], tests: Tests | None):
+    def __init__(
+        self,
+        steps: Steps,
+        weights: list[np.ndarray],
+        tests: Tests | None,
+        most_bumps: int = MOST_BUMPS,
+    ):
         self.steps, self.tests = steps, tests
         snapshots = [*steps.sources, steps.targets[-1]]
         pool = np.concatenate(snapshots)
-        self.bumps = make_bumps(pool, len(pool) // len(snapshots))
+        self.bumps = make_bumps(pool, len(pool) // len(snapshots), most_bumps)
         self.folds = [_Folds(w / w.sum()) for w in weights]
         self.count = float(np.mean([f.count for f in self.folds]))
         raw = np.split(
-            np.hstack([v for v, _, _ in self._values(pool, 0.0)]),
+            np.hstack([v for v, _, _ in self.values(pool, 0.0)]),
             np.cumsum([len(x) for x in snapshots])[:-1],
         )
         stacked = np.concatenate(raw)
@@ -225,7 +231,7 @@ class WeakForm:
         # Slopes along a direction act on the drift's features along that direction.
         self.along = [[_along(g, w) for w in self.bumps.directions] for g in steps.features]
 
-    def _values(self, z: np.ndarray, heat: float) -> list:
+    def values(self, z: np.ndarray, heat: float) -> list:
         """Blocks of (values, slopes, Laplacians) of all tests; slopes of `tests` are (d, n, q)."""
         blocks: list = list(self.bumps.smoothed(z, heat))
         if self.tests is not None:
@@ -249,7 +255,7 @@ class WeakForm:
         gaps = np.zeros((FOLDS, steps_count, j))
         smoothed = []
         for k, tau in enumerate(steps.tau):
-            blocks = self._values(z[k], tau * float(estimate[0]))
+            blocks = self.values(z[k], tau * float(estimate[0]))
             fold = self.folds[k]
             image = (np.hstack([b[0] for b in blocks]) - self.mean) @ self.projection
             smoothed.append(image)
@@ -267,7 +273,7 @@ class WeakForm:
     def mean_gradients(self, k: int, points: np.ndarray, heat: float) -> np.ndarray:
         """Means of grad P f over points with the weights of snapshot k, (j, d)."""
         w = self.folds[k].weights
-        blocks = self._values(points, heat)
+        blocks = self.values(points, heat)
         rows = [
             np.outer(w @ block[1], direction)
             for block, direction in zip(blocks, self.bumps.directions, strict=False)
@@ -297,7 +303,7 @@ class WeakForm:
         )
         return self.count * total / (2 * len(kept))
 
-    def _covariances(
+    def covariances(
         self,
         smoothed: list[np.ndarray],
         observed: list[np.ndarray] | None,
@@ -345,7 +351,7 @@ class WeakForm:
 
         Other arguments as of `instruments`; the covariance (3) is that of all parts.
         """
-        ((diagonal, upper),) = self._covariances(smoothed, observed, [list(range(FOLDS))])
+        ((diagonal, upper),) = self.covariances(smoothed, observed, [list(range(FOLDS))])
         solved = block_tridiagonal_solve(diagonal, upper, list(residual[..., None]))
         total = self.count * float(np.sum(np.stack(solved)[..., 0] * residual))
         pivot = diagonal[0]
@@ -373,7 +379,7 @@ class WeakForm:
         found, curvature = [], np.zeros((f1, f1))
         pairs = list(itertools.combinations(range(FOLDS), 2))
         rest = [[q for q in range(FOLDS) if q not in pair] for pair in pairs]
-        blocks = self._covariances(smoothed, observed, rest)
+        blocks = self.covariances(smoothed, observed, rest)
         for (a, c), (diagonal, upper) in zip(pairs, blocks, strict=True):
             both = np.concatenate([slopes[a], slopes[c]], axis=-1)
             solved = np.stack(block_tridiagonal_solve(diagonal, upper, list(both)))

@@ -146,7 +146,7 @@ def _solve(
     return covariance @ right, covariance, float(degrees)
 
 
-def _select(
+def select(
     matrix: np.ndarray,
     right: np.ndarray,
     ridge: float,
@@ -356,7 +356,7 @@ def _weighted(
     total = float(matrix[-1, -1])
     ridge = min(1.0 / max(total, 1.0), LARGEST_RIDGE)
     matrix, right = matrix[:-1, :-1], matrix[:-1, -1]
-    rows = _select(matrix, right, ridge, problem.count, groups)
+    rows = select(matrix, right, ridge, problem.count, groups)
     solution, _, degrees = _solve(matrix[np.ix_(rows, rows)], right[rows], ridge)
     residual = (slopes[..., -1] - slopes[..., rows] @ solution).mean(axis=0)
     return _Weighted(

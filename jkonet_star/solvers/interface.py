@@ -38,6 +38,7 @@ class Frame:
     origin: Float[Array, "d"] | None
     start: Float[Array, ""] | None
     growth_rate: GrowthRate | None = None
+    substeps: int = flax.struct.field(pytree_node=False, default=1)
 
     def energy(self, model: EnergyModel, params: Params, constants: PyTree) -> FittedEnergy:
         """What is learned, seen as the population is."""
@@ -50,6 +51,7 @@ class Frame:
             origin=self.origin,
             start=self.start,
             growth_rate=self.growth_rate,
+            substeps=self.substeps,
         )
 
 
@@ -63,6 +65,7 @@ def frame(problem: "Problem") -> Frame:
         origin=snapshots.origin,
         start=snapshots.start,
         growth_rate=None if problem.growth is None else problem.growth.rate,
+        substeps=problem.substeps,
     )
 
 

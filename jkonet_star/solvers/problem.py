@@ -98,6 +98,11 @@ class Problem:
             return "none"
         return "learned" if self.internal is None else "given"
 
+    @property
+    def substeps(self) -> int:
+        """Steps of the scheme from each snapshot to the next, by which the energy predicts."""
+        return 1 if self.internal is None or self.weak_form is None else self.internal.substeps
+
 
 @checked
 def prepare(
