@@ -39,6 +39,7 @@ import optax
 
 from diffusions.checks import Positive, conform
 from diffusions.keys import named_key
+from diffusions.memory import check_memory
 from diffusions.precision import matmul
 from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Array, Float, Int, Key, Params
@@ -48,7 +49,12 @@ from jkonet_star.solvers.divergence import sound_epochs
 from jkonet_star.solvers.network import make_optimizer
 from jkonet_star.solvers.problem import Problem
 from jkonet_star.solvers.refinement import draw, energy_distance
-from jkonet_star.solvers.whole_populations import PopulationData, PopulationNetwork, at_scheme
+from jkonet_star.solvers.whole_populations import (
+    PopulationData,
+    PopulationNetwork,
+    at_scheme,
+    particles_of,
+)
 
 ROUNDING = 1e-6
 """Of a covariance in single precision, relative."""
@@ -76,12 +82,28 @@ class Stitching(PopulationNetwork):
             conform(getattr(self, name), Positive, name)
 
     def check_problem(self, problem: Problem) -> None:
-        """Raises ValueError where there is growth."""
+        """Raises ValueError where there is growth, or what is compared does not fit into memory."""
         if problem.growth is not None:
             raise ValueError(
                 "Stitching has paths that neither begin nor end: growth must be False, or the solver "
                 "another one"
             )
+        check_memory(self._memory_needs(problem))
+
+    def _memory_needs(self, problem: Problem) -> dict[str, float]:
+        """Bytes of one energy's largest arrays."""
+        snapshots = problem.snapshots
+        count, n, d = snapshots.n_snapshots, particles_of(snapshots), snapshots.dimension
+        size = min(self.network.batch_size, n)
+        needs = {
+            # With the two moments of Adam.
+            f"paths of {n} particles through {count} snapshots": 4.0 * 3 * count * n * d,
+            f"distances in batches of batch_size {size}": 4.0 * count * size**2,
+        }
+        if problem.beta_source != "none":
+            density = f"the density of {n} paths at batches of batch_size {size}"
+            needs[density] = 4.0 * (count - 1) * size * n
+        return needs
 
     def _optimizer(self, data: PopulationData) -> optax.GradientTransformation:
         number = self.batches(data)[1]

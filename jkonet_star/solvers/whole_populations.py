@@ -55,14 +55,14 @@ class PopulationNetwork(Network):
     def remark(self, problem: Problem) -> str | None:
         """That a batch is cut."""
         return cut_batch(
-            self.network.batch_size, _n_particles(problem.snapshots), "particles of the data"
+            self.network.batch_size, particles_of(problem.snapshots), "particles of the data"
         )
 
     def prepare(self, problem: Problem) -> tuple[PopulationData, dict[str, Any]]:  # type: ignore[override]
         """Snapshots, couplings, and units to learn in."""
         beta = 0.0 if problem.internal is None else problem.internal.beta
         data = PopulationData(
-            n_particles=_n_particles(problem.snapshots),
+            n_particles=particles_of(problem.snapshots),
             frame=frame(problem),
             units=data_units(problem.snapshots, problem.conditions, beta),
             batches=bilevel_data(
@@ -83,6 +83,6 @@ def at_scheme(scheme: str, values: Float[Array, "t ..."]) -> Float[Array, "steps
     return 0.5 * (values[:-1] + values[1:])
 
 
-def _n_particles(snapshots: Snapshots) -> int:
+def particles_of(snapshots: Snapshots) -> int:
     """Of the largest snapshot."""
     return int(np.count_nonzero(np.asarray(snapshots.weights), axis=1).max())

@@ -10,7 +10,7 @@ import pytest
 from diffusions.precision import einsum
 from jkonet_star import Network, fit, snapshots_from_arrays
 from jkonet_star.baselines.stitching import Stitching, kernel_score
-from jkonet_star.settings import NetworkSettings
+from jkonet_star.settings import InternalSettings, NetworkSettings
 from jkonet_star.solvers.problem import prepare
 from jkonet_star.solvers.registry import Terms
 from jkonet_star.solvers.side_by_side import SideBySide
@@ -202,3 +202,24 @@ def test_epochs_in_two_calls_are_the_same_epochs():
 def test_what_it_cannot_do_is_refused(solver, more, message):
     with pytest.raises(ValueError, match=message):
         fit(unpaired(), solver(), key=KEY, **more)
+
+
+@pytest.mark.parametrize(
+    ("internal", "size", "what"),
+    [
+        (False, 800, "distances in batches of batch_size 800"),
+        (True, 200, "the density of 800 paths"),
+    ],
+)
+def test_what_does_not_fit_into_memory_is_refused_before_it_is_made(
+    internal, size, what, monkeypatch
+):
+    solver = Stitching(
+        terms=Terms(potential=True, internal=internal), network=network(batch_size=size)
+    )
+    first_order = InternalSettings(beta_estimator="first-order")
+    problem = prepare(unpaired(800), solver, key=KEY, internal=first_order)
+    solver.check_problem(problem)
+    monkeypatch.setattr("diffusions.memory.available_bytes", lambda: 3 * 2**19)
+    with pytest.raises(ValueError, match=f"not enough memory: {what}"):
+        solver.check_problem(problem)
