@@ -164,7 +164,6 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
                     refinement=refinement,
                     choice=choice,
                 )
-        say("  evaluating ...")
         with run.timed("evaluate"):
             order = settings.wasserstein_order
             beside = yardsticks(dataset, settings.eval, order)

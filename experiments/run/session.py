@@ -24,6 +24,8 @@ from experiments.run.folder import RunFolder, check_run, peak_memory_bytes, star
 from experiments.run.replaced import keeps_replaced
 from experiments.run.settings import FolderSettings
 
+SAID = {"compile": "compiling", "evaluate": "evaluating"}
+"""Of activities that take a while without a bar of their own, in words."""
 TRAINING_ACTIVITIES = ("data", "compile", "train", "evaluate")
 """Of what trains on data, in the order of the summary."""
 
@@ -91,7 +93,12 @@ class Session:
 
     @contextlib.contextmanager
     def timed(self, activity: str, *, since: float | None = None) -> Iterator[None]:
-        """Adds the time that is spent inside, or has passed since then, to an activity."""
+        """Adds the time that is spent inside, or has passed since then, to an activity.
+
+        What takes a while is said first, so that no silence is taken for a standstill.
+        """
+        if activity in SAID:
+            say(f"  {SAID[activity]} ...")
         start = time.perf_counter() if since is None else since
         yield
         spent = time.perf_counter() - start

@@ -107,6 +107,7 @@ def learn(run: RunFolder, task: SparseTask, seconds: dict[str, float]) -> dict[s
         _save(part, task, regression)
         curves["regression"] = part.rows()
     start = time.perf_counter()
+    say("  evaluating ...")
     found = evaluate(
         run,
         task,
@@ -239,6 +240,7 @@ def reuse(mode: Mode, run: RunFolder, folder: Path, settings: ResolvedSparsePixe
         if mode == "sample":
             _sample(results, task, reconstruction, params)
         else:
+            say("  evaluating ...")
             found = evaluate(
                 results,
                 task,
