@@ -17,19 +17,19 @@ def settings(tmp_path):
 
 def test_a_run_is_opened_said_timed_and_concluded(settings, capsys, tmp_path):
     with session(settings, "experiments.some", activities=("data", "train")) as run:
-        with run.timed("evaluate"):
-            pass
         with run.timed("data", since=run.begin - 10.0):
             pass
         with run.timed("data", since=run.begin - 20.0):
             pass
         assert run.start("unused", "ten points", cut="only nine", data={"x": "1"}, n=3)
+        with run.timed("evaluate"):
+            pass
         run.conclude({"answer": 42})
     lines = capsys.readouterr().out.splitlines()
     path = tmp_path / "runs/one"
     assert lines[0] == "ten points"
     assert lines[1].endswith(f"float32, seed 7; results in {path}")
-    assert lines[2] == "  only nine"
+    assert lines[2:4] == ["  only nine", "  evaluating ..."]
     assert lines[-1] == f"  {path}; for a page of it: python -m experiments.report --run={path}"
     summary = json.loads((path / "summary.json").read_text())
     assert summary["answer"] == 42
