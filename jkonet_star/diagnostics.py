@@ -145,7 +145,7 @@ def explanation(problem: "Problem", energies: FittedEnergy) -> Explanation:
     """
     rng = np.random.default_rng(0)
     conditions, snapshots = problem.conditions, problem.snapshots
-    points = np.asarray(snapshots.points, np.float64)
+    points = np.asarray(snapshots.points)
     weights = np.asarray(snapshots.weights, np.float64)
     step, mass = np.asarray(conditions.step), np.asarray(conditions.weight, np.float64)
     most = min(MOST_PAIRS, max(100, MOST_PAIRS_IN_ALL // snapshots.n_steps))
@@ -153,7 +153,7 @@ def explanation(problem: "Problem", energies: FittedEnergy) -> Explanation:
     rows = np.concatenate(parts)
     samples = INTERACTION_SAMPLES if energies.model.has_interaction else 0
     found = _residuals(energies, conditions, jnp.asarray(rows), jax.random.key(0), samples)
-    x = points[step[rows], np.asarray(problem.couplings.source)[rows]]
+    x = points[step[rows], np.asarray(problem.couplings.source)[rows]].astype(np.float64)
     variance = 2.0 * _constant_betas(problem, energies)[:, None] * np.asarray(conditions.tau)[rows]
     noise = np.sqrt(variance)[..., None] * rng.standard_normal(x.shape)
     shift = np.asarray(conditions.displacement, np.float64)[rows] + noise
@@ -195,12 +195,13 @@ def _constant_betas(problem: "Problem", energies: FittedEnergy) -> Float[np.ndar
 
 
 def _is_one_point(points: HostArray) -> bool:
-    return bool(np.ptp(points, axis=(0, 1)).max() <= ROUNDING * np.abs(points).max())
+    low, high = (f(points, axis=(0, 1)).astype(np.float64) for f in (np.min, np.max))
+    return bool((high - low).max() <= ROUNDING * max(np.abs(low).max(), np.abs(high).max()))
 
 
 def point_warning(snapshots: Snapshots) -> str | None:
     """One line, where there is nothing to learn from."""
-    if not _is_one_point(np.asarray(snapshots.points, np.float64)):
+    if not _is_one_point(np.asarray(snapshots.points)):
         return None
     return "all particles of all snapshots are at one point: there is nothing to learn from"
 
@@ -254,7 +255,7 @@ def carried(problem: "Problem") -> tuple[float, float]:
     """The share of the mass in pairs (3), mean over the steps, and what it must exceed."""
     rng = np.random.default_rng(0)
     couplings, snapshots = problem.couplings, problem.snapshots
-    points = np.asarray(snapshots.points, np.float64)
+    points = np.asarray(snapshots.points)
     weights = np.asarray(snapshots.weights, np.float64)
     step, mass = np.asarray(couplings.step), np.asarray(couplings.weight, np.float64)
     source, target = np.asarray(couplings.source), np.asarray(couplings.target)
@@ -263,9 +264,11 @@ def carried(problem: "Problem") -> tuple[float, float]:
     for k in range(snapshots.n_steps):
         own = _some(rng, np.flatnonzero((step == k) & (mass > 0)), most)
         before, after = (
-            points[j, _some(rng, np.flatnonzero(weights[j]), MOST_NEIGHBOURS)] for j in (k, k + 1)
+            points[j, _some(rng, np.flatnonzero(weights[j]), MOST_NEIGHBOURS)].astype(np.float64)
+            for j in (k, k + 1)
         )
-        x, y = points[k, source[own]], points[k + 1, target[own]]
+        x = points[k, source[own]].astype(np.float64)
+        y = points[k + 1, target[own]].astype(np.float64)
         between = _fifth(np.concatenate([before, after]), (x + y) / 2)
         taken = np.maximum(_fifth(after, x), _fifth(before, y))
         empty = between > EMPTY ** (1 / snapshots.dimension) * taken
@@ -285,15 +288,20 @@ def _fifth(points: HostArray, queries: HostArray) -> HostArray:
 
 def outliers(snapshots: Snapshots) -> list[Outliers]:
     """The snapshots that a few particles decide; see the module header."""
-    points, weights = np.asarray(snapshots.points, np.float64), np.asarray(snapshots.weights)
+    points, weights = np.asarray(snapshots.points), np.asarray(snapshots.weights)
     found = []
     for k, (x, w) in enumerate(zip(points, weights, strict=True)):
-        x, w = x[w > 0], w[w > 0]
-        length = np.linalg.norm(x - np.median(x, axis=0), axis=1)
+        there = w > 0
+        w = w[there]
+        square = np.zeros(len(w))
+        for column in x.T:  # a million cells need no second copy in double precision
+            values = column[there].astype(np.float64)
+            square += (values - np.median(values)) ** 2
+        length = np.sqrt(square)
         median = float(np.median(length))
         far = length > FAR * median
         n_far = int(far.sum())
-        if median == 0.0 or not 0 < n_far <= max(1.0, FEW * len(x)):
+        if median == 0.0 or not 0 < n_far <= max(1.0, FEW * len(w)):
             continue
         square = w * length**2
         if square[far].sum() > 0.5 * square.sum():
