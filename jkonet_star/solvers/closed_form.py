@@ -46,6 +46,8 @@ from jkonet_star.solvers.first_order import FirstOrderConditions
 from jkonet_star.solvers.linear_model import split_coefficients
 
 PAIRS_PER_BLOCK = 256
+PAIRS_AT_ONCE = 2**17
+"""In double precision on the device, however many there are."""
 FOLDS = 5
 TIE = 1e-4
 """Of the held-out residual: what differs by less is as good, and the smallest ridge is taken."""
@@ -148,12 +150,17 @@ def normal_equations(
     """
     host = jax.tree.map(np.asarray, conditions)
     labels = np.zeros(len(host.step), int) if fold is None else fold
-    parts = [
-        (k, j, own, *_population(host, k, own if apart else None))
-        for k in range(host.population.shape[0])
-        for j in range(labels.max() + 1)
-        if len(own := np.flatnonzero((host.step == k) & (labels == j)))
-    ]
+    parts = []
+    for k in range(host.population.shape[0]):
+        for j in range(labels.max() + 1):
+            own = np.flatnonzero((host.step == k) & (labels == j))
+            if not len(own):
+                continue
+            met = _population(host, k, own if apart else None)
+            if not model.has_interaction:  # nobody is met, but for the shapes
+                met = (met[0][:1], met[1][:1])
+            for first in range(0, len(own), PAIRS_AT_ONCE):
+                parts.append((k, j, own[first : first + PAIRS_AT_ONCE], *met))
     longest = max(len(own) for _, _, own, *_ in parts)
     largest = max(len(population) for *_, population, _ in parts)
     block = min(PAIRS_PER_BLOCK, longest)

@@ -26,9 +26,10 @@ def linear_model(
     rng = np.random.default_rng(0)
     units = population_units(snapshots)
     center, length = np.asarray(units.center, np.float64), float(units.length)
-    present = np.asarray(snapshots.weights) > 0
-    particles = (np.asarray(snapshots.points, np.float64)[present] - center) / length
-    sample = particles[rng.permutation(len(particles))[:KMEANS_SAMPLE]]
+    particles = np.flatnonzero(np.asarray(snapshots.weights))
+    chosen = particles[rng.permutation(len(particles))[:KMEANS_SAMPLE]]
+    sample = np.asarray(snapshots.points).reshape(-1, snapshots.dimension)[chosen]
+    sample = (sample.astype(np.float64) - center) / length
     differences = sample - sample[rng.permutation(len(sample))]
     features: dict[str, Features | None] = {}
     constants: dict[str, PyTree] = {"units": units}

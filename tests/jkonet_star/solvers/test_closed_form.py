@@ -394,3 +394,15 @@ def test_nothing_of_the_closed_form_promotes_ranks():
             density_settings=DensitySettings(n_components=2),
         )
         assert np.isfinite(energy.drift(snapshots.points[0])).all()
+
+
+def test_sums_of_many_pairs_are_those_of_all(monkeypatch):
+    """A million pairs are taken some at a time; the solution is the same."""
+    snapshots = snapshots_from_arrays(
+        np.random.default_rng(0).normal(size=(3, 300, 2)) * [[[1.0]], [[0.9]], [[0.8]]]
+    )
+    whole = fit(snapshots, solver="jkonet-star-linear-potential")
+    monkeypatch.setattr(closed_form_module, "PAIRS_AT_ONCE", 70)
+    parts = fit(snapshots, solver="jkonet-star-linear-potential")
+    x = snapshots.points[0]
+    np.testing.assert_allclose(parts.drift(x), whole.drift(x), rtol=1e-4, atol=1e-5)
