@@ -401,8 +401,8 @@ def test_sums_of_many_pairs_are_those_of_all(monkeypatch):
     snapshots = snapshots_from_arrays(
         np.random.default_rng(0).normal(size=(3, 300, 2)) * [[[1.0]], [[0.9]], [[0.8]]]
     )
-    whole = fit(snapshots, solver="jkonet-star-linear-potential")
+    whole = fit(snapshots, solver="jkonet-star-linear-potential", key=jax.random.key(0))
     monkeypatch.setattr(closed_form_module, "PAIRS_AT_ONCE", 70)
-    parts = fit(snapshots, solver="jkonet-star-linear-potential")
+    parts = fit(snapshots, solver="jkonet-star-linear-potential", key=jax.random.key(0))
     x = snapshots.points[0]
     np.testing.assert_allclose(parts.drift(x), whole.drift(x), rtol=1e-4, atol=1e-5)
