@@ -15,10 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from checkpoints.exchange.tensors import is_tensor_file, read_tensor_description, read_tensors
-from checkpoints.orbax_arrays import write_arrays
+from checkpoints.orbax_arrays import checkpointer_of_this_process, write_arrays
 from data_generation.formats.bounded_reading import most_unpacked
 from data_generation.formats.json_file import read_json
 from diffusions.files import kind_of, made_parents, naming, new_folder, write_text
@@ -118,7 +117,7 @@ def read_arrays(path: str | Path, description: dict[str, Any]) -> PyTree:
     # First, because Orbax does not notice every damage, and tells of the others at length.
     if _checksums(path) != description["checksums"]:
         raise ValueError("its arrays are not those that were saved")
-    with ocp.StandardCheckpointer() as checkpointer:
+    with checkpointer_of_this_process() as checkpointer:
         metadata = checkpointer.metadata(path / _ARRAYS).item_metadata
         # An array that is announced and not there would be made of zeros.
         wanted = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(metadata.tree))

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from checkpoints.interrupts import interrupts_wait
@@ -29,17 +30,36 @@ _SECONDS_BETWEEN_CHECKS = 0.02
 _NO_ROOM = {os.strerror(code): code for code in (errno.ENOSPC, errno.EDQUOT)}
 
 
+def checkpointer_of_this_process() -> ocp.StandardCheckpointer:
+    """One that waits for no other process."""
+    if jax.process_count() == 1:
+        return ocp.StandardCheckpointer()
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+    )
+    # Made in the background, folders are told of to all processes by what the first one counts.
+    at_once = ocp.AsyncOptions(create_directories_asynchronously=False)
+    return ocp.StandardCheckpointer(multiprocessing_options=alone, async_options=at_once)
+
+
 def write_arrays(path: Path, arrays: PyTree) -> None:
     """Writes a pytree of arrays into a new folder, which is complete or absent.
+
+    Of several processes the first one does; in the folders of the others, which nobody will read, it
+    stands for them empty.
 
     Raises:
         OSError: there is no room, or no permission; nothing is left of it.
         ValueError: Orbax cannot write the arrays for another reason.
     """
     path = path.absolute()
+    if jax.process_index():
+        path.mkdir(parents=True)
+        return
     _silence_late_callbacks()
     try:
-        with interrupts_wait(), ocp.StandardCheckpointer() as checkpointer:
+        with interrupts_wait(), checkpointer_of_this_process() as checkpointer:
             checkpointer.save(path, arrays, force=True)
     except Exception as error:
         _remove_unfinished(path)

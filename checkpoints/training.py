@@ -12,9 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
-from checkpoints.orbax_arrays import write_arrays
+from checkpoints.orbax_arrays import checkpointer_of_this_process, write_arrays
 from diffusions.typing import PyTree
 
 
@@ -81,7 +80,7 @@ def restore_state(folder: str | Path, step: int, like: PyTree) -> PyTree:
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in _named_leaves(like)
     }
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with checkpointer_of_this_process() as checkpointer:
             # Orbax would cut or fill an array of another shape, and convert one of another type.
             for name, found in checkpointer.metadata(path).item_metadata.tree.items():
                 expected = wanted.get(name)

@@ -39,6 +39,7 @@ from absl import flags
 from data_generation.formats.plain_numbers import plain_float, plain_int
 from data_generation.scripts.compilation_cache import FLAG_HELP, compilation_cache
 from data_generation.scripts.flag_help import attribute_documentation, heading, help_text
+from data_generation.scripts.processes import Group, ProcessSettings, is_follower, own_place
 from data_generation.scripts.standard_streams import (
     OutputError,
     escaped,
@@ -54,6 +55,7 @@ SettingsT = TypeVar("SettingsT")
 EXIT_BAD_INPUT = 2
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_NO_OUTPUT = 74  # EX_IOERR
+EXIT_OTHER_ENDED = 75  # EX_TEMPFAIL
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_PIPE_CLOSED = 128 + 13  # SIGPIPE, which Windows has not
 
@@ -70,7 +72,9 @@ class Hint(str):
 
 
 def say(text: str = "") -> None:
-    """Writes to standard output, at once."""
+    """Writes to standard output, at once; of several processes the first one does."""
+    if is_follower():
+        return
     lines = (escaped(line) for line in text.split("\n"))
     write_output("\n".join(lines) + "\n")
 
@@ -168,15 +172,16 @@ def run_script(
 
     Returns:
         The exit status: 0; 2 for bad input, and for what does not fit into memory or onto the disk;
-        70 for a bug; 74 where standard output cannot be written; 130 for an interrupt; 141 where
-        whoever read standard output went away; 143 for SIGTERM.
+        70 for a bug; 74 where standard output cannot be written; 75 where another process of the run
+        has ended; 130 for an interrupt; 141 where whoever read standard output went away; 143 for
+        SIGTERM.
     """
     open_closed_streams()
     # What XLA says of its own slowness is for its developers. JAX, which reads this, comes later.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with lenient_errors(), _warnings_of_one_line(), termination_raised():
-            return _run_script(
+            status = _run_script(
                 main,
                 values,
                 list(sys.argv[1:] if argv is None else argv),
@@ -185,7 +190,10 @@ def run_script(
                 ),
             )
     except KeyboardInterrupt as error:  # before the work began, or when all of it was done
-        return _stopped(error)
+        status = _stopped(error)
+    if Group.current is not None and _has_others(values):
+        Group.current.leave(status)
+    return status
 
 
 @contextlib.contextmanager
@@ -195,6 +203,8 @@ def _warnings_of_one_line() -> Iterator[None]:
         shown = warnings.showwarning
 
         def show(message, category, *place, **more):
+            if is_follower():
+                return
             if category is UserWarning:
                 sys.stderr.write(f"warning: {one_line(message)}\n")
             else:
@@ -221,6 +231,8 @@ def _run_script(
     explained: Callable[..., str],
 ) -> int:
     if "debug" not in values:
+        if "devices" in values:
+            define_flags(ProcessSettings, into=values)
         where: dict[str, Any] = {"flag_values": values, "module_name": _EVERY_SCRIPT}
         flags.DEFINE_boolean("debug", False, "Shows where an error came from.", **where)
         flags.DEFINE_string("compilation_cache", "auto", FLAG_HELP, **where)
@@ -233,6 +245,7 @@ def _run_script(
             return 0
         _parse(values, arguments)
         with compilation_cache(str(values["compilation_cache"].value)):
+            _join_others(values)
             main()
     except KeyboardInterrupt as error:
         return _stopped(error)
@@ -247,6 +260,21 @@ def _run_script(
     return 0
 
 
+def _has_others(values: flags.FlagValues) -> bool:
+    """Whether the flags say that the process is one of several."""
+    return "coordinator" in values and values["coordinator"].value is not None
+
+
+def _join_others(values: flags.FlagValues) -> None:
+    """Makes this process one of several, where the flags say so."""
+    if _has_others(values):
+        from data_generation.scripts.joining import join
+
+        join(settings_from_flags(ProcessSettings, values))
+    if "runs_dir" in values:
+        values["runs_dir"].value = own_place(str(values["runs_dir"].value))
+
+
 def _hints(error: BaseException) -> str:
     """What is to be said after its message; other libraries write notes of their own."""
     notes = getattr(error, "__notes__", ())
@@ -259,6 +287,8 @@ def _outcome(error: Exception, *, resumes: bool) -> tuple[int, str]:
     if isinstance(error, OutputError):
         return EXIT_NO_OUTPUT, message
     # JAX's class of errors has several names, and JAX may not have been imported.
+    if Group.current is not None and re.match(r"\w+: .*(gloo|nccl|coordination)", message, re.I):
+        return EXIT_OTHER_ENDED, f"another process has ended, and the run with it ({message})"
     if isinstance(error, MemoryError) or message.startswith("RESOURCE_EXHAUSTED"):
         return EXIT_BAD_INPUT, f"not enough memory for what these settings ask for ({message})"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -1,5 +1,7 @@
 """What computes, in words: the device and its arithmetic, as JAX is set up."""
 
+import resource
+import sys
 from pathlib import Path
 
 import jax
@@ -15,6 +17,16 @@ def device_name() -> str:
     """The device that computes."""
     device = jax.devices()[0]
     return f"{device.device_kind} ({device.platform})"
+
+
+def peak_memory_bytes() -> int:
+    """Most memory that this process held on the host, plus the accelerator's peak where it tells."""
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if jax.default_backend() != "cpu":
+        peak += (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    return peak
 
 
 def chosen_devices(devices: str) -> list[jax.Device]:

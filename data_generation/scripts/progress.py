@@ -12,13 +12,15 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data_generation.scripts.processes import is_follower
+
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
 def progress_bar(**options: Any) -> tqdm:
     """A bar on a terminal, which is gone when its work is done; nothing where output goes to a file."""
     # Without an argument tqdm writes bars into files, too.
-    return tqdm(**{"leave": False, "disable": None, **options})
+    return tqdm(**{"leave": False, "disable": True if is_follower() else None, **options})
 
 
 class Parts:

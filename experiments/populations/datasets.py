@@ -4,6 +4,7 @@ from data_generation.populations.datasets import Dataset, generate_dataset, load
 from data_generation.populations.functionals import functional
 from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import say
+from data_generation.scripts.processes import first_before_others
 from jkonet_star.evaluation import MOST_PREDICTED, KnownEnergy
 from jkonet_star.snapshots import Snapshots, fewer_particles
 from jkonet_star.yardsticks import Yardsticks, measure_yardsticks
@@ -15,7 +16,8 @@ def open_dataset(name_or_path: str | None, data_dir: str) -> Dataset:
         return load_dataset(name_or_path, data_dir)
     settings = DataSettings(potential="styblinski_tang", data_dir=data_dir)
     say(f"data: {settings.data_dir}/{settings.name}")
-    return generate_dataset(settings)
+    with first_before_others():
+        return generate_dataset(settings)
 
 
 def known_energy(dataset: Dataset) -> KnownEnergy | None:

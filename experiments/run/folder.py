@@ -23,9 +23,7 @@ import functools
 import json
 import math
 import platform
-import resource
 import shutil
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,18 +65,6 @@ def _releases() -> dict[str, str]:
 def versions() -> dict[str, str]:
     """Releases of what decides a result."""
     return dict(_releases())
-
-
-def peak_memory_bytes() -> int:
-    """Most memory that this process held on the host, plus the accelerator's peak where it tells."""
-    import jax
-
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    if jax.default_backend() != "cpu":
-        peak += (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
-    return peak
 
 
 class RunFolder:

@@ -13,14 +13,23 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from data_generation.scripts.command_line import say
-from data_generation.scripts.device import chosen_devices, device_name, precision, unused_gpu
+from data_generation.scripts.device import (
+    chosen_devices,
+    device_name,
+    peak_memory_bytes,
+    precision,
+    unused_gpu,
+)
+from data_generation.scripts.processes import first_alone, share_folder
 from diffusions.devices import spread_over
 from diffusions.late_imports import import_extra
-from experiments.run.folder import RunFolder, check_run, peak_memory_bytes, start_run
+from experiments.run.folder import RunFolder, check_run, start_run
+from experiments.run.lock import LOCK
 from experiments.run.replaced import keeps_replaced
 from experiments.run.settings import FolderSettings
 
@@ -137,12 +146,16 @@ def session(
     with keeps_replaced():
         if settings.wandb:
             import_extra("wandb", "--wandb")
-        check_run(
-            settings.runs_dir,
-            settings.run_name,
-            resume=settings.resume,
-            overwrite=settings.overwrite,
+        first_alone(
+            lambda: check_run(
+                settings.runs_dir,
+                settings.run_name,
+                resume=settings.resume,
+                overwrite=settings.overwrite,
+            )
         )
+        if settings.run_name is not None:
+            share_folder(Path(settings.runs_dir) / settings.run_name, left_out=LOCK)
         seconds = dict.fromkeys(activities, 0.0)
         with spread_over(chosen_devices(settings.devices)):
             yield Session(settings=settings, script=script, begin=begin, seconds=seconds)

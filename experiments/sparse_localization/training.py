@@ -252,7 +252,9 @@ def train_denoiser(
 ) -> Denoiser:
     """The best network of the last stage, saved in the run's folder with its losses."""
     path = run.path / DENOISER
-    if not path.exists():
+    if path.exists():
+        found = load_denoiser(path)
+    else:
         training = Curriculum(problem.n, problem.k, settings.zero_probability, curriculum, key)
         state: Any = train_batches(
             run,
@@ -263,9 +265,10 @@ def train_denoiser(
             every=curriculum.checkpoint_every,
             seconds=seconds,
         )
-        save_denoiser(path, Denoiser(training.model, state.best, problem.n))
+        found = Denoiser(training.model, state.best, problem.n)
+        save_denoiser(path, found)
     rows = run.rows("loss", "noise_free", "best_loss")
     write_text(run.path / "losses.txt", "".join(f"{row['loss']!r}\n" for row in rows))
     if settings.plots:
         plot_training(run.plots / "training.png", rows)
-    return load_denoiser(path)
+    return found

@@ -9,6 +9,7 @@ from typing import Any
 from data_generation.scripts.command_line import say
 from data_generation.scripts.device import chosen_devices, division
 from data_generation.scripts.files import check_writable
+from data_generation.scripts.processes import own_place
 from diffusions.devices import spread_over
 from diffusions.files import recover
 from diffusions.training import cut_batch
@@ -53,7 +54,7 @@ def reuse_run(given: SparsePixelsSettings, begin: float, *, given_flags: Collect
     if not run.finished:
         raise ValueError(f"{run.path} is not the folder of a finished run{hint(run.path)}")
     settings = _of_run(given, run.config()["settings"], given_flags)
-    folder = Path(given.output or run.path / _OUTPUT[given.mode])
+    folder = Path(own_place(given.output or str(run.path / _OUTPUT[given.mode])))
     recover(folder)
     if folder.exists() and not given.overwrite:
         raise ValueError(f"{folder} already exists; give --overwrite or another --output")

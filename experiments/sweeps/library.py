@@ -5,6 +5,7 @@ from typing import Any
 
 from data_generation.populations.datasets import Dataset, generate_dataset, load_dataset
 from data_generation.populations.settings import DataSettings
+from data_generation.scripts.processes import first_before_others
 from experiments.populations.datasets import known_energy, yardsticks
 from experiments.populations.training import prepare_problem
 from experiments.sweeps.settings import Cell
@@ -27,11 +28,12 @@ class Library:
         """The cell's dataset, generated where it is missing."""
         name = cell.dataset_name
         if name not in self._datasets:
-            self._datasets[name] = (
-                generate_dataset(cell.data)
-                if isinstance(cell.data, DataSettings)
-                else load_dataset(cell.data, cell.data_dir)
-            )
+            with first_before_others():
+                self._datasets[name] = (
+                    generate_dataset(cell.data)
+                    if isinstance(cell.data, DataSettings)
+                    else load_dataset(cell.data, cell.data_dir)
+                )
         return self._datasets[name]
 
     def truth(self, cell: Cell) -> KnownEnergy | None:

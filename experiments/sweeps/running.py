@@ -5,9 +5,10 @@ from pathlib import Path
 
 from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import say
+from data_generation.scripts.processes import first_alone, share_folder
 from diffusions.late_imports import import_extra
 from diffusions.memory import check_memory
-from experiments.run.lock import held, hold, release_all_but
+from experiments.run.lock import LOCK, held, hold, release_all_but
 from experiments.run.outputs import check_sweep_folder
 from experiments.sweeps.folder import SweepFolder
 from experiments.sweeps.progress import Progress
@@ -38,7 +39,8 @@ def run_sweep(cells: Sequence[Cell], name: str, execution: ExecutionSettings) ->
 
     _check_extras(cells, execution)
     folder = SweepFolder(Path(execution.runs_dir) / name, execution)
-    check_sweep_folder(folder.path)
+    first_alone(lambda: check_sweep_folder(folder.path))
+    share_folder(folder.path, left_out=LOCK)
     folder.path.mkdir(parents=True, exist_ok=True)
     # The jobs of a sweep share its folder; two sweeps would train the same runs.
     before = held()

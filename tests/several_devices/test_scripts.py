@@ -1,7 +1,14 @@
-"""Every system on one, two and four devices: the same numbers to rounding, said how it is divided."""
+"""Every system on one, two and four devices, and on two processes of two.
+
+The numbers are the same to rounding, and it is said how the work is divided. Where nothing is summed
+over devices, those of four are the same to the last bit in however many processes.
+"""
 
 import json
 import math
+import os
+import sys
+from pathlib import Path
 
 import flax.linen as nn
 import numpy as np
@@ -10,6 +17,8 @@ import pytest
 import experiments.run.training
 from data_generation import __main__ as data_generation
 from data_generation.images import datasets
+from data_generation.scripts.joining import join
+from data_generation.scripts.processes import Group, ProcessSettings, own_place
 from diffusions.density import mixture_choice
 from diffusions.networks import blocked_messages
 from diffusions.networks.embeddings import sinusoidal_embedding
@@ -36,6 +45,25 @@ QUICK = (
 )
 RIGHT, ALMOST = 1e-4, 2e-3
 """Relative: of a few steps of training, and of what a denoiser of few steps makes of it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def group(request):
+    """The process is one of two where the environment says which, and where the first is."""
+    process = os.environ.get("PROCESS")
+    if process is None:
+        yield
+        return
+    settings = ProcessSettings(
+        coordinator=os.environ["COORDINATOR"], processes=2, process=int(process)
+    )
+    group = join(settings)
+    yield
+    # The other one waits for what this one does no more: it is not waited for in its turn.
+    reporter = request.config.pluginmanager.getplugin("terminalreporter")
+    for report in reporter.stats.get("failed", []):
+        sys.__stderr__.write(report.longreprtext)
+    group.leave(int(request.session.testsfailed > 0))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -102,28 +130,44 @@ def operations(monkeypatch):
     return found
 
 
-def runs(place, script, flags, capsys, work, *, on=(1, 2, 4)):
-    """Numbers of a script by the number of devices, and the words that said how they share."""
+def runs(place, script, flags, capsys, work, *, on=(1, 2, 4), name=None, exact=False):
+    """Numbers of a script by the number of devices, and the words that said how they share.
+
+    Two processes of two devices are told those of one of four; where nothing is summed over devices,
+    theirs have the same bits.
+    """
+    name = name or script.__name__.split(".")[1]
+    told = Path(os.environ["NUMBERS"]) / name
     found = {}
-    for n in on:
-        name = f"{script.__name__.split('.')[1]}-{n}"
-        arguments = [*flags, f"--runs-dir={place}/runs", f"--run-name={name}", f"--devices={n}"]
+    for n in on if Group.current is None else (2,):
+        arguments = [*flags, f"--runs-dir={place}/runs", f"--run-name={name}-{n}", f"--devices={n}"]
         assert script.run(arguments) == 0, capsys.readouterr().err
         said = capsys.readouterr().out
-        assert (f"{work} on " in said) == (n > 1), said
-        found[n] = numbers(place / "runs" / name)
-    assert all(len(values) == len(found[1]) > 5 for values in found.values())
-    return found
+        if Group.current is None or Group.current.first:
+            assert (f"{work} on " in said) == (n > 1), said
+        else:
+            assert said == ""
+        found[n] = numbers(Path(own_place(f"{place}/runs")) / f"{name}-{n}")
+    if Group.current is None:
+        np.savez(told, **{str(n): values for n, values in found.items()})
+        return found
+    before = np.load(f"{told}.npz")
+    if exact:
+        assert np.array_equal(found[2], before["4"])
+    return {1: before["1"] if "1" in before else found[2], 2: found[2]}
 
 
 def check_close(found, tolerance):
     for n, values in found.items():
+        assert len(values) == len(found[1]) > 5
         far = np.abs(values - found[1]) > tolerance * np.maximum(np.abs(found[1]), 0.1)
         assert not far.any(), (n, values[far], found[1][far])
 
 
 def check_shared(operations):
     """A quarter of the work, and what every device does."""
+    if Group.current is not None:
+        return
     one, two, four = operations
     assert two < 0.65 * one
     assert four < 0.4 * one
@@ -131,7 +175,33 @@ def check_shared(operations):
 
 def test_seeds_of_a_population(place, capsys):
     flags = ("--dataset=d", f"--data-dir={place}/data", "--seeds=0,1,2", "--noplots", *QUICK)
-    check_close(runs(place, train, flags, capsys, "3 seeds"), RIGHT)
+    check_close(runs(place, train, flags, capsys, "3 seeds", exact=True), RIGHT)
+
+
+def test_a_state_of_four_devices_goes_on_on_one(place, monkeypatch):
+    if Group.current is not None:
+        pytest.skip("a matter of one process")
+    flags = ("--dataset=d", f"--data-dir={place}/data", "--seeds=0,1,2,3,4", "--noplots", *QUICK)
+
+    def run(name, *more, status=0):
+        arguments = [*flags, f"--runs-dir={place}/runs", f"--run-name={name}", *more]
+        assert train.run(arguments) == status
+        return place / "runs" / name
+
+    write, calls = experiments.run.training.save_state, []
+
+    def interrupted(*arguments):
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(experiments.run.training, "save_state", interrupted)
+    run("cut", "--devices=4", status=130)
+    monkeypatch.undo()
+    found = {1: numbers(run("whole", "--devices=1"))}
+    found |= {4: numbers(run("cut", "--devices=1", "--resume"))}
+    check_close(found, RIGHT)
 
 
 def test_densities(place, capsys, operations):
@@ -157,16 +227,9 @@ def test_sparse_matrices(place, capsys, operations):
 
 def test_samples_of_sparse_matrices(place, capsys):
     flags = ("--mode=generate", "--step=60", "--n-samples=8", "--batch-size=4", "--noplots")
-    check_close(
-        runs(
-            place / "samples",
-            sparse_localization,
-            flags,
-            capsys,
-            "4 samples at once (--batch-size)",
-        ),
-        ALMOST,
-    )
+    work = "4 samples at once (--batch-size)"
+    found = runs(place, sparse_localization, flags, capsys, work, name="samples", exact=True)
+    check_close(found, ALMOST)
 
 
 def test_images_from_few_pixels(place, capsys, operations):
@@ -187,14 +250,11 @@ def test_images_from_few_pixels(place, capsys, operations):
 
 
 def test_repetitions_of_a_linear_denoiser_have_the_same_bits(place, capsys):
-    flags = ("--n-pixels=3", "--n-train=5,9,40", "--n-simulations=5", "--n-original=60")
-    found = runs(
-        place,
-        linear_denoiser,
-        (*flags, "--chunk-size=3", "--noplots"),
-        capsys,
-        "chunks of 3 repetitions",
+    flags = (
+        *("--n-pixels=3", "--n-train=20", "--n-simulations=5", "--n-original=60"),
+        *("--chunk-size=3", "--noplots"),
     )
+    found = runs(place, linear_denoiser, flags, capsys, "chunks of 3 repetitions", exact=True)
     assert all(np.array_equal(values, found[1]) for values in found.values())
 
 
@@ -211,13 +271,21 @@ class OneConvolution(nn.Module):
         return nn.Dense(x.shape[-1])(nn.gelu(h))
 
 
-@pytest.mark.parametrize(("size", "work"), [(1, "batches of 8"), (2, "chunks of 2 repetitions")])
-def test_repetitions_of_a_learned_denoiser(place, capsys, monkeypatch, size, work):
+def test_repetitions_of_a_learned_denoiser(place, capsys, monkeypatch):
     monkeypatch.setattr(learned_task, "AttentionUNet", OneConvolution)
     flags = (
         *("--n-train=32", "--n-simulations=2", "--n-original=80", "--n-generated=4"),
         *("--epochs=2", "--batch-size=8", "--diffusion-steps=5", "--channels=4,4,8,8"),
         *("--mean-list=0.2,0.8", "--std-list=0.05,0.1", "--weights=1,3", "--noplots"),
-        f"--chunk-size={size}",
     )
-    check_close(runs(place / f"{size}", learned_denoiser, flags, capsys, work, on=(1, 2)), ALMOST)
+    alone, together = (
+        runs(place, learned_denoiser, (*flags, f"--chunk-size={n}"), capsys, work, on=on, name=name)
+        for n, work, on, name in (
+            (1, "batches of 8", (1, 4), "alone"),
+            (2, "chunks of 2 repetitions", (2,), "together"),
+        )
+    )
+    check_close(alone, ALMOST)
+    # The rows are of others, the summaries behind them are of all.
+    ends = {n: values[-22:] for n, values in {1: alone[1], 2: together[2]}.items()}
+    check_close(ends, ALMOST)
