@@ -369,6 +369,7 @@ CHECKS = {
     "contributing.md": check_contributing,
     "data_formats.md": check_formats,
     "reference/api.md": lambda s: all(callable(s[name]) for name in ("fit", "Network")),
+    "gpu_and_cluster.md": lambda s: s["energies"].times.shape == (8, 3),
     "populations.md": lambda s: s["course"].snapshots.shape == (5, 1300, 2),
     "pretrained.md": check_pretrained,
     "quick_start.md": check_quick_start,
