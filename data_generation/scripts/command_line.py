@@ -267,10 +267,12 @@ def _has_others(values: flags.FlagValues) -> bool:
 
 def _join_others(values: flags.FlagValues) -> None:
     """Makes this process one of several, where the flags say so."""
-    if _has_others(values):
-        from data_generation.scripts.joining import join
+    if "coordinator" in values:
+        settings = settings_from_flags(ProcessSettings, values)
+        if settings.coordinator is not None:
+            from data_generation.scripts.joining import join
 
-        join(settings_from_flags(ProcessSettings, values))
+            join(settings)
     if "runs_dir" in values:
         values["runs_dir"].value = own_place(str(values["runs_dir"].value))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import say
-from data_generation.scripts.processes import first_alone, share_folder
+from data_generation.scripts.processes import Group, first_alone, share_folder
 from diffusions.late_imports import import_extra
 from diffusions.memory import check_memory
 from experiments.run.lock import LOCK, held, hold, release_all_but
@@ -30,13 +30,17 @@ def run_sweep(cells: Sequence[Cell], name: str, execution: ExecutionSettings) ->
 
     Raises:
         ImportError: an extra is needed and not installed.
-        ValueError: what a run's data need does not fit into memory, the folder cannot be written, or
-            another process carries out a sweep in it.
+        ValueError: several processes would send the same jobs; what a run's data need does not fit
+            into memory, the folder cannot be written, or another process carries out a sweep in it.
     """
     for cell in cells:
         if isinstance(cell.data, DataSettings):
             check_memory(cell.data.memory_needs)
 
+    if Group.current is not None and execution.executor != "local":
+        raise ValueError(
+            f"--executor={execution.executor} sends jobs from one process: leave --coordinator out"
+        )
     _check_extras(cells, execution)
     folder = SweepFolder(Path(execution.runs_dir) / name, execution)
     first_alone(lambda: check_sweep_folder(folder.path))

@@ -24,6 +24,7 @@ from checkpoints import save_energy
 from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import say
 from data_generation.scripts.device import chosen_devices
+from data_generation.scripts.processes import Group
 from diffusions.devices import spread_over
 from experiments.populations.assessment import assess, evaluation_key, judge, reported
 from experiments.populations.datasets import population
@@ -200,7 +201,10 @@ def _recorded(batch: Sequence[Cell], folder: SweepFolder) -> Iterator[list[Cell]
     failed: list[Cell] = []
     try:
         yield failed
-    except Exception as error:  # noqa: BLE001 (one run shall not end the others)
+    except Exception as error:
+        # What goes wrong in one of several processes is unknown to those that wait for it.
+        if Group.current is not None and not isinstance(error, ValueError):
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         for cell in batch:
             folder.fail(cell, f"{type(error).__name__}: {reason}"[:500], traceback.format_exc())

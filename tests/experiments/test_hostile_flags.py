@@ -16,6 +16,7 @@ from checkpoints.settings import ExportSettings, ImportSettings
 from data_generation.images.mask_settings import MaskSettings
 from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import run_script, script_module, settings_from_flags
+from data_generation.scripts.processes import ProcessSettings
 from diffusions import memory
 from experiments.information_theoretic.settings import InformationTheoreticSettings
 from experiments.linear_denoiser.settings import LearnedDenoiserSettings, LinearDenoiserSettings
@@ -48,15 +49,22 @@ SCRIPTS = {
     "experiments.annotate": (AnnotateSettings,),
     "experiments.evaluate": (EvaluateSettings,),
     "experiments.identify": (IdentifySettings,),
-    "experiments.information_theoretic": (InformationTheoreticSettings,),
-    "experiments.learned_denoiser": (LearnedDenoiserSettings,),
-    "experiments.linear_denoiser": (LinearDenoiserSettings,),
+    "experiments.information_theoretic": (InformationTheoreticSettings, ProcessSettings),
+    "experiments.learned_denoiser": (LearnedDenoiserSettings, ProcessSettings),
+    "experiments.linear_denoiser": (LinearDenoiserSettings, ProcessSettings),
     "experiments.report": (ReportSettings,),
-    "experiments.reproduce": (ReproduceSettings, ExecutionSettings),
-    "experiments.sparse_localization": (SparseSettings, CurriculumSettings),
-    "experiments.sparse_pixels": (SparsePixelsSettings,),
-    "experiments.sweep": (SweepSettings, Grid, SimulationSettings, ExecutionSettings, *LEARNING),
-    "experiments.train": (TrainSettings, *LEARNING),
+    "experiments.reproduce": (ReproduceSettings, ExecutionSettings, ProcessSettings),
+    "experiments.sparse_localization": (SparseSettings, CurriculumSettings, ProcessSettings),
+    "experiments.sparse_pixels": (SparsePixelsSettings, ProcessSettings),
+    "experiments.sweep": (
+        SweepSettings,
+        Grid,
+        SimulationSettings,
+        ExecutionSettings,
+        ProcessSettings,
+        *LEARNING,
+    ),
+    "experiments.train": (TrainSettings, ProcessSettings, *LEARNING),
 }
 NEEDED = {
     ExportSettings: {"model": "x", "out": "y"},
@@ -99,8 +107,12 @@ def test_every_script_and_flag_is_walked_over():
     assert found | {"data_generation.__main__"} == SCRIPTS.keys()
     for name, classes in SCRIPTS.items():
         fields = {field.name for kind in classes for field in dataclasses.fields(kind)}
-        flags = set(script_module(name).FLAGS) - {"debug", "compilation_cache"}
-        assert flags == fields
+        # Flags of every script are there from its first start on.
+        late = {"debug", "compilation_cache"} | {
+            f.name for f in dataclasses.fields(ProcessSettings)
+        }
+        assert set(script_module(name).FLAGS) - late == fields - late
+        assert (ProcessSettings in classes) == ("devices" in fields)
 
 
 def told(name, argument, capsys):

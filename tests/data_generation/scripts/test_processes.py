@@ -15,6 +15,11 @@ from data_generation.scripts.processes import (
     share_folder,
 )
 from data_generation.scripts.progress import progress_bar
+from experiments.populations.learning_settings import LearningSettings
+from experiments.sweeps.folder import SweepFolder
+from experiments.sweeps.running import run_sweep
+from experiments.sweeps.runs import _recorded
+from experiments.sweeps.settings import ExecutionSettings, Grid, SimulationSettings, cells_of
 
 
 class OfTwo(Group):
@@ -92,6 +97,11 @@ def test_a_script_that_finds_no_step_of_slurm_says_so(monkeypatch, capsys):
     assert "and there is no SLURM_JOB_ID" in capsys.readouterr().err
 
 
+def test_processes_without_a_coordinator_are_refused(capsys):
+    assert run_script(pytest.fail, define_flags(Settings), argv=["--processes=2"]) == 2
+    assert "go with coordinator=HOST:PORT" in capsys.readouterr().err
+
+
 def test_the_others_show_nothing_and_write_elsewhere(of_two, tmp_path, capsys):
     values, found = define_flags(Settings), []
 
@@ -121,6 +131,25 @@ def test_a_library_that_lost_the_others_is_no_bug(of_two, capsys):
     of_two(first=True)
     assert run_script(main, define_flags(Settings), argv=[]) == 75
     assert "error: another process has ended, and the run with it" in capsys.readouterr().err
+
+
+def test_a_sweep_ends_where_one_process_fails_unlike_the_others(of_two, tmp_path):
+    folder = SweepFolder(tmp_path / "sweep", ExecutionSettings())
+    settings = (SimulationSettings(data_dir=str(tmp_path)), LearningSettings())
+    cells = cells_of([Grid()], *settings)
+
+    def attempt(error):
+        with _recorded(cells, folder) as failed:
+            raise error
+        return failed
+
+    assert attempt(OSError("no room")) == cells
+    of_two(first=True)
+    assert attempt(ValueError("refused by all of them")) == cells
+    with pytest.raises(OSError, match="no room"):
+        attempt(OSError("no room"))
+    with pytest.raises(ValueError, match="sends jobs from one process"):
+        run_sweep(cells, "sweep", ExecutionSettings(executor="slurm", runs_dir=str(tmp_path)))
 
 
 def test_the_first_one_makes_what_the_others_read(of_two):
