@@ -249,7 +249,7 @@ def in_order(snapshots: Snapshots) -> tuple[Snapshots, Int[np.ndarray, "t n"]]:
 
 def _numbers(name: str, values: Any, of: str = "particles, dimension") -> np.ndarray:
     """An array of real numbers, whatever holds them: in single or in double precision."""
-    if getattr(values, "dtype", None) == np.float32:
+    if isinstance(values, np.ndarray | jax.Array) and values.dtype == np.float32:
         return np.asarray(values)
     try:
         return np.asarray(values, dtype=np.float64)

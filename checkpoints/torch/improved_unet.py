@@ -45,7 +45,12 @@ def improved_unet_from_state_dict(
     """
     reader = UNetReader(weights, "improved DDPM's U-Net")
     n_inputs, n_outputs = reader.count("input_blocks"), reader.count("output_blocks")
-    width, in_channels = reader.peek("input_blocks.0.0.weight").shape[:2]
+    first = reader.peek("input_blocks.0.0.weight")
+    if first.ndim != 4:
+        raise ValueError(
+            f"input_blocks.0.0.weight has shape {list(first.shape)}, expected four axes"
+        )
+    width, in_channels = first.shape[:2]
     resizes = [f"input_blocks.{i}.0.op.weight" in reader.left for i in range(n_inputs)]
     # The first entry is no block: it takes the place of a resize before level 0.
     starts = [0, *(i for i, resize in enumerate(resizes) if resize), n_inputs]

@@ -115,11 +115,11 @@ def _check_snapshots(part: str, arrays: Arrays, sizes: dict[str, int]) -> None:
             f"times of {part} must be strictly increasing, got {shown(arrays['times'].tolist())}"
         )
     weights = arrays["weights"].astype(np.float64)
-    there = [x[w > 0] for x, w in zip(arrays["points"], weights, strict=True)]
-    check_spread([x for x in there if len(x)], f"points of {part}")
     if (weights < 0).any():
         raise ValueError(f"weights of {part} has negative entries")
     _check_sums(f"weights of {part}, of one snapshot,", weights.sum(axis=1))
+    there = [x[w > 0] for x, w in zip(arrays["points"], weights, strict=True)]
+    check_spread(there, f"points of {part}")
 
 
 def _times(arrays: Arrays) -> np.ndarray:

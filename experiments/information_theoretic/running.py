@@ -45,7 +45,7 @@ def train_run(
             f"{settings.dataset}: {len(task.train)} training and {len(task.validation)} validation "
             f"examples in dimension {task.dimension}, {' and '.join(f'{n:,}' for n in sizes)} "
             "parameters",
-            numbers="bfloat16" if settings.bfloat16 else "float32",
+            numbers="bfloat16" if settings.bfloat16 and not models else "float32",
             divided=division(f"batches of {settings.batch_size}", task.devices),
             cut=(f"of a training, and without effect here: {flags}" if flags else None)
             if models

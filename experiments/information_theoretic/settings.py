@@ -29,7 +29,7 @@ NETWORKS = "networks"
 _OF_A_TRAINING = (
     *("epochs", "batch_size", "noises", "learning_rate", "schedule", "weighting", "ema_decay"),
     *("gradient_clip", "precondition", "width", "n_layers", "embedding", "coordinate_scale"),
-    *("log_snr_scale", "activation", "dropout", "weights", "flip", "eval_every"),
+    *("log_snr_scale", "activation", "dropout", "bfloat16", "weights", "flip", "eval_every"),
 )
 Preset = Literal["paper", "cpu"]
 Two = Annotated[int, Bounds(2, MOST_INT)]
@@ -83,7 +83,7 @@ class InformationTheoreticSettings(RunSettings):
         unet: configuration of the image network; absent, the preset's.
         dropout: of the image network.
         bfloat16: compute the image network in bfloat16.
-        weights: folder of an imported DDPM network (see `checkpoints.import_torch`) to start from.
+        weights: folder of an imported network (see `checkpoints.import_torch`) to start from.
         flip: mirror half of the training images.
         eval_every: epochs between evaluations, each with a checkpoint and, in the plane, a picture;
             absent, a fifth of the epochs.

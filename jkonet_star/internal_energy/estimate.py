@@ -46,7 +46,12 @@ from jkonet_star.internal_energy.displacement_regression import (
 )
 from jkonet_star.internal_energy.euler_steps import Steps, drift_features
 from jkonet_star.internal_energy.limits import most_beta, one_law, several_betas, too_much_noise
-from jkonet_star.internal_energy.long_steps import ENOUGH, MOST_MOVED, fit_long_steps
+from jkonet_star.internal_energy.long_steps import (
+    ENOUGH,
+    LARGEST_DIMENSION,
+    MOST_MOVED,
+    fit_long_steps,
+)
 from jkonet_star.internal_energy.moments import Tests, potential_tests
 from jkonet_star.internal_energy.paired_likelihood import (
     PairedFit,
@@ -378,31 +383,42 @@ def _drift(
     best, least = None, ACCEPTED_DRIFT_MISFIT
     for number, features in enumerate(_trials(model)):
         problem = _problem(sample, whole, features, constants, rng, independent=True)
-        found = fit_weak_form_drift(
-            features,
-            problem.steps,
-            problem.weights,
-            _tests(features, constants),
-            problem.start.theta,
-            problem.start.beta,
-        )
+        try:
+            found = fit_weak_form_drift(
+                features,
+                problem.steps,
+                problem.weights,
+                _tests(features, constants),
+                problem.start.theta,
+                problem.start.beta,
+            )
+        except np.linalg.LinAlgError:  # tests of which a few particles decide all
+            continue
         if found.converged and LEAST_MISFIT < found.misfit < least:
             best, least = spread_out(found, features, model), found.misfit
         if least < MOST_MISFIT:
             break
-        if best is None and not number and not features.has_interaction:
+        if (
+            best is None
+            and not number
+            and not features.has_interaction
+            and features.dimension <= LARGEST_DIMENSION
+        ):
             few = sample.thinned(MOST_MOVED)
             if few is not sample:
                 problem = _problem(few, whole, features, constants, rng, independent=True)
-            long = fit_long_steps(
-                features,
-                constants,
-                problem.steps,
-                problem.weights,
-                problem.start.theta,
-                problem.start.beta,
-                most_misfit=ACCEPTED_DRIFT_MISFIT,
-            )
+            try:
+                long = fit_long_steps(
+                    features,
+                    constants,
+                    problem.steps,
+                    problem.weights,
+                    problem.start.theta,
+                    problem.start.beta,
+                    most_misfit=ACCEPTED_DRIFT_MISFIT,
+                )
+            except np.linalg.LinAlgError:  # unknowns that no test tells apart
+                long = None
             if long is not None:
                 return spread_out(long.drift, features, model), long.doubt
     return best, None

@@ -62,6 +62,9 @@ DAMPING_FACTOR = 10.0
 MOST_DAMPING = 1e6
 SETTLED = 0.05
 """Of chi^2, by which an iteration still lowers it at convergence: far less than one."""
+LARGEST_DIMENSION = 2
+"""Derivatives by all unknowns are carried for every particle and step: in more dimensions they take
+minutes and gigabytes, and none of what is known of this estimate was measured there."""
 LEAST_RELATIVE_BETA = 1e-4
 """Of the noise that would cross a bump in one step: the derivative of its root is infinite at zero."""
 RIDGE = 1e-9
@@ -220,14 +223,18 @@ def _minimise(problem: _LongSteps, estimate: np.ndarray, rows: np.ndarray) -> _M
                 damping = max(damping / DAMPING_FACTOR, DAMPING / 1e6)
             else:
                 damping *= DAMPING_FACTOR
-        converged = lowered is None or lowered < SETTLED
+        if lowered is None:  # at a minimum nothing lowers it, nor should anything
+            left = right[rows] @ _damped(matrix[np.ix_(rows, rows)], right[rows], 0.0)
+            converged = bool(left < SETTLED)
+            break
+        converged = lowered < SETTLED
     matrix, right, chi_square = problem.normal(at, problem.weighing(at))
     freedom = at.gaps.size - len(rows)
     return _Minimum(
         estimate,
         matrix,
         right,
-        (chi_square - freedom) / float(np.sqrt(2.0 * freedom)),
+        (chi_square - freedom) / float(np.sqrt(2.0 * freedom)) if freedom > 0 else np.inf,
         problem.form.deviance(at.gaps, at.smoothed, problem.form.observed),
         iteration,
         converged,
@@ -258,7 +265,8 @@ def fit_long_steps(
 ) -> LongStepsFit | None:
     """The minimum of (4), with the features that the data ask for (`weak_form_drift`, equation (1)).
 
-    None where the features do not explain the snapshots, or no minimum is found.
+    None where the features do not explain the snapshots, where no minimum is found, and where there are
+    fewer than twice as many tests as unknowns, some of which would explain anything.
 
     Args:
         model: of a potential alone, whose features these are.
@@ -280,6 +288,8 @@ def fit_long_steps(
     ]
     tests = potential_tests(dataclasses.replace(features, exponents=tuple(low)), centers)
     form = WeakForm(steps, weights, tests, BUMPS)
+    if form.projection.shape[1] * len(steps.tau) < 2 * (len(theta) + 1):
+        return None
     sets = feature_sets(features, 0)
     problem = _LongSteps(form, features, centers, FEW, seed)
     rows, first = np.arange(len(theta) + 1), np.append(max(beta, problem.least), theta)
@@ -288,7 +298,7 @@ def fit_long_steps(
     doubt = float(np.ptp([own.estimate[0] for own in minima]))
     iterations = sum(own.iterations for own in minima)
     for _ in range(SELECTIONS):
-        if found.misfit > most_misfit:
+        if not found.misfit <= most_misfit:
             return None
         right = found.right + found.matrix @ found.estimate
         chosen = select(found.matrix, right, RIDGE, form.count, [sets])
@@ -299,7 +309,7 @@ def fit_long_steps(
         iterations += found.iterations
     problem = _LongSteps(form, features, centers, ENOUGH, seed)
     found = _minimise(problem, found.estimate, rows)
-    if found.misfit > most_misfit or not found.converged:
+    if not (found.misfit <= most_misfit and found.converged):
         return None
     drift = WeakFormDrift(
         theta=found.estimate[1:],

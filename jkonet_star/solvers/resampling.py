@@ -283,8 +283,11 @@ def _with_coefficients(problem: Problem, generator: np.random.Generator) -> Prob
     theta = np.array(estimate.drift_coefficients, np.float64)
     theta[drift.kept] += moved[1:]
     # At unit scale the error of beta is the covariance's: its ratio to the reported one is the unit.
+    # After many steps there is more in what is reported, and beta is never zero.
     error = float(np.sqrt(drift.covariance[0, 0]))
     unit = estimate.standard_error / error if error > 0 else 0.0
+    if estimate.substeps > 1:
+        unit = estimate.beta / drift.beta
     beta = max(0.0, estimate.beta + unit * float(moved[0]))
     drawn = WeakFormEnergy(
         own.model,

@@ -63,7 +63,7 @@ class PopulationNetwork(Network):
         beta = 0.0 if problem.internal is None else problem.internal.beta
         data = PopulationData(
             n_particles=particles_of(problem.snapshots),
-            frame=frame(problem),
+            frame=frame(problem).replace(substeps=1),  # type: ignore[attr-defined]
             units=data_units(problem.snapshots, problem.conditions, beta),
             batches=bilevel_data(
                 problem.snapshots,

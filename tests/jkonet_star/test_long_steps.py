@@ -11,6 +11,7 @@ from checkpoints import load_energy, save_energy
 from diffusions.precision import double_precision
 from jkonet_star.energies.features import make_features
 from jkonet_star.fitted import FittedEnergy
+from jkonet_star.internal_energy import long_steps
 from jkonet_star.internal_energy.estimate import estimate_internal
 from jkonet_star.internal_energy.limits import several_betas
 from jkonet_star.internal_energy.long_steps import ENOUGH, _moved
@@ -138,3 +139,32 @@ def test_what_the_features_do_not_explain_has_no_drift():
     found = estimate_internal(model, constants, snapshots, regime="unpaired")
     assert found.drift is None
     assert found.substeps == 1
+
+
+@pytest.mark.parametrize("case", ["fewer tests than unknowns", "three dimensions"])
+def test_where_it_cannot_be_told_nothing_is_looked_for(case, monkeypatch):
+    """Some of many unknowns explain anything, and derivatives in many dimensions take gigabytes."""
+    called = []
+    monkeypatch.setattr(long_steps, "_minimise", lambda *arguments: called.append(arguments))
+    if case == "three dimensions":
+        rng = np.random.default_rng(0)
+        flat = double_well(n=60, count=3).arrays()
+        arrays = [np.hstack([x, rng.normal(size=(len(x), 1))]) for x in flat]
+        settings = MONOMIALS
+    else:
+        arrays, settings = double_well(n=60, count=2).arrays(), FeatureSettings(radial="none")
+    snapshots = snapshots_from_arrays(arrays, dt=0.15)
+    model, constants = linear_model(Terms(potential=True, internal=True), snapshots, settings)
+    found = estimate_internal(model, constants, snapshots, regime="unpaired")
+    assert not called
+    assert found.substeps == 1
+
+
+def test_a_particle_far_away_does_no_harm():
+    arrays = [np.array(x) for x in double_well(n=200, count=4).arrays()]
+    for x in arrays:
+        x[0] = (300.0, -200.0)
+    snapshots = snapshots_from_arrays(arrays, dt=0.15)
+    model, constants = linear_model(Terms(potential=True, internal=True), snapshots, MONOMIALS)
+    found = estimate_internal(model, constants, snapshots, regime="unpaired")
+    assert np.isfinite(found.beta)
