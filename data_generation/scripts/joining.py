@@ -26,7 +26,14 @@ SECONDS_TO_COME = 300
 """That processes wait for each other at the start."""
 SECONDS_OF_SILENCE = 30
 """After which a process counts as dead."""
-_SLURM_STEP = ("SLURM_JOB_ID", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID")
+# What JAX reads; it gives each task the device of its number on the node.
+_SLURM_STEP = (
+    "SLURM_JOB_ID",
+    "SLURM_STEP_NODELIST",
+    "SLURM_NTASKS",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+)
 # Nothing but the pipe tells how the process that it belongs to has ended.
 _WITNESS = """
 import shutil, sys
