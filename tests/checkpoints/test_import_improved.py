@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from checkpoints import import_torch, load_network
 from checkpoints.torch.improved_unet import improved_unet_from_state_dict
@@ -244,7 +243,7 @@ def test_heads_must_divide_the_channels():
 def test_the_script_imports_it_as_a_density(tmp_path, capsys):
     """What was imported is opened as what it is: a denoiser of the log SNR."""
     weights = random_weights(width=32, multipliers=(1,), blocks=1, attention=())
-    save_file(weights, tmp_path / "unet.safetensors")
+    pytest.importorskip("safetensors.numpy").save_file(weights, tmp_path / "unet.safetensors")
     arguments = [f"--weights={tmp_path / 'unet.safetensors'}", f"--out={tmp_path / 'out'}"]
     assert import_torch.run(["--kind=ddpm-unet", "--heads=2", *arguments]) == 2
     assert "--heads needs --kind=improved-ddpm-unet" in capsys.readouterr().err
