@@ -151,16 +151,10 @@ def explanation(problem: "Problem", energies: FittedEnergy) -> Explanation:
     most = min(MOST_PAIRS, max(100, MOST_PAIRS_IN_ALL // snapshots.n_steps))
     parts = [_some(rng, np.flatnonzero(step == k), most) for k in range(snapshots.n_steps)]
     rows = np.concatenate(parts)
-    samples = INTERACTION_SAMPLES if energies.model.has_interaction else 0
-    found = _residuals(energies, conditions, jnp.asarray(rows), jax.random.key(0), samples)
     x = points[step[rows], np.asarray(problem.couplings.source)[rows]].astype(np.float64)
-    variance = 2.0 * _constant_betas(problem, energies)[:, None] * np.asarray(conditions.tau)[rows]
-    noise = np.sqrt(variance)[..., None] * rng.standard_normal(x.shape)
-    shift = np.asarray(conditions.displacement, np.float64)[rows] + noise
-    ends = x + shift - np.asarray(found, np.float64)
-    if (
-        energies.substeps > 1
-    ):  # the residuals are those of one step, by which none of these predicts
+    if energies.substeps == 1:
+        ends = _by_residuals(problem, energies, rows, x, rng)
+    else:  # the residuals are those of one step, by which none of these predicts
         ends = _predicted(energies, snapshots, x, step[rows], mass[rows])
 
     distances = np.zeros(1 + len(ends))
@@ -187,6 +181,23 @@ def explanation(problem: "Problem", energies: FittedEnergy) -> Explanation:
         # 1 / n is the sum of the squared weights; several steps vary less in their mean than one.
         chance=CHANCE * smallest / float(np.sqrt(snapshots.n_steps)),
     )
+
+
+def _by_residuals(
+    problem: "Problem",
+    energies: FittedEnergy,
+    rows: HostArray,
+    x: HostArray,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "s m d"]:
+    """Where pairs at some rows end, less what the energies do not explain of it, with their noise."""
+    conditions = problem.conditions
+    samples = INTERACTION_SAMPLES if energies.model.has_interaction else 0
+    found = _residuals(energies, conditions, jnp.asarray(rows), jax.random.key(0), samples)
+    variance = 2.0 * _constant_betas(problem, energies)[:, None] * np.asarray(conditions.tau)[rows]
+    noise = np.sqrt(variance)[..., None] * rng.standard_normal(x.shape)
+    shift = np.asarray(conditions.displacement, np.float64)[rows] + noise
+    return x + shift - np.asarray(found, np.float64)
 
 
 def _predicted(

@@ -87,16 +87,14 @@ def _mapped(
 
 
 def _block(reader: UNetReader, name: str) -> dict[str, Any]:
-    block = {
-        "norm_1": reader.norm(f"{name}.norm1"),
-        "conv_1": reader.conv(f"{name}.conv1"),
-        "time": reader.dense(f"{name}.time_emb_proj"),
-        "norm_2": reader.norm(f"{name}.norm2"),
-        "conv_2": reader.conv(f"{name}.conv2"),
-    }
-    if f"{name}.conv_shortcut.weight" in reader.left:
-        block["shortcut"] = reader.dense(f"{name}.conv_shortcut")
-    return block
+    return reader.block(
+        norm_1=f"{name}.norm1",
+        conv_1=f"{name}.conv1",
+        time=f"{name}.time_emb_proj",
+        norm_2=f"{name}.norm2",
+        conv_2=f"{name}.conv2",
+        shortcut=f"{name}.conv_shortcut",
+    )
 
 
 def _attention(reader: UNetReader, name: str) -> dict[str, Any]:

@@ -125,16 +125,14 @@ def _place(
 
 
 def _block(reader: UNetReader, name: str) -> dict[str, Any]:
-    block = {
-        "norm_1": reader.norm(f"{name}.in_layers.0"),
-        "conv_1": reader.conv(f"{name}.in_layers.2"),
-        "time": reader.dense(f"{name}.emb_layers.1"),
-        "norm_2": reader.norm(f"{name}.out_layers.0"),
-        "conv_2": reader.conv(f"{name}.out_layers.3"),
-    }
-    if f"{name}.skip_connection.weight" in reader.left:
-        block["shortcut"] = reader.dense(f"{name}.skip_connection")
-    return block
+    return reader.block(
+        norm_1=f"{name}.in_layers.0",
+        conv_1=f"{name}.in_layers.2",
+        time=f"{name}.emb_layers.1",
+        norm_2=f"{name}.out_layers.0",
+        conv_2=f"{name}.out_layers.3",
+        shortcut=f"{name}.skip_connection",
+    )
 
 
 def _attention(reader: UNetReader, name: str, heads: int) -> dict[str, Any]:

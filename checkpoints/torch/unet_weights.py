@@ -94,6 +94,21 @@ class UNetReader:
             biases.append(self.take(f"{name}.bias"))
         return {"kernel": np.concatenate(kernels, axis=1), "bias": np.concatenate(biases)}
 
+    def block(
+        self, *, norm_1: str, conv_1: str, time: str, norm_2: str, conv_2: str, shortcut: str
+    ) -> dict[str, Any]:
+        """A residual block by the names of its parts; the shortcut where channels change."""
+        block = {
+            "norm_1": self.norm(norm_1),
+            "conv_1": self.conv(conv_1),
+            "time": self.dense(time),
+            "norm_2": self.norm(norm_2),
+            "conv_2": self.conv(conv_2),
+        }
+        if f"{shortcut}.weight" in self.left:
+            block["shortcut"] = self.dense(shortcut)
+        return block
+
     def unet(self, module: UNet, params: dict[str, Any]) -> PretrainedUNet:
         """The network, if these are the parameters that it would make and nothing is left.
 
