@@ -50,6 +50,17 @@ class IsotropicMixture:
         """Mean standard deviation of a component: the scale of a kernel that resolves them."""
         return float(np.dot(self.weights, self.stds))
 
+    @property
+    def mean(self) -> float:
+        """Of a coordinate."""
+        return float(np.dot(self.weights, self.means))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of a coordinate."""
+        squares = np.asarray(self.stds) ** 2 + (np.asarray(self.means) - self.mean) ** 2
+        return math.sqrt(float(np.dot(self.weights, squares)))
+
     def density(self, values: np.ndarray) -> np.ndarray:
         """Density of one coordinate.
 

@@ -73,6 +73,20 @@ class MeanLikelihood(NamedTuple):
         return short_repr(self)
 
 
+class EachLikelihood(NamedTuple):
+    """Of every example its estimate in nats, (batch,); and of their mean the error by the draws."""
+
+    values: Array
+    evaluation_error: Array  # NaN for a single draw
+
+    def __repr__(self) -> str:
+        return short_repr(self)
+
+    def mean(self, added: Array | float = 0.0) -> MeanLikelihood:
+        """Over the examples, of the values and what is added to each, such as another's log density."""
+        return mean_of(self.values + added)._replace(evaluation_error=self.evaluation_error)
+
+
 @checked
 def square_norm(x: Float[Array, "batch ..."]) -> Float[Array, "batch"]:
     """Squared norm of each example."""
@@ -197,7 +211,36 @@ def mean_of_blocks(
     chunk: int | None = None,
     known: Float[Array, "batch"] | None = None,
 ) -> MeanLikelihood:
-    """The mean over examples and draws, by `averaged_terms` in independent blocks.
+    """The mean over examples and draws of `values_of_blocks`.
+
+    Args:
+        terms: as there.
+        key: as there.
+        x: as there.
+        law: as there.
+        n_samples: as there.
+        stratified: as there.
+        chunk: as there.
+        known: a part of every example's value that needs no draws, added.
+    """
+    found = values_of_blocks(
+        terms, key, x, law, n_samples=n_samples, stratified=stratified, chunk=chunk
+    )
+    return found.mean(0.0 if known is None else known)
+
+
+@checked
+def values_of_blocks(
+    terms: Callable[[Array, Array, Array, Array], Array],
+    key: Key,
+    x: Float[Array, "batch ..."],
+    law: LogSNRLaw,
+    *,
+    n_samples: int,
+    stratified: bool = True,
+    chunk: int | None = None,
+) -> EachLikelihood:
+    """Of every example the mean over draws, by `averaged_terms` in independent blocks.
 
     Args:
         terms: as there.
@@ -207,7 +250,6 @@ def mean_of_blocks(
         n_samples: draws per example in all.
         stratified: as there, within each block.
         chunk: as there.
-        known: a part of every example's value that needs no draws, added.
     """
     blocks = min(BLOCKS, n_samples)
 
@@ -226,8 +268,7 @@ def mean_of_blocks(
     error = jnp.asarray(jnp.nan)
     if blocks > 1:
         error = values.mean(axis=1).std(ddof=1) / np.sqrt(blocks)
-    values = values.mean(axis=0)
-    return mean_of(values if known is None else values + known)._replace(evaluation_error=error)
+    return EachLikelihood(values.mean(axis=0), error)
 
 
 @checked

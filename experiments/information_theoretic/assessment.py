@@ -9,14 +9,22 @@ import numpy as np
 
 from data_generation.scripts.command_line import say
 from diffusions.density.error_curves import ErrorCurves, error_curves
-from diffusions.density.likelihood import MeanLikelihood, bits_per_dimension, mean_of, nll
+from diffusions.density.likelihood import (
+    EachLikelihood,
+    bits_per_dimension,
+    mean_of,
+    nll_terms,
+    values_of_blocks,
+)
 from diffusions.density.log_snr import LogSNRLaw
 from diffusions.density.saturation import Outside, outside
 from diffusions.keys import named_key
-from diffusions.typing import Array
+from diffusions.typing import Array, HostArray
 from experiments.information_theoretic.task import Learned, Measured, Task
+from experiments.information_theoretic.verdict import verdict
 from experiments.run.folder import RunFolder
 from experiments.run.tables import write_table
+from experiments.run.verdicts import Difference, Verdict
 
 EVALUATION_SEED = 20
 """Of the noise of every evaluation: nothing is taken from the training stream."""
@@ -33,18 +41,18 @@ def evaluation_key(purpose: str) -> Array:
     return named_key(jax.random.key(EVALUATION_SEED), purpose)
 
 
-def likelihood_of(task: Task, law: LogSNRLaw) -> Callable[[Learned], MeanLikelihood]:
-    """The nll of the validation data by what was learned, compiled once."""
+def likelihood_of(task: Task, law: LogSNRLaw) -> Callable[[Learned], EachLikelihood]:
+    """The nll of each of the validation data by what was learned, compiled once."""
     x = task.validation_examples()
     points = task.settings.is_planar
 
-    def likelihood(learned: Learned) -> MeanLikelihood:
-        return nll(
-            task.devices.divided(task.denoiser(learned)),
+    def likelihood(learned: Learned) -> EachLikelihood:
+        denoiser = task.devices.divided(task.denoiser(learned))
+        return values_of_blocks(
+            lambda eps, x, a, weight: nll_terms(denoiser, eps, x, a, weight, task.reference),
             jax.random.key(EVALUATION_SEED),
             x,
             law,
-            task.reference,
             n_samples=NLL_SAMPLES[points],
             chunk=None if points else IMAGE_CHUNK,
         )
@@ -53,13 +61,14 @@ def likelihood_of(task: Task, law: LogSNRLaw) -> Callable[[Learned], MeanLikelih
 
 
 def assess(
-    run: RunFolder, task: Task, learned: Learned, law: LogSNRLaw, nll: MeanLikelihood
+    run: RunFolder, task: Task, learned: Learned, law: LogSNRLaw, each: EachLikelihood
 ) -> dict[str, Any]:
     """Curves, pictures, samples and numbers; what is found goes to the summary."""
     x = task.validation_examples()
+    of_gaussian = task.gaussian.log_density(x)
     measured = Measured(
-        nll=nll,
-        gaussian_nll=mean_of(-task.gaussian.log_density(x)),
+        nll=each.mean(),
+        gaussian_nll=mean_of(-of_gaussian),
         curves=curves_of(task, learned, law),
         gaussian_curves=curves_of(task, None, law),
     )
@@ -76,7 +85,13 @@ def assess(
             f"{bits:.4f} +- {of_bits:.4f} bits per dimension"
         )
     numbers = {name: float(one.value) for name, one in found.items()}
+    remarks = []
+    if learned.gate is not None and learned.gate.shut:
+        remarks.append("the network adds nothing, and the density is that of the reference alone")
+    if not left_out.tolerable(task.dimension):
+        remarks.append("the log SNRs do not hold all of the integral")
     return {
+        **_verdict(task, each, np.asarray(of_gaussian), tuple(remarks)).said(),
         **numbers,
         "standard_error": {name: float(one.standard_error) for name, one in found.items()},
         "evaluation_error": {name: float(one.evaluation_error) for name, one in found.items()},
@@ -85,6 +100,31 @@ def assess(
         "nats_outside": {"left": float(left_out.left), "right": float(left_out.right)},
         **more,
     }
+
+
+def _verdict(
+    task: Task, each: EachLikelihood, of_gaussian: HostArray, remarks: tuple[str, ...]
+) -> Verdict:
+    """Of points in nats, of images in bits per dimension, as both are reported.
+
+    Args:
+        task: what is judged.
+        each: nll of every validation example.
+        of_gaussian: their log densities by the Gaussian.
+        remarks: more to say.
+    """
+    points = task.settings.is_planar
+    unit = 1.0 if points else 1.0 / (np.log(2.0) * task.dimension)
+    own = np.asarray(each.values, np.float64) * unit
+    exact = task.exact_log_density()
+    return verdict(
+        float(own.mean()),
+        Difference.of(own + of_gaussian * unit),
+        None if exact is None else Difference.of(own + exact * unit),
+        examples=f"{len(own)} validation {'points' if points else 'images'}",
+        unit="nats" if points else "bits per dimension",
+        remarks=remarks,
+    )
 
 
 def curves_of(task: Task, learned: Learned | None, law: LogSNRLaw) -> ErrorCurves:

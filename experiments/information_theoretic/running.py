@@ -60,6 +60,6 @@ def train_run(
         else:
             with run.timed("reference"):
                 about_reference = task.prepare()
-            learned = learn_density(run.folder, task, settings, run.seconds)
+            learned = learn_density(run, task, settings)
             results = {**about_reference, **learned}
         run.conclude({"dataset": settings.dataset, **results})

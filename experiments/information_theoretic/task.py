@@ -15,7 +15,7 @@ from diffusions.density.log_snr import LogSNRLaw
 from diffusions.density.reference import Reference
 from diffusions.devices import Replicated
 from diffusions.objectives import Denoiser
-from diffusions.typing import Array, Key, Params
+from diffusions.typing import Array, HostArray, Key, Params
 from experiments.information_theoretic.settings import ResolvedInformationTheoreticSettings
 from experiments.run.folder import RunFolder
 
@@ -113,6 +113,10 @@ class Task(abc.ABC):
         self, run: RunFolder, learned: Learned, law: LogSNRLaw, measured: Measured
     ) -> dict[str, Any]:
         """Pictures at the end, and more for the summary."""
+
+    def exact_log_density(self) -> HostArray | None:
+        """Of every validation example, (examples,); None where their law is not known."""
+        return None
 
     def discrete(self, learned: Learned, law: LogSNRLaw) -> dict[str, MeanLikelihood]:
         """Bounds by name of -log P of data on a grid; none of other data."""

@@ -1,6 +1,5 @@
 """Learning a density, whatever the data: training, evaluation, the network on disk."""
 
-import time
 from typing import Any
 
 import jax
@@ -32,16 +31,15 @@ from experiments.information_theoretic.settings import (
 from experiments.information_theoretic.task import Learned, Task
 from experiments.run.folder import RunFolder
 from experiments.run.records import MeasuredLaw
+from experiments.run.session import Session
 from experiments.run.training import train_batches
 
 
 def learn_density(
-    run: RunFolder,
-    task: Task,
-    settings: ResolvedInformationTheoreticSettings,
-    seconds: dict[str, float],
+    session: Session, task: Task, settings: ResolvedInformationTheoreticSettings
 ) -> dict[str, Any]:
     """Trains, evaluates and saves; what is found goes to the summary."""
+    run, seconds = session.folder, session.seconds
     law = _law(run, task, settings, seconds)
     say(
         f"  log SNR: loc {law.loc:.4g}, scale {law.scale:.4g}, "
@@ -52,7 +50,7 @@ def learn_density(
     def evaluate(state: TrainingState, epoch: int) -> dict[str, Any]:
         learned = Learned(state.ema)
         task.evaluated(run, learned, law, epoch)
-        return {"validation_nll": float(likelihood(learned).value)}
+        return {"validation_nll": float(likelihood(learned).mean().value)}
 
     state, train = _training(task, settings, law, settings.epochs)
     state = train_batches(
@@ -65,24 +63,22 @@ def learn_density(
         seconds=seconds,
         evaluate=evaluate,
     )
-    say("  evaluating ...")
-    start = time.perf_counter()
-    learned, gain = _let_in(task, state.ema, law)
-    network = run.path / "network"
-    if not network.exists():
-        save_network(
-            network,
-            task.module,
-            learned.params,
-            about_denoiser(settings, law, task),
-            denoiser_arrays(task.reference, learned.gate),
-        )
-    if learned.gate is not None and learned.gate.shut:
-        # The network need not be asked where nothing of it is let in.
-        task.evaluated_denoiser = task.reference.epsilon
-        likelihood = likelihood_of(task, law)
-    found = assess(run, task, learned, law, likelihood(learned))
-    seconds["evaluate"] += time.perf_counter() - start
+    with session.timed("evaluate"):
+        learned, gain = _let_in(task, state.ema, law)
+        network = run.path / "network"
+        if not network.exists():
+            save_network(
+                network,
+                task.module,
+                learned.params,
+                about_denoiser(settings, law, task),
+                denoiser_arrays(task.reference, learned.gate),
+            )
+        if learned.gate is not None and learned.gate.shut:
+            # The network need not be asked where nothing of it is let in.
+            task.evaluated_denoiser = task.reference.epsilon
+            likelihood = likelihood_of(task, law)
+        found = assess(run, task, learned, law, likelihood(learned))
     return {**found, **gain, "epochs": settings.epochs}
 
 

@@ -21,6 +21,7 @@ from diffusions.training import initial_state, shuffled_batches, train_epochs
 from experiments.linear_denoiser.figures import plot_generated, plot_learned
 from experiments.linear_denoiser.learned_evaluation import running_averages, say_table, summarise
 from experiments.linear_denoiser.settings import LearnedDenoiserSettings
+from experiments.linear_denoiser.verdict import learned_verdict
 from experiments.run.repetitions import run_chunks
 from experiments.run.session import Session, session
 from experiments.run.tables import write_table
@@ -93,7 +94,8 @@ def _results(
         plot_learned(folder.plots / "curves.png", table, averages)
         if newest:  # absent when a resumed run had all rows
             plot_generated(folder.plots / "generated.png", np.asarray(newest["images"]), data)
-    return {"table": table, "n_simulations": settings.n_simulations}
+    said = learned_verdict(table, data.mean, data.std, settings.n_simulations).said()
+    return {**said, "table": table, "n_simulations": settings.n_simulations}
 
 
 class Experiment:

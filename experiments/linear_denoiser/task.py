@@ -25,6 +25,7 @@ from experiments.linear_denoiser import memorisation
 from experiments.linear_denoiser.evaluation import STATISTICS, say_table, summarise
 from experiments.linear_denoiser.figures import plot_linear, plot_memorisation
 from experiments.linear_denoiser.settings import LinearDenoiserSettings
+from experiments.linear_denoiser.verdict import curves_verdict, map_verdict
 from experiments.run.repetitions import run_chunks
 from experiments.run.session import Session, session
 from experiments.run.tables import write_table
@@ -90,7 +91,8 @@ def _curves(run: Session, model: OneStepModel, settings: LinearDenoiserSettings)
         "hellinger_squared": model.limiting_hellinger_squared,
         "mean_variance": model.limiting_ratio * model.std**2,
     }
-    return {"table": table, "large_n_limit": limit}
+    said = curves_verdict(table, model, settings.n_simulations).said()
+    return {**said, "table": table, "large_n_limit": limit}
 
 
 def _map(run: Session, settings: LinearDenoiserSettings) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def _map(run: Session, settings: LinearDenoiserSettings) -> dict[str, Any]:
     write_table(run.folder.path / "table.csv", table)
     if settings.plots:
         plot_memorisation(run.folder.plots / "memorisation.png", table, models)
-    return {"table": table}
+    return {**map_verdict(table, settings.n_simulations).said(), "table": table}
 
 
 def _rows(

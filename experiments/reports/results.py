@@ -6,6 +6,8 @@ from experiments.reports.html import content, folded, lines, notice, number, par
 
 BEHIND = ("explanation", "outliers", "couplings", "density", "closed_form", "choice")
 """Of a fit: what is looked at where something is wrong."""
+VERDICT = ("verdict", "beaten")
+"""In words, and whether what knows less is as good."""
 _MOST_CARDS = 6
 
 
@@ -13,8 +15,9 @@ def verdict(results: dict[str, Any]) -> str:
     """In words: how good the result is beside what learns nothing, and the warnings of the fit."""
     made = []
     law, w1 = results.get("law"), results.get("w1_one_step_ahead")
-    beaten, told = (law.get("beaten"), law.get("verdict")) if isinstance(law, dict) else (None, "")
-    said = results.get("verdict") or told
+    # The verdict on a population is that on its law.
+    own = {**(law if isinstance(law, dict) else {}), **results}
+    said, beaten = own.get("verdict"), own.get("beaten")
     if isinstance(said, str) and said:
         line = f"{said[:1].upper()}{said[1:]}."
         made.append(notice(line) if beaten else paragraph(line))

@@ -33,7 +33,7 @@ from experiments.reports.html import (
 )
 from experiments.reports.identifiability import identified
 from experiments.reports.law import law_content
-from experiments.reports.results import headline, numbers, verdict
+from experiments.reports.results import VERDICT, headline, numbers, verdict
 from experiments.run.commands import (
     changed,
     dataset_command,
@@ -63,7 +63,7 @@ def run_sections(run: RunFolder) -> list[str]:
     said = verdict(results)
     law, uncertainty = results.pop("law", None), results.pop("uncertainty", None)
     found = {
-        k: v for k, v in results.items() if k not in (*settings, "verdict", "w1_one_step_ahead")
+        k: v for k, v in results.items() if k not in (*settings, *VERDICT, "w1_one_step_ahead")
     }
     training = _charts(run)
     return [
@@ -127,7 +127,7 @@ def _evaluations(run: RunFolder) -> list[str]:
         found = {k: v for k, v in read_entries(file, Summary).items() if k not in ENVIRONMENT}
         plots = file.with_name(f"{file.stem}_plots")
         said, law = verdict(found), law_content(found.pop("law", None))
-        told = {k: v for k, v in found.items() if k not in ("verdict", "w1_one_step_ahead")}
+        told = {k: v for k, v in found.items() if k not in (*VERDICT, "w1_one_step_ahead")}
         figures = pictures(plots.glob("*.png"))
         made.append(section(file.stem.capitalize(), said, figures, law, numbers(told)))
     return made

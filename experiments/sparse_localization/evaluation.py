@@ -14,6 +14,7 @@ from diffusions.keys import named_key
 from diffusions.stochastic_localization import uniform_times
 from diffusions.typing import HostArray, Key
 from experiments.run.folder import RunFolder
+from experiments.run.verdicts import Verdict
 from experiments.sparse_localization.figures import plot_errors, plot_norms, plot_seeds
 from experiments.sparse_localization.measurement import (
     baseline_estimators,
@@ -26,6 +27,7 @@ from experiments.sparse_localization.measurement import (
 from experiments.sparse_localization.sampling import generate
 from experiments.sparse_localization.settings import REFERENCE_SAMPLES, SparseSettings
 from experiments.sparse_localization.task import DenoisingProblem
+from experiments.sparse_localization.verdict import errors_verdict, samples_verdict
 
 CURVE_POINTS = 200
 
@@ -37,8 +39,8 @@ def evaluate(
     denoisers: dict[str, Denoiser],
     reference: dict[float, float],
     key: Key,
-) -> dict[str, Any]:
-    """Mean squared errors, as a table, files, figures and for the summary."""
+) -> tuple[dict[str, Any], Verdict]:
+    """Mean squared errors, as a table, files, figures and for the summary, and in words."""
     networks = _estimators(denoisers, problem.k)
     baselines = baseline_estimators(problem.k, settings.zero_probability)
     estimators = networks | (baselines if settings.baselines else {})
@@ -108,7 +110,7 @@ def evaluate(
         if len(networks) > 1:
             chosen = {name: found[name] for name in networks}
             plot_seeds(plots / "seeds.png", problem.times, problem.n, chosen)
-    return result
+    return result, errors_verdict(found, tuple(networks), crossings)
 
 
 def _estimators(denoisers: dict[str, Denoiser], k: int) -> dict[str, Any]:
@@ -127,8 +129,8 @@ def sample(
     problem: DenoisingProblem,
     denoisers: dict[str, Denoiser],
     key: Key,
-) -> dict[str, Any]:
-    """Samples of the first denoiser, their norms, and the distance to the true law.
+) -> tuple[dict[str, Any], Verdict]:
+    """Samples of the first denoiser, their norms, and the distance to the true law, in words, too.
 
     With `--mode=generate` the run keeps its state within the sampling.
     """
@@ -158,9 +160,10 @@ def sample(
     )
     if settings.plots:
         plot_norms(path / "plots" / "norms.png", norms, settings.zero_probability, distance)
-    return {
+    result = {
         "norms": quantiles,
         "share_of_norms_above_half": float(np.mean(norms > 0.5)),
         "w1_norm": distance,
         "steps": len(times) - 1,
     }
+    return result, samples_verdict(norms, settings.zero_probability)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from experiments.run.session import session
+from experiments.run.verdicts import joined
 from experiments.sparse_localization.evaluation import evaluate, sample
 from experiments.sparse_localization.settings import CurriculumSettings, SparseSettings
 from experiments.sparse_localization.task import (
@@ -46,10 +47,15 @@ def run_mode(settings: SparseSettings, curriculum: CurriculumSettings, begin: fl
         if scaled is not None:
             network = train_denoiser(run.folder, settings, scaled, problem, key, run.seconds)
             denoisers = {DENOISER: network}
+        parts = []
         if settings.mode != "generate":
             with run.timed("evaluate"):
-                results |= evaluate(run.folder.path, settings, problem, denoisers, reference, key)
+                parts.append(
+                    evaluate(run.folder.path, settings, problem, denoisers, reference, key)
+                )
         if settings.mode in ("generate", "reproduce"):
             with run.timed("generate"):
-                results |= sample(run.folder, settings, problem, denoisers, key)
-        run.conclude(results)
+                parts.append(sample(run.folder, settings, problem, denoisers, key))
+        for found, _ in parts:
+            results |= found
+        run.conclude(results | joined([verdict for _, verdict in parts]).said())

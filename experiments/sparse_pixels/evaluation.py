@@ -38,6 +38,7 @@ from experiments.sparse_pixels.perceptual import Perceptual
 from experiments.sparse_pixels.sampling import Reconstruction, SamplerSpec
 from experiments.sparse_pixels.settings import ResolvedSparsePixelsSettings, Sampler
 from experiments.sparse_pixels.task import SparseTask
+from experiments.sparse_pixels.verdict import verdict
 
 SAMPLE_SEED = 31
 """Of the noise of every evaluation: nothing is taken from the training stream."""
@@ -204,6 +205,7 @@ def evaluate(
     methods["sample"] = draws.images[0]
     methods["sample_mean"] = draws.images.mean(axis=0)
     table = {name: quality(images, held, perceptual) for name, images in methods.items()}
+    per_image = {name: unseen_psnr(images, held) for name, images in methods.items()}
     rows = [{"method": name, **found} for name, found in table.items()]
     write_table(run.path / "methods.csv", rows)
     for name, found in table.items():
@@ -233,6 +235,7 @@ def evaluate(
     told = held.told
     error = (draws.images[0] - held.images)[told]
     return {
+        **verdict(per_image, settings.draws, calibrated).said(),
         "psnr_unseen": table["sample_mean"]["psnr_unseen"],
         "psnr_unseen_of": f"mean of {settings.draws} samples",
         "psnr_unseen_single_sample": table["sample"]["psnr_unseen"],

@@ -43,7 +43,7 @@ def train_run(settings: ResolvedSparsePixelsSettings, begin: float) -> None:
         )
         if not started:
             return
-        results = learn(run.folder, task, run.seconds)
+        results = learn(run, task)
         shared = {name: getattr(settings, name) for name in ("dataset", "model", "supervision")}
         run.conclude({**shared, **results})
 

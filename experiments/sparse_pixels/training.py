@@ -1,7 +1,6 @@
 """Training from sparse pixels in a run folder, and what is done with the networks it leaves."""
 
 import functools
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from diffusions.training import TrainingState, initial_state, train_epochs
 from diffusions.typing import Key, Params
 from experiments.run.folder import RunFolder
 from experiments.run.outputs import ABOUT, about, check_results
+from experiments.run.session import Session
 from experiments.run.training import train_batches
 from experiments.sparse_pixels.evaluation import (
     draw,
@@ -40,18 +40,17 @@ SCRIPT = "experiments.sparse_pixels"
 DRAWS_SHOWN = 4
 
 
-def learn(run: RunFolder, task: SparseTask, seconds: dict[str, float]) -> dict[str, Any]:
+def learn(session: Session, task: SparseTask) -> dict[str, Any]:
     """Trains the diffusion model and the one-shot network, saves and judges them.
 
     Args:
-        run: the folder.
+        session: of the run.
         task: data, network, losses.
-        seconds: by activity; added to.
 
     Returns:
         The results for the summary.
     """
-    settings = task.settings
+    settings, run, seconds = task.settings, session.folder, session.seconds
     reconstruction = Reconstruction(task)
     perceptual = Perceptual(settings, task.shape)  # before hours of training, not after
 
@@ -73,11 +72,10 @@ def learn(run: RunFolder, task: SparseTask, seconds: dict[str, float]) -> dict[s
         part = RunFolder(run.path / name)
         part.path.mkdir(exist_ok=True)
         say(f"  round {i} of {rounds}: completes the training images, then {each} epochs on them")
-        start = time.perf_counter()
-        completed = completed_images(
-            task, params, named_key(key, f"{name} draws"), part.path / COMPLETED
-        )
-        seconds["train"] += time.perf_counter() - start
+        with session.timed("train"):
+            completed = completed_images(
+                task, params, named_key(key, f"{name} draws"), part.path / COMPLETED
+            )
         params = _trained(
             part,
             task,
@@ -106,21 +104,19 @@ def learn(run: RunFolder, task: SparseTask, seconds: dict[str, float]) -> dict[s
         )
         _save(part, task, regression)
         curves["regression"] = part.rows()
-    start = time.perf_counter()
-    say("  evaluating ...")
-    found = evaluate(
-        run,
-        task,
-        reconstruction,
-        params,
-        regression,
-        settings,
-        perceptual,
-        plots=settings.plots,
-    )
-    if settings.plots:
-        plot_losses(run.plots / "training.png", curves)
-    seconds["evaluate"] += time.perf_counter() - start
+    with session.timed("evaluate"):
+        found = evaluate(
+            run,
+            task,
+            reconstruction,
+            params,
+            regression,
+            settings,
+            perceptual,
+            plots=settings.plots,
+        )
+        if settings.plots:
+            plot_losses(run.plots / "training.png", curves)
     return {
         "n_parameters": n_parameters,
         "epochs": settings.epochs,
