@@ -80,6 +80,7 @@ def test_what_a_run_leaves(scg):
     found = summary(scg)
     assert found["nll"] == pytest.approx(found["nll_true"], abs=0.8)
     assert found["entropy"] == pytest.approx(1.22, abs=0.2)
+    assert f"of 40 validation points is {found['nll']:.4g} nats" in found["verdict"]
     assert found["bits_per_dim"]["nll"] == pytest.approx(found["nll"] / 2 / np.log(2))
     assert {"data", "compile", "train", "evaluate", "total"} <= set(found["seconds"])
     plots = {p.name for p in (scg / "plots").iterdir()}

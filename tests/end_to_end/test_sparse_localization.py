@@ -112,6 +112,8 @@ def test_reproduce_draws_everything(place, trained):
         np.testing.assert_allclose((samples["u"] ** 2).sum(axis=1), samples["norms"], rtol=1e-5)
         assert found["norms"]["0.5"] == pytest.approx(np.median(samples["norms"]))
     assert found["steps"] == 6
+    assert "that learn nothing" in found["verdict"]
+    assert "samples have a norm above 1/2" in found["verdict"]
     assert {p.name for p in (run / "plots").iterdir()} == {
         f"{name}.{kind}" for name in ("errors", "norms") for kind in ("pdf", "png")
     }

@@ -57,6 +57,7 @@ def test_what_a_run_leaves(flow):
     assert found["psnr_unseen"] == found["methods"]["sample_mean"]["psnr_unseen"]
     assert found["psnr_unseen_of"] == "mean of 2 samples"
     assert found["psnr_unseen"] > found["psnr_unseen_single_sample"]
+    assert f"has a PSNR of {found['psnr_unseen']:.3g} dB" in found["verdict"]
     for figures in found["methods"].values():
         assert 8 < figures["psnr_unseen"] < 45
         assert figures["frechet"] >= 0
