@@ -43,12 +43,12 @@ class Difference(NamedTuple):
     Attributes:
         value: the first less the second.
         error: its standard error.
-        count: of the values behind it.
+        n_values: that they are of.
     """
 
     value: float
     error: float
-    count: int
+    n_values: int
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Difference":
@@ -59,9 +59,9 @@ class Difference(NamedTuple):
 
     def clear(self, comparisons: int = 1) -> bool:
         """Whether it is more than chance, among so many comparisons; False where no error is known."""
-        if self.count < 2 or not np.isfinite(self.error):
+        if self.n_values < 2 or not np.isfinite(self.error):
             return False
-        most = stats.t.ppf(1.0 - LEVEL / (2.0 * comparisons), self.count - 1)
+        most = stats.t.ppf(1.0 - LEVEL / (2.0 * comparisons), self.n_values - 1)
         return bool(abs(self.value) > most * self.error)
 
     def words(self, unit: str = "") -> str:
