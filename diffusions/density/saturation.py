@@ -1,12 +1,15 @@
 """How much of the integral over the log SNR lies outside a range, and a range that holds it all.
 
-Below a_L the error of a denoiser falls like e^a, above a_R what it lacks of d falls like e^{-a}, once
-the narrowest part of the law is resolved, so that there are
+Of the ideal denoiser, e^{-a} mse = E |x - x_hat|^2 falls with a, and e^a (d - mse) = tr of the Fisher
+information of x + e^{-a/2} eps grows with it (less noise, more information), so that there are
 
-    1/2 int_{-inf}^{a_L} mse da ~ 1/2 mse(a_L)   and
-    1/2 int_{a_R}^{inf} (d - mse) da ~ 1/2 (d - mse(a_R))                                          (1)
+    1/2 int_{-inf}^{a_L} mse da >= 1/2 mse(a_L)   and
+    1/2 int_{a_R}^{inf} (d - mse) da >= 1/2 (d - mse(a_R))                                         (1)
 
-nats outside. An estimate with a reference lacks the difference of the denoiser's and the reference's.
+nats outside, and hardly more once nothing narrower is left to resolve. It has to be asked of a
+denoiser that resolves the data: that of a Gaussian has resolved the Gaussian at a_R, and knows nothing
+of a line in it. An estimate with a reference lacks the difference of the denoiser's and the
+reference's.
 """
 
 import dataclasses
@@ -24,12 +27,14 @@ from diffusions.typing import Array, Float, Key
 
 TOLERATED = 0.025
 """Nats per dimension outside, on either side, with which a range counts as wide enough."""
-GROWTH, MOST_GROWTHS = 1.25, 8
-"""Of the scale at a time, and how often."""
+GROWTH = 1.25
+"""Of the scale at a time."""
+MOST_REACH = 24.0
+"""On either side of 0: single precision has two digits of the noise there."""
 
 
 class Outside(NamedTuple):
-    """Equation (1), in nats per example."""
+    """Equation (1), in nats per example: at least so much."""
 
     left: Float[Array, ""]
     right: Float[Array, ""]
@@ -73,17 +78,18 @@ def widened(
     """A law with a scale that leaves no more than is tolerated outside; the same where it does already.
 
     The scale grows and not the clip, because the density at the ends falls like e^{-clip}: few draws
-    would have large weights.
+    would have large weights. It ends at `MOST_REACH`, whatever is left.
 
     Args:
-        denoiser: as above.
+        denoiser: of a law as narrow as that of the data.
         key: as above.
         x: as above.
         law: to begin with.
     """
     dimension = x[0].size
-    for _ in range(MOST_GROWTHS):
-        if outside(denoiser, key, x, law).tolerable(dimension):
+    while not outside(denoiser, key, x, law).tolerable(dimension):
+        wider = dataclasses.replace(law, scale=GROWTH * law.scale)
+        if max(map(abs, wider.ends)) > MOST_REACH:
             break
-        law = dataclasses.replace(law, scale=GROWTH * law.scale)
+        law = wider
     return law

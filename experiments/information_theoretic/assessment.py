@@ -154,7 +154,7 @@ def _outside(task: Task, learned: Learned, law: LogSNRLaw) -> Outside:
     if not found.tolerable(task.dimension):
         low, high = law.ends
         say(
-            f"  the log SNRs {low:.3g} to {high:.3g} do not hold all of the integral: about "
+            f"  the log SNRs {low:.3g} to {high:.3g} do not hold all of the integral: at least "
             f"{found.left:.3g} nats lie below and {found.right:.3g} above; give a larger scale in "
             "--log-snr=LOC,SCALE"
         )

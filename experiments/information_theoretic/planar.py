@@ -15,7 +15,8 @@ from data_generation.scripts.files import sha256
 from diffusions.density.gaussian_reference import fitted_reference
 from diffusions.density.likelihood import log_density
 from diffusions.density.log_snr import CHANNEL, LogSNRLaw
-from diffusions.density.mixture_choice import check_points, chosen_mixture
+from diffusions.density.mixture_choice import LEAST_POINTS, check_points, chosen_mixture
+from diffusions.density.reference import Reference
 from diffusions.metrics import gaussian_kernel, mmd_squared
 from diffusions.networks.mlp import DenoisingMLP
 from diffusions.samplers import Model, ode, prior, sde, uniform_times
@@ -94,6 +95,13 @@ class PlanarTask(Task):
             f"{len(self.judges)} training points that are kept out"
         )
         return {"reference": {"members": chosen.members, "held_out_nll": chosen.held_out_nll}}
+
+    def resolving(self) -> Reference:
+        """The mixture that was chosen, or one for this alone: a Gaussian is as wide as all points."""
+        if self.settings.precondition == "mixture" or len(self.data.train) < LEAST_POINTS:
+            return self.reference
+        say("  fitting a mixture, for the range of the log SNRs ...")
+        return chosen_mixture(self.data.train, self.settings.seed).reference
 
     def examples(self, key: Key, indices: Array) -> Array:
         """Points; the key is for data that are altered at random."""

@@ -92,6 +92,10 @@ class Task(abc.ABC):
         """What needs no network and takes a while; facts for the summary."""
         return {}
 
+    def resolving(self) -> Reference:
+        """A law as narrow as that of the data, which says whether log SNRs reach far enough."""
+        return self.reference
+
     @abc.abstractmethod
     def examples(self, key: Key, indices: Array) -> Array:
         """A training batch, as the network sees it."""

@@ -34,6 +34,9 @@ from experiments.run.records import MeasuredLaw
 from experiments.run.session import Session
 from experiments.run.training import train_batches
 
+RANGE_EXAMPLES = {True: 20_000, False: 100}
+"""Training examples, points or images, by which the range of the log SNRs is judged."""
+
 
 def learn_density(
     session: Session, task: Task, settings: ResolvedInformationTheoreticSettings
@@ -114,36 +117,47 @@ def _law(
     seconds: dict[str, float],
 ) -> LogSNRLaw:
     """The law of the log SNRs that the settings ask for; a measured one is kept with the run."""
-    law = _wanted_law(run, task, settings, seconds)
-    # A range that was given is followed; that of images has ends where their bytes are resolved.
-    if not settings.is_planar or settings.log_snr not in (
-        "spectrum",
-        "curve",
-        settings.usual_log_snr,
-    ):
-        return law
-    return widened(task.reference.epsilon, evaluation_key("outside"), task.train, law)
+    text = settings.log_snr
+    usual = text == settings.usual_log_snr
+    # A range that was given is followed; the usual one of images ends where their bytes are resolved.
+    if text not in ("spectrum", "curve") and not (settings.is_planar and usual):
+        return _law_of_pair(text, settings)
+    denoiser, x = (
+        task.resolving().epsilon,
+        task.training_examples(RANGE_EXAMPLES[settings.is_planar]),
+    )
+
+    def wide_enough(law: LogSNRLaw) -> LogSNRLaw:
+        return widened(denoiser, evaluation_key("outside"), x, law)
+
+    if text == "spectrum":
+        return wide_enough(law_from_spectrum(task.gaussian.eigenvalues, clip=settings.clip))
+    law = wide_enough(_law_of_pair(settings.usual_log_snr, settings))
+    if text == "curve":
+        law = wide_enough(_measured_law(run, task, settings, seconds, law))
+    return law
 
 
-def _wanted_law(
+def _law_of_pair(text: str, settings: ResolvedInformationTheoreticSettings) -> LogSNRLaw:
+    loc, scale = log_snr_pair(text)
+    return LogSNRLaw(loc=loc, scale=scale, clip=settings.clip)
+
+
+def _measured_law(
     run: RunFolder,
     task: Task,
     settings: ResolvedInformationTheoreticSettings,
     seconds: dict[str, float],
+    wide: LogSNRLaw,
 ) -> LogSNRLaw:
-    """The same, as it is asked for."""
-    text = settings.log_snr
-    if text == "spectrum":
-        return law_from_spectrum(task.gaussian.eigenvalues, clip=settings.clip)
-    if text != "curve":
-        loc, scale = log_snr_pair(text)
-        return LogSNRLaw(loc=loc, scale=scale, clip=settings.clip)
+    """The law of the error curve that a short training on a wide range has; kept with the run."""
     file = run.path / "log_snr.json"
     if not file.exists():
-        loc, scale = log_snr_pair(settings.usual_log_snr)
-        wide = LogSNRLaw(loc=loc, scale=scale, clip=settings.clip)
         epochs = max(1, settings.epochs // 10)
-        say(f"  measuring the error curve: {epochs} epochs with loc {loc:g}, scale {scale:g}")
+        say(
+            f"  measuring the error curve: {epochs} epochs with loc {wide.loc:.4g}, "
+            f"scale {wide.scale:.4g}"
+        )
         pilot = RunFolder(run.path / "pilot")
         pilot.path.mkdir(exist_ok=True)
         state, train = _training(task, settings, wide, epochs)

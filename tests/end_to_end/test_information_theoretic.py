@@ -14,11 +14,12 @@ from checkpoints.pretrained_models import pretrained_folder
 from data_generation.planar import planar_data
 from diffusions.density import mixture_choice
 from diffusions.density.error_curves import error_curves
+from diffusions.density.exact import gaussian_mixture
 from diffusions.density.gaussian_reference import (
     fitted_reference,
 )
 from diffusions.density.likelihood import nll
-from diffusions.density.log_snr import LogSNRLaw
+from diffusions.density.log_snr import CHANNEL, LogSNRLaw
 from experiments.information_theoretic import __main__ as information_theoretic
 from experiments.information_theoretic import assessment, evaluation
 from experiments.information_theoretic.saved import SavedDenoiser, saved_denoiser
@@ -238,6 +239,24 @@ def test_a_range_that_is_too_narrow_is_followed_and_complained_of(place, capsys)
     assert "nats lie below" in capsys.readouterr().out
     assert summary(run)["log_snr"]["scale"] == 0.5
     assert max(summary(run)["nats_outside"].values()) > 0.05
+
+
+@pytest.mark.parametrize("log_snr", ["spectrum", "curve"])
+def test_a_range_of_ones_own_holds_data_narrower_than_their_spectrum(place, tmp_path, log_snr):
+    """Two lines, .01 wide and 2 apart: by their moments they are resolved at a log SNR of 4."""
+    rows = np.random.default_rng(0).normal(size=(400, 2))
+    rows[:, 1] = 0.01 * rows[:, 1] + np.where(np.arange(400) % 2, 1.0, -1.0)
+    np.save(tmp_path / "lines.npy", rows)
+    lines = ("--dataset=points", f"--data-path={tmp_path / 'lines.npy'}", *LINES)
+    run = start(place, f"lines-{log_snr}", *lines, "--epochs=1", f"--log-snr={log_snr}")
+    law = LogSNRLaw(**summary(run)["log_snr"])
+    covariances = jnp.stack([jnp.diag(jnp.array([1.0, 1e-4]))] * 2)
+    truth = gaussian_mixture(jnp.ones(2) / 2, jnp.array([[0.0, -1.0], [0.0, 1.0]]), covariances)
+    x = jnp.asarray(rows, jnp.float32)
+    key = jax.random.key(0)
+    found = nll(truth.denoiser(CHANNEL), key, x, law, fitted_reference(x), n_samples=64)
+    exact = -float(truth.log_density(x).mean())
+    assert float(found.value) == pytest.approx(exact, abs=0.2)
 
 
 def result(run):

@@ -8,6 +8,7 @@ from scipy import stats
 
 from diffusions.density import mixture_choice
 from diffusions.density.correction import Gate, measured_gate, preconditioned
+from diffusions.density.error_curves import error_curves
 from diffusions.density.exact import gaussian, gaussian_mixture
 from diffusions.density.expectation_maximisation import expectation
 from diffusions.density.gaussian_reference import fitted_reference, standard_reference
@@ -16,7 +17,7 @@ from diffusions.density.log_snr import CHANNEL, LogSNRLaw
 from diffusions.density.mixture_choice import chosen_mixture, stacked_shares
 from diffusions.density.mixture_reference import MixtureReference
 from diffusions.density.reference import Reference
-from diffusions.density.saturation import outside, widened
+from diffusions.density.saturation import MOST_REACH, outside, widened
 from diffusions.density.shared_shape import SharedShape, fit_shared_shape
 
 LAW = LogSNRLaw()
@@ -278,3 +279,29 @@ def test_what_lies_outside_a_range():
     assert wide.scale > narrow.scale
     assert outside(data.denoiser(CHANNEL), jax.random.key(1), x, wide).tolerable(d)
     assert widened(data.denoiser(CHANNEL), jax.random.key(1), x, law) is law
+    point = LogSNRLaw(loc=0.0, scale=1e-3)  # of a curve that rises at one log SNR
+    wide = widened(data.denoiser(CHANNEL), jax.random.key(1), x, point)
+    assert outside(data.denoiser(CHANNEL), jax.random.key(1), x, wide).tolerable(d)
+
+
+def test_a_range_grows_no_further_than_numbers_reach():
+    """A standard deviation of 1e-6 would need a log SNR of 30, where the noise is rounded off."""
+    data = gaussian(jnp.zeros(1), 1e-12 * jnp.eye(1))
+    x = data.sample(jax.random.key(0), 100)
+    wide = widened(data.denoiser(CHANNEL), jax.random.key(1), x, LogSNRLaw())
+    assert 20.0 < wide.ends[1] <= MOST_REACH
+
+
+@pytest.mark.parametrize("a", [-6.0, -2.0, 0.0, 2.0, 5.0, 8.0])
+def test_at_least_so_much_lies_outside(a):
+    """Of two narrow Gaussians, whose error curve has a plateau: never more than is there."""
+    data = gaussian_mixture(jnp.ones(2) / 2, jnp.array([[-1.0], [1.0]]), 1e-3 * jnp.ones((2, 1, 1)))
+    x = data.sample(jax.random.key(0), 4000)
+    denoiser = data.denoiser(CHANNEL)
+    curves = error_curves(denoiser, jax.random.key(1), x, LogSNRLaw(), n_log_snr=400)
+    mse, levels = np.asarray(curves.epsilon), np.asarray(curves.a)
+    below = 0.5 * np.trapezoid(np.where(levels < a, mse, 0.0), levels)
+    above = 0.5 * np.trapezoid(np.where(levels > a, 1.0 - mse, 0.0), levels)
+    found = outside(denoiser, jax.random.key(2), x, LogSNRLaw(loc=a, scale=1e-3))
+    assert float(found.left) < 1.05 * below + 0.01
+    assert float(found.right) < 1.05 * above + 0.01
