@@ -17,6 +17,7 @@ from experiments.sweeps.settings import (
     SweepSettings,
     cells_of,
     grids_from_flags,
+    simulated_in_vain,
 )
 
 FLAGS = define_flags(SweepSettings)
@@ -36,15 +37,21 @@ def main() -> None:
     """Carries out the sweep of the flags."""
     sweep = settings_from_flags(SweepSettings, FLAGS)
     grids = grids_from_flags(FLAGS, sweep.grid)
-    cells = cells_of(
-        grids, settings_from_flags(SimulationSettings, FLAGS), learning_from_flags(FLAGS)
+    simulation, learning = (
+        settings_from_flags(SimulationSettings, FLAGS),
+        learning_from_flags(FLAGS),
     )
+    cells = cells_of(grids, simulation, learning)
     execution = settings_from_flags(ExecutionSettings, FLAGS)
     name = sweep.sweep_name or (Path(sweep.grid).stem if sweep.grid else "sweep")
     check_folder_name("sweep_name", name)
     from experiments.sweeps.running import run_sweep
 
-    run_sweep(cells, name, execution)
+    solvers = {cell.solver for cell in cells if cell.solver is not None}
+    unused = (
+        simulated_in_vain(grids, simulation) + execution.unused + learning.unused(*sorted(solvers))
+    )
+    run_sweep(cells, name, execution, unused=unused)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -28,7 +28,7 @@ def main() -> None:
     # Only now: `--help` and a mistyped flag need none of it.
     from experiments.information_theoretic.running import train_run
 
-    train_run(settings, begin, given.of_a_training)
+    train_run(settings, begin, given.unused)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

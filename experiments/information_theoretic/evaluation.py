@@ -111,6 +111,14 @@ def law_of(
     return LogSNRLaw(loc=loc, scale=scale, clip=settings.clip)
 
 
+def takes_own_law(
+    settings: ResolvedInformationTheoreticSettings, models: dict[str, SavedDenoiser]
+) -> bool:
+    """Whether the networks are judged on their own range, which has its own clip."""
+    own = any(model.law is not None for model in models.values())
+    return own and settings.log_snr == NETWORKS
+
+
 def _ensemble(task: Task, denoisers: list[Denoiser], law: LogSNRLaw) -> Denoiser:
     """At each log SNR the network of least error on training examples."""
     x = task.training_examples(PILOT_EXAMPLES[task.settings.is_planar])

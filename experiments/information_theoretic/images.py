@@ -1,7 +1,9 @@
 """Images: data on the device as bytes, the U-Net, likelihoods in bits per dimension, sample panels."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,8 +37,17 @@ ROUNDING_IMAGES = 16
 class ImageTask(Task):
     """The data are bytes on the device."""
 
-    def __init__(self, settings: ResolvedInformationTheoreticSettings):
+    def __init__(
+        self, settings: ResolvedInformationTheoreticSettings, saved: Sequence[nn.Module] = ()
+    ):
+        """Args: resolved settings, and the networks that are evaluated."""
         self.settings = settings
+        weights = None if settings.weights is None else load_network(settings.weights)
+        modules = saved if weights is None else [weights.module]
+        self.levels = max(
+            (len(module.multipliers) for module in modules if isinstance(module, UNet)),
+            default=len(UNET_PRESETS[settings.unet]["multipliers"]),
+        )
         everything = self._read("train")
         chosen = everything
         if settings.n_points is not None and settings.n_points < len(everything):
@@ -54,10 +65,9 @@ class ImageTask(Task):
         )
         dtype = jnp.bfloat16 if settings.bfloat16 else jnp.float32
         image = normalised(self.train[:1])
-        if settings.weights is not None:
-            saved = load_network(settings.weights)
-            self.module = saved.module.clone(dtype=dtype, dropout=settings.dropout)
-            self.params = saved.params
+        if weights is not None:
+            self.module = weights.module.clone(dtype=dtype, dropout=settings.dropout)
+            self.params = weights.params
             self._check_weights(image)
             return
         self.module = UNet(
@@ -86,9 +96,8 @@ class ImageTask(Task):
 
     def _read(self, split: Any) -> ImageData:
         settings = self.settings
-        multiple = 2 ** (len(UNET_PRESETS[settings.unet]["multipliers"]) - 1)
         data = load_images(settings.dataset, split, path=settings.data_path)  # type: ignore[arg-type]
-        return padded(data, multiple)
+        return padded(data, 2 ** (self.levels - 1))
 
     def examples(self, key: Key, indices: Array) -> Array:
         """Mirrored at random, in [-1, 1]."""

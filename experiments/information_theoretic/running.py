@@ -10,6 +10,7 @@ from experiments.information_theoretic.evaluation import (
     check_models,
     evaluate_saved,
     saved_denoisers,
+    takes_own_law,
 )
 from experiments.information_theoretic.images import ImageTask
 from experiments.information_theoretic.planar import PlanarTask
@@ -17,6 +18,7 @@ from experiments.information_theoretic.settings import ResolvedInformationTheore
 from experiments.information_theoretic.task import Task
 from experiments.information_theoretic.training import learn_density
 from experiments.run.session import TRAINING_ACTIVITIES, session
+from experiments.run.settings import changed
 
 
 def train_run(
@@ -29,13 +31,18 @@ def train_run(
         begin: when it did, by `time.perf_counter`.
         unused: names of settings that were given without effect.
     """
-    flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
     models = saved_denoisers(settings) if settings.mode == "evaluate" else {}
+    if models and takes_own_law(settings, models):
+        unused = [*unused, *changed(settings, ["clip"])]
     with session(
         settings, "experiments.information_theoretic", begin, activities=TRAINING_ACTIVITIES
     ) as run:
         with run.timed("data", since=begin):
-            task: Task = PlanarTask(settings) if settings.is_planar else ImageTask(settings)
+            task: Task = (
+                PlanarTask(settings)
+                if settings.is_planar
+                else ImageTask(settings, [model.module for model in models.values()])
+            )
         check_models(settings, task, models)
         sizes = [model.n_parameters for model in models.values()] or [
             sum(leaf.size for leaf in jax.tree.leaves(task.params))
@@ -47,9 +54,10 @@ def train_run(
             "parameters",
             numbers="bfloat16" if settings.bfloat16 and not models else "float32",
             divided=division(f"batches of {settings.batch_size}", task.devices),
-            cut=(f"of a training, and without effect here: {flags}" if flags else None)
+            cut=None
             if models
             else cut_batch(settings.batch_size, len(task.train), "training examples"),
+            unused=unused,
             data=task.checksums,
         )
         if not started:

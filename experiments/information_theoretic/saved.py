@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 from jax.typing import ArrayLike
 
@@ -31,6 +32,7 @@ class SavedDenoiser:
 
     Attributes:
         denoiser: predicts eps at log SNR a.
+        module: the network.
         about: what was saved of it.
         n_parameters: of the network.
         law: of its log SNRs; None of one that was imported.
@@ -38,6 +40,7 @@ class SavedDenoiser:
     """
 
     denoiser: Denoiser
+    module: nn.Module
     about: dict[str, Any]
     n_parameters: int
     law: LogSNRLaw | None
@@ -109,6 +112,7 @@ def saved_denoiser(path: str | Path) -> SavedDenoiser:
         denoiser = preconditioned(network, reference, shown=shown, gate=gate)
     return SavedDenoiser(
         denoiser=denoiser,
+        module=saved.module,
         about=about,
         n_parameters=sum(leaf.size for leaf in jax.tree.leaves(saved.params)),
         law=law,

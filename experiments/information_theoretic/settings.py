@@ -20,17 +20,24 @@ from diffusions.checks import (
     shown,
 )
 from diffusions.networks.presets import UNetPreset
-from experiments.run.settings import RunSettings
+from experiments.run.settings import RunSettings, changed
 
 PlanarDataset = Literal["dino", "moons", "scg", "line", "circle"]
 PLANAR = get_args(PlanarDataset)
 OWN = "points"
 NETWORKS = "networks"
-_OF_A_TRAINING = (
-    *("epochs", "batch_size", "noises", "learning_rate", "schedule", "weighting", "ema_decay"),
-    *("gradient_clip", "precondition", "width", "n_layers", "embedding", "coordinate_scale"),
-    *("log_snr_scale", "activation", "dropout", "bfloat16", "weights", "flip", "eval_every"),
+_OF_POINTS = frozenset(
+    ("width", "n_layers", "embedding", "coordinate_scale", "log_snr_scale", "activation")
+    + ("validation_ratio", "grid")
 )
+_OF_IMAGES = frozenset(("preset", "unet", "dropout", "bfloat16", "flip", "n_test", "sampler"))
+_OF_A_TRAINING = frozenset(
+    ("seed", "epochs", "batch_size", "noises", "learning_rate", "schedule", "weighting")
+    + ("ema_decay", "gradient_clip", "precondition", "width", "n_layers", "embedding")
+    + ("coordinate_scale", "log_snr_scale", "activation", "unet", "dropout", "bfloat16")
+    + ("weights", "flip", "eval_every")
+)
+"""Settings that do nothing for images, for points, and where nothing is trained."""
 Preset = Literal["paper", "cpu"]
 Two = Annotated[int, Bounds(2, MOST_INT)]
 
@@ -195,15 +202,14 @@ class InformationTheoreticSettings(RunSettings):
         return self.dataset in (*PLANAR, OWN)
 
     @property
-    def of_a_training(self) -> list[str]:
-        """Names of settings that are given, by flags, to an evaluation, which has no use for them."""
-        return [
-            field.name
-            for field in dataclasses.fields(self)
-            if self.mode == "evaluate"
-            and field.name in _OF_A_TRAINING
-            and getattr(self, field.name) != field.default
-        ]
+    def unused(self) -> list[str]:
+        """Names of settings that are given, by flags, and that mode or data have no use for."""
+        vain = _OF_IMAGES if self.is_planar else _OF_POINTS
+        if self.mode == "evaluate":
+            vain |= _OF_A_TRAINING
+        if self.weights is not None:
+            vain |= {"unet"}
+        return changed(self, [f.name for f in dataclasses.fields(self) if f.name in vain])
 
     @property
     def usual_log_snr(self) -> str:

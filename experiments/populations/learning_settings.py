@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from data_generation.scripts.command_line import define_flags, settings_from_flags
+from experiments.run.settings import changed
 from jkonet_star.settings import (
     BilevelSettings,
     BootstrapSettings,
@@ -70,6 +71,16 @@ class LearningSettings:
             return (*learner, self.internal)
         # Beta is found with them, whatever the energies are.
         return (*learner, self.internal, self.features)
+
+    def unused(self, *solvers: str) -> list[str]:
+        """Names of hyper-parameters that are given, by flags, and concern none of the solvers."""
+        used = [part for solver in solvers for part in self.of(solver)]
+        parts = [part for part in vars(self).values() if part not in used]
+        return [
+            name
+            for part in parts
+            for name in changed(part, [field.name for field in dataclasses.fields(part)])
+        ]
 
     def masses_of(self, metadata: Mapping[str, Any]) -> list[float] | None:
         """Of a dataset's whole population, where they are known and growth is learned."""

@@ -45,6 +45,7 @@ from experiments.run.contents import CHECKPOINT, remove_own
 from experiments.run.folder import SCHEMA_VERSION, TRAINING, RunFolder
 from experiments.run.records import ChoiceRecord
 from experiments.run.session import TRAINING_ACTIVITIES, session
+from experiments.run.settings import changed
 from experiments.run.training import train_in_chunks
 from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
 from jkonet_star.fitted import FittedEnergy
@@ -101,6 +102,10 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
             f"{problem.conditions.point.shape[0]} couplings in dimension {dataset.train.dimension}",
             *learning.of(settings.solver),
             cut=cut,
+            unused=[
+                *changed(settings, () if solver.epochs else ("eval_every",)),
+                *learning.unused(settings.solver),
+            ],
             divided=divided_seeds(len(settings.seeds)) if solver.epochs else None,
             data=identity(dataset.metadata),
             dataset=str(dataset.path),

@@ -12,7 +12,7 @@ with session(settings, "experiments.entropy", begin) as run:
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -31,7 +31,7 @@ from diffusions.late_imports import import_extra
 from experiments.run.folder import RunFolder, check_run, start_run
 from experiments.run.lock import LOCK
 from experiments.run.replaced import keeps_replaced
-from experiments.run.settings import FolderSettings
+from experiments.run.settings import FolderSettings, without_effect
 
 SAID = {"compile": "compiling", "evaluate": "evaluating"}
 """Of activities that take a while without a bar of their own, in words."""
@@ -66,6 +66,7 @@ class Session:
         cut: str | None = None,
         divided: str | None = None,
         data: Mapping[str, str] | None = None,
+        unused: Collection[str] = (),
         **more: Any,
     ) -> bool:
         """Opens the folder, and says what is done, by what and where.
@@ -78,6 +79,7 @@ class Session:
             cut: what is done less than was asked for, in words.
             divided: which work how many devices do, in words.
             data: as in `start_run`.
+            unused: names of settings that were given and are without effect.
             **more: as in `start_run`.
 
         Returns:
@@ -95,7 +97,7 @@ class Session:
             f"  {device_name()}, {precision(numbers)}, {self.settings.seeds_in_words}; "
             f"results in {self.folder.path}"
         )
-        for remark in (divided, cut, unused_gpu()):
+        for remark in (divided, cut, without_effect(unused), unused_gpu()):
             if remark is not None:
                 say(f"  {remark}")
         return True

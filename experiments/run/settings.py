@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+from collections.abc import Collection, Iterable
+from typing import Any
 
 from diffusions.checks import (
     PathText,
@@ -10,6 +12,18 @@ from diffusions.checks import (
     check_folder_name,
     shown,
 )
+
+
+def changed(settings: Any, names: Iterable[str]) -> list[str]:
+    """Those of the names that have another value than their default: what was given, by flags."""
+    fields = {field.name: field for field in dataclasses.fields(settings)}
+    return [name for name in names if getattr(settings, name) != fields[name].default]
+
+
+def without_effect(names: Collection[str]) -> str | None:
+    """Flags that were given in vain, in words; None where there are none."""
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+    return f"without effect here: {flags}" if flags else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,7 @@ def run_mode(settings: SparseSettings, curriculum: CurriculumSettings, begin: fl
             f"{problem.n / 2:g}",
             *(() if scaled is None else (scaled,)),
             divided=None if scaled is None else divided_batches(scaled.train_batch_size),
+            unused=settings.unused,
             **dataclasses.asdict(problem),
         )
         if not started:

@@ -22,10 +22,16 @@ from diffusions.checks import (
     resolved_as,
     shown,
 )
-from experiments.run.settings import RunSettings
+from experiments.run.settings import RunSettings, changed
 
 Mode = Literal["train", "evaluate", "generate", "reproduce"]
 
+_UNUSED: dict[Mode, tuple[str, ...]] = {
+    "train": ("step", "horizon"),
+    "evaluate": ("step", "horizon"),
+    "generate": ("times", "baselines", "reference"),
+    "reproduce": (),
+}
 PUBLISHED_N = 350
 REFERENCE_SAMPLES = 15_000  # behind each published mean
 PUBLISHED_TIMES = tuple(20.0 * i for i in range(1, 71))
@@ -79,6 +85,11 @@ class SparseSettings(RunSettings):
             )
         if self.mode == "train" and self.checkpoint:
             raise ValueError("--mode=train makes a checkpoint; --checkpoint is for the other modes")
+
+    @property
+    def unused(self) -> list[str]:
+        """Names of settings that are given, by flags, and that the mode has no use for."""
+        return changed(self, _UNUSED[self.mode])
 
     @property
     def memory_needs(self) -> dict[str, float]:

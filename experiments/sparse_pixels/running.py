@@ -17,6 +17,7 @@ from experiments.run.folder import RunFolder
 from experiments.run.outputs import check_results
 from experiments.run.replaced import hint
 from experiments.run.session import TRAINING_ACTIVITIES, session
+from experiments.run.settings import without_effect
 from experiments.sparse_pixels.settings import (
     ResolvedSparsePixelsSettings,
     SamplingSettings,
@@ -40,6 +41,7 @@ def train_run(settings: ResolvedSparsePixelsSettings, begin: float) -> None:
             divided=division(f"batches of {settings.batch_size}", task.devices),
             cut=cut_batch(settings.batch_size, len(task.train), "training images"),
             data=task.checksums,
+            unused=settings.unused,
         )
         if not started:
             return
@@ -54,6 +56,7 @@ def reuse_run(given: SparsePixelsSettings, begin: float, *, given_flags: Collect
     if not run.finished:
         raise ValueError(f"{run.path} is not the folder of a finished run{hint(run.path)}")
     settings = _of_run(given, run.config()["settings"], given_flags)
+    remark = without_effect(unused_of(given, settings, given_flags))
     folder = Path(own_place(given.output or str(run.path / _OUTPUT[given.mode])))
     recover(folder)
     if folder.exists() and not given.overwrite:
@@ -61,11 +64,31 @@ def reuse_run(given: SparsePixelsSettings, begin: float, *, given_flags: Collect
     if folder.exists():
         check_results(folder, SCRIPT)
     check_writable(folder.parent)
+    if remark is not None:
+        say(f"  {remark}")
     with spread_over(chosen_devices(given.devices)):
         reuse(given.mode, run, folder, settings)
     say(f"  {time.perf_counter() - begin:.1f} seconds; {folder}")
 
 
+def unused_of(
+    given: SparsePixelsSettings,
+    settings: ResolvedSparsePixelsSettings,
+    given_flags: Collection[str],
+) -> list[str]:
+    """Names of flags that are not those of the finished run, and that are without effect."""
+    vain = {*settings.unused, *(_JUDGING if given.mode == "sample" else ())}
+    return [
+        field.name
+        for field in dataclasses.fields(given)
+        if field.name in given_flags
+        and field.name not in _OF_A_REUSE
+        and (field.name in vain or getattr(given, field.name) != getattr(settings, field.name))
+    ]
+
+
+_OF_A_REUSE = ("mode", "run", "output", "overwrite", "devices")
+_JUDGING = ("compare_steps", "compare_samplers", "n_compare", "inception_weights", "lpips_weights")
 _OUTPUT = {"sample": "samples", "evaluate": "evaluation"}
 
 

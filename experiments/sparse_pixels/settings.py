@@ -22,7 +22,7 @@ from diffusions.checks import (
     resolved_as,
 )
 from diffusions.networks.presets import UNetPreset
-from experiments.run.settings import RunSettings
+from experiments.run.settings import RunSettings, changed
 
 ModelName = Literal["ddpm", "flow", "em"]
 Supervision = Literal["observed", "full-input"]
@@ -310,3 +310,20 @@ class ResolvedSparsePixelsSettings(SparsePixelsSettings):
     ema_decay: Decay
     panel_every: Count
     regression_epochs: Annotated[int, Bounds(0, 10**6)]
+
+    @property
+    def unused(self) -> list[str]:
+        """Names of settings that are given, by flags, and that the others have no use for."""
+        compared = self.compare_samplers if self.n_compare and self.compare_steps else ()
+        samplers = {self.sampler, *compared}
+        uses = {
+            ("noising_steps", "beta_min", "beta_max"): self.model == "ddpm",
+            ("em_rounds", "em_steps"): self.model == "em",
+            ("residual_scale",): self.residual,
+            ("block_size",): self.mask_pattern == "block",
+            ("order",): samplers & {"ddpm", "ddim"},
+            ("eta",): "ddim" in samplers,
+            ("churn",): "sde" in samplers,
+            ("compare_samplers", "compare_steps"): self.n_compare,
+        }
+        return changed(self, [name for names, used in uses.items() if not used for name in names])

@@ -1,6 +1,6 @@
 """A sweep in its folder: what is not finished is carried out, here or in jobs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from data_generation.populations.settings import DataSettings
@@ -10,12 +10,15 @@ from diffusions.late_imports import import_extra
 from diffusions.memory import check_memory
 from experiments.run.lock import LOCK, held, hold, release_all_but
 from experiments.run.outputs import check_sweep_folder
+from experiments.run.settings import without_effect
 from experiments.sweeps.folder import SweepFolder
 from experiments.sweeps.progress import Progress
 from experiments.sweeps.settings import Cell, ExecutionSettings
 
 
-def run_sweep(cells: Sequence[Cell], name: str, execution: ExecutionSettings) -> list[dict]:
+def run_sweep(
+    cells: Sequence[Cell], name: str, execution: ExecutionSettings, *, unused: Collection[str] = ()
+) -> list[dict]:
     """Carries out what is not finished of some runs, and writes the table and the figure.
 
     The folder is locked meanwhile.
@@ -24,6 +27,7 @@ def run_sweep(cells: Sequence[Cell], name: str, execution: ExecutionSettings) ->
         cells: the runs.
         name: of the sweep's folder.
         execution: where and how.
+        unused: names of settings that were given and are without effect.
 
     Returns:
         A row of the table for every run.
@@ -50,17 +54,21 @@ def run_sweep(cells: Sequence[Cell], name: str, execution: ExecutionSettings) ->
     before = held()
     hold(folder.path)
     try:
-        return _carry_out(cells, folder, title=name)
+        return _carry_out(cells, folder, title=name, remark=without_effect(unused))
     finally:
         release_all_but(before)
 
 
-def _carry_out(cells: Sequence[Cell], folder: SweepFolder, *, title: str) -> list[dict]:
+def _carry_out(
+    cells: Sequence[Cell], folder: SweepFolder, *, title: str, remark: str | None
+) -> list[dict]:
     """`run_sweep` in a folder that is locked."""
     execution = folder.execution
     progress = Progress(cells, folder, title=title)
     left = progress.unfinished
     say(f"{title}: {len(cells)} runs, {len(cells) - len(left)} finished; results in {folder.path}")
+    if remark is not None:
+        say(f"  {remark}")
     with progress:
         if execution.executor == "local":
             from experiments.sweeps.runs import carry_out

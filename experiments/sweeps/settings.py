@@ -28,12 +28,17 @@ from diffusions.checks import (
 )
 from experiments.populations.learning_settings import LearningSettings
 from experiments.populations.settings import EvaluationPopulation, WassersteinOrder
-from experiments.run.settings import DeviceSettings
+from experiments.run.settings import DeviceSettings, changed
 from experiments.sweeps.grid_file import Entries, read_grids
 from jkonet_star.settings import SCHEMES
 from jkonet_star.solvers.registry import SOLVERS, scheme_of
 
 Executor = Literal["local", "slurm"]
+_SIMULATED = (
+    *("potentials", "interactions", "betas", "dimensions", "particle_counts", "couplings"),
+    *("substeps", "data_seeds", "internal"),
+)
+_OF_SLURM = ("jobs", "partition", "time_limit", "job_memory", "job_cores", "job_gpus")
 MOST_RUNS = 100_000
 GRIDS = Path(__file__).parents[1] / "grids"
 """Grids that ship with the project, found by their names."""
@@ -151,6 +156,11 @@ class ExecutionSettings(DeviceSettings):
     job_cores: Count = 2
     job_gpus: Natural = 0
 
+    @property
+    def unused(self) -> list[str]:
+        """Names of settings that are given, by flags, and that the executor has no use for."""
+        return changed(self, _OF_SLURM if self.executor == "local" else ())
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepSettings:
@@ -246,6 +256,14 @@ def cells_of(
                 )
                 cells.setdefault(cell.name, cell)
     return list(cells.values())
+
+
+def simulated_in_vain(grids: Sequence[Grid], simulation: SimulationSettings) -> list[str]:
+    """Names of settings of simulations that are given, by flags, where no grid has any."""
+    if not grids or not all(grid.datasets for grid in grids):
+        return []
+    shared = [f.name for f in dataclasses.fields(simulation) if f.name != "data_dir"]
+    return [*changed(grids[0], _SIMULATED), *changed(simulation, shared)]
 
 
 def _check_number(grid: Grid) -> None:

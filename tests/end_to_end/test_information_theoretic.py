@@ -20,8 +20,11 @@ from diffusions.density.gaussian_reference import (
 )
 from diffusions.density.likelihood import nll
 from diffusions.density.log_snr import CHANNEL, LogSNRLaw
+from diffusions.networks.mlp import DenoisingMLP
+from diffusions.networks.unet import UNet
 from experiments.information_theoretic import __main__ as information_theoretic
 from experiments.information_theoretic import assessment, evaluation
+from experiments.information_theoretic.images import ImageTask
 from experiments.information_theoretic.saved import SavedDenoiser, saved_denoiser
 from experiments.information_theoretic.settings import InformationTheoreticSettings
 from experiments.run.contents import check_own
@@ -154,7 +157,8 @@ def test_the_mixture_and_what_the_network_adds(scg):
 def test_evaluation_of_what_is_saved(place, scg, capsys):
     """A run judged again has the same numbers, and so has an ensemble of it twice."""
     again = ("--mode=evaluate", "--dataset=scg", *PLANE)
-    one = start(place, "again", *again, f"--checkpoint={scg}")
+    vain = ("--clip=3", "--unet=small")
+    one = start(place, "again", *again, *vain, f"--checkpoint={scg}")
     two = start(place, "twice", *again, f"--checkpoint={scg},{scg / 'network'}", "--noplots")
     names = ("nll", "nll_gaussian", "nll_true", "standard_error", "evaluation_error", "log_snr")
     for run in (one, two):
@@ -162,6 +166,7 @@ def test_evaluation_of_what_is_saved(place, scg, capsys):
             assert summary(run)[name] == pytest.approx(summary(scg)[name], rel=1e-5)
     out = capsys.readouterr().out
     assert "without effect here: --epochs, --batch-size, --width" in out
+    assert "--unet, --eval-every, --clip\n" in out
     n = sum(leaf.size for leaf in jax.tree.leaves(load_network(scg / "network").params))
     assert f"dimension 2, {n:,} and {n:,} parameters" in out
     assert not (one / "network").exists()
@@ -185,7 +190,12 @@ def test_evaluation_of_what_is_saved(place, scg, capsys):
 def test_a_range_that_is_given_is_that_of_an_evaluation(given, scale):
     own = LogSNRLaw(loc=1.0, scale=5.0)
     model = SavedDenoiser(
-        denoiser=lambda z, a: z, about={}, n_parameters=0, law=own, reference=None
+        denoiser=lambda z, a: z,
+        module=DenoisingMLP(),
+        about={},
+        n_parameters=0,
+        law=own,
+        reference=None,
     )
     settings = InformationTheoreticSettings(
         mode="evaluate", checkpoint=("run",), log_snr=given
@@ -332,6 +342,16 @@ def test_images(place):
     assert (run / "plots" / "samples.png").stat().st_size > 1000
     assert load_network(run / "network").about["condition"] == "log_snr"
     check_own(run)
+
+
+@pytest.mark.usefixtures("small_networks_and_images")
+@pytest.mark.parametrize(("multipliers", "side"), [((1, 2), 20), ((1, 2, 2, 2), 24)])
+def test_images_are_padded_for_the_network_that_is_evaluated(multipliers, side):
+    settings = InformationTheoreticSettings(
+        dataset="synthetic", n_points=10, mode="evaluate", checkpoint=("run",)
+    ).resolved()
+    task = ImageTask(settings, [DenoisingMLP(), UNet(multipliers=multipliers)])
+    assert task.train.shape[1:] == (side, side, 3)
 
 
 @pytest.mark.parametrize(
