@@ -39,6 +39,7 @@ from absl import flags
 from data_generation.formats.plain_numbers import plain_float, plain_int
 from data_generation.scripts.compilation_cache import FLAG_HELP, compilation_cache
 from data_generation.scripts.flag_help import attribute_documentation, heading, help_text
+from data_generation.scripts.loading import loading_said
 from data_generation.scripts.processes import Group, ProcessSettings, is_follower, own_place
 from data_generation.scripts.standard_streams import (
     OutputError,
@@ -244,7 +245,7 @@ def _run_script(
             say(explained(full="--helpfull" in arguments))
             return 0
         _parse(values, arguments)
-        with compilation_cache(str(values["compilation_cache"].value)):
+        with compilation_cache(str(values["compilation_cache"].value)), loading_said(say):
             _join_others(values)
             main()
     except KeyboardInterrupt as error:

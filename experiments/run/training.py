@@ -3,7 +3,7 @@
 A chunk ends where an evaluation is due. What an interrupted run repeats is cut in the same places, and
 everything random is drawn by epoch, so that the result has the same bits. While the device is at the
 next chunk, the host finishes the evaluation of the last one and writes the checkpoint. The device is
-given a chunk in parts of one length, one program, so that it can be seen how far it is.
+given a chunk in parts, of one length and program where it has any, so that it can be seen how far it is.
 """
 
 import time
@@ -85,13 +85,20 @@ def chunk_lengths(done: int, epochs: int, size: int) -> list[int]:
     return full[-(-done // size) :]
 
 
-def part_length(size: int) -> int:
-    """Epochs of a part of a chunk: of equal parts, about ten.
+def part_lengths(size: int) -> list[int]:
+    """Epochs of the parts of a chunk: of equal ones, about ten.
 
-    A part of a single epoch would be no loop, and XLA might compute it with other last bits.
+    A prime number has none. Its last part is longer than the others, which is a second program; not
+    worth it for a chunk that is short. A part of a single epoch would be no loop, and XLA might
+    compute it with other last bits.
     """
     divisors = (n for n in range(2, size + 1) if size % n == 0)
-    return min(divisors, key=lambda n: abs(n - size / PARTS), default=size)
+    length = min(divisors, key=lambda n: abs(n - size / PARTS), default=size)
+    if length < size or size < 2 * PARTS:
+        return [length] * (size // length)
+    length = size // PARTS
+    before = size // length - 1
+    return [length] * before + [size - before * length]
 
 
 def train_in_chunks(
@@ -134,7 +141,7 @@ def train_in_chunks(
     run.keep_rows(done)
     chunks = [] if done and ended(state) else chunk_lengths(done, epochs, every)
     clock = _Clock(seconds)
-    lengths = sorted({part_length(n) for n in chunks})
+    lengths = sorted({part for n in chunks for part in part_lengths(n)})
     if lengths:
         say("  compiling ...")
     programs = {n: program(state, n) for n in lengths}
@@ -148,8 +155,8 @@ def train_in_chunks(
         return host_state, kept
 
     def advance(state: Any, size: int) -> tuple[Any, list[dict[str, Array]]]:
-        found, length = [], part_length(size)
-        for _ in range(size // length):
+        found = []
+        for length in part_lengths(size):
             state, scalars = programs[length](state)
             parts.expect(length, scalars["loss"])
             found.append(scalars)

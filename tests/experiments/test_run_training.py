@@ -8,7 +8,7 @@ import pytest
 
 from checkpoints import latest_step
 from experiments.run.folder import RunFolder
-from experiments.run.training import part_length, train_in_chunks
+from experiments.run.training import part_lengths, train_in_chunks
 
 
 def program(state, n_epochs):
@@ -117,11 +117,28 @@ def test_what_has_ended_is_not_gone_on_with(run):
     assert [row["epoch"] for row in rows(run)] == [1, 2, 3, 4]
 
 
-def test_a_chunk_is_given_in_equal_parts_none_of_a_single_epoch():
-    assert [part_length(n) for n in (1, 2, 3, 7, 100, 250, 97)] == [1, 2, 3, 7, 10, 25, 97]
-    for n in range(2, 300):
-        assert n % part_length(n) == 0
-        assert part_length(n) > 1
+def test_a_chunk_is_given_in_about_ten_parts_none_of_a_single_epoch():
+    assert [part_lengths(n)[0] for n in (1, 2, 3, 19, 100, 250)] == [1, 2, 3, 19, 10, 25]
+    assert part_lengths(97) == [9] * 9 + [16]
+    for n in range(2, 1000):
+        parts = part_lengths(n)
+        assert sum(parts) == n
+        assert min(parts) > 1
+        assert len(set(parts)) <= 2
+        assert len(parts) > 1 or n < 20
+
+
+def test_a_chunk_of_a_prime_number_of_epochs_is_the_same_training(run):
+    asked = []
+
+    def recorded(state, n_epochs):
+        asked.append(n_epochs)
+        return program(state, n_epochs)
+
+    state = train_in_chunks(run, start(), recorded, epochs=23, every=23, seconds={})
+    assert asked == [2, 3]
+    np.testing.assert_array_equal(state["x"], [2.0**23, -(2.0**23)])
+    assert [row["loss"][0] for row in rows(run)] == [2.0**e for e in range(1, 24)]
 
 
 def test_parts_of_a_chunk_are_one_program_and_the_same_training(run, capsys):
