@@ -21,91 +21,61 @@ class Command(NamedTuple):
     Attributes:
         module: with `run`, `FLAGS` and `EXAMPLE`.
         about: what it does, in a line.
-        example: the arguments of one call.
     """
 
     module: str
     about: str
-    example: str = ""
+
+    @property
+    def example(self) -> str:
+        """The arguments of the first call in `EXAMPLE`."""
+        first = importlib.import_module(self.module).EXAMPLE.strip().splitlines()[0]
+        return first[first.index(" --") + 1 :]
 
 
 SYSTEMS: dict[str, dict[str, Command]] = {
     "Populations (JKOnet*)": {
         "data": Command(
-            "data_generation.__main__",
-            "simulates populations, or reads yours, and couples them",
-            "--potential=styblinski_tang",
+            "data_generation.__main__", "simulates populations, or reads yours, and couples them"
         ),
-        "train": Command(
-            "experiments.train",
-            "learns the energy of a population",
-            "--solver=jkonet-star-potential --run-name=demo",
-        ),
-        "evaluate": Command(
-            "experiments.evaluate", "judges a run again, or on other data", "--run=runs/demo"
-        ),
-        "identify": Command(
-            "experiments.identify", "says what the data can tell of the energy", "--run=runs/demo"
-        ),
-        "report": Command("experiments.report", "makes a page of a run", "--run=runs/demo"),
+        "train": Command("experiments.train", "learns the energy of a population"),
+        "evaluate": Command("experiments.evaluate", "judges a run again, or on other data"),
+        "identify": Command("experiments.identify", "says what the data can tell of the energy"),
+        "report": Command("experiments.report", "makes a page of a run"),
         "annotate": Command(
-            "experiments.annotate",
-            "writes an energy to the cells of an .h5ad file",
-            "--run=runs/cells --h5ad=cells.h5ad --out=annotated.h5ad",
+            "experiments.annotate", "writes an energy to the cells of an .h5ad file"
         ),
         "sweep": Command(
-            "experiments.sweep",
-            "a grid of data, solvers and seeds, here or on SLURM",
-            "--potentials=sphere,moon --solvers=jkonet-star-potential --seeds=0,1",
+            "experiments.sweep", "a grid of data, solvers and seeds, here or on SLURM"
         ),
-        "reproduce": Command(
-            "experiments.reproduce",
-            "the published figures and tables",
-            "--experiment=potentials --quick",
-        ),
+        "reproduce": Command("experiments.reproduce", "the published figures and tables"),
     },
     "Information-theoretic diffusion": {
         "information-theoretic": Command(
-            "experiments.information_theoretic.__main__",
-            "log densities from denoising errors",
-            "--dataset=dino",
+            "experiments.information_theoretic.__main__", "log densities from denoising errors"
         )
     },
     "Sparse rank-one diffusion": {
         "sparse-localization": Command(
-            "experiments.sparse_localization.__main__",
-            "where diffusion sampling fails",
-            "--mode=reproduce",
+            "experiments.sparse_localization.__main__", "where diffusion sampling fails"
         )
     },
     "The linear denoiser": {
         "linear-denoiser": Command(
-            "experiments.linear_denoiser.__main__",
-            "when a model memorises, in closed form",
-            "--n-train=25,50,75,100 --n-simulations=300",
+            "experiments.linear_denoiser.__main__", "when a model memorises, in closed form"
         ),
-        "learned-denoiser": Command(
-            "experiments.learned_denoiser", "the same of a network", "--n-train=16,64"
-        ),
+        "learned-denoiser": Command("experiments.learned_denoiser", "the same of a network"),
     },
     "Sparsity-aware diffusion": {
         "sparse-pixels": Command(
-            "experiments.sparse_pixels.__main__",
-            "whole images from a fifth of their pixels",
-            "--dataset=synthetic --preset=cpu",
+            "experiments.sparse_pixels.__main__", "whole images from a fifth of their pixels"
         )
     },
     "Models for others and of others": {
         "export": Command(
-            "checkpoints.export",
-            "a model as safetensors, and as programs for JAX alone",
-            "--model=runs/demo --out=shared/demo",
+            "checkpoints.export", "a model as safetensors, and as programs for JAX alone"
         ),
-        "import-torch": Command(
-            "checkpoints.import_torch",
-            "weights that PyTorch trained",
-            "--kind=message-passing --weights=model.pth --out=denoiser",
-        ),
+        "import-torch": Command("checkpoints.import_torch", "weights that PyTorch trained"),
     },
 }
 COMMANDS = {name: own for system in SYSTEMS.values() for name, own in system.items()}

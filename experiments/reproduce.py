@@ -13,6 +13,7 @@ FLAGS = define_flags(ReproduceSettings)
 define_flags(ExecutionSettings, into=FLAGS)
 
 EXAMPLE = """
+python -m experiments.reproduce --experiment=potentials --quick
 python -m experiments.reproduce --experiment=potentials
 python -m experiments.reproduce --experiment=potentials --reference=DIR --quick
 python -m experiments.reproduce --experiment=embryoid-body --embryoid-body=eb_velocity_v5.npz

@@ -16,7 +16,7 @@ from experiments.populations.settings import TrainSettings
 FLAGS = define_learning_flags(define_flags(TrainSettings))
 
 EXAMPLE = """
-python -m experiments.train --solver=jkonet-star-potential
+python -m experiments.train --solver=jkonet-star-potential --run-name=demo
 python -m experiments.train --solver=jkonet-star-linear --dataset=NAME --scheme=explicit
 python -m experiments.train --solver=jkonet --epochs=20 --eval-every=5
 python -m experiments.train --solver=jkonet-star-time-potential --dataset=cells --seeds=0,1,2,3,4

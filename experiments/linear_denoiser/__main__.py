@@ -14,8 +14,8 @@ from experiments.linear_denoiser.settings import LinearDenoiserSettings
 FLAGS = define_flags(LinearDenoiserSettings)
 
 EXAMPLE = """
-python -m experiments.linear_denoiser
 python -m experiments.linear_denoiser --n-train=25,50,75,100 --n-simulations=100
+python -m experiments.linear_denoiser
 python -m experiments.linear_denoiser --mode=memorisation --n-simulations=50
 python -m experiments.linear_denoiser --noise-scale=0.01 --n-pixels=4 --n-train=8,16,32,64,128
 """

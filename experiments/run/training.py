@@ -3,7 +3,7 @@
 A chunk ends where an evaluation is due. What an interrupted run repeats is cut in the same places, and
 everything random is drawn by epoch, so that the result has the same bits. While the device is at the
 next chunk, the host finishes the evaluation of the last one and writes the checkpoint. The device is
-given a chunk in parts, of one length and program where it has any, so that it can be seen how far it is.
+given a chunk in parts, of one length and program where it has any, so that one sees where it is.
 """
 
 import time

@@ -15,6 +15,7 @@ from experiments.sparse_pixels.settings import SparsePixelsSettings
 FLAGS = define_flags(SparsePixelsSettings)
 
 EXAMPLE = """
+python -m experiments.sparse_pixels --dataset=synthetic --preset=cpu
 python -m experiments.sparse_pixels --data-path=FOLDER --preset=cpu --run-name=sparse
 python -m experiments.sparse_pixels --data-path=FOLDER --model=ddpm --supervision=full-input
 python -m experiments.sparse_pixels --mode=evaluate --run=runs/sparse --sampler=sde --steps=50
