@@ -15,6 +15,7 @@ from diffusions.stochastic_localization import uniform_times
 from diffusions.typing import HostArray, Key
 from experiments.run.folder import RunFolder
 from experiments.run.verdicts import Verdict
+from experiments.sparse_localization.error_table import error_lines
 from experiments.sparse_localization.figures import plot_errors, plot_norms, plot_seeds
 from experiments.sparse_localization.measurement import (
     baseline_estimators,
@@ -84,20 +85,12 @@ def evaluate(
     for name, errors in found.items():
         lines = "".join(f"{value!r}\n" for value in errors.mean.tolist())
         write_text(path / f"numbers_{name}.txt", lines)
-    say("  mean squared error; in brackets relative to the share of non-zero matrices drawn")
-    say("  state evolution: of AMP, for n without end, if zero matrices are told from others")
-    say("      t     t/n" + "".join(f"{name:>26}" for name in found) + "  state evolution")
-    for i, t in enumerate(problem.times):
-        cells = []
-        for errors in found.values():
-            share = errors.nonzero[i].mean()
-            relative = errors.mean[i] / share if share else float("nan")
-            cells.append(
-                f"{errors.mean[i]:>10.5f} +-{errors.standard_error[i]:.5f} ({relative:.2f})"
-            )
-        score = f"   z {result['z'][names[i]]:+.2f}" if names[i] in result.get("z", {}) else ""
-        line = f"  {t:>6.4g} {t / problem.n:>6.3f} " + " ".join(cells) + f" {predicted[i]:>16.5f}"
-        say(line + score)
+    say("  mean squared error, with its standard error in the last digits in brackets")
+    say("  zero: of the estimate zero, the share of the matrices that are not; state evolution: of")
+    say("  AMP, for n without end, if zero matrices are told from others")
+    z = {t: result["z"][f"{t:g}"] for t in problem.times if f"{t:g}" in result.get("z", {})}
+    for line in error_lines(problem.times, problem.n, found, predicted, z):
+        say(line)
     said = [
         f"{name} {'-' if ratio is None else f'{ratio:.3f}'}" for name, ratio in crossings.items()
     ]

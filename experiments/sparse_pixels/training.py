@@ -72,7 +72,7 @@ def learn(session: Session, task: SparseTask) -> dict[str, Any]:
         part = RunFolder(run.path / name)
         part.path.mkdir(exist_ok=True)
         say(f"  round {i} of {rounds}: completes the training images, then {each} epochs on them")
-        with session.timed("train"):
+        with session.timed("complete"):
             completed = completed_images(
                 task, params, named_key(key, f"{name} draws"), part.path / COMPLETED
             )

@@ -156,6 +156,10 @@ def test_expectation_maximisation_resumes_to_the_same_bits(place, monkeypatch):
     # No round draws over the pictures of another.
     panels = {p.name for p in (whole / "plots").glob("panel_*.png")}
     assert panels == {"panel_0001.png", "panel_0002.png"}
+    # Completing images is no training.
+    speed, seconds = summary(whole)["training_images_per_second"], summary(whole)["seconds"]
+    assert speed == pytest.approx(2 * 22 / seconds["train"])
+    assert seconds["complete"] > 0.0
     flags += ("--noplots",)
     with np.load(whole / "em_1" / "completed.npz") as found:
         completed = found["images"]
