@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from data_generation.scripts.command_line import say
 from diffusions.density.error_curves import ensemble, error_curves
 from diffusions.density.log_snr import LogSNRLaw
+from diffusions.density.reference import Reference
 from diffusions.objectives import Denoiser
 from experiments.information_theoretic.assessment import assess, evaluation_key, likelihood_of
 from experiments.information_theoretic.saved import DATA_FIELDS, SavedDenoiser, saved_denoiser
@@ -73,8 +74,7 @@ def evaluate_saved(
 ) -> dict[str, Any]:
     """The numbers and pictures of a run that trains, by networks that are there."""
     law = law_of(settings, models)
-    first = next(iter(models.values()))
-    task.reference = first.reference or task.gaussian
+    task.reference = best_reference(models, task)
     denoisers = [model.denoiser for model in models.values()]
     task.evaluated_denoiser = (
         denoisers[0] if len(denoisers) == 1 else _ensemble(task, denoisers, law)
@@ -82,6 +82,28 @@ def evaluate_saved(
     say(f"  {len(models)} saved, log SNR from {law.ends[0]:.3g} to {law.ends[1]:.3g}")
     learned = Learned({})
     return assess(run, task, learned, law, likelihood_of(task, law)(learned))
+
+
+def best_reference(models: dict[str, SavedDenoiser], task: Task) -> Reference:
+    """What the likelihood is measured against: of the references of the networks, the likeliest one.
+
+    Every reference gives the same integral, and its own share of what lies outside the range, with its
+    own noise. By training examples, so that the validation data choose nothing.
+
+    Args:
+        models: some of which may correct nothing; the Gaussian of the training data stands for them.
+        task: with the training examples.
+    """
+    x = task.training_examples(PILOT_EXAMPLES[task.settings.is_planar])
+    references = {place: model.reference or task.gaussian for place, model in models.items()}
+    means = {place: float(r.log_density(x).mean()) for place, r in references.items()}
+    best = max(means, key=means.__getitem__)
+    if min(means.values()) < means[best]:
+        say(
+            f"  the networks correct different references; measured against that of {best}, the "
+            "likeliest one of training data"
+        )
+    return references[best]
 
 
 def law_of(

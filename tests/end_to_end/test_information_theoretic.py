@@ -1,6 +1,7 @@
 """The information-theoretic script at a small size, by the code that a user runs."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from diffusions.density.gaussian_reference import (
 )
 from diffusions.density.likelihood import nll
 from diffusions.density.log_snr import CHANNEL, LogSNRLaw
+from diffusions.density.mixture_reference import MixtureReference
 from diffusions.networks.mlp import DenoisingMLP
 from diffusions.networks.unet import UNet
 from experiments.information_theoretic import __main__ as information_theoretic
@@ -215,6 +217,26 @@ def test_an_ensemble_takes_the_better_one(place, scg, tmp_path):
     best = summary(scg)["nll"]
     assert summary(bad)["nll"] > best + 1.0
     assert summary(both)["nll"] == pytest.approx(best, rel=1e-4)
+
+
+@pytest.mark.parametrize("order", [("mixture", "gaussian"), ("gaussian", "mixture")])
+def test_an_ensemble_is_measured_against_the_likeliest_reference(order, capsys):
+    """Whatever the order of its members, and by training points."""
+    shapes, centres = jnp.stack([0.01 * jnp.eye(2)] * 2), jnp.array([[-1.0, 0.0], [1.0, 0.0]])
+    mixture = gaussian_mixture(jnp.ones(2), centres, shapes)
+    x = mixture.sample(jax.random.key(0), 200)
+    references = {"mixture": MixtureReference(mixture), "gaussian": None}
+    task = SimpleNamespace(
+        training_examples=lambda n: x[:n],
+        gaussian=fitted_reference(x),
+        settings=SimpleNamespace(is_planar=True),
+    )
+    models = {name: SimpleNamespace(reference=references[name]) for name in order}
+    assert evaluation.best_reference(models, task) is references["mixture"]
+    assert "measured against that of mixture" in capsys.readouterr().out
+    alike = {name: SimpleNamespace(reference=None) for name in order}
+    assert evaluation.best_reference(alike, task) is task.gaussian
+    assert capsys.readouterr().out == ""
 
 
 def test_points_of_ones_own(place, tmp_path, capsys):
