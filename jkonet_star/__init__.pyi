@@ -24,3 +24,4 @@ from jkonet_star.solvers.registry import Terms as Terms
 from jkonet_star.solvers.registry import register_solver as register_solver
 from jkonet_star.transport.couplings import Couplings as Couplings
 from jkonet_star.transport.couplings import couple as couple
+from jkonet_star.transport.tracked import tracked_couplings as tracked_couplings

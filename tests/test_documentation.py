@@ -327,6 +327,11 @@ def check_formats(scope):
     assert scope["energy"].dimension == 2
 
 
+def check_particles(scope):
+    assert abs(scope["diffusion"] - 0.2) < 0.01
+    assert scope["lower"] < 1.5 < scope["upper"]
+
+
 def check_pretrained(scope):
     assert {"dino", "sparse_n64_k6", "styblinski_tang"} <= set(scope["names"])
     assert scope["energy"].dimension == 2
@@ -370,6 +375,7 @@ CHECKS = {
     "data_formats.md": check_formats,
     "reference/api.md": lambda s: all(callable(s[name]) for name in ("fit", "Network")),
     "gpu_and_cluster.md": lambda s: s["energies"].times.shape == (8, 3),
+    "particles.md": check_particles,
     "populations.md": lambda s: s["course"].snapshots.shape == (5, 1300, 2),
     "pretrained.md": check_pretrained,
     "quick_start.md": check_quick_start,

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import urllib.request
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,7 @@ rng = np.random""",
     },
 }
 
+OURS = ["jkonet_star", "anndata"]
 EXTRAS = {"cells": ["cells"], "single_cells": ["bio"]}
 notebooks = pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
 
@@ -197,12 +199,13 @@ def installed(tmp_path_factory):
     somewhere, first = folder / "elsewhere", install_cell(ROOT / "notebooks" / "quick_start.ipynb")
     cases = {
         **{
-            f"{file.stem} {gpu}": (install_cell(file), somewhere, False, gpu)
+            f"{file.stem} {gpu} {jax}": (install_cell(file), somewhere, hidden, gpu)
             for file in NOTEBOOKS
             for gpu in (False, True)
+            for jax, hidden in ((True, OURS), (False, [*OURS, "jax"]))
         },
-        "found": (first, somewhere, True, True),
-        "clone": (first, clone / "notebooks", False, False),
+        "found": (first, somewhere, [], True),
+        "clone": (first, clone / "notebooks", OURS, False),
     }
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
@@ -219,12 +222,14 @@ def installed(tmp_path_factory):
 
 @notebooks
 @pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "gpu"])
-def test_the_install_cell_installs_where_nothing_is(file, gpu, installed):
-    """In Colab from GitHub, with JAX for its GPU where there is one."""
-    command = installed[0](f"{file.stem} {gpu}")
-    extras = ",".join(EXTRAS.get(file.stem, []) + (["cuda12"] if gpu else []))
+@pytest.mark.parametrize("jax", [False, True], ids=["bare", "with_jax"])
+def test_the_install_cell_installs_where_nothing_is(file, gpu, jax, installed):
+    """From GitHub, with JAX for a GPU where there is one; Colab's own JAX stays as it is."""
+    command = installed[0](f"{file.stem} {gpu} {jax}")
+    extras = ",".join(EXTRAS.get(file.stem, []) + (["cuda12"] if gpu and not jax else []))
+    held = f"'jax=={version('jax')}'" if jax else ""
     wanted = f"jkonet-diffusions{f'[{extras}]' if extras else ''} @ git+https://github.com/"
-    assert f'pip install -q "{wanted}' in command
+    assert f'pip install -q {held} "{wanted}' in command
     assert "{" not in command
 
 
@@ -242,13 +247,12 @@ import importlib.util, json, os, shutil, sys
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance()
 real = importlib.util.find_spec
-ours = ("jkonet_star", "anndata")
 ran = {}
-for name, (source, folder, found, gpu) in json.load(sys.stdin).items():
+for name, (source, folder, hidden, gpu) in json.load(sys.stdin).items():
     commands = ran[name] = []
     shell.reset()
     shell.system = commands.append
-    importlib.util.find_spec = lambda name: real(name) if found or name not in ours else None
+    importlib.util.find_spec = lambda name: None if name in hidden else real(name)
     shutil.which = lambda name: "there" if gpu else None
     os.chdir(folder)
     shell.run_cell(source).raise_error()
