@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from diffusions.typing import HostArray
@@ -46,4 +47,6 @@ def tracked_couplings(names: Sequence[Sequence[Any] | HostArray]) -> Couplings:
         source.append(i)
         target.append(j)
         weight.append(np.full(len(i), 1.0 / len(i), np.float32))
-    return Couplings(*(np.concatenate(parts) for parts in (step, source, target, weight)))
+    return Couplings(
+        *(jnp.asarray(np.concatenate(parts)) for parts in (step, source, target, weight))
+    )
