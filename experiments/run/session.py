@@ -195,9 +195,11 @@ def conclude(
 
 def _log_to_wandb(run: RunFolder, summary: dict[str, Any]) -> None:
     config = run.config()["settings"]
-    with import_extra("wandb", "--wandb").init(
-        project="jkonet-diffusions", name=run.path.name, config=config
-    ) as tracked:
+    wandb = import_extra("wandb", "--wandb")
+    with wandb.init(project="jkonet-diffusions", name=run.path.name, config=config) as tracked:
         for row in run.rows():
             tracked.log({k: v for k, v in row.items() if k != "epoch"}, step=row["epoch"])
+        pictures = sorted(run.plots.glob("*.png"))
+        if pictures:
+            tracked.log({f"plots/{file.stem}": wandb.Image(str(file)) for file in pictures})
         tracked.summary.update(summary)

@@ -1,7 +1,10 @@
 """What a session says, counts and keeps."""
 
+import contextlib
 import dataclasses
 import json
+import sys
+import types
 
 import pytest
 
@@ -53,6 +56,40 @@ def test_a_finished_run_is_left_as_it_is(settings, capsys, tmp_path):
         assert not run.start("", "second")
     assert capsys.readouterr().out == f"{tmp_path / 'runs/one'} is already finished\n"
     assert (tmp_path / "runs/one/summary.json").read_bytes() == before
+
+
+class Tracked(contextlib.AbstractContextManager):
+    """Stands for Weights & Biases."""
+
+    def __init__(self):
+        self.logged, self.summary = [], {}
+
+    def init(self, **arguments):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def log(self, row, step=None):
+        self.logged.append((step, row))
+
+
+def test_rows_pictures_and_summary_are_tracked(settings, monkeypatch, tmp_path):
+    tracked = Tracked()
+    wandb = types.SimpleNamespace(init=tracked.init, Image=lambda file: ("image", file))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    tracking = dataclasses.replace(settings, wandb=True)
+    with session(tracking, "experiments.some") as run:
+        run.start("", "first")
+        run.folder.log([{"epoch": 1, "loss": 0.5}])
+        run.folder.plots.mkdir(exist_ok=True)
+        for name in ("b.png", "a.png", "a.pdf"):
+            (run.folder.plots / name).write_bytes(b"")
+        run.conclude({"answer": 42})
+    plots = tmp_path / "runs/one/plots"
+    pictures = {f"plots/{name}": ("image", str(plots / f"{name}.png")) for name in "ab"}
+    assert tracked.logged == [(1, {"loss": 0.5}), (None, pictures)]
+    assert tracked.summary["answer"] == 42
 
 
 def test_what_cannot_be_finished_is_refused_before_any_work(settings, tmp_path):
