@@ -43,8 +43,8 @@ def main() -> None:
     for j, (name, images) in enumerate(columns.items()):
         grid[0, j].set_title(name, fontsize=7)
         for axes, image in zip(grid[:, j], images, strict=False):
-            axes.imshow(image)
-    figure.savefig(given.picture, dpi=110, metadata={"Software": None})
+            axes.imshow(image, interpolation="nearest")
+    figure.savefig(given.picture, dpi=80, metadata={"Software": None})
 
 
 if __name__ == "__main__":

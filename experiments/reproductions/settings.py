@@ -51,6 +51,7 @@ OF_ONE_EXPERIMENT = {
     "dimensions": "dimensions",
     "particle_counts": "dimensions",
     "betas": "functionals",
+    "embryoid_body": "embryoid-body",
 }
 
 
@@ -103,6 +104,10 @@ class ReproduceSettings:
             if getattr(self, name) is not None and self.experiment != experiment:
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} is for --experiment={experiment}")
+        if self.experiment == "embryoid-body" and self.potentials is not None:
+            raise ValueError(
+                "--potentials is of simulations; --experiment=embryoid-body reads a file"
+            )
         if self.experiment == "embryoid-body" and self.embryoid_body is None:
             raise ValueError(
                 "--experiment=embryoid-body needs --embryoid-body=FILE, the principal components "

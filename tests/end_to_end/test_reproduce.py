@@ -183,6 +183,8 @@ def test_what_drifts_evenly_is_predicted_between_floor_and_no_change(embryoid_bo
         (("--experiment=embryoid-body",), "needs --embryoid-body=FILE"),
         (("--experiment=schemes", "--reference=x"), "--experiment=potentials"),
         (("--experiment=embryoid-body", "--embryoid-body=none.npz"), "none.npz"),
+        (("--experiment=schemes", "--embryoid-body=x"), "--experiment=embryoid-body"),
+        (("--experiment=embryoid-body", "--potentials=moon"), "reads a file"),
         (("--experiment=potentials", "--reference=nowhere"), "holds no snapshots"),
         (("--experiment=potentials", "--dimensions=2"), "--experiment=dimensions"),
         (("--experiment=potentials", "--particle-counts=9"), "--experiment=dimensions"),
