@@ -45,7 +45,7 @@ def plot_answers(file: Path, answers: Sequence[Answer]) -> None:
                     [answer.low / unit, answer.high / unit], [0, 0], color=color, lw=4, alpha=0.4
                 )
             axes.plot([answer.value / unit], [0], "o", color=color)
-        said = "" if answer.determined else "Not determined: "
+        said = "" if answer.determined else "not determined: "
         axes.set_title(
             f"{QUESTIONS[answer.question]}\n" + textwrap.fill(said + answer.verdict, WIDTH),
             loc="left",
