@@ -93,7 +93,9 @@ def plot_linear(file: Path, table: list[dict[str, Any]], model: OneStepModel) ->
         axes.set_xlim(fine.min(), fine.max())
         axes.set_xlabel("training points n")
     grid[1, 2].set_axis_off()
-    grid[1, 2].legend(*grid[0, 0].get_legend_handles_labels(), loc="center", fontsize=10)
+    grid[1, 2].legend(
+        *grid[0, 0].get_legend_handles_labels(), loc="center", fontsize=10, frameon=False
+    )
     save_figure(figure, file)
 
 
@@ -167,7 +169,7 @@ def plot_learned(file: Path, table: list[dict[str, Any]], averages: list[dict[st
     _band(grid[0, 0], table, "delta", label="$\\pm$ 2 standard errors", color=MEASURED)
     grid[0, 0].axhline(0.0, color=FAINT, linestyle=":", linewidth=1)
     grid[0, 0].set_title(r"$\Delta$ = D(train, generated) - D(original, generated)", fontsize=9)
-    grid[0, 0].legend(fontsize=8)
+    grid[0, 0].legend(fontsize=8, frameon=False)
     plot_probability(grid[0, 1], table)
     for name, label, color in (
         ("distance_train", "training and generated", MEASURED),
@@ -175,7 +177,7 @@ def plot_learned(file: Path, table: list[dict[str, Any]], averages: list[dict[st
     ):
         _band(grid[1, 0], table, name, label=label, color=color)
     grid[1, 0].set_title("distance per pixel", fontsize=10)
-    grid[1, 0].legend(fontsize=8)
+    grid[1, 0].legend(fontsize=8, frameon=False)
     for axes in grid.ravel()[:3]:
         axes.set_xlabel("training images n")
     shades = colormaps["viridis"](np.linspace(0, 0.9, len(table)))
@@ -186,7 +188,7 @@ def plot_learned(file: Path, table: list[dict[str, Any]], averages: list[dict[st
     grid[1, 1].axhline(0.0, color=FAINT, linestyle=":", linewidth=1)
     grid[1, 1].set_title(r"running average of $\Delta$", fontsize=10)
     grid[1, 1].set_xlabel("repetitions")
-    grid[1, 1].legend(fontsize=6, ncols=2)
+    grid[1, 1].legend(fontsize=6, ncols=2, frameon=False)
     save_figure(figure, file)
 
 
@@ -217,7 +219,7 @@ def plot_generated(file: Path, images: np.ndarray, data: IsotropicMixture) -> No
     axes.hist(images.ravel(), 40, density=True, color=MEASURED, alpha=0.5, label="generated")
     axes.plot(values, data.density(values), color=THEORY, label="truth")
     axes.set_title("pixels", fontsize=10)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, frameon=False)
     save_figure(figure, file)
 
 

@@ -112,7 +112,7 @@ def report(
         axes.set_xticks(range(len(potentials)), potentials, rotation=45, ha="right", fontsize=7)
         axes.set_title(solver, fontsize=9)
     grid[0, 0].set_ylabel("EMD / EMD of no change (dashed)", fontsize=8)
-    grid[0, 0].legend(fontsize=7)
+    grid[0, 0].legend(fontsize=7, frameon=False)
     save_figure(figure, folder.path / "plots" / "couplings.png")
 
 

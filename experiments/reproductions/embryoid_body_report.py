@@ -82,7 +82,7 @@ def write_table(folder: SweepFolder, protocols: Sequence[Protocol]) -> None:
         axes.set_ylim(bottom=0.0)
         axes.set_ylabel(protocol.metric)
         axes.set_title(protocol.name, fontsize=8)
-        axes.legend(fontsize=6, loc="best")
+        axes.legend(fontsize=6, loc="best", frameon=False)
     save_figure(figure, folder.path / "plots" / "embryoid-body.png")
 
 

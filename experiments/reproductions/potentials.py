@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from data_generation.populations.settings import DataSettings
-from data_generation.scripts.figures import save_figure
+from data_generation.scripts.figures import TRUTH, empty_figure, in_style, save_figure
 from diffusions.files import write_text
 from experiments.reproductions.baselines import relative_to_no_change
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
@@ -127,9 +127,11 @@ def _figure(
     curves: dict[str, tuple[np.ndarray, np.ndarray] | None],
 ) -> Figure:
     """Errors by potential, convergence over the epochs, time per epoch."""
-    figure = Figure(figsize=(11, 7.4), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplot_mosaic([["errors", "errors"], ["convergence", "time"]])
+    figure = empty_figure(11, 7.4)
+    # Closed forms have no epochs, and short runs a single evaluation.
+    below = ["convergence", "time"] if any(c is not None for c in curves.values()) else ["time"]
+    axes = figure.subplot_mosaic([["errors"] * len(below), below])
+    in_style(axes.values())
     shades = dict(zip(solvers, colormaps["tab10"](np.arange(len(solvers)) % 10), strict=True))
     for number, solver in enumerate(solvers):
         shift = (number - (len(solvers) - 1) / 2) * 0.75 / len(solvers)
@@ -158,16 +160,26 @@ def _figure(
         range(len(potentials)), potentials, rotation=30, ha="right", fontsize=8
     )
     axes["errors"].set_ylabel("EMD / EMD of no change (dashed)", fontsize=9)
-    axes["errors"].legend(fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    axes["convergence"].set_xlabel("epoch")
-    axes["convergence"].set_ylabel("EMD, from its least to its largest value", fontsize=9)
+    axes["errors"].legend(
+        fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False
+    )
+    if "convergence" in axes:
+        axes["convergence"].set_xlabel("epoch")
+        axes["convergence"].set_ylabel("EMD, from its least to its largest value", fontsize=9)
     timed = [s for s in solvers if any(r["cost"] for r in rows if r["solver"] == s)]
     costs = [[r["cost"] for r in rows if r["solver"] == s and r["cost"]] for s in timed]
     if costs:
-        boxes = axes["time"].boxplot(costs, orientation="horizontal", patch_artist=True, widths=0.6)
+        boxes = axes["time"].boxplot(
+            costs,
+            orientation="horizontal",
+            patch_artist=True,
+            widths=0.6,
+            medianprops={"color": TRUTH},
+        )
         for box, solver in zip(boxes["boxes"], timed, strict=True):
             box.set_facecolor(shades[solver])
         axes["time"].set_xscale("log")
+        axes["time"].xaxis.set_minor_formatter(NullFormatter())
         axes["time"].set_yticks(range(1, len(timed) + 1), timed, fontsize=7)
         axes["time"].invert_yaxis()
     axes["time"].set_xlabel("seconds per epoch; of a closed form, in all", fontsize=9)

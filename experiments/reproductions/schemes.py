@@ -105,6 +105,10 @@ def report(
         for axes in line_of_axes:
             axes.set_ylim(low, high)
     figure.legend(
-        *grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7
+        *grid[0, 0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+        fontsize=7,
+        frameon=False,
     )
     save_figure(figure, folder.path / "plots" / "schemes.png")

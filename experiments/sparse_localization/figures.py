@@ -79,7 +79,7 @@ def plot_errors(
         "$t = n/2$", (THRESHOLD, 0.02), xycoords=("data", "axes fraction"), fontsize=8,
         xytext=(3, 0), textcoords="offset points", color=FAINT,
     )  # fmt: skip
-    grid[0, 0].legend(fontsize=8)
+    grid[0, 0].legend(fontsize=8, frameon=False)
     save_figure(figure, file)
 
 
@@ -93,12 +93,12 @@ def plot_seeds(file: Path, times: tuple[float, ...], n: int, networks: dict[str,
         left.plot(ratio, mean, linewidth=0.8, alpha=0.8, label=name)
     left.plot(ratio, means.mean(axis=0), color="black", linewidth=1.4, label="mean")
     left.set_ylabel(r"mean squared error $|\hat{x} - x|_F^2$")
-    left.legend(fontsize=7)
+    left.legend(fontsize=7, frameon=False)
     right.plot(ratio, means.std(axis=0, ddof=1), color=NETWORK, label="between networks")
     sampling = np.stack([found.standard_error for found in networks.values()]).mean(axis=0)
     right.plot(ratio, sampling, "--", color=FAINT, label="standard error of each")
     right.set_ylabel("standard deviation")
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, frameon=False)
     for axes in (left, right):
         axes.axvline(THRESHOLD, color=FAINT, linewidth=0.8, linestyle=":")
         axes.set_xlabel("$t/n$")
@@ -144,5 +144,5 @@ def plot_training(file: Path, rows: list[dict[str, Any]]) -> None:
         axes.set_yscale("log")
     axes.set_xlabel("epoch")
     axes.set_title("mean squared error in training", fontsize=10)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, frameon=False)
     save_figure(figure, file)
