@@ -129,8 +129,8 @@ def _figure(
     """Errors by potential, convergence over the epochs, time per epoch."""
     figure = empty_figure(11, 7.4)
     # Closed forms have no epochs, and short runs a single evaluation.
-    below = ["convergence", "time"] if any(c is not None for c in curves.values()) else ["time"]
-    axes = figure.subplot_mosaic([["errors"] * len(below), below])
+    drawn = any(curve is not None for curve in curves.values())
+    axes = figure.subplot_mosaic("ee;ct" if drawn else "e;t")  # errors, convergence, time
     in_style(axes.values())
     shades = dict(zip(solvers, colormaps["tab10"](np.arange(len(solvers)) % 10), strict=True))
     for number, solver in enumerate(solvers):
@@ -139,37 +139,33 @@ def _figure(
         places = [k + shift for k, e in enumerate(errors) if e is not None]
         shown = np.clip([e for e in errors if e is not None], *DRAWN)
         marker = MARKERS[number % len(MARKERS)]
-        axes["errors"].scatter(
-            places, shown, s=20, color=shades[solver], marker=marker, label=solver
-        )
+        axes["e"].scatter(places, shown, s=20, color=shades[solver], marker=marker, label=solver)
         curve = curves[solver]
         if curve is not None:
             epochs, emd = curve
             middle, spread = emd.mean(axis=0), emd.std(axis=0)
-            axes["convergence"].plot(epochs, middle, color=shades[solver], linewidth=1.2)
-            axes["convergence"].fill_between(
+            axes["c"].plot(epochs, middle, color=shades[solver], linewidth=1.2)
+            axes["c"].fill_between(
                 epochs, middle - spread, middle + spread, color=shades[solver], alpha=0.12
             )
     for k in range(1, len(potentials)):
-        axes["errors"].axvline(k - 0.5, color="0.9", linewidth=0.6)
-    axes["errors"].axhline(1.0, color="0.5", linewidth=0.8, linestyle="--")
-    axes["errors"].set_yscale("log")
-    axes["errors"].set_ylim(DRAWN[0] / 1.6, DRAWN[1] * 1.6)
-    axes["errors"].set_xlim(-0.5, len(potentials) - 0.5)
-    axes["errors"].set_xticks(
-        range(len(potentials)), potentials, rotation=30, ha="right", fontsize=8
-    )
-    axes["errors"].set_ylabel("EMD / EMD of no change (dashed)", fontsize=9)
-    axes["errors"].legend(
+        axes["e"].axvline(k - 0.5, color="0.9", linewidth=0.6)
+    axes["e"].axhline(1.0, color="0.5", linewidth=0.8, linestyle="--")
+    axes["e"].set_yscale("log")
+    axes["e"].set_ylim(DRAWN[0] / 1.6, DRAWN[1] * 1.6)
+    axes["e"].set_xlim(-0.5, len(potentials) - 0.5)
+    axes["e"].set_xticks(range(len(potentials)), potentials, rotation=30, ha="right", fontsize=8)
+    axes["e"].set_ylabel("EMD / EMD of no change (dashed)", fontsize=9)
+    axes["e"].legend(
         fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False
     )
-    if "convergence" in axes:
-        axes["convergence"].set_xlabel("epoch")
-        axes["convergence"].set_ylabel("EMD, from its least to its largest value", fontsize=9)
+    if drawn:
+        axes["c"].set_xlabel("epoch")
+        axes["c"].set_ylabel("EMD, from its least to its largest value", fontsize=9)
     timed = [s for s in solvers if any(r["cost"] for r in rows if r["solver"] == s)]
     costs = [[r["cost"] for r in rows if r["solver"] == s and r["cost"]] for s in timed]
     if costs:
-        boxes = axes["time"].boxplot(
+        boxes = axes["t"].boxplot(
             costs,
             orientation="horizontal",
             patch_artist=True,
@@ -178,9 +174,9 @@ def _figure(
         )
         for box, solver in zip(boxes["boxes"], timed, strict=True):
             box.set_facecolor(shades[solver])
-        axes["time"].set_xscale("log")
-        axes["time"].xaxis.set_minor_formatter(NullFormatter())
-        axes["time"].set_yticks(range(1, len(timed) + 1), timed, fontsize=7)
-        axes["time"].invert_yaxis()
-    axes["time"].set_xlabel("seconds per epoch; of a closed form, in all", fontsize=9)
+        axes["t"].set_xscale("log")
+        axes["t"].xaxis.set_minor_formatter(NullFormatter())
+        axes["t"].set_yticks(range(1, len(timed) + 1), timed, fontsize=7)
+        axes["t"].invert_yaxis()
+    axes["t"].set_xlabel("seconds per epoch; of a closed form, in all", fontsize=9)
     return figure
