@@ -49,8 +49,11 @@ def plot_errors(
             mean = found.mean if scale == "linear" else np.where(found.mean > 0, found.mean, np.nan)
             axes.plot(ratio, mean, line, color=color, linewidth=1.3, label=label)
             none = ratio[np.isnan(mean)]
-            edge = {"transform": axes.get_xaxis_transform(), "clip_on": False}
-            axes.plot(none, np.zeros(len(none)), "v", color=color, markersize=4, **edge)
+            if len(
+                none
+            ):  # an empty line that is not clipped has no place, and none is left for axes
+                edge = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+                axes.plot(none, np.zeros(len(none)), "v", color=color, markersize=4, **edge)
             if name not in STYLES:
                 low, high = (found.mean + sign * 2 * found.standard_error for sign in (-1, 1))
                 axes.fill_between(
@@ -79,7 +82,13 @@ def plot_errors(
         "$t = n/2$", (THRESHOLD, 0.02), xycoords=("data", "axes fraction"), fontsize=8,
         xytext=(3, 0), textcoords="offset points", color=FAINT,
     )  # fmt: skip
-    grid[0, 0].legend(fontsize=8, frameon=False)
+    figure.legend(
+        *grid[0, 0].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=3,
+        fontsize=8,
+        frameon=False,
+    )
     save_figure(figure, file)
 
 
