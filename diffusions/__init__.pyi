@@ -61,6 +61,7 @@ from diffusions.samplers import posterior as posterior
 from diffusions.samplers import prior as prior
 from diffusions.samplers import sde as sde
 from diffusions.samplers import uniform_times as uniform_times
+from diffusions.soap import soap as soap
 from diffusions.sparse_estimators import posterior_mean as posterior_mean
 from diffusions.sparse_estimators import power_iteration as power_iteration
 from diffusions.sparse_estimators import sparse_prior as sparse_prior

@@ -108,7 +108,10 @@ class Stitching(PopulationNetwork):
     def _optimizer(self, data: PopulationData) -> optax.GradientTransformation:
         number = self.batches(data)[1]
         network = dataclasses.replace(
-            self.network, learning_rate=self.particle_learning_rate, weight_decay=0.0
+            self.network,
+            optimizer="adam",
+            learning_rate=self.particle_learning_rate,
+            weight_decay=0.0,
         )
         return optax.multi_transform(
             {"energy": self.transformation(number), "particles": make_optimizer(network, number)},

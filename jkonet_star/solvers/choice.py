@@ -67,9 +67,9 @@ HELD_OUT = 0.25
 FEWEST = 20
 """Particles of a snapshot, below which nothing can be held out."""
 MOST_COMPARED = 1000
-COMPARED_STEPS = 2400
+COMPARED_STEPS = 800
 """Gradient steps of the first-order training of what is compared, however many couplings there are."""
-CHOSEN_STEPS = 7200
+CHOSEN_STEPS = 2400
 """Of what is chosen. Fine structure takes longer to learn than to be compared."""
 NO_NOISE = -1e9
 """b of `energies`, equation (2), at which beta is zero in single precision, and stays so."""

@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from diffusions.keys import named_key
 from diffusions.memory import check_memory
+from diffusions.soap import soap
 from diffusions.training import (
     TrainingState,
     cut_batch,
@@ -22,7 +23,7 @@ from diffusions.typing import Array, Key, PyTree
 from jkonet_star.energies.circulation import coordinate_planes
 from jkonet_star.energies.models import NetworkEnergy, Units
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.settings import NetworkSettings
+from jkonet_star.settings import LEARNING_RATES, NetworkSettings, Optimizer
 from jkonet_star.solvers.divergence import sound_epochs
 from jkonet_star.solvers.first_order import FirstOrderConditions, jko_loss
 from jkonet_star.solvers.interface import Frame, Solver, check_kinds, frame
@@ -33,21 +34,19 @@ if TYPE_CHECKING:
     from jkonet_star.solvers.problem import Problem
 
 
-def make_optimizer(settings: NetworkSettings, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Adam (AdamW with weight decay) behind a clipped gradient, on the settings' schedule."""
-    rate: optax.ScalarOrSchedule = settings.learning_rate
+def make_optimizer(
+    settings: NetworkSettings, steps_per_epoch: int, default: Optimizer = "adam"
+) -> optax.GradientTransformation:
+    """That of the settings, `default` where they say auto, behind a clipped gradient."""
+    name: Optimizer = default if settings.optimizer == "auto" else settings.optimizer
+    start = settings.learning_rate or LEARNING_RATES[name]
+    rate: optax.ScalarOrSchedule = start
     if settings.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(
-            settings.learning_rate, settings.epochs * steps_per_epoch
-        )
-    parts = []
-    if settings.gradient_clip:
-        parts.append(optax.clip_by_global_norm(settings.gradient_clip))
-    if settings.weight_decay:
-        parts.append(optax.adamw(rate, weight_decay=settings.weight_decay))
-    else:
-        parts.append(optax.adam(rate))
-    return optax.chain(*parts)
+        rate = optax.cosine_decay_schedule(start, settings.epochs * steps_per_epoch)
+    clipped = [optax.clip_by_global_norm(settings.gradient_clip)] * bool(settings.gradient_clip)
+    kinds = {"soap": soap, "adam": optax.adamw if settings.weight_decay else optax.adam}
+    decay = {"weight_decay": settings.weight_decay} if settings.weight_decay else {}
+    return optax.chain(*clipped, kinds[name](rate, **decay))
 
 
 @flax.struct.dataclass
@@ -71,7 +70,7 @@ class Network(Solver):
         potential: an own Flax module of V, from (..., d), or (..., d + 1) with the time last, to
             (...); absent, the multilayer perceptron of `network`.
         interaction: likewise of U, from (..., d).
-        optimizer: any of Optax; absent, Adam on the schedule of `network`.
+        optimizer: any of Optax; absent, that of `network`.
     """
 
     terms: Terms = Terms(potential=True)
@@ -92,6 +91,11 @@ class Network(Solver):
         # Whatever sequence a user wrote: a program is found by the value.
         hidden = tuple(self.network.hidden)
         object.__setattr__(self, "network", dataclasses.replace(self.network, hidden=hidden))
+
+    @property
+    def default_optimizer(self) -> Optimizer:
+        """SOAP, for a smooth objective with little noise."""
+        return "soap"
 
     @property
     def may_circulate(self) -> bool:
@@ -124,7 +128,7 @@ class Network(Solver):
         """The optimiser, for this many gradient steps in an epoch."""
         if self.optimizer is not None:
             return self.optimizer
-        return make_optimizer(self.network, updates_per_epoch)
+        return make_optimizer(self.network, updates_per_epoch, self.default_optimizer)
 
     def _batch(self, n_pairs: int) -> tuple[int, optax.GradientTransformation]:
         size = min(self.network.batch_size, n_pairs)

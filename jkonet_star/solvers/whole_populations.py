@@ -9,6 +9,7 @@ import numpy as np
 from diffusions.training import cut_batch
 from diffusions.typing import Array, Float
 from jkonet_star.energies.models import Units
+from jkonet_star.settings import Optimizer
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.bilevel_batches import BilevelData, bilevel_data
 from jkonet_star.solvers.interface import Frame, frame
@@ -41,6 +42,11 @@ class PopulationData:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PopulationNetwork(Network):
     """Network energies by batches of particles of every snapshot; an epoch takes each particle once."""
+
+    @property
+    def default_optimizer(self) -> Optimizer:
+        """Adam: these objectives are of few particles at a time, and of an inner problem cut short."""
+        return "adam"
 
     @property
     def may_circulate(self) -> bool:
