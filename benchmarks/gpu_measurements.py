@@ -435,7 +435,7 @@ def _batch_of(settings: Any) -> str:
 
 
 def measure_populations(request: Row) -> list[Row]:
-    """A whole fit of 1000 epochs, again, and for five seeds in one program."""
+    """A whole fit of the default epochs, again, and for five seeds in one program."""
     import jax
     import numpy as np
 
@@ -449,7 +449,7 @@ def measure_populations(request: Row) -> list[Row]:
         jkonet_star.fit,
         population,
         "jkonet-star-potential",
-        network=NetworkSettings(epochs=1000 if full else 2),
+        network=NetworkSettings() if full else NetworkSettings(epochs=2),
     )
     rows, energies = [], []
     keys = jax.vmap(jax.random.key)(np.arange(5, dtype=np.uint32))

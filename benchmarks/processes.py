@@ -27,7 +27,7 @@ def define(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True, help="a name in --data-dir, or a path")
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--replicates", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--processes", type=numbers, default=[1, 2])
     parser.add_argument("--repetitions", type=int, default=2)
 

@@ -45,7 +45,7 @@ class TrainSettings(FolderSettings):
     scheme: Scheme | Literal["auto"] = "auto"
     seeds: Annotated[tuple[Seed, ...], Bounds(1, 1000)] = (0,)
     eval: EvaluationPopulation = "test_data"
-    eval_every: Count = 100
+    eval_every: Count = 20
     wasserstein_order: WassersteinOrder = 1
 
     def __post_init__(self):

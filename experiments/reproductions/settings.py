@@ -140,8 +140,8 @@ class ReproduceSettings:
         return DataSettings(**{**own, **small, **more})
 
     def learning(self, **network: Any) -> LearningSettings:
-        """What the solvers are told: 1000 epochs and batches of 250, as published, and `network`."""
+        """What the solvers are told: the default epochs, batches of 250 as published, and `network`."""
         batch_size = 100 if self.quick else 250
         return LearningSettings(
-            network=NetworkSettings(epochs=self.epochs_or(1000), batch_size=batch_size, **network)
+            network=NetworkSettings(epochs=self.epochs_or(NetworkSettings().epochs), batch_size=batch_size, **network)
         )

@@ -145,7 +145,7 @@ class ExecutionSettings(DeviceSettings):
     batched: bool = True
     memory_budget: Positive = 2.0
     eval: EvaluationPopulation = "test_data"
-    eval_every: Count = 100
+    eval_every: Count = 20
     wasserstein_order: WassersteinOrder = 1
     plots: bool = True
     executor: Executor = "local"
