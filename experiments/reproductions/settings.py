@@ -143,5 +143,7 @@ class ReproduceSettings:
         """What the solvers are told: the default epochs, batches of 250 as published, and `network`."""
         batch_size = 100 if self.quick else 250
         return LearningSettings(
-            network=NetworkSettings(epochs=self.epochs_or(NetworkSettings().epochs), batch_size=batch_size, **network)
+            network=NetworkSettings(
+                epochs=self.epochs_or(NetworkSettings().epochs), batch_size=batch_size, **network
+            )
         )

@@ -14,7 +14,9 @@ hardly sees what is finer than a population. So of those that it leaves the clas
 has to find one as hard to tell from the observed particles as any other, up to half the error of a
 difference of two accuracies of n answers (a whole one would hide what a few hundred particles show),
 
-    A_c <= A_b + sqrt(2 A_b (1 - A_b) / n) / 2.                                                    (3)
+    A_c <= A_b + sqrt(2 A_b (1 - A_b) / n) / 2,                                                    (3)
+
+A_b being that of the best, or a half where that is more: below it is luck.
 
 What is taken is then trained anew, longer and on all particles.
 
@@ -370,11 +372,9 @@ class _Outcome(NamedTuple):
 def _hardest_to_tell(compared: "Sequence[_Distances]") -> int:
     """The first within (3) of the best; the first of all where particles are too few."""
     best = min(compared, key=lambda distances: distances.accuracy)
-    error = np.sqrt(2 * best.accuracy * (1 - best.accuracy) / best.answers) / 2
-    return next(
-        (i for i, own in enumerate(compared) if own.accuracy <= best.accuracy + error),
-        0,
-    )
+    accuracy = max(best.accuracy, 0.5)
+    most = accuracy + np.sqrt(2 * accuracy * (1 - accuracy) / best.answers) / 2
+    return next((i for i, own in enumerate(compared) if own.accuracy <= most), 0)
 
 
 def learn_chosen(

@@ -201,7 +201,7 @@ def test_the_first_order_solution_of_exact_data_stays_as_good():
     x = rng.normal(size=(200, 2))
     states = [x, 0.9 * x, 0.81 * x]
     snapshots = snapshots_from_arrays(states, [0.0, 0.1, 0.2])
-    settings = NetworkSettings(epochs=100, hidden=(32,), batch_size=100)
+    settings = NetworkSettings(epochs=200, hidden=(32,), batch_size=100)
 
     def error(refinement):
         energy = fit(snapshots, key=KEY, network=settings, refinement=refinement)
