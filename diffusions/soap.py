@@ -47,7 +47,7 @@ class Sides(NamedTuple):
 class SoapState(NamedTuple):
     """What `scale_by_soap` carries; leaves as those of the parameters."""
 
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
     mean: PyTree  # M
     squares: PyTree  # V, in the eigenbasis
     sides: tuple[Sides, ...]  # in the order of the leaves
@@ -124,17 +124,15 @@ def scale_by_soap(
         raise ValueError(f"every must be at least 1, got {every}")
 
     def init(params: Params) -> SoapState:
-        # Of the parameters, so that what is vmapped over them is batched from the start.
         def sides(leaf: Array) -> Sides:
             lengths = [leaf.shape[axis] for axis in _turned_sides(leaf.shape)]
-            zero = 0.0 * jnp.ravel(leaf)[0] if lengths else None
             return Sides(
-                second_moments=tuple(jnp.zeros((n, n), leaf.dtype) + zero for n in lengths),
-                eigenvectors=tuple(jnp.eye(n, dtype=leaf.dtype) + zero for n in lengths),
+                second_moments=tuple(jnp.zeros((n, n), leaf.dtype) for n in lengths),
+                eigenvectors=tuple(jnp.eye(n, dtype=leaf.dtype) for n in lengths),
             )
 
         return SoapState(
-            count=jnp.zeros((), jnp.int32),
+            steps=jnp.zeros((), jnp.int32),
             mean=jax.tree.map(jnp.zeros_like, params),
             squares=jax.tree.map(jnp.zeros_like, params),
             sides=tuple(map(sides, jax.tree.leaves(params))),
@@ -145,7 +143,7 @@ def scale_by_soap(
     ) -> tuple[PyTree, SoapState]:
         del params
         gradients, tree = jax.tree.flatten(updates)
-        count = state.count + 1
+        count = state.steps + 1
         means = [
             b1 * m + (1 - b1) * g
             for m, g in zip(jax.tree.leaves(state.mean), gradients, strict=True)
@@ -174,10 +172,10 @@ def scale_by_soap(
                 direction = _along(axis, q.T, direction)
             squares.append(square)
             directions.append(direction)
-        return tree.unflatten(directions), SoapState(
-            count=count,
-            mean=tree.unflatten(means),
-            squares=tree.unflatten(squares),
+        return jax.tree.unflatten(tree, directions), SoapState(
+            steps=count,
+            mean=jax.tree.unflatten(tree, means),
+            squares=jax.tree.unflatten(tree, squares),
             sides=tuple(Sides(*pair) for pair in zip(moments, bases, strict=True)),
         )
 

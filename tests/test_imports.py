@@ -30,6 +30,7 @@ MAY_IMPORT = {
         "diffusions.releases",
         "diffusions.shapes",
         "diffusions.short_repr",
+        "diffusions.soap",
         "diffusions.training",
         "diffusions.typing",
     ),

@@ -28,7 +28,7 @@ FASTER = np.diff(np.log(SHARES) - np.log1p(-np.asarray(SHARES)))
 N = 300
 QUICK = GrowthSettings(growth_prices=(0.25,), growth_rounds=12)
 FEATURES = FeatureSettings(degree=2, radial_centers=4)
-NETWORK = NetworkSettings(epochs=20, batch_size=100, hidden=(16,))
+NETWORK = NetworkSettings(epochs=20, batch_size=100, hidden=(16,), optimizer="adam")
 MASSES = (10.0, 14.0, 30.0, 55.0)
 
 
