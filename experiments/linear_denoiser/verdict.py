@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffusions.linear_denoiser.model import OneStepModel
-from experiments.run.verdicts import Difference, Verdict
+from experiments.run.verdicts import Difference, Verdict, not_finite
 
 _TAILS = 9
 """Points beyond the dimension from which four moments of an inverse covariance exist, and a standard
@@ -23,6 +23,10 @@ def curves_verdict(
         model: of them.
         repetitions: behind every row.
     """
+    # Infinite KL is what singular covariances have.
+    values = [row[name] for row in table for name in _COMPARED if not math.isinf(row[name])]
+    if failed := not_finite("measured KL or variance", values):
+        return failed
     differences = [
         Difference(row[name] - row[f"{name}_expected"], row[f"{name}_standard_error"], repetitions)
         for row in table
@@ -51,6 +55,8 @@ def map_verdict(table: Sequence[dict[str, Any]], repetitions: int) -> Verdict:
         table: rows of `experiments.linear_denoiser.memorisation.summarise`.
         repetitions: behind every row.
     """
+    if failed := not_finite("measured losses", [row["gap"] for row in table]):
+        return failed
     dimension = table[0]["n"] / table[0]["n_over_d"]
     differences = [
         Difference(row[f"{name}_z"], 1.0, repetitions)
@@ -81,6 +87,8 @@ def learned_verdict(
     """
     last = max(table, key=lambda row: row["n"])
     made, deviation = last["generated_mean"], last["generated_std"]
+    if failed := not_finite(f"generated pixels at n = {last['n']}", made, deviation):
+        return failed
     away = Difference(made - mean, last["generated_mean_standard_error"] or math.nan, repetitions)
     # A bias of a tenth of a deviation is no failure, however small its error.
     wrong = away.clear() and abs(away.value) > std / 10 or not 0.5 < deviation / std < 2.0
@@ -127,8 +135,11 @@ def _agreement(differences: Sequence[Difference], what: str) -> tuple[str, bool]
         return f"{what} have no exact expectation with an error to compare", False
     worst = max(differences, key=lambda d: abs(d.value / d.error))
     contradicted = worst.clear(len(differences))
-    verb = "contradict" if contradicted else "agree with"
     far = (
         f"up to {abs(worst.value / worst.error):.2g} standard errors in {len(differences)} numbers"
     )
+    if contradicted is None:
+        few = f"{worst.n_values} repetitions are too few to contradict"
+        return f"{few} the exact expectation of {what} ({far})", False
+    verb = "contradict" if contradicted else "agree with"
     return f"measured {what} {verb} their exact expectation ({far})", contradicted

@@ -7,7 +7,7 @@ from experiments.reports.html import content, folded, lines, notice, number, par
 BEHIND = ("explanation", "outliers", "couplings", "density", "closed_form", "choice")
 """Of a fit: what is looked at where something is wrong."""
 VERDICT = ("verdict", "beaten")
-"""In words, and whether what knows less is as good."""
+"""In words, and whether it is bad, as `experiments.run.verdicts` defines it."""
 _MOST_CARDS = 6
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import stats
 
 from diffusions.typing import HostArray
-from experiments.run.verdicts import LEVEL, Difference, Verdict
+from experiments.run.verdicts import FEW, LEVEL, Difference, Verdict, not_finite
 from experiments.sparse_localization.measurement import SquaredErrors
 
 RIVALS = {
@@ -16,6 +16,8 @@ RIVALS = {
     "amp_random_start": "AMP from a random start",
 }
 _ZERO = "the estimate zero"
+_COLLAPSE = 0.1
+"""Of the expected number of samples that are not zero: with less, the sampling has lost them."""
 
 
 def errors_verdict(
@@ -31,31 +33,34 @@ def errors_verdict(
         half_way: by estimator, the t/n where half of the zero estimate's error is left.
     """
     own = np.mean([found[name].errors for name in networks], axis=0)
+    learned = "the network" if len(networks) == 1 else f"the mean of {len(networks)} networks"
+    text = f"the mean squared error of {learned} over all times is {own.mean():.3g}"
+    if failed := not_finite(text, own):
+        return failed
     nonzero = next(iter(found.values())).nonzero
     # |x|_F is 1 or 0: this is what the estimate zero errs.
     rivals = {_ZERO: nonzero.astype(np.float64)}
     rivals |= {words: found[name].errors for name, words in RIVALS.items() if name in found}
     best = min(rivals, key=lambda name: float(rivals[name].mean()))
     beside, beside_zero = (_over_times(own - rivals[name]) for name in (best, _ZERO))
-    learned = "the network" if len(networks) == 1 else f"the mean of {len(networks)} networks"
-    text = f"the mean squared error of {learned} over all times is {own.mean():.3g}"
-    found_something = beside_zero.value < 0 and beside_zero.clear()
+    beaten = beside.side() == 1
     if best != _ZERO:
         several = f", the best of {len(rivals) - 1} that learn nothing" if len(rivals) > 2 else ""
-        text += f", {beside.words()} that of {best}{several}"
-        text += "" if beside.clear() else ", which is within chance"
-    if not found_something:
-        return Verdict(f"collapsed: {text}, and no better than {_ZERO}", beaten=True)
+        text += f", {beside.beside(f'that of {best}{several}')}"
+    if beside_zero.side() in (0, 1):
+        # Where nothing else finds a signal either, there may be none to find.
+        begin = "collapsed: " if beaten and best != _ZERO else ""
+        return Verdict(f"{begin}{text}, and no better than {_ZERO}", beaten=beaten)
     crossing = [
         f"{half_way[name]:.3g} for {words}"
         for name, words in {networks[0]: "the network", "amp": "AMP"}.items()
         if half_way.get(name) is not None
     ]
     if best == _ZERO:
-        text += f", {beside_zero.words()} that of {_ZERO}"
+        text += f", {beside_zero.beside(f'that of {_ZERO}')}"
     if crossing:
         text += f"; half of the signal is found from t/n = {' and '.join(crossing)} on"
-    return Verdict(text, beaten=beside.value > 0 and beside.clear())
+    return Verdict(text, beaten=beaten)
 
 
 def samples_verdict(norms: HostArray, zero_probability: float) -> Verdict:
@@ -66,14 +71,20 @@ def samples_verdict(norms: HostArray, zero_probability: float) -> Verdict:
         zero_probability: of that law.
     """
     count, above = len(norms), int(np.sum(norms > 0.5))
+    lost = count - int(np.sum(np.isfinite(norms)))
+    if failed := not_finite(f"{lost} of {count} samples", norms):
+        return failed
     wanted = 1.0 - zero_probability
     chance = stats.binomtest(above, count, wanted).pvalue >= LEVEL
     share = f"{above} of {count} samples have a norm above 1/2"
     law = f"{wanted:.3g} of the true law"
     if chance:
-        return Verdict(f"{share}, which agrees with the {law}", beaten=False)
-    failed = "the sampling collapses to zero" if above < wanted * count else "too many"
-    return Verdict(f"{failed}: {share}, beside {wanted * count:.4g} expected ({law})", beaten=True)
+        agrees = "too few to tell from" if count < FEW else "which agrees with"
+        return Verdict(f"{share}, {agrees} the {law}", beaten=False)
+    wrong = "too many" if above > wanted * count else "too few"
+    if above < _COLLAPSE * wanted * count:
+        wrong = "the sampling collapses to zero"
+    return Verdict(f"{wrong}: {share}, beside {wanted * count:.4g} expected ({law})", beaten=True)
 
 
 def _over_times(differences: HostArray) -> Difference:

@@ -5,7 +5,7 @@ from typing import Any
 
 from diffusions.images.interpolation import INTERPOLATIONS
 from diffusions.typing import HostArray
-from experiments.run.verdicts import Difference, Verdict
+from experiments.run.verdicts import Difference, Verdict, not_finite
 
 NOT_LEARNED = (*INTERPOLATIONS, "kriging")
 _COVERAGE = 0.05
@@ -23,23 +23,20 @@ def verdict(
         calibrated: by `experiments.sparse_pixels.calibration`; None for a single draw.
     """
     own = psnr["sample_mean"]
+    learned = "a single sample" if draws == 1 else f"the mean of {draws} samples"
+    has = f"{learned} has a PSNR of {own.mean():.3g} dB on unseen pixels"
+    if failed := not_finite(has, own):
+        return failed
     best = max(
         (name for name in NOT_LEARNED if name in psnr), key=lambda name: float(psnr[name].mean())
     )
-    beside = Difference.of(own - psnr[best])
-    learned = "a single sample" if draws == 1 else f"the mean of {draws} samples"
-    better = beside.value > 0 and beside.clear()
-    told = [
-        f"{beside.words('dB')} {best.replace('_', ' ')}, the best that learns nothing"
-        + ("" if beside.clear() else " (within chance)")
-    ]
+    beside, rival = Difference.of(own - psnr[best]), best.replace("_", " ")
+    told = [beside.beside(f"{rival}, the best that learns nothing", "dB")]
     if "regression" in psnr:
-        regression = Difference.of(own - psnr["regression"])
-        told.append(f"{regression.words('dB')} one-shot regression")
-    text = f"{learned} has a PSNR of {own.mean():.3g} dB on unseen pixels, {', and '.join(told)}"
-    if not better:
-        text = f"no better than {best.replace('_', ' ')}: {text}"
-    return Verdict("; ".join([text, *_spread(calibrated)]), beaten=not better)
+        told.append(Difference.of(own - psnr["regression"]).beside("one-shot regression", "dB"))
+    begin = f"no better than {rival}: " if beside.side() in (-1, 0) else ""
+    text = f"{begin}{has}, {', and '.join(told)}"
+    return Verdict("; ".join([text, *_spread(calibrated)]), beaten=beside.side() == -1)
 
 
 def _spread(calibrated: Mapping[str, Any] | None) -> list[str]:

@@ -27,7 +27,7 @@ def test_chance_is_that_of_students_t():
     """Of many means of pure noise about one in a hundred is clear; of as many comparisons, none."""
     draws = np.random.default_rng(0).normal(size=(4000, 6))
     found = [Difference.of(row) for row in draws]
-    share = np.mean([d.clear() for d in found])
+    share = np.mean([bool(d.clear()) for d in found])
     assert 0.005 < share < 0.017
     assert not any(d.clear(comparisons=40_000) for d in found)
 
@@ -36,14 +36,24 @@ def test_chance_is_that_of_students_t():
     ("values", "clear", "words"),
     [
         ([-1.0, -1.1, -0.9], True, "1 +- 0.058 dB below"),
-        ([1.0, -1.1, 0.3], False, "0.0667 +- 0.62 dB above"),
-        ([2.0], False, "2 dB above"),
+        ([1.0, -1.1, 0.3], None, "0.0667 +- 0.62 dB above"),
+        ([1.0, -1.0, 0.3] * 4, False, "0.1 +- 0.25 dB above"),
+        ([2.0], None, "2 dB above"),
+        ([np.nan] * 20, None, "nan dB above"),
     ],
 )
 def test_differences_in_words(values, clear, words):
     found = Difference.of(np.array(values))
     assert found.clear() is clear
     assert found.words("dB") == words
+    doubt = {True: "", False: " (within chance)", None: " (too few to tell)"}[clear]
+    assert found.beside("it", "dB") == f"{words} it{doubt}"
+
+
+def test_sides_of_chance():
+    few, many = 4, 400
+    assert [Difference(v, 0.1, many).side() for v in (-1.0, 0.1, 1.0)] == [-1, 0, 1]
+    assert [Difference(v, 0.1, few).side() for v in (-1.0, 0.1, 1.0)] == [-1, None, 1]
 
 
 def test_a_verdict_is_said_kept_and_led_with(capsys):
@@ -75,13 +85,53 @@ def test_of_a_density():
         False,
     )
     assert "the exact one within chance (0.002 +- 0.01 above it)" in of(better, exact).text
-    beaten = of(level, above, "and the integral is cut")
+    beaten = of(above, above, "and the integral is cut")
     assert beaten.beaten
     assert beaten.text.startswith("no better than a Gaussian: ")
     assert beaten.text.endswith("; and the integral is cut")
     # Gaussian data: nothing is better than a Gaussian, and nothing is wrong.
-    assert not of(level, exact).beaten
-    assert of(level, None).beaten
+    assert of(level, exact).text.startswith("the mean")
+    for known in (above, None):
+        as_good = of(level, known)
+        assert as_good.text.startswith("no better than a Gaussian: ")
+        assert "(within chance)" in as_good.text
+        assert not as_good.beaten
+    few = of(better._replace(n_values=2), Difference(17.5, 12.0, 2))
+    assert "17.5 +- 12 above the exact one (too few to tell)" in few.text
+    assert "within chance" not in few.text
+
+
+NAN = float("nan")
+
+
+def nothing(kind):
+    """The verdict of a system on a result that is not a number."""
+    none, short = Difference(NAN, NAN, 500), np.full(50, NAN)
+    if kind == "density":
+        return density_verdict(NAN, none, none, examples="500 points", unit="nats")
+    if kind == "samples":
+        return samples_verdict(np.full(500, NAN), 0.5)
+    if kind == "errors":
+        lost = SquaredErrors(np.full((3, 200), NAN), np.ones((3, 200), bool))
+        return errors_verdict({"network": lost, "amp": errors(0.5)}, ("network",), {})
+    if kind == "images":
+        return pixels_verdict({"sample_mean": short, "kriging": np.ones(50)}, 8, None)
+    if kind == "curves":
+        return curves_verdict(rows(kl=NAN, kl_standard_error=None), MODEL, 300)
+    if kind == "map":
+        row = {"n": 4, "n_over_d": 1.0, "gap": NAN, "train_loss_z": None, "test_loss_z": None}
+        return map_verdict([row], 300)
+    return learned_verdict([{"n": 50, "generated_mean": NAN, "generated_std": NAN}], 0.5, 0.2, 300)
+
+
+@pytest.mark.parametrize(
+    "kind", ["density", "samples", "errors", "images", "curves", "map", "learned"]
+)
+def test_what_is_not_finite_is_called_so_and_beaten(kind):
+    found = nothing(kind)
+    assert found.beaten
+    assert found.text.startswith("not finite: ")
+    assert not any(word in found.text for word in ("chance", "agree", "collapse", "no better"))
 
 
 def rows(kl=12.32, variance=0.56, **more):
@@ -117,6 +167,12 @@ def test_of_the_linear_denoiser():
     alone = curves_verdict(rows(**none), MODEL, 1)
     assert not alone.beaten
     assert "infinite up to n = 1000" in alone.text
+    few = curves_verdict(rows(kl=12.32 + 1.0), MODEL, 2)
+    assert few.text.startswith(
+        "2 repetitions are too few to contradict the exact expectation of KL and variance "
+        "(up to 1e+02 standard errors"
+    )
+    assert not few.beaten
 
 
 def test_of_memory():
@@ -181,6 +237,17 @@ def test_of_sparse_denoisers():
     assert collapsed.text.startswith("collapsed: ")
     alone = errors_verdict({"a": errors(0.2), "b": errors(0.3, 1)}, ("a", "b"), {})
     assert not alone.beaten
+    level = errors_verdict(found | {"network": errors(0.6, 5)}, ("network",), crossings)
+    assert "that of AMP, the best of 2 that learn nothing (within chance)" in level.text
+    assert not level.beaten
+    one = {name: SquaredErrors(e.errors[:, :1], e.nonzero[:, :1]) for name, e in found.items()}
+    too_few = errors_verdict(one | {"network": one["amp"]}, ("network",), {})
+    assert "collapsed" not in too_few.text
+    assert "(too few to tell)" in too_few.text
+    assert not too_few.beaten
+    nothing_found = errors_verdict({"network": errors(1.0)}, ("network",), {})
+    assert nothing_found.text.endswith(", and no better than the estimate zero")
+    assert not nothing_found.beaten
     assert "the mean of 2 networks" in alone.text
     assert "below that of the estimate zero" in alone.text
 
@@ -195,6 +262,10 @@ def test_of_samples():
     assert collapsed.beaten
     assert collapsed.text.startswith("the sampling collapses to zero: 0 of 500")
     assert samples_verdict(np.ones(500), 0.5).text.startswith("too many: 500 of 500")
+    fewer = samples_verdict(np.where(np.arange(10_000) < 4600, 1.0, 0.0), 0.5)
+    assert fewer.text.startswith("too few: 4600 of 10000")
+    assert fewer.beaten
+    assert "too few to tell from the 0.5" in samples_verdict(np.ones(1), 0.5).text
 
 
 def test_of_images():
@@ -215,5 +286,12 @@ def test_of_images():
     calibrated = pixels_verdict(psnr, 8, {"coverage": {"80%": 0.78}}).text
     assert calibrated.endswith("(calibrated)")
     level = pixels_verdict(psnr | {"sample_mean": np.full(50, 15.0)}, 1, None)
-    assert level.beaten
+    assert not level.beaten
     assert level.text.startswith("no better than kriging: a single sample has")
+    assert "(within chance)" in level.text
+    assert pixels_verdict(psnr | {"sample_mean": np.full(50, 14.0)}, 1, None).beaten
+    one = {name: values[:1] for name, values in psnr.items()}
+    alone = pixels_verdict(one | {"sample_mean": np.full(1, 12.0)}, 1, None)
+    assert not alone.beaten
+    assert alone.text.startswith("a single sample has")
+    assert "dB below kriging, the best that learns nothing (too few to tell)" in alone.text
