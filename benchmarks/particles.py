@@ -1,11 +1,12 @@
 """What is told of followed colloids, against their truth: docs/particles.md's figures.
 
     python -m benchmarks.particles [--particles=300] [--frames=61] [--dense=100] [--dense-frames=801]
-        [--repulsion=0.2] [--repeats=4] [--seed=0] [--picture=FILE.png]
+        [--repulsion=0.2] [--repeats=4] [--localisation=0] [--seed=0] [--picture=FILE.png]
 
 Colloids of `data_generation.populations.simulated_colloids`: a dilute sample, by which the trap and D
 are found, along the tracks and without them; and dense ones, by each of which the repulsion is. 90 %
-intervals by the sandwich formula.
+intervals by the sandwich formula. `--localisation` is the standard deviation, um per coordinate, of an
+error of each position of the dilute sample.
 """
 
 import argparse
@@ -55,22 +56,34 @@ DISTANCES = np.linspace(0.0, 2.5, 26)
 LEVEL = 0.9
 
 
-def frames_of(tracks):
-    """Positions and names of every frame, as `fit` takes them."""
-    rows = [tracks.time == t for t in np.unique(tracks.time)]
-    return [tracks.position[own] for own in rows], [tracks.name[own] for own in rows]
+def followed(table):
+    """Snapshots and couplings of a table, whatever the order of its rows, and the frames' positions."""
+    times = np.unique(table.time)
+    rows = [table.time == t for t in times]
+    points = [table.position[own] for own in rows]
+    snapshots = snapshots_from_arrays(points, times)
+    return points, snapshots, tracked_couplings([table.name[own] for own in rows], snapshots)
 
 
-def diffusion(energy, points):
+def diffusion(points, snapshots, tracks, drift=None):
     """D by what the drift leaves of the displacements, and its standard error.
 
     Args:
-        energy: with a drift.
-        points: (frames, n, 2) along the tracks.
+        points: (n_k, 2) of each frame.
+        snapshots: of them.
+        tracks: their couplings.
+        drift: (points of a frame) -> (n_k, 2); none where absent.
     """
-    ahead = np.stack([np.asarray(energy.drift(x, x)) for x in points[:-1]]) * FRAME
-    left = np.diff(points, axis=0) - ahead
-    found = float((left**2).mean() / (2 * FRAME))
+    left = []
+    for k, tau in enumerate(np.diff(snapshots.time_values())):
+        own = np.asarray(tracks.step) == k
+        i, j = np.asarray(tracks.source)[own], np.asarray(tracks.target)[own]
+        moved = points[k + 1][j] - points[k][i]
+        if drift is not None:
+            moved = moved - tau * np.asarray(drift(points[k]))[i]
+        left.append(moved / np.sqrt(2 * tau))
+    left = np.concatenate(left)
+    found = float((left**2).mean())
     return found, found * np.sqrt(2 / left.size)
 
 
@@ -94,23 +107,22 @@ def compare(name, value, bounds, truth):
     print(f"{name}: {value:.3g} [{bounds[0]:.3g}, {bounds[1]:.3g}], truth {truth:.3g}")
 
 
-def trap(tracks):
+def trap(table):
     """Prints what the dilute sample tells; its energy and its D."""
-    points, names = frames_of(tracks)
-    whole = np.stack(points)
-    snapshots = snapshots_from_arrays(points, dt=FRAME)
+    points, snapshots, couplings = followed(table)
     start = time.process_time()
     energy = fit(
         snapshots,
         "jkonet-star-linear-potential",
         key=0,
         features=TRAP,
-        couplings=tracked_couplings(names),
+        couplings=couplings,
         resample="trajectories",
     )
-    beta, error = diffusion(energy, whole)
+    beta, error = diffusion(points, snapshots, couplings, energy.drift)
     print(f"D: {beta:.4f} +- {error:.4f} um^2/s, truth {DIFFUSION}")
-    print(f"  without the drift: {(np.diff(whole, axis=0) ** 2).mean() / (2 * FRAME):.4f}")
+    raw, _ = diffusion(points, snapshots, couplings)
+    print(f"  without the drift: {raw:.4f}")
     along = np.array([-WELL, WELL])
     deep = energy.interval(lambda e: -profile(e, along, beta).mean(), LEVEL)
     compare("barrier, k_B T", -float(profile(energy, along, beta).mean()), deep, HEIGHT)
@@ -123,12 +135,11 @@ def trap(tracks):
     stiff = energy.interval(stiffness, LEVEL)
     compare("stiffness across, k_B T/um^2", float(stiffness(energy)), stiff, 1 / WIDTH**2)
     print(f"  {time.process_time() - start:.0f} CPU s")
-    apart = np.linalg.norm(whole[-1][:, None] - whole[-1], axis=-1) + np.diag(
-        [np.inf] * len(whole[-1])
-    )
-    moved = np.sqrt((np.diff(whole, axis=0) ** 2).sum(axis=-1).mean())
+    last = points[-1]
+    apart = np.linalg.norm(last[:, None] - last, axis=-1) + np.diag([np.inf] * len(last))
     print(
-        f"a step is {moved:.3f} um, the nearest neighbour {np.median(apart.min(axis=1)):.3f} um away"
+        f"a step is {np.sqrt(4 * raw * FRAME):.3f} um, the nearest neighbour "
+        f"{np.median(apart.min(axis=1)):.3f} um away"
     )
     without = fit(snapshots, "jkonet-star-linear-potential-internal", key=0, features=TRAP)
     found = float(without.beta)
@@ -139,18 +150,18 @@ def trap(tracks):
     return energy, beta
 
 
-def forces(tracks, count, repulsion):
+def forces(table, count, repulsion):
     """Prints what the dense sample tells of the repulsion; its values and bounds."""
-    points, names = frames_of(tracks)
+    points, snapshots, couplings = followed(table)
     start = time.process_time()
     energy = fit(
-        snapshots_from_arrays(points, dt=FRAME),
+        snapshots,
         Linear(terms=Terms(potential=True, interaction=True), features=FORCES),
         key=0,
-        couplings=tracked_couplings(names),
+        couplings=couplings,
         resample="trajectories",
     )
-    beta, error = diffusion(energy, np.stack(points))
+    beta, error = diffusion(points, snapshots, couplings, lambda x: energy.drift(x, x))
     print(f"dense sample, D: {beta:.4f} +- {error:.4f} um^2/s, truth {DIFFUSION}")
     value = np.asarray(repulsion_of(energy, count, beta))
     low, high = energy.interval(lambda e: repulsion_of(e, count, beta), LEVEL)
@@ -160,7 +171,7 @@ def forces(tracks, count, repulsion):
     return value, low, high
 
 
-def draw(file, energy, beta, tracks, found, repulsion):
+def draw(file, energy, beta, table, found, repulsion):
     """The trap with some tracks, its profile, and the repulsion, beside the truth."""
     figure, ((plane, line, pair),) = new_figure(3)
     ends = np.array([2.6, 2.2])
@@ -172,7 +183,7 @@ def draw(file, energy, beta, tracks, found, repulsion):
         *axis, values, levels=np.linspace(0, 6, 13), cmap=ENERGIES, extend="max"
     )
     for name in range(6):
-        plane.plot(*tracks.position[tracks.name == name].T, color="white", linewidth=0.6)
+        plane.plot(*table.position[table.name == name].T, color="white", linewidth=0.6)
     plane.set(
         xlabel="x, $\\mu$m", ylabel="y, $\\mu$m", aspect="equal", xlim=(-2.6, 2.6), ylim=(-2.2, 2.2)
     )
@@ -209,10 +220,13 @@ def main():
     parser.add_argument("--dense-frames", type=int, default=801)
     parser.add_argument("--repulsion", type=float, default=0.2)
     parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--localisation", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--picture")
     given = parser.parse_args()
     dilute = simulated_colloids(given.seed, n_particles=given.particles, n_frames=given.frames)
+    error = np.random.default_rng(given.seed).normal(size=dilute.position.shape)
+    dilute = dilute._replace(position=dilute.position + given.localisation * error)
     energy, beta = trap(dilute)
     found = []
     for repeat in range(1, given.repeats + 1):

@@ -9,14 +9,47 @@ from jkonet_star.settings import FeatureSettings
 NAMES = [["a", "b", "c"], ["c", "a"], ["d", "a", "b", "c"]]
 
 
-def test_every_particle_goes_with_itself():
-    found = tracked_couplings(NAMES)
+class Unknown:
+    """As pandas' NA: neither equal to itself nor not."""
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other):
+        return self
+
+    def __repr__(self):
+        return "<NA>"
+
+
+def places(names):
+    """Snapshots of as many particles as there are names."""
+    return snapshots_from_arrays([np.arange(len(own))[:, None] for own in names])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        str,
+        ord,
+        lambda name: (1, name),  # of which NumPy would make an axis
+        lambda name: {"a": 7, "b": "7"}.get(name, name),  # which NumPy would take for the same
+    ],
+)
+def test_every_particle_goes_with_itself(kind):
+    found = tracked_couplings([[kind(name) for name in own] for own in NAMES], places(NAMES))
     pairs = [
         (int(k), NAMES[k][i], NAMES[k + 1][j])
         for k, i, j in zip(found.step, found.source, found.target, strict=True)
     ]
-    assert pairs == [(0, "a", "a"), (0, "c", "c"), (1, "a", "a"), (1, "c", "c")]
+    assert pairs == [(0, "a", "a"), (0, "c", "c"), (1, "c", "c"), (1, "a", "a")]
     np.testing.assert_array_equal(found.weight, 0.5)
+
+
+def test_names_may_be_an_array_with_a_row_for_each_snapshot():
+    names = np.array([[3, 1, 2], [2, 3, 1]])
+    found = tracked_couplings(names, places(names))
+    np.testing.assert_array_equal(found.source, [0, 1, 2])
+    np.testing.assert_array_equal(found.target, [1, 2, 0])
 
 
 def test_tracks_tell_what_transport_cannot():
@@ -37,7 +70,7 @@ def test_tracks_tell_what_transport_cannot():
         snapshots,
         "jkonet-star-linear-potential",
         key=0,
-        couplings=tracked_couplings(names),
+        couplings=tracked_couplings(names, snapshots),
         features=features,
     )
     before = np.concatenate(
@@ -54,12 +87,27 @@ def test_tracks_tell_what_transport_cannot():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([[1, 2]], "at least two snapshots, got 1"),
+        (5, "names must be a list with the names of each snapshot"),
+        ([[1, 2]], "2 snapshots need as many lists of names, got 1"),
         ([[1, 2], [2, 2]], "snapshot 1 has the particle 2 more than once"),
         ([[1, 2], [3, 4]], "snapshots 0 and 1 have no particle in common"),
-        ([[[1], [2]], [1, 2]], r"names of snapshot 0 must be a list, got shape \(2, 1\)"),
+        ([[1, 2], [1]], "snapshot 1 has 2 particles and 1 names: give each of its points one"),
+        ([[1, 2], [1, 2, 3]], "snapshot 1 has 2 particles and 3 names"),
+        ([np.ones((2, 1)), [1, 2]], r"names of snapshot 0 must be a list, got shape \(2, 1\)"),
+        (["ab", "ab"], r"names of snapshot 0 must be a list, got shape \(\)"),
+        ("ab", "names must be a list with the names of each snapshot"),
+        ([[1, (2, [])], [1, 2]], r"got \(2, \[\]\) in row 1"),
+        ([[[1], [2]], [1, 2]], r"must be numbers, text or tuples of them, got \[1\] in row 0"),
+        ([[1, 2], [1, None]], r"row 1 of snapshot 1 has no name \(None\): leave the point out"),
+        (np.array([[1, 2], [1, np.nan]]), r"row 1 of snapshot 1 has no name \(nan\)"),
+        ([[1, 2], [Unknown(), 1]], r"row 0 of snapshot 1 has no name \(<NA>\)"),
     ],
 )
 def test_what_are_no_tracks_is_refused(names, message):
     with pytest.raises(ValueError, match=message):
-        tracked_couplings(names)
+        tracked_couplings(names, places([[1, 2], [1, 2]]))
+
+
+def test_names_alone_are_not_enough():
+    with pytest.raises(ValueError, match="snapshots must be of Snapshots, got list"):
+        tracked_couplings(NAMES, NAMES)
