@@ -88,13 +88,13 @@ def chunk_lengths(done: int, epochs: int, size: int) -> list[int]:
 def part_lengths(size: int) -> list[int]:
     """Epochs of the parts of a chunk: of equal ones, about ten.
 
-    A prime number has none. Its last part is longer than the others, which is a second program; not
-    worth it for a chunk that is short. A part of a single epoch would be no loop, and XLA might
-    compute it with other last bits.
+    Some lengths have none, such as a prime number, or one that is twice as large as a prime. There the
+    last part is longer than the others, which is a second program; not worth it for a chunk that is
+    short. A part of a single epoch would be no loop, and XLA might compute it with other last bits.
     """
     divisors = (n for n in range(2, size + 1) if size % n == 0)
     length = min(divisors, key=lambda n: abs(n - size / PARTS), default=size)
-    if length < size or size < 2 * PARTS:
+    if size < 2 * PARTS or 1 < size // length <= 2 * PARTS:
         return [length] * (size // length)
     length = size // PARTS
     before = size // length - 1

@@ -120,12 +120,14 @@ def test_what_has_ended_is_not_gone_on_with(run):
 def test_a_chunk_is_given_in_about_ten_parts_none_of_a_single_epoch():
     assert [part_lengths(n)[0] for n in (1, 2, 3, 19, 100, 250)] == [1, 2, 3, 19, 10, 25]
     assert part_lengths(97) == [9] * 9 + [16]
+    assert part_lengths(194) == [19] * 9 + [23]
+    assert part_lengths(201) == [20] * 9 + [21]
     for n in range(2, 1000):
         parts = part_lengths(n)
         assert sum(parts) == n
         assert min(parts) > 1
         assert len(set(parts)) <= 2
-        assert len(parts) > 1 or n < 20
+        assert 5 <= len(parts) <= 20 or n < 20
 
 
 def test_a_chunk_of_a_prime_number_of_epochs_is_the_same_training(run):
