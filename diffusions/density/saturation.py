@@ -34,7 +34,7 @@ MOST_REACH = 24.0
 
 
 class Outside(NamedTuple):
-    """Equation (1), in nats per example: at least so much."""
+    """The right-hand sides of (1), in nats per example; of the ideal denoiser at least so much."""
 
     left: Float[Array, ""]
     right: Float[Array, ""]

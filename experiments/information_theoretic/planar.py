@@ -1,5 +1,6 @@
 """Points, in the plane or of one's own: data, network, pictures and samples."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,12 @@ class PlanarTask(Task):
 
     def resolving(self) -> Reference:
         """The mixture that was chosen, or one for this alone: a Gaussian is as wide as all points."""
-        if self.settings.precondition == "mixture" or len(self.data.train) < LEAST_POINTS:
+        if self.reference is not self.gaussian or len(self.data.train) < LEAST_POINTS:
             return self.reference
+        return self._narrow
+
+    @functools.cached_property
+    def _narrow(self) -> Reference:
         say("  fitting a mixture, for the range of the log SNRs ...")
         return chosen_mixture(self.data.train, self.settings.seed).reference
 

@@ -269,8 +269,21 @@ def test_points_of_ones_own(place, tmp_path, capsys):
 def test_a_range_that_is_too_narrow_is_followed_and_complained_of(place, capsys):
     run = start(place, "narrow", "--dataset=scg", *LINES, "--log-snr=0,0.5")
     assert "nats lie below" in capsys.readouterr().out
-    assert summary(run)["log_snr"]["scale"] == 0.5
-    assert max(summary(run)["nats_outside"].values()) > 0.05
+    found = summary(run)
+    assert found["log_snr"]["scale"] == 0.5
+    assert max(found["nats_outside"].values()) > 0.05
+    assert found["verdict"].endswith("; the log SNRs do not hold all of the integral")
+
+
+def test_a_network_that_errs_at_the_ends_of_a_range_is_not_told_to_widen_it(place, capsys):
+    few = ("--n-points=30", "--epochs=1", "--width=64")
+    run = start(place, "hasty", "--dataset=line", *LINES, *few)
+    said = capsys.readouterr().out
+    assert "the network errs there" in said
+    assert "give a larger scale" not in said
+    found = summary(run)
+    assert max(found["nats_outside"].values()) > 0.05
+    assert found["verdict"].endswith("; the network errs at the ends of the log SNRs")
 
 
 @pytest.mark.parametrize("log_snr", ["spectrum", "curve"])
