@@ -73,7 +73,7 @@ def assess(
         gaussian_curves=curves_of(task, None, law),
     )
     _write_curves(run, measured)
-    left_out, remark = _outside(task, learned, law)
+    left_out, remark = left_outside(task, learned, law)
     more = task.concluded(run, learned, law, measured)
     found = {"nll": measured.nll, "nll_gaussian": measured.gaussian_nll}
     found |= task.discrete(learned, law)
@@ -144,11 +144,19 @@ def curves_of(task: Task, learned: Learned | None, law: LogSNRLaw) -> ErrorCurve
     return measure(learned, task.gaussian, x)
 
 
-def _outside(task: Task, learned: Learned, law: LogSNRLaw) -> tuple[Outside, str]:
+def left_outside(task: Task, learned: Learned, law: LogSNRLaw) -> tuple[Outside, str]:
     """What is left outside the range by what was learned; where it is much, why, said and in short.
 
     Equation (1) of `diffusions.density.saturation` is of the ideal denoiser. A law as narrow as that
     of the data stands for it: where its denoiser leaves little, the rest is the network's error.
+
+    Args:
+        task: with the validation data.
+        learned: what is judged.
+        law: whose ends bound the range.
+
+    Returns:
+        In nats per example; a remark for the verdict, empty where little is left outside.
     """
     points = task.settings.is_planar
     x = task.validation_examples() if points else task.validation_examples()[:IMAGE_CHUNK]
