@@ -60,6 +60,11 @@ def _turned_sides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(axis for axis in (0, 1) if 1 < shape[axis] <= LARGEST_SIDE)
 
 
+def _precise(leaf: Array) -> Any:
+    """The type in which moments of a leaf are kept: nothing below single precision."""
+    return jnp.promote_types(leaf.dtype, jnp.float32)
+
+
 def _along(axis: int, matrix: Float[Array, "n n"], values: Float[Array, "a b"]) -> Array:
     """matrix^T values along the rows, values matrix along the columns."""
     return matrix.T @ values if axis == 0 else values @ matrix
@@ -127,14 +132,16 @@ def scale_by_soap(
         def sides(leaf: Array) -> Sides:
             lengths = [leaf.shape[axis] for axis in _turned_sides(leaf.shape)]
             return Sides(
-                second_moments=tuple(jnp.zeros((n, n), leaf.dtype) for n in lengths),
-                eigenvectors=tuple(jnp.eye(n, dtype=leaf.dtype) for n in lengths),
+                second_moments=tuple(jnp.zeros((n, n), _precise(leaf)) for n in lengths),
+                eigenvectors=tuple(jnp.eye(n, dtype=_precise(leaf)) for n in lengths),
             )
+
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, _precise(leaf)), params)
 
         return SoapState(
             steps=jnp.zeros((), jnp.int32),
-            mean=jax.tree.map(jnp.zeros_like, params),
-            squares=jax.tree.map(jnp.zeros_like, params),
+            mean=zeros,
+            squares=jax.tree.map(jnp.copy, zeros),
             sides=tuple(map(sides, jax.tree.leaves(params))),
         )
 
@@ -142,7 +149,8 @@ def scale_by_soap(
         updates: PyTree, state: SoapState, params: Params | None = None
     ) -> tuple[PyTree, SoapState]:
         del params
-        gradients, tree = jax.tree.flatten(updates)
+        given, tree = jax.tree.flatten(updates)
+        gradients = [g.astype(_precise(g)) for g in given]
         count = state.steps + 1
         means = [
             b1 * m + (1 - b1) * g
@@ -159,8 +167,8 @@ def scale_by_soap(
             (count - 1) % every == 0, moments, [of.eigenvectors for of in state.sides]
         )
         squares, directions = [], []
-        for g, mean, square, basis in zip(
-            gradients, means, jax.tree.leaves(state.squares), bases, strict=True
+        for g, mean, square, basis, own in zip(
+            gradients, means, jax.tree.leaves(state.squares), bases, given, strict=True
         ):
             axes = _turned_sides(g.shape)
             turned, turned_mean = g, mean
@@ -171,7 +179,7 @@ def scale_by_soap(
             for axis, q in zip(axes, basis, strict=True):
                 direction = _along(axis, q.T, direction)
             squares.append(square)
-            directions.append(direction)
+            directions.append(direction.astype(own.dtype))
         return jax.tree.unflatten(tree, directions), SoapState(
             steps=count,
             mean=jax.tree.unflatten(tree, means),

@@ -121,6 +121,24 @@ def test_long_sides_are_not_turned(monkeypatch):
     assert [q.shape for q in state.sides[0].eigenvectors] == [(3, 3)]
 
 
+def test_half_precision_moves_as_single_does_and_stays_what_it_is():
+    given = jnp.stack([jnp.asarray(g[0]) for g in gradients(4, (4, 3))]).astype(jnp.bfloat16)
+    transformation = scale_by_soap()
+
+    def run(own):
+        def step(state, g):
+            direction, state = transformation.update(g, state)
+            return state, direction
+
+        return jax.lax.scan(step, transformation.init(own[0]), own)[1]
+
+    half = run(given)
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        half.astype(jnp.float32), run(given.astype(jnp.float32)), rtol=0.01, atol=0.01
+    )
+
+
 def test_weight_decay_is_decoupled():
     params = {"w": jnp.full((2, 2), 2.0)}
     still = jax.tree.map(jnp.zeros_like, params)
