@@ -41,6 +41,7 @@ from diffusions.metrics import psnr as psnr
 from diffusions.metrics import ssim as ssim
 from diffusions.objectives import denoising_loss as denoising_loss
 from diffusions.objectives import flow_matching_loss as flow_matching_loss
+from diffusions.optimizers import soap as soap
 from diffusions.predictions import clean_and_epsilon as clean_and_epsilon
 from diffusions.predictions import convert as convert
 from diffusions.predictions import express as express
@@ -61,7 +62,6 @@ from diffusions.samplers import posterior as posterior
 from diffusions.samplers import prior as prior
 from diffusions.samplers import sde as sde
 from diffusions.samplers import uniform_times as uniform_times
-from diffusions.soap import soap as soap
 from diffusions.sparse_estimators import posterior_mean as posterior_mean
 from diffusions.sparse_estimators import power_iteration as power_iteration
 from diffusions.sparse_estimators import sparse_prior as sparse_prior

@@ -115,6 +115,7 @@ Activation = Literal["softplus", "silu", "gelu", "tanh"]
 LearningRateSchedule = Literal["cosine", "constant"]
 Optimizer = Literal["soap", "adam"]
 LEARNING_RATES: dict[Optimizer, float] = {"soap": 2e-2, "adam": 3e-3}
+EPOCHS: dict[Optimizer, int] = {"soap": 200, "adam": 1000}
 RadialFunction = Literal[
     "none",
     "constant",
@@ -167,22 +168,23 @@ class NetworkSettings:
     from 3e-3 reaches a lower error in as many on every reference set, and SOAP in a fifth of them.
 
     Attributes:
-        epochs: passes over all couplings.
+        epochs: passes over all couplings; absent, 200 by SOAP and 1000 by Adam.
         batch_size: couplings per gradient step.
         hidden: widths of the hidden layers.
         activation: of the hidden layers.
-        optimizer: `soap` (see `diffusions.soap`) or `adam`; `auto` is SOAP for the first-order
-            conditions, and Adam for the bilevel solvers and the baselines.
-        learning_rate: at the start; absent, 2e-2 for SOAP and 3e-3 for Adam.
+        optimizer: `soap` (see `diffusions.optimizers`) or `adam`; `auto` is SOAP for the first-order
+            conditions, and Adam where an interaction makes them noisy, for the bilevel solvers and for
+            the baselines.
+        learning_rate: at the start; absent, 2e-2 by SOAP and 3e-3 by Adam.
         schedule: cosine decays the learning rate to zero over the epochs.
         gradient_clip: bound on the gradient's global norm; 0 for none.
-        weight_decay: decoupled weight decay (AdamW); 0 for none.
+        weight_decay: decoupled weight decay, times the learning rate in every step; 0 for none.
         ema_decay: of the average of the parameters that is returned; 0 returns the last ones.
         interaction_samples: particles drawn per coupling for the mean of grad U, with an unbiased
             estimate of the loss; 0 takes the whole snapshot in every gradient step.
     """
 
-    epochs: Rounds = 200
+    epochs: Rounds | None = None
     batch_size: Count = 250
     hidden: Widths = (64, 64)
     activation: Activation = "softplus"
@@ -200,6 +202,16 @@ class NetworkSettings:
             raise ValueError(
                 f"interaction_samples must be 0 or at least 2, got {self.interaction_samples}"
             )
+
+    def resolved(self, default: Optimizer) -> "NetworkSettings":
+        """With what absent values and `auto` stand for, of a solver with this optimiser."""
+        name = default if self.optimizer == "auto" else self.optimizer
+        return dataclasses.replace(
+            self,
+            optimizer=name,
+            epochs=EPOCHS[name] if self.epochs is None else self.epochs,
+            learning_rate=self.learning_rate or LEARNING_RATES[name],
+        )
 
     @property
     def memory_needs(self) -> dict[str, float]:

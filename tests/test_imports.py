@@ -30,7 +30,7 @@ MAY_IMPORT = {
         "diffusions.releases",
         "diffusions.shapes",
         "diffusions.short_repr",
-        "diffusions.soap",
+        "diffusions.optimizers",
         "diffusions.training",
         "diffusions.typing",
     ),

@@ -126,7 +126,7 @@ class ReproduceSettings:
         given = getattr(self, field)
         return given if given is not None else (quick if self.quick else full)
 
-    def epochs_or(self, full: int) -> int:
+    def epochs_or(self, full: int | None) -> int | None:
         """Epochs as given, or the experiment's."""
         if self.epochs is not None:
             return self.epochs
@@ -143,7 +143,5 @@ class ReproduceSettings:
         """What the solvers are told: the default epochs, batches of 250 as published, and `network`."""
         batch_size = 100 if self.quick else 250
         return LearningSettings(
-            network=NetworkSettings(
-                epochs=self.epochs_or(NetworkSettings().epochs), batch_size=batch_size, **network
-            )
+            network=NetworkSettings(epochs=self.epochs_or(None), batch_size=batch_size, **network)
         )

@@ -108,7 +108,7 @@ class Stitching(PopulationNetwork):
     def _optimizer(self, data: PopulationData) -> optax.GradientTransformation:
         number = self.batches(data)[1]
         network = dataclasses.replace(
-            self.network,
+            self.resolved,
             optimizer="adam",
             learning_rate=self.particle_learning_rate,
             weight_decay=0.0,

@@ -33,7 +33,7 @@ zero. What is returned is the plain V(x), or V(x, t), with or without beta: the 
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -69,10 +69,12 @@ HELD_OUT = 0.25
 FEWEST = 20
 """Particles of a snapshot, below which nothing can be held out."""
 MOST_COMPARED = 1000
-COMPARED_STEPS = 800
+COMPARED_STEPS: dict[str, int] = {"soap": 800, "adam": 2400}
 """Gradient steps of the first-order training of what is compared, however many couplings there are."""
-CHOSEN_STEPS = 2400
+CHOSEN_STEPS: dict[str, int] = {"soap": 2400, "adam": 7200}
 """Of what is chosen. Fine structure takes longer to learn than to be compared."""
+MOST_EPOCHS = 1000
+"""Of either, where the settings do not say."""
 NO_NOISE = -1e9
 """b of `energies`, equation (2), at which beta is zero in single precision, and stays so."""
 ROOM = 256
@@ -108,18 +110,22 @@ class Candidate:
         return dataclasses.replace(self, name=f"{self.name}, half the noise", noise=True, beta=beta)
 
     def training(
-        self, problem: Problem | Sequence[Problem], n_steps: int = CHOSEN_STEPS
+        self,
+        problem: Problem | Sequence[Problem],
+        steps: Mapping[str, int] = CHOSEN_STEPS,
     ) -> SideBySide:
         """The first-order training, in as many epochs as it takes, or those of the settings.
 
         Args:
             problem: with room for couplings, see `with_room`; or several, of one shape.
-            n_steps: gradient steps.
+            steps: gradient steps by each optimiser.
         """
         n_pairs = as_problems(problem)[0].conditions.point.shape[0]
         per_epoch = -(-n_pairs // min(self.network.batch_size, n_pairs))
-        epochs = min(self.network.epochs, -(-n_steps // per_epoch))
-        network = dataclasses.replace(self.network, epochs=epochs)
+        most = MOST_EPOCHS if self.network.epochs is None else self.network.epochs
+        network = self.network.resolved("soap")
+        epochs = min(most, -(-steps[network.optimizer] // per_epoch))
+        network = dataclasses.replace(network, epochs=epochs)
         terms = Terms(potential=True, time_varying=True)
         training = SideBySide(Network(terms=terms, network=network), problem)
         if not self.time_varying:
@@ -227,7 +233,7 @@ class Auto(Solver):
     @property
     def epochs(self) -> int:
         """The most that any candidate may take."""
-        return self.network.epochs
+        return MOST_EPOCHS if self.network.epochs is None else self.network.epochs
 
     def check(self, dimension: int) -> None:
         """Raises ValueError for networks that do not fit into memory."""

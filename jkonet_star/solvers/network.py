@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from diffusions.keys import named_key
 from diffusions.memory import check_memory
-from diffusions.soap import soap
+from diffusions.optimizers import soap
 from diffusions.training import (
     TrainingState,
     cut_batch,
@@ -23,7 +23,7 @@ from diffusions.typing import Array, Key, PyTree
 from jkonet_star.energies.circulation import coordinate_planes
 from jkonet_star.energies.models import NetworkEnergy, Units
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.settings import LEARNING_RATES, NetworkSettings, Optimizer
+from jkonet_star.settings import NetworkSettings, Optimizer
 from jkonet_star.solvers.divergence import sound_epochs
 from jkonet_star.solvers.first_order import FirstOrderConditions, jko_loss
 from jkonet_star.solvers.interface import Frame, Solver, check_kinds, frame
@@ -34,19 +34,18 @@ if TYPE_CHECKING:
     from jkonet_star.solvers.problem import Problem
 
 
-def make_optimizer(
-    settings: NetworkSettings, steps_per_epoch: int, default: Optimizer = "adam"
-) -> optax.GradientTransformation:
-    """That of the settings, `default` where they say auto, behind a clipped gradient."""
-    name: Optimizer = default if settings.optimizer == "auto" else settings.optimizer
-    start = settings.learning_rate or LEARNING_RATES[name]
+def make_optimizer(settings: NetworkSettings, steps_per_epoch: int) -> optax.GradientTransformation:
+    """That of resolved settings, behind a clipped gradient."""
+    start, epochs = settings.learning_rate, settings.epochs
+    assert start is not None
+    assert epochs is not None
     rate: optax.ScalarOrSchedule = start
     if settings.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(start, settings.epochs * steps_per_epoch)
+        rate = optax.cosine_decay_schedule(start, epochs * steps_per_epoch)
     clipped = [optax.clip_by_global_norm(settings.gradient_clip)] * bool(settings.gradient_clip)
     kinds = {"soap": soap, "adam": optax.adamw if settings.weight_decay else optax.adam}
     decay = {"weight_decay": settings.weight_decay} if settings.weight_decay else {}
-    return optax.chain(*clipped, kinds[name](rate, **decay))
+    return optax.chain(*clipped, kinds[settings.optimizer](rate, **decay))
 
 
 @flax.struct.dataclass
@@ -94,8 +93,17 @@ class Network(Solver):
 
     @property
     def default_optimizer(self) -> Optimizer:
-        """SOAP, for a smooth objective with little noise."""
-        return "soap"
+        """SOAP, but Adam where a sample of the particles stands for an interaction's mean.
+
+        Its noise has SOAP, at its rate, jump: on Styblinski-Tang an EMD of .025 instead of .004. An
+        optimiser of the user's own has Adam's epochs.
+        """
+        return "adam" if self.terms.interaction or self.optimizer is not None else "soap"
+
+    @property
+    def resolved(self) -> NetworkSettings:
+        """The settings with nothing absent."""
+        return self.network.resolved(self.default_optimizer)
 
     @property
     def may_circulate(self) -> bool:
@@ -104,8 +112,10 @@ class Network(Solver):
 
     @property
     def epochs(self) -> int:
-        """Of the settings."""
-        return self.network.epochs
+        """Of the settings, or the optimiser's."""
+        epochs = self.resolved.epochs
+        assert epochs is not None
+        return epochs
 
     def model(self, data: Any) -> NetworkEnergy:
         """What is learned of data that have a `frame` and `units`."""
@@ -128,7 +138,7 @@ class Network(Solver):
         """The optimiser, for this many gradient steps in an epoch."""
         if self.optimizer is not None:
             return self.optimizer
-        return make_optimizer(self.network, updates_per_epoch, self.default_optimizer)
+        return make_optimizer(self.resolved, updates_per_epoch)
 
     def _batch(self, n_pairs: int) -> tuple[int, optax.GradientTransformation]:
         size = min(self.network.batch_size, n_pairs)

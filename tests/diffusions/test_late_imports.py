@@ -82,6 +82,14 @@ def test_every_public_name_has_a_home(package):
 
 
 @each_package
+def test_no_public_name_is_also_a_module(package):
+    """A module that is imported becomes an attribute, in the place of what had its name."""
+    modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    for name in modules & set(package.__all__):
+        assert getattr(package, name).__name__ == f"{package.__name__}.{name}", name
+
+
+@each_package
 def test_type_checkers_read_the_same_names(package):
     """Every statement of the stub: `from`, its own package, and a name that is exported as it is."""
     stub = ast.parse(Path(package.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))

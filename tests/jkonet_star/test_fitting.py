@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from data_generation.populations.functionals import functional
@@ -407,3 +408,34 @@ def test_networks_that_fit_into_no_memory_are_refused_before_any_work():
         fit(well(), "jkonet-star-potential", key=KEY, network=network)
     with pytest.raises(ValueError, match=r"not enough memory: .*--map-hidden"):
         fit(well(), "jkonet", key=KEY, bilevel=BilevelSettings(map_hidden=(10**6, 10**6)))
+
+
+@pytest.mark.parametrize(
+    ("solver", "network", "optimizer", "epochs", "rate"),
+    [
+        ("jkonet-star-potential", {}, "soap", 200, 2e-2),
+        ("jkonet-star-time-potential", {"epochs": 7}, "soap", 7, 2e-2),
+        ("jkonet-star-potential-internal", {"learning_rate": 1e-3}, "soap", 200, 1e-3),
+        ("jkonet-star-potential", {"optimizer": "adam"}, "adam", 1000, 3e-3),
+        ("jkonet-star", {}, "adam", 1000, 3e-3),
+        ("jkonet-star", {"optimizer": "soap"}, "soap", 200, 2e-2),
+        ("jkonet", {}, "adam", 1000, 3e-3),
+        ("ijkonet-potential", {}, "adam", 1000, 3e-3),
+        ("stitching-potential", {"optimizer": "soap"}, "soap", 200, 2e-2),
+    ],
+)
+def test_every_solver_has_its_own_optimiser_unless_told(solver, network, optimizer, epochs, rate):
+    made = SOLVERS[solver].make(network=NetworkSettings(**network))
+    assert made.epochs == epochs
+    assert (made.resolved.optimizer, made.resolved.learning_rate) == (optimizer, rate)
+    transformation = made.transformation(updates_per_epoch=1)
+    params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+    state = transformation.init(params)
+    assert ("SoapState" in str(jax.tree_util.tree_structure(state))) == (optimizer == "soap")
+    # What is no matrix begins with a step of the rate, by either.
+    updates, _ = transformation.update(params, state, params)
+    np.testing.assert_allclose(updates["b"], -rate, rtol=1e-3)
+
+
+def test_an_optimiser_of_ones_own_has_the_epochs_of_adam():
+    assert Network(optimizer=optax.sgd(0.1)).epochs == 1000

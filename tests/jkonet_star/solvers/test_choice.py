@@ -211,8 +211,12 @@ def test_epochs_follow_from_gradient_steps_and_are_bounded_by_the_settings():
     problem = prepare(course([[1.0, 0.0]], n=100), "auto", key=KEY)
     n_pairs = problem.conditions.point.shape[0]
     first = candidates(NetworkSettings(batch_size=50))[0]
-    expected = -(-choice_module.CHOSEN_STEPS // -(-n_pairs // 50))
-    assert first.training(problem).solver.epochs == min(NetworkSettings().epochs, expected)
+    for optimizer, steps in choice_module.CHOSEN_STEPS.items():
+        network = NetworkSettings(batch_size=50, optimizer=optimizer)
+        own = candidates(network)[0].training(problem).solver
+        assert own.epochs == min(choice_module.MOST_EPOCHS, -(-steps // -(-n_pairs // 50)))
+        assert own.network.optimizer == optimizer
+    assert first.training(problem).solver.network.optimizer == "soap"
     few = candidates(NetworkSettings(batch_size=50, epochs=3))[0]
     assert few.training(problem).solver.epochs == 3
     with pytest.raises(TypeError, match="made by choose"):

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from diffusions.soap import STIFFNESS, scale_by_soap, soap
+from diffusions.optimizers import STIFFNESS, scale_by_soap, soap
 
 RATE, B1, B2, EPS = 0.1, 0.95, 0.95, 1e-8
 
@@ -110,13 +110,42 @@ def test_members_side_by_side_move_as_each_alone():
     assert "cond" in str(jax.make_jaxpr(jax.vmap(run))(given))
 
 
+def test_members_of_members_keep_the_condition():
+    given = jnp.stack([jnp.asarray(g[0]) for g in gradients(9, (4, 3))])
+    given = given * jnp.arange(1.0, 7.0).reshape(2, 3, 1, 1, 1)
+    transformation = scale_by_soap(every=4)
+
+    def run(own):
+        def step(state, g):
+            direction, state = transformation.update(g, state)
+            return state, direction
+
+        return jax.lax.scan(step, transformation.init(jnp.zeros((4, 3))), own)[1]
+
+    nested = jax.vmap(jax.vmap(run))
+    assert "cond" in str(jax.make_jaxpr(nested)(given))
+    np.testing.assert_allclose(jax.jit(nested)(given)[1, 2], run(given[1, 2]), rtol=1e-4, atol=1e-4)
+
+
+def test_complex_parameters_are_refused():
+    with pytest.raises(ValueError, match="real parameters"):
+        scale_by_soap().init(jnp.zeros((2, 2), jnp.complex64))
+
+
+def test_hyperparameters_can_be_injected():
+    optimizer = optax.inject_hyperparams(soap)(learning_rate=RATE, weight_decay=0.5)
+    params = jnp.full((2, 2), 2.0)
+    updates, _ = optimizer.update(jnp.zeros((2, 2)), optimizer.init(params), params)
+    np.testing.assert_allclose(updates, -RATE * 0.5 * params, rtol=1e-6)
+
+
 def test_flat_directions_stay_finite():
     found = directions([[np.zeros((4, 3), np.float32)]] * 3)
     assert all(np.array_equal(step[0], np.zeros((4, 3))) for step in found)
 
 
 def test_long_sides_are_not_turned(monkeypatch):
-    monkeypatch.setattr("diffusions.soap.LARGEST_SIDE", 3)
+    monkeypatch.setattr("diffusions.optimizers.LARGEST_SIDE", 3)
     state = scale_by_soap().init(jnp.zeros((4, 3)))
     assert [q.shape for q in state.sides[0].eigenvectors] == [(3, 3)]
 

@@ -72,10 +72,12 @@ def _along(axis: int, matrix: Float[Array, "n n"], values: Float[Array, "a b"]) 
 
 def _iterated(moments: tuple[Array, ...], bases: tuple[Array, ...]) -> tuple[Array, ...]:
     """Equation (4)."""
-    return tuple(
-        jnp.linalg.qr(m @ q + STIFFNESS * jnp.trace(m) * q)[0]
-        for m, q in zip(moments, bases, strict=True)
-    )
+
+    def iterated(moment: Array, basis: Array) -> Array:
+        stiffness = STIFFNESS * jnp.trace(moment, axis1=-2, axis2=-1)[..., None, None]
+        return jnp.linalg.qr(moment @ basis + stiffness * basis)[0]
+
+    return tuple(map(iterated, moments, bases))
 
 
 @jax.custom_batching.custom_vmap
@@ -101,9 +103,8 @@ def _followed_of_many(
             lambda x, b: x if b else jnp.broadcast_to(x, (size, *x.shape)), values, is_batched
         )
 
-    moments, bases = spread(moments, batched[1]), spread(bases, batched[2])
-    iterated = jax.vmap(lambda m, q: [_iterated(*pair) for pair in zip(m, q, strict=True)])
-    result = jax.lax.cond(jnp.any(due), lambda: iterated(moments, bases), lambda: bases)
+    # Matrices may have leading axes; itself, so that members of members are as cheap.
+    result = _followed(jnp.any(due), spread(moments, batched[1]), spread(bases, batched[2]))
     return result, jax.tree.map(lambda _: True, result)
 
 
@@ -120,7 +121,7 @@ def scale_by_soap(
         every: gradient steps from one (4) to the next; the first gradient is followed by one.
 
     Raises:
-        ValueError: decays outside [0, 1), `every` below 1.
+        ValueError: decays outside [0, 1), `every` below 1; parameters that are complex.
     """
     for name, decay in (("b1", b1), ("b2", b2)):
         if not 0 <= decay < 1:
@@ -129,6 +130,10 @@ def scale_by_soap(
         raise ValueError(f"every must be at least 1, got {every}")
 
     def init(params: Params) -> SoapState:
+        for leaf in jax.tree.leaves(params):
+            if jnp.iscomplexobj(leaf):
+                raise ValueError(f"SOAP is for real parameters, got {leaf.dtype}")
+
         def sides(leaf: Array) -> Sides:
             lengths = [leaf.shape[axis] for axis in _turned_sides(leaf.shape)]
             return Sides(
@@ -192,7 +197,7 @@ def scale_by_soap(
 
 @checked
 def soap(
-    learning_rate: optax.ScalarOrSchedule, weight_decay: float = 0.0
+    learning_rate: optax.ScalarOrSchedule, weight_decay: float | Array = 0.0
 ) -> optax.GradientTransformation:
     """Equation (3) with this learning rate, and decoupled weight decay as in AdamW.
 
@@ -201,6 +206,7 @@ def soap(
         weight_decay: times the learning rate, taken off the parameters in every step.
     """
     parts = [scale_by_soap()]
-    if weight_decay:
+    # What optax.inject_hyperparams hands over has no truth value.
+    if not isinstance(weight_decay, int | float) or weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay))
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
