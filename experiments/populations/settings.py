@@ -35,7 +35,7 @@ class TrainSettings(FolderSettings):
             the solver's own: implicit for jkonet, jkonet-vanilla and jkonet-monge-gap, else explicit.
         seeds: random seeds, trained side by side in one program.
         eval: the population that metrics are computed on.
-        eval_every: epochs between evaluations, each followed by a checkpoint.
+        eval_every: epochs between evaluations, each followed by a checkpoint; absent, a tenth of all.
         wasserstein_order: 1 or 2, of the reported distances.
     """
 
@@ -45,7 +45,7 @@ class TrainSettings(FolderSettings):
     scheme: Scheme | Literal["auto"] = "auto"
     seeds: Annotated[tuple[Seed, ...], Bounds(1, 1000)] = (0,)
     eval: EvaluationPopulation = "test_data"
-    eval_every: Count = 20
+    eval_every: Count | None = None
     wasserstein_order: WassersteinOrder = 1
 
     def __post_init__(self):

@@ -430,7 +430,7 @@ def train_side_by_side(
     *,
     predict: Callable[[FittedEnergy], PyTree],
     distances: Callable[[PyTree], np.ndarray],
-    every: int,
+    every: int | None,
     seconds: dict[str, float],
 ) -> FittedEnergy:
     """Trains a network per key, from the newest checkpoint where there is one.

@@ -22,6 +22,7 @@ from diffusions.typing import Array, HostArray
 from experiments.run.folder import RunFolder
 
 PARTS = 10
+CHUNKS = 10
 SECONDS_BETWEEN_LINES = 20.0
 """In a file, where no bar is."""
 StateT = TypeVar("StateT")
@@ -85,6 +86,12 @@ def chunk_lengths(done: int, epochs: int, size: int) -> list[int]:
     return full[-(-done // size) :]
 
 
+def usual_chunk(epochs: int) -> int:
+    """A tenth of the epochs, or a little more where all chunks are then of one length: one program."""
+    tenth = max(1, -(-epochs // CHUNKS))
+    return next((n for n in range(tenth, 2 * tenth) if epochs % n == 0), tenth)
+
+
 def part_lengths(size: int) -> list[int]:
     """Epochs of the parts of a chunk: of equal ones, about ten.
 
@@ -107,7 +114,7 @@ def train_in_chunks(
     program: Callable[[StateT, int], Program],
     *,
     epochs: int,
-    every: int,
+    every: int | None,
     seconds: dict[str, float],
     evaluate: Callable[[StateT, int], Any] = lambda state, done: {},
     finish: Callable[[Any], dict[str, Any]] = dict,
@@ -121,7 +128,7 @@ def train_in_chunks(
         state: before the first epoch; any pytree of arrays.
         program: of a chunk: (state like the ones it is to advance, epochs) -> the program.
         epochs: in all.
-        every: epochs between evaluations, each followed by a checkpoint.
+        every: epochs between evaluations, each followed by a checkpoint; absent, a tenth of all.
         seconds: `compile`, `train` and `evaluate` are added to.
         evaluate: (state, epochs done) -> what is known of it; called at the end of every chunk, may
             draw figures, and must not keep the state.
@@ -139,7 +146,8 @@ def train_in_chunks(
     if done:
         state = placement.placed(restore_state(run.checkpoints, done, placement.own(state)))
     run.keep_rows(done)
-    chunks = [] if done and ended(state) else chunk_lengths(done, epochs, every)
+    size = every or usual_chunk(epochs)
+    chunks = [] if done and ended(state) else chunk_lengths(done, epochs, size)
     clock = _Clock(seconds)
     lengths = sorted({part for n in chunks for part in part_lengths(n)})
     if lengths:

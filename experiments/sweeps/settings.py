@@ -129,7 +129,7 @@ class ExecutionSettings(DeviceSettings):
         batched: trains networks on data of one shape side by side in one program.
         memory_budget: GiB that the networks trained side by side, and their data, may take.
         eval: the population that metrics are computed on.
-        eval_every: epochs between evaluations, each followed by a checkpoint.
+        eval_every: epochs between evaluations, each followed by a checkpoint; absent, a tenth of all.
         wasserstein_order: 1 or 2, of the reported distances.
         plots: draws the figures.
         executor: local runs here; slurm sends jobs to a cluster (extra `slurm`).
@@ -145,7 +145,7 @@ class ExecutionSettings(DeviceSettings):
     batched: bool = True
     memory_budget: Positive = 2.0
     eval: EvaluationPopulation = "test_data"
-    eval_every: Count = 20
+    eval_every: Count | None = None
     wasserstein_order: WassersteinOrder = 1
     plots: bool = True
     executor: Executor = "local"

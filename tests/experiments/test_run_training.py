@@ -8,7 +8,7 @@ import pytest
 
 from checkpoints import latest_step
 from experiments.run.folder import RunFolder
-from experiments.run.training import part_lengths, train_in_chunks
+from experiments.run.training import part_lengths, train_in_chunks, usual_chunk
 
 
 def program(state, n_epochs):
@@ -157,3 +157,8 @@ def test_parts_of_a_chunk_are_one_program_and_the_same_training(run, capsys):
     out, err = capsys.readouterr()
     assert out == "  compiling ...\n"
     assert err == ""
+
+
+def test_ten_evaluations_where_nobody_says():
+    chunks = {n: usual_chunk(n) for n in (1, 2, 10, 25, 101, 200, 1000)}
+    assert chunks == {1: 1, 2: 1, 10: 1, 25: 5, 101: 11, 200: 20, 1000: 100}
