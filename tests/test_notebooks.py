@@ -43,7 +43,7 @@ SMALLER = {
 from jkonet_star import GrowthSettings
 NETWORK = NetworkSettings(epochs=100, hidden=(16,), batch_size=100)
 GROWTH = GrowthSettings(growth_prices=(0.65,), growth_rounds=2, growth_inducing=10)""",
-        "SHORT = NetworkSettings(epochs=200)": "SHORT = NETWORK",
+        "SHORT = NetworkSettings(epochs=50)": "SHORT = NETWORK",
         "n_cells=2000, n_genes=300": "n_cells=300, n_genes=200",
     },
     "information_theoretic": {
@@ -67,7 +67,7 @@ GROWTH = GrowthSettings(growth_prices=(0.65,), growth_rounds=2, growth_inducing=
     },
     "quick_start": {
         "n_particles=1000": "n_particles=120",
-        "epochs=300": "epochs=4",
+        "epochs=100": "epochs=4",
     },
     "single_cells": {
         "n=600": "n=60",
