@@ -199,7 +199,7 @@ def scale_by_soap(
 def soap(
     learning_rate: optax.ScalarOrSchedule, weight_decay: float | Array = 0.0
 ) -> optax.GradientTransformation:
-    """Equation (3) with this learning rate, and decoupled weight decay as in AdamW.
+    """SOAP: Adam in the eigenbasis of Shampoo's preconditioner, equation (3), with weight decay.
 
     Args:
         learning_rate: or a schedule of it.
