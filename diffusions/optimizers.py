@@ -74,10 +74,19 @@ def _iterated(moments: tuple[Array, ...], bases: tuple[Array, ...]) -> tuple[Arr
     """Equation (4)."""
 
     def iterated(moment: Array, basis: Array) -> Array:
-        stiffness = STIFFNESS * jnp.trace(moment, axis1=-2, axis2=-1)[..., None, None]
-        return jnp.linalg.qr(moment @ basis + stiffness * basis)[0]
+        return jnp.linalg.qr(moment @ basis + STIFFNESS * jnp.trace(moment) * basis)[0]
 
-    return tuple(map(iterated, moments, bases))
+    def each(moment: Array, basis: Array) -> Array:
+        if moment.ndim == 2:
+            return iterated(moment, basis)
+        # One after the other: in a batch LAPACK may wait for ever for threads (jaxlib 0.10.2, CPU).
+        square = (-1, *moment.shape[-2:])
+        found = jax.lax.map(
+            lambda pair: iterated(*pair), (moment.reshape(square), basis.reshape(square))
+        )
+        return found.reshape(basis.shape)
+
+    return tuple(map(each, moments, bases))
 
 
 @jax.custom_batching.custom_vmap

@@ -69,9 +69,9 @@ HELD_OUT = 0.25
 FEWEST = 20
 """Particles of a snapshot, below which nothing can be held out."""
 MOST_COMPARED = 1000
-COMPARED_STEPS: dict[str, int] = {"soap": 800, "adam": 2400}
+COMPARED_STEPS: dict[str, int] = {"soap": 500, "adam": 2400}
 """Gradient steps of the first-order training of what is compared, however many couplings there are."""
-CHOSEN_STEPS: dict[str, int] = {"soap": 2400, "adam": 7200}
+CHOSEN_STEPS: dict[str, int] = {"soap": 1200, "adam": 7200}
 """Of what is chosen. Fine structure takes longer to learn than to be compared."""
 MOST_EPOCHS = 1000
 """Of either, where the settings do not say."""
