@@ -72,7 +72,7 @@ def resting_figures(seed, epochs, growth):
         fit,
         snapshots_from_arrays(list(points)),
         key=jax.random.key(0),
-        network=NetworkSettings(epochs=epochs),
+        network=NetworkSettings(epochs=epochs, optimizer="adam"),
     )
     solved = learn("jkonet-star-linear-potential", growth=growth)
     faster = []

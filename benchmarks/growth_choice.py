@@ -40,7 +40,7 @@ def compared(points, times, seed):
             "jkonet-star-time-potential",
             key=jax.random.key(seed),
             growth=growth,
-            network=NetworkSettings(epochs=100),
+            network=NetworkSettings(epochs=100, optimizer="adam"),
             refinement=RefinementSettings(refine=300),
         )
         seconds.append(time.process_time() - began)
