@@ -30,6 +30,19 @@ def directions(given: list[list[np.ndarray]], **settings: int) -> list[list[np.n
     return [[np.asarray(leaf[i]) for leaf in found] for i in range(len(given))]
 
 
+def of_one(transformation):
+    """The directions along the gradients of one matrix, as a function of them."""
+
+    def run(own):
+        def step(state, g):
+            direction, state = transformation.update(g, state)
+            return state, direction
+
+        return jax.lax.scan(step, transformation.init(own[0]), own)[1]
+
+    return run
+
+
 def by_definition(given: list[np.ndarray], every: int) -> list[np.ndarray]:
     """Equations (1) to (4) of one matrix, in double precision, written with eigenvectors as columns."""
     rows, columns = given[0].shape
@@ -94,15 +107,7 @@ def test_members_side_by_side_move_as_each_alone():
         [jnp.stack([jnp.asarray(g[0]) for g in gradients(9, (4, 3))]) * s for s in (1, 3)]
     )
     given = given.at[1].add(0.5)
-    transformation = scale_by_soap(every=4)
-
-    def run(own):
-        def step(state, g):
-            direction, state = transformation.update(g, state)
-            return state, direction
-
-        return jax.lax.scan(step, transformation.init(jnp.zeros((4, 3))), own)[1]
-
+    run = of_one(scale_by_soap(every=4))
     together = jax.jit(jax.vmap(run))(given)
     for i in range(2):
         np.testing.assert_allclose(together[i], run(given[i]), rtol=1e-4, atol=1e-4)
@@ -117,15 +122,7 @@ def test_members_side_by_side_move_as_each_alone():
 def test_members_of_members_keep_the_condition():
     given = jnp.stack([jnp.asarray(g[0]) for g in gradients(9, (4, 3))])
     given = given * jnp.arange(1.0, 7.0).reshape(2, 3, 1, 1, 1)
-    transformation = scale_by_soap(every=4)
-
-    def run(own):
-        def step(state, g):
-            direction, state = transformation.update(g, state)
-            return state, direction
-
-        return jax.lax.scan(step, transformation.init(jnp.zeros((4, 3))), own)[1]
-
+    run = of_one(scale_by_soap(every=4))
     nested = jax.vmap(jax.vmap(run))
     assert "cond" in str(jax.make_jaxpr(nested)(given))
     np.testing.assert_allclose(jax.jit(nested)(given)[1, 2], run(given[1, 2]), rtol=1e-4, atol=1e-4)
@@ -156,15 +153,7 @@ def test_long_sides_are_not_turned(monkeypatch):
 
 def test_half_precision_moves_as_single_does_and_stays_what_it_is():
     given = jnp.stack([jnp.asarray(g[0]) for g in gradients(4, (4, 3))]).astype(jnp.bfloat16)
-    transformation = scale_by_soap()
-
-    def run(own):
-        def step(state, g):
-            direction, state = transformation.update(g, state)
-            return state, direction
-
-        return jax.lax.scan(step, transformation.init(own[0]), own)[1]
-
+    run = of_one(scale_by_soap())
     half = run(given)
     assert half.dtype == jnp.bfloat16
     np.testing.assert_allclose(
