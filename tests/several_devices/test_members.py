@@ -12,8 +12,9 @@ from jkonet_star import fit, snapshots_from_arrays
 from jkonet_star.settings import NetworkSettings, RefinementSettings
 
 QUICK = NetworkSettings(hidden=(8,), epochs=4, batch_size=16)
-TOLERANCE = 1e-6
-"""Of parameters of size one after a few steps: another number of members is rounded otherwise."""
+TOLERANCE = 5e-6
+"""Of parameters of size one after a few steps: another number of members is rounded otherwise. What
+they differ by is in proportion to a step, 0.02 by SOAP; drifts differ by a tenth of it."""
 
 
 @pytest.fixture(scope="module")
