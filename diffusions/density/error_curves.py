@@ -27,7 +27,7 @@ import numpy as np
 
 from diffusions.arguments import checked
 from diffusions.density.gaussian_reference import GaussianReference
-from diffusions.density.likelihood import MeanLikelihood, mean_of_blocks, square_norm
+from diffusions.density.likelihood import MeanLikelihood, square_norm, values_of_blocks
 from diffusions.density.log_snr import CHANNEL, LogSNRLaw
 from diffusions.objectives import Denoiser
 from diffusions.processes import beside, corrupt
@@ -249,4 +249,4 @@ def discrete_nll(
     d = int(np.prod(x.shape[1:]))
     right = 4.0 * d * np.exp(-0.5 * j**2 * delta**2 * np.exp(high)).sum()
     known = reference.clean_error_below(x, jnp.asarray(low)) + right
-    return mean_of_blocks(terms, key, x, law, n_samples=n_samples, chunk=chunk, known=known)
+    return values_of_blocks(terms, key, x, law, n_samples=n_samples, chunk=chunk).mean(known)

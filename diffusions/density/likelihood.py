@@ -194,39 +194,9 @@ def nll(
     def terms(eps: Array, x: Array, a: Array, weight: Array) -> Array:
         return nll_terms(denoiser, eps, x, a, weight, reference, control_variate=control_variate)
 
-    return mean_of_blocks(
+    return values_of_blocks(
         terms, key, x, law, n_samples=n_samples, stratified=stratified, chunk=chunk
-    )
-
-
-@checked
-def mean_of_blocks(
-    terms: Callable[[Array, Array, Array, Array], Array],
-    key: Key,
-    x: Float[Array, "batch ..."],
-    law: LogSNRLaw,
-    *,
-    n_samples: int,
-    stratified: bool = True,
-    chunk: int | None = None,
-    known: Float[Array, "batch"] | None = None,
-) -> MeanLikelihood:
-    """The mean over examples and draws of `values_of_blocks`.
-
-    Args:
-        terms: as there.
-        key: as there.
-        x: as there.
-        law: as there.
-        n_samples: as there.
-        stratified: as there.
-        chunk: as there.
-        known: a part of every example's value that needs no draws, added.
-    """
-    found = values_of_blocks(
-        terms, key, x, law, n_samples=n_samples, stratified=stratified, chunk=chunk
-    )
-    return found.mean(0.0 if known is None else known)
+    ).mean()
 
 
 @checked

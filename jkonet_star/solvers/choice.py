@@ -122,9 +122,8 @@ class Candidate:
         """
         n_pairs = as_problems(problem)[0].conditions.point.shape[0]
         per_epoch = -(-n_pairs // min(self.network.batch_size, n_pairs))
-        most = MOST_EPOCHS if self.network.epochs is None else self.network.epochs
         network = self.network.resolved("soap")
-        epochs = min(most, -(-steps[network.optimizer] // per_epoch))
+        epochs = min(_most_epochs(self.network), -(-steps[network.optimizer] // per_epoch))
         network = dataclasses.replace(network, epochs=epochs)
         terms = Terms(potential=True, time_varying=True)
         training = SideBySide(Network(terms=terms, network=network), problem)
@@ -233,7 +232,7 @@ class Auto(Solver):
     @property
     def epochs(self) -> int:
         """The most that any candidate may take."""
-        return MOST_EPOCHS if self.network.epochs is None else self.network.epochs
+        return _most_epochs(self.network)
 
     def check(self, dimension: int) -> None:
         """Raises ValueError for networks that do not fit into memory."""
@@ -361,6 +360,11 @@ class Auto(Solver):
                     held_out=held_out,
                 )
         raise ValueError(f"no candidate is called {None if row is None else row.name!r}")
+
+
+def _most_epochs(network: NetworkSettings) -> int:
+    """Those of the settings, or the usual bound where they do not say."""
+    return MOST_EPOCHS if network.epochs is None else network.epochs
 
 
 def _with_steps(refinement: RefinementSettings) -> RefinementSettings:
