@@ -203,14 +203,16 @@ class NetworkSettings:
                 f"interaction_samples must be 0 or at least 2, got {self.interaction_samples}"
             )
 
-    def resolved(self, default: Optimizer) -> "NetworkSettings":
-        """With what absent values and `auto` stand for, of a solver with this optimiser."""
+    def training(self, default: Optimizer) -> "NetworkTraining":
+        """What absent values and `auto` stand for, of a solver with this optimiser."""
         name = default if self.optimizer == "auto" else self.optimizer
-        return dataclasses.replace(
-            self,
+        return NetworkTraining(
             optimizer=name,
             epochs=EPOCHS[name] if self.epochs is None else self.epochs,
             learning_rate=self.learning_rate or LEARNING_RATES[name],
+            schedule=self.schedule,
+            gradient_clip=self.gradient_clip,
+            weight_decay=self.weight_decay,
         )
 
     @property
@@ -222,6 +224,18 @@ class NetworkSettings:
             * self.interaction_samples
             * max(self.hidden),
         }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkTraining:
+    """The optimiser of `NetworkSettings`, of one solver: nothing is absent."""
+
+    optimizer: Optimizer
+    epochs: int
+    learning_rate: float
+    schedule: LearningRateSchedule
+    gradient_clip: float
+    weight_decay: float
 
 
 def network_bytes(widths: tuple[int, ...]) -> float:

@@ -107,7 +107,7 @@ class IJKOnet(PopulationNetwork):
         number = self.batches(data)[1]
         return {
             "energy": self.transformation(number),
-            "maps": make_optimizer(self.resolved, number * self.map_steps),
+            "maps": make_optimizer(self.training, number * self.map_steps),
         }
 
     def init(self, key: Key, data: PopulationData) -> TrainingState:  # type: ignore[override]

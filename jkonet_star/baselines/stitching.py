@@ -107,14 +107,14 @@ class Stitching(PopulationNetwork):
 
     def _optimizer(self, data: PopulationData) -> optax.GradientTransformation:
         number = self.batches(data)[1]
-        network = dataclasses.replace(
-            self.resolved,
+        training = dataclasses.replace(
+            self.training,
             optimizer="adam",
             learning_rate=self.particle_learning_rate,
             weight_decay=0.0,
         )
         return optax.multi_transform(
-            {"energy": self.transformation(number), "particles": make_optimizer(network, number)},
+            {"energy": self.transformation(number), "particles": make_optimizer(training, number)},
             {"energy": "energy", "particles": "particles"},
         )
 

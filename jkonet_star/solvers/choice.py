@@ -122,9 +122,9 @@ class Candidate:
         """
         n_pairs = as_problems(problem)[0].conditions.point.shape[0]
         per_epoch = -(-n_pairs // min(self.network.batch_size, n_pairs))
-        network = self.network.resolved("soap")
-        epochs = min(_most_epochs(self.network), -(-steps[network.optimizer] // per_epoch))
-        network = dataclasses.replace(network, epochs=epochs)
+        optimizer = self.network.training("soap").optimizer
+        epochs = min(_most_epochs(self.network), -(-steps[optimizer] // per_epoch))
+        network = dataclasses.replace(self.network, optimizer=optimizer, epochs=epochs)
         terms = Terms(potential=True, time_varying=True)
         training = SideBySide(Network(terms=terms, network=network), problem)
         if not self.time_varying:

@@ -23,7 +23,7 @@ from diffusions.typing import Array, Key, PyTree
 from jkonet_star.energies.circulation import coordinate_planes
 from jkonet_star.energies.models import NetworkEnergy, Units
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.settings import NetworkSettings, Optimizer
+from jkonet_star.settings import NetworkSettings, NetworkTraining, Optimizer
 from jkonet_star.solvers.divergence import sound_epochs
 from jkonet_star.solvers.first_order import FirstOrderConditions, jko_loss
 from jkonet_star.solvers.interface import Frame, Solver, check_kinds, frame
@@ -34,18 +34,16 @@ if TYPE_CHECKING:
     from jkonet_star.solvers.problem import Problem
 
 
-def make_optimizer(settings: NetworkSettings, steps_per_epoch: int) -> optax.GradientTransformation:
-    """That of resolved settings, behind a clipped gradient."""
-    start, epochs = settings.learning_rate, settings.epochs
-    assert start is not None
-    assert epochs is not None
-    rate: optax.ScalarOrSchedule = start
-    if settings.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(start, epochs * steps_per_epoch)
-    clipped = [optax.clip_by_global_norm(settings.gradient_clip)] * bool(settings.gradient_clip)
-    kinds = {"soap": soap, "adam": optax.adamw if settings.weight_decay else optax.adam}
-    decay = {"weight_decay": settings.weight_decay} if settings.weight_decay else {}
-    return optax.chain(*clipped, kinds[settings.optimizer](rate, **decay))
+def make_optimizer(training: NetworkTraining, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The optimiser, behind a clipped gradient."""
+    rate: optax.ScalarOrSchedule = training.learning_rate
+    if training.schedule == "cosine":
+        steps = training.epochs * steps_per_epoch
+        rate = optax.cosine_decay_schedule(training.learning_rate, steps)
+    clipped = [optax.clip_by_global_norm(training.gradient_clip)] * bool(training.gradient_clip)
+    kinds = {"soap": soap, "adam": optax.adamw if training.weight_decay else optax.adam}
+    decay = {"weight_decay": training.weight_decay} if training.weight_decay else {}
+    return optax.chain(*clipped, kinds[training.optimizer](rate, **decay))
 
 
 @flax.struct.dataclass
@@ -101,9 +99,9 @@ class Network(Solver):
         return "adam" if self.terms.interaction or self.optimizer is not None else "soap"
 
     @property
-    def resolved(self) -> NetworkSettings:
-        """The settings with nothing absent."""
-        return self.network.resolved(self.default_optimizer)
+    def training(self) -> NetworkTraining:
+        """That of the settings, with nothing absent."""
+        return self.network.training(self.default_optimizer)
 
     @property
     def may_circulate(self) -> bool:
@@ -113,9 +111,7 @@ class Network(Solver):
     @property
     def epochs(self) -> int:
         """Of the settings, or the optimiser's."""
-        epochs = self.resolved.epochs
-        assert epochs is not None
-        return epochs
+        return self.training.epochs
 
     def model(self, data: Any) -> NetworkEnergy:
         """What is learned of data that have a `frame` and `units`."""
@@ -138,7 +134,7 @@ class Network(Solver):
         """The optimiser, for this many gradient steps in an epoch."""
         if self.optimizer is not None:
             return self.optimizer
-        return make_optimizer(self.resolved, updates_per_epoch)
+        return make_optimizer(self.training, updates_per_epoch)
 
     def _batch(self, n_pairs: int) -> tuple[int, optax.GradientTransformation]:
         size = min(self.network.batch_size, n_pairs)

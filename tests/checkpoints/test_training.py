@@ -18,7 +18,7 @@ OPTIMISED = True  # numbers that were shipped, and their last bits
 def training_state(*, hidden=(4, 3), seed=0, **settings):
     """A state of two seeds with random numbers in every moment and count."""
     model = NetworkEnergy(dimension=2, hidden=hidden)
-    optimizer = make_optimizer(NetworkSettings(hidden=hidden, **settings), 4)
+    optimizer = make_optimizer(NetworkSettings(hidden=hidden, **settings).training("soap"), 4)
     rng = np.random.default_rng(seed)
 
     def filled(leaf):

@@ -427,7 +427,7 @@ def test_networks_that_fit_into_no_memory_are_refused_before_any_work():
 def test_every_solver_has_its_own_optimiser_unless_told(solver, network, optimizer, epochs, rate):
     made = SOLVERS[solver].make(network=NetworkSettings(**network))
     assert made.epochs == epochs
-    assert (made.resolved.optimizer, made.resolved.learning_rate) == (optimizer, rate)
+    assert (made.training.optimizer, made.training.learning_rate) == (optimizer, rate)
     transformation = made.transformation(updates_per_epoch=1)
     params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
     state = transformation.init(params)
