@@ -9,6 +9,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+if sys.platform != "win32":
+    import resource
+
 _GIBI = 2**30
 _CGROUPS = (
     ("memory.max", "memory.current"),
@@ -24,8 +27,6 @@ def available_bytes() -> int:
             folder = Path("/sys/fs/cgroup")
             found.append(int((folder / limit).read_text()) - int((folder / used).read_text()))
     if sys.platform == "linux":
-        import resource
-
         own, _ = resource.getrlimit(resource.RLIMIT_AS)
         if own != resource.RLIM_INFINITY:
             pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -13,7 +13,6 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.decomposition import PCA
 
 from diffusions.short_repr import short_repr
 from diffusions.typing import Float, HostArray
@@ -57,6 +56,8 @@ def principal_components(points: Float[HostArray, "n p"], n_components: int) -> 
             f"n_components is {n_components}, which {points.shape[0]} particles of "
             f"{points.shape[1]} columns do not have"
         )
+    from sklearn.decomposition import PCA  # a second to import, and few data sets need it
+
     # The solver is random where there are many columns, but not from one run to the next.
     fitted = PCA(n_components, random_state=0).fit(np.asarray(points, np.float64))
     loadings = fitted.components_.T

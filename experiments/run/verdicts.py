@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from data_generation.scripts.command_line import say
 
@@ -81,7 +81,7 @@ class Difference(NamedTuple):
         """Whether it is more than chance, among so many comparisons; None: too few values to tell."""
         if self.n_values < 2 or not np.isfinite([self.value, self.error]).all():
             return None
-        most = stats.t.ppf(1.0 - LEVEL / (2.0 * comparisons), self.n_values - 1)
+        most = special.stdtrit(self.n_values - 1, 1.0 - LEVEL / (2.0 * comparisons))
         if abs(self.value) > most * self.error:
             return True
         return None if self.n_values < FEW else False
