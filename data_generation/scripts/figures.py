@@ -7,7 +7,6 @@ given to each figure's own axes.
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -32,8 +31,8 @@ FAINT = "#6b7280"
 """Thresholds, limits, and what stands in the background."""
 ENERGIES = "viridis"
 DIFFERENCES = "RdBu_r"
-_EDGE: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.05}
-"""Equal axes leave more white around them than anybody wants."""
+EDGE = 0.05
+"""Inches around what is drawn: equal axes leave more white there than anybody wants."""
 TITLE_SIZE, LABEL_SIZE, TICK_SIZE = 9, 8, 7
 
 
@@ -83,12 +82,15 @@ def colour_bar(
 def save_figure(figure: Figure, file: Path) -> None:
     """Writes a PNG, and a PDF of the same name beside it: the same bytes for the same content."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    # Laid out and measured once, for both.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    drawn = figure.get_tightbbox().padded(EDGE)
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None}, **_EDGE)
+    figure.savefig(stream, format="png", metadata={"Software": None}, bbox_inches=drawn)
     write_bytes(file, stream.getvalue())
-    figure.set_layout_engine("none")  # the same layout again, not found anew
     stream = io.BytesIO()
     # Letters as TrueType: publishers refuse Matplotlib's default, Type 3.
     with matplotlib.rc_context({"pdf.fonttype": 42}):
-        figure.savefig(stream, format="pdf", metadata={"CreationDate": None}, **_EDGE)
+        figure.savefig(stream, format="pdf", metadata={"CreationDate": None}, bbox_inches=drawn)
     write_bytes(file.with_suffix(VECTORS), stream.getvalue())
