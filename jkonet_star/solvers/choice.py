@@ -79,7 +79,7 @@ NO_NOISE = -1e9
 """b of `energies`, equation (2), at which beta is zero in single precision, and stays so."""
 ROOM = 256
 """Couplings are filled up to a multiple of it: other particles of as many seldom are another shape."""
-REFINEMENT_STEPS = 300
+REFINEMENT_STEPS = 150
 WIDE = (128, 128)
 
 
