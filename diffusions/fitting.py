@@ -9,8 +9,18 @@ predicts. So losses of different processes and networks can be compared.
 
 All epochs are one compiled program. Held-out examples are evaluated in it, with noises of their own
 that are always the same.
+
+The log SNRs end somewhere, and what is finer than the noise there is not in the density. At the upper
+end a_R the Gaussian has the denoising error mse_G, so that
+
+    1/2 int_{a_R}^{inf} (mse_G - mse) da >= 1/2 (mse_G(a_R) - mse(a_R))                            (1)
+
+nats are missing as long as this difference does not fall (`diffusions.density.saturation`), mse being
+the ideal error. It is at most the network's; of points, that of a mixture of Gaussians is another
+guess, which also sees what the network has not resolved.
 """
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable
@@ -27,6 +37,8 @@ from diffusions.density.channel import Condition, on_channel, reached_law
 from diffusions.density.gaussian_reference import GaussianReference, fitted_reference
 from diffusions.density.likelihood import averaged_terms, nll_terms
 from diffusions.density.log_snr import LogSNRLaw
+from diffusions.density.mixture_choice import LEAST_POINTS, chosen_mixture
+from diffusions.density.saturation import TOLERATED, outside
 from diffusions.density.training import likelihood_training, n_steps
 from diffusions.fitted import FittedDiffusion
 from diffusions.keys import named_key
@@ -34,7 +46,7 @@ from diffusions.networks.mlp import DenoisingMLP
 from diffusions.objectives import Denoiser
 from diffusions.predictions import Prediction
 from diffusions.processes import TimedProcess, VariancePreserving
-from diffusions.training import TrainingState, initial_state
+from diffusions.training import PROGRESS_CALLS, Progress, TrainingState, initial_state
 from diffusions.training_report import CONSTANT, training_report
 from diffusions.training_settings import TrainingSettings
 from diffusions.typing import Array, Float, HostArray, Key, Params
@@ -47,6 +59,10 @@ LEAST_EXAMPLES = 10
 """That are trained on, and that are held out."""
 MOST_PRINCIPAL = 1024
 """Numbers per example up to which the Gaussian has a full covariance; beyond, its diagonal."""
+MOST_AT_THE_END = 1024
+"""Held-out examples that (1) is a mean over."""
+MOST_OF_A_MIXTURE = 200
+"""Examples that the mixture of (1) is fitted to, for a second of the processor at most."""
 
 
 @checked
@@ -60,6 +76,7 @@ def fit(
     condition: Condition = "log_snr",
     law: LogSNRLaw | None = None,
     settings: TrainingSettings | None = None,
+    on_progress: Progress | None = None,
 ) -> FittedDiffusion:
     """Learns the law of examples.
 
@@ -83,6 +100,8 @@ def fit(
             them, 0 .. 1 for the rectified flow, 0 .. 1000 for DDPM.
         law: of the log SNRs that are learned; absent, from -12 to 12 as far as the process has them.
         settings: how long, how fast; absent, the defaults.
+        on_progress: called about ten times during the training, with the number of finished epochs and
+            the `loss` of the last one and of the held-out examples (`validation`), as in the report.
 
     Returns:
         The learned law, with a `report` of the training.
@@ -94,7 +113,8 @@ def fit(
 
     Warns:
         UserWarning: the training was too short (`diffusions.training_report`), diverged, or was so long
-            that the network learns its examples by heart.
+            that the network learns its examples by heart; the log SNRs end before the examples are
+            resolved, equation (1).
     """
     settings = settings or TrainingSettings()
     process = VariancePreserving() if process is None else process
@@ -120,10 +140,23 @@ def fit(
             condition=condition,
         )
 
-    params, loss, epochs, terms = _trained(
-        params, denoiser, key, train, held_out, law, reference, settings
-    )
     log_scale = float(np.log(scale).sum())
+
+    def seen(epoch: int, means: dict[str, float]) -> None:
+        if on_progress is not None:
+            on_progress(epoch, {name: value + log_scale for name, value in means.items()})
+
+    params, loss, epochs, terms = _trained(
+        params,
+        denoiser,
+        key,
+        train,
+        held_out,
+        law,
+        reference,
+        settings,
+        None if on_progress is None else seen,
+    )
     report = training_report(
         loss + log_scale,
         order[:n_held_out],
@@ -132,6 +165,9 @@ def fit(
         log_scale - float(reference.log_density(held_out).mean()),
     )
     if (line := report.warning()) is not None:
+        warnings.warn(line, stacklevel=3)
+    some = held_out[:MOST_AT_THE_END]
+    if (line := _range_warning(denoiser(params), reference, key, train, some, law)) is not None:
         warnings.warn(line, stacklevel=3)
     return FittedDiffusion(
         network=network,
@@ -156,6 +192,7 @@ def _trained(
     law: LogSNRLaw,
     reference: GaussianReference,
     settings: TrainingSettings,
+    on_progress: Progress | None,
 ) -> tuple[Params, HostArray, HostArray, HostArray]:
     """The last sound parameters, the loss of every epoch, and when held-out examples had which."""
     every = -(-settings.epochs // EVALUATIONS)
@@ -171,7 +208,17 @@ def _trained(
     )
     optimizer = optax.adam(rate)
 
-    def program(state: TrainingState, train: Array, held_out: Array) -> tuple:
+    @functools.partial(jax.jit, static_argnames=("before", "count"))
+    def program(
+        state: TrainingState,
+        kept: Params,
+        train: Array,
+        held_out: Array,
+        *,
+        before: int,
+        count: int,
+    ) -> tuple[TrainingState, Params, Array, Array]:
+        """Some epochs, and others with an evaluation each after every few."""
         advance = likelihood_training(
             lambda params, key: denoiser(params),
             lambda key, indices: train[indices],
@@ -204,15 +251,51 @@ def _trained(
             kept = jax.tree.map(lambda new, old: jnp.where(sound, new, old), state.ema, kept)
             return (state, kept), (scalars["loss"], terms)
 
-        state, before = advance(state, n_epochs=rest)
-        (_, kept), found = jax.lax.scan(evaluated, (state, state.ema), length=n_evaluations)
-        loss, terms = found
-        return kept, jnp.concatenate([before["loss"], loss.reshape(-1)]), terms
+        state, first = advance(state, n_epochs=before)
+        (state, kept), (loss, terms) = jax.lax.scan(evaluated, (state, kept), length=count)
+        return state, kept, jnp.concatenate([first["loss"], loss.reshape(-1)]), terms
 
-    state = initial_state(params, optimizer)
-    kept, loss, terms = jax.jit(program)(state, train, held_out)
+    state, kept = initial_state(params, optimizer), params
+    chunk = n_evaluations if on_progress is None else -(-n_evaluations // PROGRESS_CALLS)
+    losses, found = [], []
+    for done in range(0, n_evaluations, chunk):
+        count = min(chunk, n_evaluations - done)
+        before = 0 if done else rest
+        state, kept, loss, terms = program(state, kept, train, held_out, before=before, count=count)
+        losses.append(np.asarray(loss))
+        found.append(np.asarray(terms, np.float64))
+        if on_progress is not None:
+            means = {"loss": float(losses[-1][-1]), "validation": float(found[-1][-1].mean())}
+            on_progress(rest + every * (done + count), means)
     epochs = rest + every * np.arange(1, n_evaluations + 1)
-    return kept, np.asarray(loss), epochs, np.asarray(terms, np.float64)
+    return kept, np.concatenate(losses), epochs, np.concatenate(found)
+
+
+def _range_warning(
+    network: Denoiser,
+    reference: GaussianReference,
+    key: Key,
+    train: Array,
+    x: Array,
+    law: LogSNRLaw,
+) -> str | None:
+    """A line where equation (1), at the examples x, says that much is missing."""
+    own = named_key(key, "ends")
+    some = np.asarray(train[:MOST_OF_A_MIXTURE])
+    guesses = [network]
+    if x.ndim == 2 and len(some) >= LEAST_POINTS and np.ptp(some, axis=0).min() > 0.0:
+        guesses.append(chosen_mixture(some, 0).reference.epsilon)
+    right = [float(outside(guess, own, x, law).right) for guess in guesses]
+    missing = max(right) - float(outside(reference.epsilon, own, x, law).right)
+    if not missing > TOLERATED * x[0].size:
+        return None
+    end = law.ends[1]
+    return (
+        f"about {missing:.2g} nats or more of every log density are missing: the examples are finer "
+        f"than the noise at the last log SNR, {end:.3g}, which is {100 * np.exp(-end / 2):.2g} % of "
+        f"their scale; give a law of a larger scale, law=LogSNRLaw(scale={1.5 * law.scale:.3g}), and a "
+        "process that goes so far"
+    )
 
 
 def _standardised(x: HostArray) -> tuple[HostArray, HostArray, HostArray]:

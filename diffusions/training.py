@@ -28,6 +28,12 @@ Batches = Callable[[Key], PyTree]
 Loss = Callable[[Params, PyTree, Key], tuple[Array, dict[str, Array]]]
 """(parameters, batch, key) -> (scalar loss, scalars to report)."""
 
+Progress = Callable[[int, dict[str, float]], None]
+"""Called with the number of finished epochs, and with means of the last of them."""
+
+PROGRESS_CALLS = 10
+"""About so many during a training."""
+
 
 @flax.struct.dataclass
 class TrainingState:

@@ -8,6 +8,7 @@ from typing import Any
 
 from diffusions.arguments import checked
 from diffusions.memory import check_memory
+from diffusions.training import Progress
 from diffusions.typing import ArrayLike, Key, Keys
 from jkonet_star.diagnostics import (
     data_warnings,
@@ -35,7 +36,7 @@ from jkonet_star.solvers.choice import Auto, learn_chosen
 from jkonet_star.solvers.coefficient_errors import LinearErrors
 from jkonet_star.solvers.divergence import divergence_warning, first_unsound, refinement_warning
 from jkonet_star.solvers.interface import Solver
-from jkonet_star.solvers.learning import Progress, learn
+from jkonet_star.solvers.learning import learn
 from jkonet_star.solvers.linear import Linear
 from jkonet_star.solvers.problem import Densities, prepare
 from jkonet_star.solvers.registry import RegisteredSolver, known_solver, with_circulation

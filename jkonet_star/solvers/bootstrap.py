@@ -14,6 +14,7 @@ import numpy as np
 
 from diffusions.keys import named_key
 from diffusions.memory import check_memory
+from diffusions.training import Progress
 from diffusions.typing import Float, Key, Keys, PyTree
 from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.fit_report import BootstrapReport, ClosedFormReport
@@ -24,7 +25,7 @@ from jkonet_star.solvers.choice import Auto, SolverChoice, candidates, learn_cho
 from jkonet_star.solvers.closed_form import fit_linear
 from jkonet_star.solvers.divergence import first_unsound
 from jkonet_star.solvers.interface import Solver
-from jkonet_star.solvers.learning import Progress, learn
+from jkonet_star.solvers.learning import learn
 from jkonet_star.solvers.linear import Linear
 from jkonet_star.solvers.network import Network
 from jkonet_star.solvers.problem import Problem

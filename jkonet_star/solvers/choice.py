@@ -43,6 +43,7 @@ import numpy as np
 from diffusions.checks import Natural
 from diffusions.keys import named_key
 from diffusions.memory import check_memory
+from diffusions.training import Progress
 from diffusions.typing import HostArray, Key, Keys, PyTree
 from jkonet_star.energies.models import NetworkEnergy
 from jkonet_star.fit_report import ComparedReport, finite_or_none
@@ -51,7 +52,7 @@ from jkonet_star.settings import CouplingSettings, NetworkSettings, RefinementSe
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.first_order import filled_up
 from jkonet_star.solvers.interface import Solver
-from jkonet_star.solvers.learning import Learned, Progress, train, with_noise
+from jkonet_star.solvers.learning import Learned, train, with_noise
 from jkonet_star.solvers.network import Network
 from jkonet_star.solvers.problem import Problem, prepare
 from jkonet_star.solvers.refinement import Refining

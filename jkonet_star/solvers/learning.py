@@ -1,13 +1,13 @@
 """From a problem to energies, in memory: the first-order training, and the refinement after it."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from diffusions.training import advance_in_chunks
+from diffusions.training import PROGRESS_CALLS, Progress, advance_in_chunks
 from diffusions.typing import Float, HostArray, Keys
 from jkonet_star.energies.models import INITIAL_NOISE, NetworkEnergy
 from jkonet_star.fitted import FittedEnergy
@@ -16,11 +16,6 @@ from jkonet_star.solvers.interface import Solver
 from jkonet_star.solvers.problem import Problem
 from jkonet_star.solvers.refinement import Refining
 from jkonet_star.solvers.side_by_side import SideBySide
-
-Progress = Callable[[int, dict[str, float]], None]
-"""Called with the number of finished epochs and the mean scalars of the last chunk."""
-
-PROGRESS_CALLS = 10
 
 
 class Learned(NamedTuple):

@@ -13,6 +13,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 import diffusions
+from diffusions.density.log_snr import LogSNRLaw
 from diffusions.fitting import fit
 from diffusions.processes import (
     LinearBetaDDPM,
@@ -272,6 +273,61 @@ def test_other_examples_than_those_of_the_training(fitted):
             ValueError, match=r"^x must have examples of shape \(2,\), as the train"
         ):
             method(np.zeros((3, 1)), 0)
+
+
+def test_progress_is_told_and_changes_no_bit(fitted):
+    told = []
+    again = quietly(POINTS, Own(), settings=QUICK, on_progress=lambda *what: told.append(what))
+    assert [epoch for epoch, _ in told] == list(range(2, 21, 2))
+    assert told[-1][1] == {
+        "loss": pytest.approx(fitted.report.loss[-1]),
+        "validation": pytest.approx(fitted.report.validation[-1]),
+    }
+    for old, new in zip(jax.tree.leaves(fitted.params), jax.tree.leaves(again.params), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_epochs_that_no_evaluation_divides_are_told_of_too():
+    told = []
+    settings = dataclasses.replace(QUICK, epochs=53)
+    made = quietly(
+        POINTS[:100], Own(), settings=settings, on_progress=lambda epoch, _: told.append(epoch)
+    )
+    assert told[-1] == 53
+    assert 9 <= len(told) <= 11
+    assert len(made.report.loss) == 53
+
+
+@pytest.mark.parametrize(
+    ("width", "scale", "process", "missing"),
+    [
+        (2e-4, 3.0, VariancePreserving(), True),
+        (2e-4, 5.0, VariancePreserving(), False),
+        (1e-3, None, LinearBetaDDPM(), True),
+    ],
+)
+def test_examples_finer_than_the_last_noise_are_told_of(width, scale, process, missing):
+    """Two clusters on a line: no Gaussian has their width, and the network has not seen it yet."""
+    rng = np.random.default_rng(0)
+    x = rng.choice([-1.0, 1.0], 400)[:, None] + width * rng.normal(size=(400, 1))
+    law = None if scale is None else LogSNRLaw(scale=scale)
+    settings = TrainingSettings(epochs=1, noises=1, validation_ratio=0.5)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        fit(x, Deeper(), key=0, law=law, process=process, settings=settings)
+    lines = [str(one.message) for one in heard if "are missing" in str(one.message)]
+    assert len(lines) == missing
+    assert all(re.search(r"give a law of a larger scale, law=LogSNRLaw\(scale=", x) for x in lines)
+
+
+def test_a_gaussian_that_knows_how_narrow_the_examples_are_misses_nothing():
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=(400, 1))
+    x = np.concatenate([one, one + 1e-6 * rng.normal(size=(400, 1))], axis=1)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        fit(x, Own(), key=0, settings=dataclasses.replace(QUICK, epochs=1))
+    assert not [one for one in heard if "are missing" in str(one.message)]
 
 
 def test_what_was_learned_says_how(fitted):
