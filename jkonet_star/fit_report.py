@@ -9,8 +9,9 @@ module imports no JAX.
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -224,6 +225,8 @@ class FitReport:
         bootstrap: of the energies of resampled particles, where there are some.
         epochs: of training; 0 where it was solved.
         batch_size: of training.
+        optimizer: of training; None where it is the user's own.
+        learning_rate: at its start.
         loss_epochs: the epochs whose losses are kept.
         refinement_steps: 0 where the energy was not refined.
         compared: by `auto`, from simple to rich; empty where the solver was named.
@@ -247,6 +250,8 @@ class FitReport:
     bootstrap: BootstrapReport | None = None
     epochs: Natural = 0
     batch_size: Count | None = None
+    optimizer: str | None = None
+    learning_rate: Double | None = None
     loss_epochs: list[Count] = dataclasses.field(default_factory=list)
     refinement_steps: Natural = 0
     compared: list[ComparedReport] = dataclasses.field(default_factory=list)
@@ -316,7 +321,11 @@ class FitReport:
 
     def _training(self) -> str:
         last = [m.losses[-1] for m in self.members if m.losses and m.losses[-1] is not None]
-        text = f"{self.epochs} epochs" + (f", loss {_range(last, '{:.3g}')}" if last else "")
+        text = f"{self.epochs} epochs"
+        if self.optimizer is not None and self.learning_rate is not None:
+            text += f" of {self.optimizer} from {self.learning_rate:.3g}"
+        if last:
+            text += f", loss {_range(last, '{:.3g}')}"
         if any(self.diverged):
             text += ", DIVERGED in epoch " + ", ".join(str(e or "never") for e in self.diverged)
         return text
@@ -341,7 +350,7 @@ def fit_report(
     *,
     diverged: Sequence[int | None],
     losses: np.ndarray | None = None,
-    batch_size: int | None = None,
+    facts: Mapping[str, Any] = MappingProxyType({}),
     closed_form: ClosedFormReport | None = None,
     explained: "Explanation | None" = None,
     warnings: Sequence[str] = (),
@@ -356,7 +365,7 @@ def fit_report(
         solver: by which.
         diverged: the epoch in which each member did.
         losses: (members, epochs); None where nothing was trained.
-        batch_size: of the training.
+        facts: of the training, of `Solver.prepare`.
         closed_form: of a linear solver.
         explained: how much of the motion the energies explain.
         warnings: that were said.
@@ -401,7 +410,9 @@ def fit_report(
         growth=growth,
         beta_without_growth=estimate is not None and problem.growth is not None,
         epochs=epochs,
-        batch_size=batch_size,
+        batch_size=facts.get("batch_size"),
+        optimizer=facts.get("optimizer"),
+        learning_rate=facts.get("learning_rate"),
         loss_epochs=(kept + 1).tolist(),
         refinement_steps=steps,
         compared=list(compared),

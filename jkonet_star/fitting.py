@@ -181,7 +181,7 @@ def fit(
         name,
         diverged=diverged,
         losses=losses if chosen.epochs else None,
-        batch_size=facts.get("batch_size"),
+        facts=facts,
         closed_form=None if closed_form is None else ClosedFormReport(**closed_form),
         explained=explained,
         warnings=said,

@@ -197,7 +197,7 @@ def reported(
         solver,
         diverged=diverged,
         losses=np.asarray(losses, np.float64).T if losses else None,
-        batch_size=details.get("batch_size"),
+        facts=details,
         closed_form=None if solved is None else ClosedFormReport(**solved),
         explained=Explanation(**details["explanation"]),
         warnings=details["warnings"],

@@ -113,6 +113,16 @@ class Network(Solver):
         """Of the settings, or the optimiser's."""
         return self.training.epochs
 
+    def facts(self, batch_size: int) -> dict[str, Any]:
+        """Of the training, for the report."""
+        own, training = self.optimizer is not None, self.training
+        return {
+            "epochs": training.epochs,
+            "batch_size": batch_size,
+            "optimizer": None if own else training.optimizer,
+            "learning_rate": None if own else training.learning_rate,
+        }
+
     def model(self, data: Any) -> NetworkEnergy:
         """What is learned of data that have a `frame` and `units`."""
         return NetworkEnergy(
@@ -155,7 +165,7 @@ class Network(Solver):
         beta = 0.0 if problem.internal is None else problem.internal.beta
         units = data_units(problem.snapshots, problem.conditions, beta)
         size, _ = self._batch(problem.conditions.point.shape[0])
-        facts = {"epochs": self.epochs, "batch_size": size}
+        facts = self.facts(size)
         data = NetworkData(frame=frame(problem), units=units, conditions=problem.conditions)
         return data, facts
 

@@ -77,7 +77,7 @@ class PopulationNetwork(Network):
                 None if problem.growth is None else problem.growth.source_weights,
             ),
         )
-        return data, {"epochs": self.epochs, "batch_size": self.batches(data)[0]}
+        return data, self.facts(self.batches(data)[0])
 
 
 def at_scheme(scheme: str, values: Float[Array, "t ..."]) -> Float[Array, "steps ..."]:

@@ -330,7 +330,9 @@ def test_what_the_data_say_of_the_fit_is_in_the_summary(place):
     # And beside the energy.
     report = load_energy(run / "energy").report
     assert (report.solver, report.epochs) == (summary["solver"], summary["epochs"])
-    assert report.batch_size == summary["batch_size"]
+    for name in ("batch_size", "optimizer", "learning_rate"):
+        assert getattr(report, name) == summary[name]
+    assert (report.optimizer, report.learning_rate) == ("soap", 2e-2)
     assert [member.motion_left for member in report.members] == summary["explanation"]["predicted"]
     assert summary["couplings"] == [dataclasses.asdict(step) for step in report.couplings]
     assert {step.method for step in report.couplings} == {"exact"}  # of the data set

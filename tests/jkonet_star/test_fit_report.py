@@ -83,6 +83,8 @@ def test_what_went_wrong_is_in_the_report_and_in_repr(stack):
     assert report.diverged == energies.diverged == (1, 1)
     assert report.warnings == said
     assert (report.epochs, report.batch_size, report.loss_epochs) == (3, 20, [1, 2, 3])
+    assert (report.optimizer, report.learning_rate) == ("soap", 1e6)
+    assert "3 epochs of soap from 1e+06" in repr(energies)
     assert report.explained() == [None, None]
     assert "DIVERGED in epoch 1, 1" in repr(energies)
     assert "1 in report.warnings" in repr(energies)
