@@ -129,7 +129,8 @@ def plot_marginals(file: Path, points: np.ndarray, samples: dict[str, np.ndarray
                 linestyle=style,
                 label=name,
             )
-        axis.set(title=f"coordinate {i + 1}", yticks=[])
+        axis.set(yticks=[])
+        axis.set_title(f"coordinate {i + 1}", fontsize=TITLE_SIZE)
     axes[0, 0].legend(frameon=False, fontsize=8)
     save_figure(figure, file)
 

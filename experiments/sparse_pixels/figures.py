@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from data_generation.images.batches import as_bytes
-from data_generation.scripts.figures import new_figure, save_figure
+from data_generation.scripts.figures import TITLE_SIZE, new_figure, save_figure
 
 ROW = 0.85
 """Inches of an image."""
@@ -83,16 +83,16 @@ def plot_calibration(file: Path, found: dict[str, Any], methods: dict[str, dict[
                 linestyle=":",
                 label=name,
             )
-    left.set(xscale="log", xlabel="draws K", title="squared error of unseen pixels")
+    left.set(xscale="log", xlabel="draws K")
+    left.set_title("squared error of unseen pixels", fontsize=TITLE_SIZE)
     left.set_xticks(draws, [str(k) for k in draws])
     left.set_xticks([], minor=True)
     left.legend(frameon=False, fontsize=7)
     levels = [float(name.rstrip("%")) / 100 for name in found["coverage"]]
     right.plot([0, 1], [0, 1], "--", color="black", linewidth=0.8)
     right.plot(levels, list(found["coverage"].values()), "o-", color=COLORS[0], ms=3)
-    right.set(
-        xlabel="level of the draws' interval", title="share of the unseen pixels in the interval"
-    )
+    right.set(xlabel="level of the draws' interval")
+    right.set_title("share of the unseen pixels in the interval", fontsize=TITLE_SIZE)
     save_figure(figure, file)
 
 
@@ -116,7 +116,8 @@ def plot_comparison(
         axes[0].axhline(value, color="black", linestyle=style, linewidth=0.8, label=label)
     titles = ("PSNR of unseen pixels [dB]", "Frechet distance", "images per second")
     for place, title in zip(axes, titles, strict=True):
-        place.set(xscale="log", xlabel="network calls", title=title)
+        place.set(xscale="log", xlabel="network calls")
+        place.set_title(title, fontsize=TITLE_SIZE)
     axes[0].legend(frameon=False, fontsize=7)
     save_figure(figure, file)
 
@@ -134,7 +135,8 @@ def plot_losses(file: Path, curves: dict[str, list[dict[str, Any]]]) -> None:
             points = np.array([(row["epoch"], row[value]) for row in rows if value in row])
             if len(points):
                 axes.plot(*points.T, color=color, marker="o", ms=3, label=name)
-    left.set(xlabel="epoch", title="training loss")
-    right.set(xlabel="epoch", title="PSNR of unseen pixels, one sample [dB]")
+    for axes, title in ((left, "training loss"), (right, "PSNR of unseen pixels, one sample [dB]")):
+        axes.set(xlabel="epoch")
+        axes.set_title(title, fontsize=TITLE_SIZE)
     left.legend(frameon=False, fontsize=7)
     save_figure(figure, file)

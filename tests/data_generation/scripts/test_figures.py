@@ -1,6 +1,8 @@
 """A figure is a picture and a page of vectors, alike each time; its colours are explained."""
 
+import ast
 import re
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -67,3 +69,16 @@ def test_nothing_is_cut_off(tmp_path):
     sides = (image[:3], image[-3:], image[:, :3], image[:, -3:])
     assert all((side == 1).all() for side in sides)
     assert image.shape[1] > 1.2 * 3.0 * figure.dpi
+
+
+def test_every_title_is_of_one_size():
+    """`set(title=...)` takes Matplotlib's own size, larger than everything around it."""
+    root = Path(__file__).parents[3]
+    for file in (f for p in ("experiments", "data_generation") for f in (root / p).rglob("*.py")):
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
+                continue
+            given = {keyword.arg for keyword in call.keywords}
+            place = f"{file.relative_to(root)}:{call.lineno}"
+            assert not (call.func.attr == "set" and "title" in given), place
+            assert not (call.func.attr == "set_title" and "fontsize" not in given), place
