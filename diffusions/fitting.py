@@ -7,8 +7,8 @@ and covariance (`diffusions.density.channel`, equation (2)), and what is minimis
 mean of -log p(x) (`diffusions.density.training`), in nats, for every process and whatever the network
 predicts. So losses of different processes and networks can be compared.
 
-All epochs are one compiled program. Held-out examples are evaluated in it, with noises of their own
-that are always the same.
+All epochs are one compiled program, called once, or about ten times where progress is told. Held-out
+examples are evaluated in it, with noises of their own that are always the same.
 
 The log SNRs end somewhere, and what is finer than the noise there is not in the density. At the upper
 end a_R the Gaussian has the denoising error mse_G, so that
@@ -20,6 +20,7 @@ the ideal error. It is at most the network's; of points, that of a mixture of Ga
 guess, which also sees what the network has not resolved.
 """
 
+import dataclasses
 import functools
 import inspect
 import warnings
@@ -38,7 +39,7 @@ from diffusions.density.gaussian_reference import GaussianReference, fitted_refe
 from diffusions.density.likelihood import averaged_terms, nll_terms
 from diffusions.density.log_snr import LogSNRLaw
 from diffusions.density.mixture_choice import LEAST_POINTS, chosen_mixture
-from diffusions.density.saturation import TOLERATED, outside
+from diffusions.density.saturation import MOST_REACH, TOLERATED, outside
 from diffusions.density.training import likelihood_training, n_steps
 from diffusions.fitted import FittedDiffusion
 from diffusions.keys import named_key
@@ -60,9 +61,14 @@ LEAST_EXAMPLES = 10
 MOST_PRINCIPAL = 1024
 """Numbers per example up to which the Gaussian has a full covariance; beyond, its diagonal."""
 MOST_AT_THE_END = 1024
-"""Held-out examples that (1) is a mean over."""
+"""Held-out examples that (1) is a mean over, if a batch of the training has so many."""
 MOST_OF_A_MIXTURE = 200
-"""Examples that the mixture of (1) is fitted to, for a second of the processor at most."""
+"""Examples that the mixture of (1) is fitted to, for about a second of the processor."""
+MOST_COUNTED = 2000
+"""Examples that are compared with each other."""
+MOST_REPEATED = 0.5
+"""Share of different examples up to which they are taken for a law of points."""
+WIDER = 1.5
 
 
 @checked
@@ -114,13 +120,17 @@ def fit(
     Warns:
         UserWarning: the training was too short (`diffusions.training_report`), diverged, or was so long
             that the network learns its examples by heart; the log SNRs end before the examples are
-            resolved, equation (1).
+            resolved, equation (1); half of the examples repeat, so that there is no density.
     """
     settings = settings or TrainingSettings()
     process = VariancePreserving() if process is None else process
     _check_process(process)
     conform(prediction, Prediction, "prediction")
     conform(condition, Condition, "condition")
+    if on_progress is not None and not callable(on_progress):
+        raise ValueError(
+            f"on_progress must be a function of two arguments, got {on_progress!r:.60}"
+        )
     law = reached_law(process, law)
     u, centre, scale = _standardised(np.asarray(x, np.float64))
     n_held_out = _held_out(len(u), settings.validation_ratio)
@@ -166,8 +176,11 @@ def fit(
     )
     if (line := report.warning()) is not None:
         warnings.warn(line, stacklevel=3)
-    some = held_out[:MOST_AT_THE_END]
-    if (line := _range_warning(denoiser(params), reference, key, train, some, law)) is not None:
+    line = _repeats(np.asarray(x))
+    if line is None:
+        some = held_out[: min(MOST_AT_THE_END, settings.batch_size * settings.noises)]
+        line = _range_warning(denoiser(params), reference, key, train, some, law)
+    if line is not None:
         warnings.warn(line, stacklevel=3)
     return FittedDiffusion(
         network=network,
@@ -255,7 +268,8 @@ def _trained(
         (state, kept), (loss, terms) = jax.lax.scan(evaluated, (state, kept), length=count)
         return state, kept, jnp.concatenate([first["loss"], loss.reshape(-1)]), terms
 
-    state, kept = initial_state(params, optimizer), params
+    state = initial_state(params, optimizer)
+    kept = state.ema
     chunk = n_evaluations if on_progress is None else -(-n_evaluations // PROGRESS_CALLS)
     losses, found = [], []
     for done in range(0, n_evaluations, chunk):
@@ -271,6 +285,18 @@ def _trained(
     return kept, np.concatenate(losses), epochs, np.concatenate(found)
 
 
+def _repeats(x: HostArray) -> str | None:
+    """A line where many examples are the same."""
+    some = x[:MOST_COUNTED].reshape(min(len(x), MOST_COUNTED), -1)
+    distinct = len(np.unique(some, axis=0))
+    if distinct > MOST_REPEATED * len(some):
+        return None
+    return (
+        f"x has {distinct} different examples among {len(some)}: what repeats, as whole numbers do, "
+        "has no density; add noise to it, uniform within the last digit for one"
+    )
+
+
 def _range_warning(
     network: Denoiser,
     reference: GaussianReference,
@@ -280,22 +306,36 @@ def _range_warning(
     law: LogSNRLaw,
 ) -> str | None:
     """A line where equation (1), at the examples x, says that much is missing."""
-    own = named_key(key, "ends")
-    some = np.asarray(train[:MOST_OF_A_MIXTURE])
-    guesses = [network]
-    if x.ndim == 2 and len(some) >= LEAST_POINTS and np.ptp(some, axis=0).min() > 0.0:
+    rows = np.asarray(train).reshape(len(train), -1)
+    dimension = rows.shape[1]
+    if dimension <= MOST_PRINCIPAL and len(rows) <= dimension:
+        return None  # the Gaussian has directions without any example
+
+    some = rows[:MOST_OF_A_MIXTURE]
+    guesses = [network, reference.epsilon]
+    several = len(some) >= max(LEAST_POINTS, 2 * (dimension + 1))
+    if x.ndim == 2 and several and np.ptp(some, axis=0).min() > 0.0:
         guesses.append(chosen_mixture(some, 0).reference.epsilon)
-    right = [float(outside(guess, own, x, law).right) for guess in guesses]
-    missing = max(right) - float(outside(reference.epsilon, own, x, law).right)
-    if not missing > TOLERATED * x[0].size:
+
+    def at_the_end(x: Array) -> list[Array]:
+        return [outside(guess, named_key(key, "ends"), x, law).right for guess in guesses]
+
+    of_network, of_gaussian, *of_mixture = (float(right) for right in jax.jit(at_the_end)(x))
+    missing = np.nanmax([of_network, *of_mixture]) - of_gaussian
+    if not missing > TOLERATED * dimension:
         return None
     end = law.ends[1]
-    return (
+    line = (
         f"about {missing:.2g} nats or more of every log density are missing: the examples are finer "
         f"than the noise at the last log SNR, {end:.3g}, which is {100 * np.exp(-end / 2):.2g} % of "
-        f"their scale; give a law of a larger scale, law=LogSNRLaw(scale={1.5 * law.scale:.3g}), and a "
-        "process that goes so far"
+        "their scale"
     )
+    wider = dataclasses.replace(law, scale=WIDER * law.scale)
+    if max(map(abs, wider.ends)) > MOST_REACH:
+        return (
+            f"{line}; single precision does not resolve them: leave out, or scale, what is so fine"
+        )
+    return f"{line}; give law={wider}, and a process that goes so far"
 
 
 def _standardised(x: HostArray) -> tuple[HostArray, HostArray, HostArray]:

@@ -225,8 +225,9 @@ class FitReport:
         bootstrap: of the energies of resampled particles, where there are some.
         epochs: of training; 0 where it was solved.
         batch_size: of training.
-        optimizer: of training; None where it is the user's own.
-        learning_rate: at its start.
+        optimizer: of training; None where it is the user's own, where nothing was trained, and where a
+            solver that was registered, or an older release, does not say.
+        learning_rate: at its start; likewise.
         loss_epochs: the epochs whose losses are kept.
         refinement_steps: 0 where the energy was not refined.
         compared: by `auto`, from simple to rich; empty where the solver was named.

@@ -264,7 +264,8 @@ class RefinementSettings:
     """How a learned energy is refined by the laws that it predicts (see `solvers.refinement`).
 
     Attributes:
-        refine: gradient steps; 0 leaves the first-order solution as it is.
+        refine: gradient steps; 0 leaves the first-order solution as it is, but stands for 150 with the
+            solver auto, which refines whatever it chooses.
         rollout: steps that are predicted from each snapshot; the population of every one of them is
             compared with the observed one.
         refine_batch_size: particles of each snapshot per gradient step.

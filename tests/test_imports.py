@@ -307,6 +307,17 @@ def test_settings_and_scripts_load_no_jax(module):
     assert done.stdout.strip() == ""
 
 
+def test_a_training_run_loads_nothing_slow_that_it_does_not_need():
+    program = (
+        "import sys, experiments.populations.training\n"
+        "print(*sorted({'sklearn', 'scipy.stats', 'pandas', 'anndata'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""
+
+
 def test_few_imports_are_inside_functions():
     late = [
         f"{file.relative_to(ROOT)}:{node.lineno}"

@@ -31,7 +31,7 @@ FAINT = "#6b7280"
 """Thresholds, limits, and what stands in the background."""
 ENERGIES = "viridis"
 DIFFERENCES = "RdBu_r"
-EDGE = 0.05
+_EDGE = 0.05
 """Inches around what is drawn: equal axes leave more white there than anybody wants."""
 TITLE_SIZE, LABEL_SIZE, TICK_SIZE = 9, 8, 7
 
@@ -85,7 +85,7 @@ def save_figure(figure: Figure, file: Path) -> None:
     # Laid out and measured once, for both.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    drawn = figure.get_tightbbox().padded(EDGE)
+    drawn = figure.get_tightbbox().padded(_EDGE)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None}, bbox_inches=drawn)
     write_bytes(file, stream.getvalue())

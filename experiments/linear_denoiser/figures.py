@@ -11,7 +11,7 @@ from matplotlib.colors import CenteredNorm, LogNorm
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from data_generation.gaussians import IsotropicMixture
-from data_generation.scripts.figures import FAINT, new_figure, save_figure
+from data_generation.scripts.figures import FAINT, TITLE_SIZE, new_figure, save_figure
 from diffusions.linear_denoiser.expectation import exact_expectation
 from diffusions.linear_denoiser.model import OneStepModel
 from diffusions.linear_denoiser.theory import leading_order
@@ -77,11 +77,11 @@ def plot_linear(file: Path, table: list[dict[str, Any]], model: OneStepModel) ->
         axes.axhline(limits[name], color=FAINT, linestyle=":", linewidth=1, label=r"$n \to \infty$")
         if name != "hellinger_squared":
             axes.set_yscale("log")
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title, fontsize=TITLE_SIZE)
     if fine.min() <= d:
         for axes in grid[0, 1:]:
             axes.axvspan(fine.min(), min(d, fine.max()), color="black", alpha=0.06, linewidth=0)
-            axes.set_title(axes.get_title() + r", $\infty$ for $n \leq d$", fontsize=10)
+            axes.set_title(axes.get_title() + r", $\infty$ for $n \leq d$", fontsize=TITLE_SIZE)
     plot_probability(grid[1, 0], table)
     for axes in grid.ravel()[:-1]:
         axes.axvline(d, color="black", linestyle="--", linewidth=0.7, label="n = d")
@@ -151,7 +151,7 @@ def plot_memorisation(
             axes.set_yticks(np.arange(len(times)) + 0.5, [f"{time:g}" for time in times])
             axes.tick_params(labelsize=8)
             axes.set_xlabel("n / d (dashed: n = d; grey: infinite or unknown)", fontsize=8)
-            axes.set_title(label, fontsize=10)
+            axes.set_title(label, fontsize=TITLE_SIZE)
         axes_row[0].set_ylabel("diffusion time")
     save_figure(figure, file)
 
@@ -168,7 +168,9 @@ def plot_learned(file: Path, table: list[dict[str, Any]], averages: list[dict[st
     figure, grid = new_figure(2, 2, size=3.9)
     _band(grid[0, 0], table, "delta", label="$\\pm$ 2 standard errors", color=MEASURED)
     grid[0, 0].axhline(0.0, color=FAINT, linestyle=":", linewidth=1)
-    grid[0, 0].set_title(r"$\Delta$ = D(train, generated) - D(original, generated)", fontsize=9)
+    grid[0, 0].set_title(
+        r"$\Delta$ = D(train, generated) - D(original, generated)", fontsize=TITLE_SIZE
+    )
     grid[0, 0].legend(fontsize=8, frameon=False)
     plot_probability(grid[0, 1], table)
     for name, label, color in (
@@ -176,7 +178,7 @@ def plot_learned(file: Path, table: list[dict[str, Any]], averages: list[dict[st
         ("distance_original", "original and generated", THEORY),
     ):
         _band(grid[1, 0], table, name, label=label, color=color)
-    grid[1, 0].set_title("distance per pixel", fontsize=10)
+    grid[1, 0].set_title("distance per pixel", fontsize=TITLE_SIZE)
     grid[1, 0].legend(fontsize=8, frameon=False)
     for axes in grid.ravel()[:3]:
         axes.set_xlabel("training images n")
@@ -186,7 +188,7 @@ def plot_learned(file: Path, table: list[dict[str, Any]], averages: list[dict[st
         count, delta = _column(own, "repetitions"), _column(own, "delta")
         grid[1, 1].plot(count, delta, color=shade, linewidth=1, label=f"n = {row['n']}")
     grid[1, 1].axhline(0.0, color=FAINT, linestyle=":", linewidth=1)
-    grid[1, 1].set_title(r"running average of $\Delta$", fontsize=10)
+    grid[1, 1].set_title(r"running average of $\Delta$", fontsize=TITLE_SIZE)
     grid[1, 1].set_xlabel("repetitions")
     grid[1, 1].legend(fontsize=6, ncols=2, frameon=False)
     save_figure(figure, file)
@@ -211,14 +213,14 @@ def plot_generated(file: Path, images: np.ndarray, data: IsotropicMixture) -> No
         sheet[i * (side + 1) :, j * (side + 1) :][:side, :side] = images[k, :, :, 0]
     grid[0, 0].imshow(sheet, cmap="gray")
     grid[0, 0].set_axis_off()
-    grid[0, 0].set_title("generated", fontsize=10)
+    grid[0, 0].set_title("generated", fontsize=TITLE_SIZE)
     low = min(images.min(), *(m - 4 * s for m, s in zip(data.means, data.stds, strict=True)))
     high = max(images.max(), *(m + 4 * s for m, s in zip(data.means, data.stds, strict=True)))
     values = np.linspace(low, high, 400)
     axes = grid[0, 1]
     axes.hist(images.ravel(), 40, density=True, color=MEASURED, alpha=0.5, label="generated")
     axes.plot(values, data.density(values), color=THEORY, label="truth")
-    axes.set_title("pixels", fontsize=10)
+    axes.set_title("pixels", fontsize=TITLE_SIZE)
     axes.legend(fontsize=8, frameon=False)
     save_figure(figure, file)
 
@@ -233,4 +235,4 @@ def plot_probability(axes: Axes, table: list[dict[str, Any]]) -> None:
     axes.errorbar(n, p, errors, fmt="o-", color=MEASURED, markersize=3.5, linewidth=1, capsize=2.5)
     axes.axhline(0.5, color=FAINT, linestyle=":", linewidth=1)
     axes.set_ylim(-0.03, 1.03)
-    axes.set_title(r"$P(\Delta > 0)$, 95 % confidence", fontsize=10)
+    axes.set_title(r"$P(\Delta > 0)$, 95 % confidence", fontsize=TITLE_SIZE)

@@ -8,6 +8,7 @@ from data_generation.scripts.figures import (
     FAINT,
     OBSERVED,
     PREDICTED,
+    TITLE_SIZE,
     empty_figure,
     in_style,
     save_figure,
@@ -49,7 +50,7 @@ def plot_answers(file: Path, answers: Sequence[Answer]) -> None:
         axes.set_title(
             f"{QUESTIONS[answer.question]}\n" + textwrap.fill(said + answer.verdict, WIDTH),
             loc="left",
-            fontsize=8,
+            fontsize=TITLE_SIZE,
             color=color,
         )
         if answer.value is None:

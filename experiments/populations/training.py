@@ -214,6 +214,7 @@ def chosen(
     file = run.path / "choice.json"
     if file.is_file():
         found = read_record(file, ChoiceRecord)
+        refinement = dataclasses.replace(refinement, refine=refinement.refine or found.refine)
         choice = solver.chosen_before(found.compared, refinement, found.held_out)
     else:
         choice = solver.choose(
@@ -224,10 +225,8 @@ def chosen(
             on_candidate=lambda name: say(f"  comparing: {name}"),
         )
         rows = [dataclasses.asdict(row) for row in choice.compared]
-        write_json(
-            file,
-            {"schema_version": SCHEMA_VERSION, "held_out": choice.held_out, "compared": rows},
-        )
+        about = {"held_out": choice.held_out, "refine": choice.refinement.refine}
+        write_json(file, {"schema_version": SCHEMA_VERSION, **about, "compared": rows})
     for line in choice.lines():
         say(f"  {line}")
     return choice

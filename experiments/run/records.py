@@ -38,11 +38,19 @@ class Config:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChoiceRecord:
-    """`choice.json`: what `--solver=auto` compared, and on how many held-out particles."""
+    """`choice.json`: what `--solver=auto` compared, on how many held-out particles.
+
+    Attributes:
+        schema_version: of the file.
+        held_out: particles.
+        compared: the table.
+        refine: gradient steps of the refinement; files that do not say are of the time of 300.
+    """
 
     schema_version: Count
     held_out: Count
     compared: Annotated[list[ComparedReport], Bounds(1, 100)]
+    refine: Count = 300
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

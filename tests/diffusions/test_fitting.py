@@ -317,7 +317,28 @@ def test_examples_finer_than_the_last_noise_are_told_of(width, scale, process, m
         fit(x, Deeper(), key=0, law=law, process=process, settings=settings)
     lines = [str(one.message) for one in heard if "are missing" in str(one.message)]
     assert len(lines) == missing
-    assert all(re.search(r"give a law of a larger scale, law=LogSNRLaw\(scale=", x) for x in lines)
+    assert all("give law=LogSNRLaw(loc=0.0, scale=4.5, clip=" in x for x in lines)
+
+
+@pytest.mark.parametrize("values", [2, 10, 150])
+def test_examples_that_repeat_have_no_density_and_it_is_said(values):
+    x = np.random.default_rng(0).integers(0, values, (400, 1)).astype(float)
+    settings = TrainingSettings(epochs=1, noises=1)
+    with pytest.warns(UserWarning, match="different examples among 400: what repeats"):
+        fit(x, Deeper(), key=0, settings=settings)
+
+
+def test_what_single_precision_does_not_resolve_is_not_asked_for():
+    rng = np.random.default_rng(0)
+    x = rng.choice([-1.0, 1.0], 400)[:, None] + 1e-6 * rng.normal(size=(400, 1))
+    settings = TrainingSettings(epochs=1, noises=1, validation_ratio=0.5)
+    with pytest.warns(UserWarning, match="single precision does not resolve them"):
+        fit(x, Deeper(), key=0, law=LogSNRLaw(scale=4.2), settings=settings)
+
+
+def test_progress_to_nobody_is_refused_before_the_training():
+    with pytest.raises((ValueError, jaxtyping.TypeCheckError), match="on_progress"):
+        fit(POINTS, key=0, on_progress=3)
 
 
 def test_a_gaussian_that_knows_how_narrow_the_examples_are_misses_nothing():

@@ -65,6 +65,7 @@ def test_auto_compares_says_what_it_chose_and_does_not_choose_twice(place, capfd
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["choice"] == kept["compared"]
     assert summary["solver"] == "auto"
+    assert kept["refine"] == 4
     names = [row["name"] for row in kept["compared"]]
     assert [name for name in names if "noise" not in name] == ["V(x)", "V(x, t)", "V(x, t), wide"]
     assert len(names) == 5
