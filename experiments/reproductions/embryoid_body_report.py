@@ -6,7 +6,7 @@ import numpy as np
 
 from checkpoints import load_energy
 from data_generation.populations.datasets import load_dataset
-from data_generation.scripts.figures import new_figure, save_figure
+from data_generation.scripts.figures import LABEL_SIZE, new_figure, save_figure
 from diffusions.files import write_text
 from experiments.populations.assessment import evaluation_key
 from experiments.populations.figures import plot_predictions
@@ -81,7 +81,7 @@ def write_table(folder: SweepFolder, protocols: Sequence[Protocol]) -> None:
         axes.set_xlim(-0.6, len(names) - 0.4)
         axes.set_ylim(bottom=0.0)
         axes.set_ylabel(protocol.metric)
-        axes.set_title(protocol.name, fontsize=8)
+        axes.set_title(protocol.name, fontsize=LABEL_SIZE)
         axes.legend(fontsize=6, loc="best", frameon=False)
     save_figure(figure, folder.path / "plots" / "embryoid-body.png")
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from data_generation.scripts.figures import new_figure
+from data_generation.scripts.figures import LABEL_SIZE, new_figure
 
 Value = Callable[..., float | None]
 """(row, column) -> what is shown; None where there is nothing."""
@@ -63,7 +63,7 @@ def heat_maps(
         if last:
             axes.set_xlabel(column_axis, fontsize=7)
         if tops.index(top) == 0:
-            axes.set_title(side.removeprefix("jkonet-star-"), fontsize=8)
+            axes.set_title(side.removeprefix("jkonet-star-"), fontsize=LABEL_SIZE)
     bar = figure.colorbar(image, ax=grid.ravel().tolist(), shrink=0.8)
     bar.set_label(textwrap.fill(label, 28), fontsize=7)
     bar.ax.tick_params(which="both", labelsize=7)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 
-from data_generation.scripts.figures import new_figure, save_figure
+from data_generation.scripts.figures import TITLE_SIZE, new_figure, save_figure
 from diffusions.files import write_text
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.run.tables import Row, markdown
@@ -98,7 +98,7 @@ def report(
             axes.grid(axis="y", alpha=0.3, linewidth=0.5)
             axes.set_xticks(range(len(potentials)), potentials, fontsize=8)
             axes.set_xlim(-0.5, len(potentials) - 0.5)
-            axes.set_title(data, fontsize=9)
+            axes.set_title(data, fontsize=TITLE_SIZE)
         line_of_axes[0].set_ylabel(label, fontsize=8)
         low = min(axes.get_ylim()[0] for axes in line_of_axes)
         high = max(axes.get_ylim()[1] for axes in line_of_axes)

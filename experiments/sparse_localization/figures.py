@@ -152,6 +152,6 @@ def plot_training(file: Path, rows: list[dict[str, Any]]) -> None:
     if (losses > 0).all():
         axes.set_yscale("log")
     axes.set_xlabel("epoch")
-    axes.set_title("mean squared error in training", fontsize=10)
+    axes.set_title("mean squared error in training", fontsize=TITLE_SIZE)
     axes.legend(fontsize=8, frameon=False)
     save_figure(figure, file)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from data_generation.images.batches import as_bytes
-from data_generation.scripts.figures import TITLE_SIZE, new_figure, save_figure
+from data_generation.scripts.figures import TICK_SIZE, TITLE_SIZE, new_figure, save_figure
 
 ROW = 0.85
 """Inches of an image."""
@@ -48,7 +48,7 @@ def _grid(file: Path, columns: dict[str, np.ndarray]) -> None:
     for j, (name, images) in enumerate(columns.items()):
         for i, image in enumerate(np.asarray(as_bytes(jnp.asarray(images)))):
             _show(grid[i, j], image)
-        grid[0, j].set_title(name, fontsize=7)
+        grid[0, j].set_title(name, fontsize=TICK_SIZE)
     save_figure(figure, file)
 
 
