@@ -179,7 +179,7 @@ def fit(
     line = _repeats(np.asarray(x))
     if line is None:
         some = held_out[: min(MOST_AT_THE_END, settings.batch_size * settings.noises)]
-        line = _range_warning(denoiser(params), reference, key, train, some, law)
+        line = _range_warning(params, denoiser, reference, key, train, some, law)
     if line is not None:
         warnings.warn(line, stacklevel=3)
     return FittedDiffusion(
@@ -298,7 +298,8 @@ def _repeats(x: HostArray) -> str | None:
 
 
 def _range_warning(
-    network: Denoiser,
+    params: Params,
+    denoiser: Callable[[Params], Denoiser],
     reference: GaussianReference,
     key: Key,
     train: Array,
@@ -311,17 +312,17 @@ def _range_warning(
     if dimension <= MOST_PRINCIPAL and len(rows) <= dimension:
         return None  # the Gaussian has directions without any example
 
-    some = rows[:MOST_OF_A_MIXTURE]
-    guesses = [network, reference.epsilon]
+    some, guesses = rows[:MOST_OF_A_MIXTURE], [reference.epsilon]
     several = len(some) >= max(LEAST_POINTS, 2 * (dimension + 1))
     if x.ndim == 2 and several and np.ptp(some, axis=0).min() > 0.0:
         guesses.append(chosen_mixture(some, 0).reference.epsilon)
 
-    def at_the_end(x: Array) -> list[Array]:
-        return [outside(guess, named_key(key, "ends"), x, law).right for guess in guesses]
+    def at_the_end(params: Params, x: Array) -> list[Array]:
+        own = named_key(key, "ends")
+        return [outside(guess, own, x, law).right for guess in (*guesses, denoiser(params))]
 
-    of_network, of_gaussian, *of_mixture = (float(right) for right in jax.jit(at_the_end)(x))
-    missing = np.nanmax([of_network, *of_mixture]) - of_gaussian
+    of_gaussian, *others = (float(right) for right in jax.jit(at_the_end)(params, x))
+    missing = max(filter(np.isfinite, others), default=-np.inf) - of_gaussian
     if not missing > TOLERATED * dimension:
         return None
     end = law.ends[1]
