@@ -315,7 +315,10 @@ def _range_warning(
     some, guesses = rows[:MOST_OF_A_MIXTURE], [reference.epsilon]
     several = len(some) >= max(LEAST_POINTS, 2 * (dimension + 1))
     if x.ndim == 2 and several and np.ptp(some, axis=0).min() > 0.0:
-        guesses.append(chosen_mixture(some, 0).reference.epsilon)
+        mixture = chosen_mixture(some, 0).reference
+        gain = np.asarray(mixture.log_density(x) - reference.log_density(x))
+        if gain.mean() > 2.0 * gain.std() / np.sqrt(len(gain)):  # and has not learned by heart
+            guesses.append(mixture.epsilon)
 
     def at_the_end(params: Params, x: Array) -> list[Array]:
         own = named_key(key, "ends")

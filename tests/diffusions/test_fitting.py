@@ -320,6 +320,15 @@ def test_examples_finer_than_the_last_noise_are_told_of(width, scale, process, m
     assert all("give law=LogSNRLaw(loc=0.0, scale=4.5, clip=" in x for x in lines)
 
 
+def test_a_mixture_that_learned_few_examples_by_heart_tells_nothing():
+    x = np.random.default_rng(0).normal(size=(100, 1))
+    settings = TrainingSettings(epochs=1, noises=1, validation_ratio=0.2)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        fit(x, Deeper(), key=0, settings=settings)
+    assert not [one for one in heard if "are missing" in str(one.message)]
+
+
 @pytest.mark.parametrize("values", [2, 10, 150])
 def test_examples_that_repeat_have_no_density_and_it_is_said(values):
     x = np.random.default_rng(0).integers(0, values, (400, 1)).astype(float)
