@@ -152,10 +152,6 @@ def fit(
 
     log_scale = float(np.log(scale).sum())
 
-    def seen(epoch: int, means: dict[str, float]) -> None:
-        if on_progress is not None:
-            on_progress(epoch, {name: value + log_scale for name, value in means.items()})
-
     params, loss, epochs, terms = _trained(
         params,
         denoiser,
@@ -165,18 +161,19 @@ def fit(
         law,
         reference,
         settings,
-        None if on_progress is None else seen,
+        log_scale,
+        on_progress,
     )
     report = training_report(
-        loss + log_scale,
+        loss,
         order[:n_held_out],
         epochs,
-        terms + log_scale,
+        terms,
         log_scale - float(reference.log_density(held_out).mean()),
     )
     if (line := report.warning()) is not None:
         warnings.warn(line, stacklevel=3)
-    line = _repeats(np.asarray(x))
+    line = _repeats(np.asarray(x[:MOST_COUNTED]))
     if line is None:
         some = held_out[: min(MOST_AT_THE_END, settings.batch_size * settings.noises)]
         line = _range_warning(params, denoiser, reference, key, train, some, law)
@@ -205,6 +202,7 @@ def _trained(
     law: LogSNRLaw,
     reference: GaussianReference,
     settings: TrainingSettings,
+    log_scale: float,
     on_progress: Progress | None,
 ) -> tuple[Params, HostArray, HostArray, HostArray]:
     """The last sound parameters, the loss of every epoch, and when held-out examples had which."""
@@ -276,8 +274,8 @@ def _trained(
         count = min(chunk, n_evaluations - done)
         before = 0 if done else rest
         state, kept, loss, terms = program(state, kept, train, held_out, before=before, count=count)
-        losses.append(np.asarray(loss))
-        found.append(np.asarray(terms, np.float64))
+        losses.append(np.asarray(loss) + log_scale)
+        found.append(np.asarray(terms, np.float64) + log_scale)
         if on_progress is not None:
             means = {"loss": float(losses[-1][-1]), "validation": float(found[-1][-1].mean())}
             on_progress(rest + every * (done + count), means)
@@ -287,12 +285,11 @@ def _trained(
 
 def _repeats(x: HostArray) -> str | None:
     """A line where many examples are the same."""
-    some = x[:MOST_COUNTED].reshape(min(len(x), MOST_COUNTED), -1)
-    distinct = len(np.unique(some, axis=0))
-    if distinct > MOST_REPEATED * len(some):
+    distinct = len(np.unique(x.reshape(len(x), -1), axis=0))
+    if distinct > MOST_REPEATED * len(x):
         return None
     return (
-        f"x has {distinct} different examples among {len(some)}: what repeats, as whole numbers do, "
+        f"x has {distinct} different examples among {len(x)}: what repeats, as whole numbers do, "
         "has no density; add noise to it, uniform within the last digit for one"
     )
 
@@ -307,12 +304,11 @@ def _range_warning(
     law: LogSNRLaw,
 ) -> str | None:
     """A line where equation (1), at the examples x, says that much is missing."""
-    rows = np.asarray(train).reshape(len(train), -1)
-    dimension = rows.shape[1]
-    if dimension <= MOST_PRINCIPAL and len(rows) <= dimension:
+    dimension = x[0].size
+    if dimension <= MOST_PRINCIPAL and len(train) <= dimension:
         return None  # the Gaussian has directions without any example
 
-    some, guesses = rows[:MOST_OF_A_MIXTURE], [reference.epsilon]
+    some, guesses = np.asarray(train[:MOST_OF_A_MIXTURE]), [reference.epsilon]
     several = len(some) >= max(LEAST_POINTS, 2 * (dimension + 1))
     if x.ndim == 2 and several and np.ptp(some, axis=0).min() > 0.0:
         mixture = chosen_mixture(some, 0).reference

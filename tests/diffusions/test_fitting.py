@@ -298,6 +298,14 @@ def test_epochs_that_no_evaluation_divides_are_told_of_too():
     assert len(made.report.loss) == 53
 
 
+def said_to_be_missing(*args, **kwargs):
+    """The warnings of `fit` of nats beyond the last log SNR."""
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        fit(*args, key=0, **kwargs)
+    return [str(one.message) for one in heard if "are missing" in str(one.message)]
+
+
 @pytest.mark.parametrize(
     ("width", "scale", "process", "missing"),
     [
@@ -312,10 +320,7 @@ def test_examples_finer_than_the_last_noise_are_told_of(width, scale, process, m
     x = rng.choice([-1.0, 1.0], 400)[:, None] + width * rng.normal(size=(400, 1))
     law = None if scale is None else LogSNRLaw(scale=scale)
     settings = TrainingSettings(epochs=1, noises=1, validation_ratio=0.5)
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always")
-        fit(x, Deeper(), key=0, law=law, process=process, settings=settings)
-    lines = [str(one.message) for one in heard if "are missing" in str(one.message)]
+    lines = said_to_be_missing(x, Deeper(), law=law, process=process, settings=settings)
     assert len(lines) == missing
     assert all("give law=LogSNRLaw(loc=0.0, scale=4.5, clip=" in x for x in lines)
 
@@ -323,10 +328,7 @@ def test_examples_finer_than_the_last_noise_are_told_of(width, scale, process, m
 def test_a_mixture_that_learned_few_examples_by_heart_tells_nothing():
     x = np.random.default_rng(0).normal(size=(100, 1))
     settings = TrainingSettings(epochs=1, noises=1, validation_ratio=0.2)
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always")
-        fit(x, Deeper(), key=0, settings=settings)
-    assert not [one for one in heard if "are missing" in str(one.message)]
+    assert not said_to_be_missing(x, Deeper(), settings=settings)
 
 
 @pytest.mark.parametrize("values", [2, 10, 150])
@@ -354,10 +356,7 @@ def test_a_gaussian_that_knows_how_narrow_the_examples_are_misses_nothing():
     rng = np.random.default_rng(0)
     one = rng.normal(size=(400, 1))
     x = np.concatenate([one, one + 1e-6 * rng.normal(size=(400, 1))], axis=1)
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always")
-        fit(x, Own(), key=0, settings=dataclasses.replace(QUICK, epochs=1))
-    assert not [one for one in heard if "are missing" in str(one.message)]
+    assert not said_to_be_missing(x, Own(), settings=dataclasses.replace(QUICK, epochs=1))
 
 
 def test_what_was_learned_says_how(fitted):
