@@ -7,9 +7,11 @@ damaged in every way. So are the constructors of pytrees, through which JAX pass
 transformation puts in place of arrays: NumPy arrays, batches, axis numbers.
 """
 
+import contextlib
 import gc
 import importlib.metadata
 import os
+import warnings
 from pathlib import Path
 
 # One per worker of xdist: those of two wait for each other, spinning. Before NumPy is imported.
@@ -95,6 +97,24 @@ def double_precision():
 
     with precision.double_precision():
         yield
+
+
+@pytest.fixture
+def no_warning():
+    """A context in which ours are errors.
+
+    What a dependency says of its own future is none: under the lowest versions of what we declare,
+    one says it of another, and which one changes from week to week.
+    """
+
+    @contextlib.contextmanager
+    def context():
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+
+    return context
 
 
 @pytest.fixture(scope="session", autouse=True)

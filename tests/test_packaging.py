@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -115,6 +116,19 @@ def test_a_dependency_without_a_bound_is_refused(lowest):
         lowest(project)
     project["optional-dependencies"]["bio"] = ["pandas>=2.2,<3", "jax[cuda12]"]
     assert lowest(project) == ["jax==0.6.2", "pandas==2.2"]
+
+
+def test_what_dependencies_deprecate_fails_no_test(no_warning):
+    class OfADependency(UserWarning, DeprecationWarning):
+        """As pyparsing's."""
+
+    with no_warning():
+        warnings.warn("an old name", OfADependency, stacklevel=1)
+        with pytest.raises(UserWarning, match="ours"):
+            warnings.warn("ours", UserWarning, stacklevel=1)
+    everything = re.compile(r"""(simplefilter|filterwarnings)\(["']error["']\)""")
+    files = (ROOT / "tests").rglob("*.py")
+    assert [f.name for f in files if everything.search(f.read_text(encoding="utf-8"))] == []
 
 
 def test_the_release_says_the_same_everywhere(tmp_path):

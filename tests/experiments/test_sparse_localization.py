@@ -3,7 +3,6 @@
 import dataclasses
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import jax
@@ -466,11 +465,10 @@ def test_where_no_sample_errs_the_logarithmic_figure_has_a_mark_and_no_fall(tmp_
 
 
 @pytest.mark.parametrize("last", [0.0, 0.2])
-def test_the_errors_find_room_on_their_page(last, tmp_path):
+def test_the_errors_find_room_on_their_page(last, tmp_path, no_warning):
     """Matplotlib warns where none is left for the axes: with or without an error that is zero."""
     errors = np.array([[0.5, 0.4], [0.1, 0.2], [last, last]])
     found = {"amp": SquaredErrors(errors, errors > 0)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with no_warning():
         figures.plot_errors(tmp_path / "e.png", (10.0, 20.0, 30.0), 20, found, {}, {20.0: 0.1})
     assert (tmp_path / "e.png").stat().st_size > 5000

@@ -302,9 +302,8 @@ def test_one_of_two_runs_diverges():
         np.testing.assert_allclose(kept[0], own[0], rtol=1e-5, atol=1e-6)
 
 
-def test_a_sound_fit_has_not_diverged_and_warns_of_nothing():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+def test_a_sound_fit_has_not_diverged_and_warns_of_nothing(no_warning):
+    with no_warning():
         energy = fit(well(), "jkonet-star-potential", key=KEY, network=NETWORK)
     assert energy.diverged is None
 

@@ -138,7 +138,7 @@ def test_a_held_out_population_is_mapped_as_the_training_one(tmp_path):
     np.testing.assert_allclose(np.concatenate(content.train.arrays()).mean(axis=0), 0, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_fewer_coordinates_of_components_are_the_leading_ones(tmp_path, cells):
     points, times = cells
     rows = [(*p, t) for p, t in zip(points, times, strict=True)]
@@ -199,7 +199,7 @@ def test_many_doubtful_columns_are_one_line(tmp_path):
     assert len(said) == 1
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_coordinates_of_their_own_are_said_nothing_of(tmp_path):
     read_snapshots(table(tmp_path, y=np.arange(12) ** 2, gene=np.repeat([0, 1, 2], 4)))
 

@@ -151,7 +151,7 @@ def test_a_folder_that_others_can_write_is_refused_with_a_line(fresh, tmp_path, 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_what_is_above_decides_as_well(fresh, tmp_path):
     above = made(tmp_path / "above", 0o777)
     folder = made(above / "mine")

@@ -254,9 +254,8 @@ def test_a_gene_that_is_not_finite_is_named(adata):
         cells.tl.drivers(adata)
 
 
-def test_loadings_of_other_coordinates_are_not_used(adata):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+def test_loadings_of_other_coordinates_are_not_used(adata, no_warning):
+    with no_warning():
         cells.tl.velocity(adata[::2].copy())
     few = adata[:, :50].copy()
     adata.X = np.expm1(adata.X)
@@ -413,11 +412,10 @@ def test_one_replicate_has_no_deviation(adata):
     assert "fates_sd" not in adata.uns["jkonet"]
 
 
-def test_a_fate_that_no_cell_has_drives_nothing(adata):
+def test_a_fate_that_no_cell_has_drives_nothing(adata, no_warning):
     cells.tl.fates(adata, groups="cell_type", terminal=["A", "B"])
     adata.obsm["jkonet_fates"][:, 0], adata.obsm["jkonet_fates"][:, 1] = 0.0, 1.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with no_warning():
         cells.tl.drivers(adata)
     table = adata.varm["jkonet_drivers"]
     assert table["A_velocity"].isna().all()
