@@ -105,8 +105,8 @@ def predict_snapshots(energies: FittedEnergy, snapshots: Snapshots, key: Key) ->
 @jax.jit
 def predict_one_step_ahead(
     energies: FittedEnergy, snapshots: Snapshots, key: Key
-) -> Float[Array, "s t n d"]:
-    """The particles of the one-step-ahead predictions of `predict_snapshots`, for half of the work.
+) -> tuple[Float[Array, "s t n d"], Float[Array, "s t n"]]:
+    """The one-step-ahead predictions of `predict_snapshots` and their weights, for half of the work.
 
     Args:
         energies: every leaf with a leading seed axis.
@@ -116,8 +116,12 @@ def predict_one_step_ahead(
     _check_stack(energies, snapshots)
     energies = energies.seen_from(snapshots)
 
-    def one(energy: FittedEnergy) -> Array:
-        return jax.lax.map(lambda row: _advanced(energy, *row)[0].points, _starts(snapshots, key))
+    def one(energy: FittedEnergy) -> tuple[Array, Array]:
+        def ahead(row: tuple) -> tuple[Array, Array]:
+            step, after = _advanced(energy, *row)
+            return step.points, after
+
+        return jax.lax.map(ahead, _starts(snapshots, key))
 
     return jax.vmap(one)(energies)
 

@@ -173,8 +173,7 @@ class NetworkSettings:
         hidden: widths of the hidden layers.
         activation: of the hidden layers.
         optimizer: `soap` (see `diffusions.optimizers`) or `adam`; `auto` is SOAP for the first-order
-            conditions, and Adam where an interaction makes them noisy, for the bilevel solvers and for
-            the baselines.
+            conditions, and Adam for the bilevel solvers and for the baselines.
         learning_rate: at the start; absent, 2e-2 by SOAP and 3e-3 by Adam.
         schedule: cosine decays the learning rate to zero over the epochs.
         gradient_clip: bound on the gradient's global norm; 0 for none.
@@ -182,6 +181,9 @@ class NetworkSettings:
         ema_decay: of the average of the parameters that is returned; 0 returns the last ones.
         interaction_samples: particles drawn per coupling for the mean of grad U, with an unbiased
             estimate of the loss; 0 takes the whole snapshot in every gradient step.
+        pull_ridge: weight, in the loss of the first-order conditions, of the mean square of grad U * mu
+            where a potential is learned as well (`solvers.first_order`, equation (5)): of what explains
+            the data about equally well the smallest pull is learned; 0 for none, as published.
     """
 
     epochs: Rounds | None = None
@@ -195,6 +197,7 @@ class NetworkSettings:
     weight_decay: NotNegative = 0.0
     ema_decay: Decay = 0.0
     interaction_samples: Natural = 16
+    pull_ridge: NotNegative = 3e-4
 
     def __post_init__(self):
         check_fields(self)

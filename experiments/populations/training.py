@@ -47,7 +47,11 @@ from experiments.run.records import ChoiceRecord
 from experiments.run.session import TRAINING_ACTIVITIES, session
 from experiments.run.settings import changed
 from experiments.run.training import train_in_chunks
-from jkonet_star.evaluation import earth_movers_distances, predict_snapshots
+from jkonet_star.evaluation import (
+    earth_movers_distances,
+    predict_one_step_ahead,
+    predict_snapshots,
+)
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import CouplingSettings, RefinementSettings
 from jkonet_star.snapshots import Snapshots
@@ -387,7 +391,11 @@ def train_evaluated(
     """`train_side_by_side` of all seeds, by the distance of what they predict one step ahead."""
 
     def predict(energies: FittedEnergy) -> tuple[jax.Array, jax.Array]:
-        found = predict_snapshots(energies, snapshots, evaluation_key())
+        if training.solver.terms.interaction:  # of all pairs of particles: no step more than needed
+            return predict_one_step_ahead(energies, snapshots, evaluation_key())
+        found = predict_snapshots(
+            energies, snapshots, evaluation_key()
+        )  # compiled once, with the end
         return found.one_step, found.one_step_weights
 
     return train_side_by_side(

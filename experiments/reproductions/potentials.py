@@ -1,6 +1,6 @@
 """Section 4.1: fifteen potentials, every solver, one-step-ahead EMD (Terpin et al., figure 3).
 
-The interaction of `jkonet-star` is sampled with 4 particles per coupling instead of 16: its loss stays
+The interaction of `jkonet-star` is sampled with 8 particles per coupling instead of 16: its loss stays
 unbiased, and the whole experiment takes minutes on two cores.
 """
 
@@ -34,7 +34,7 @@ FULL = tuple(
 QUICK = ("jkonet-star-potential", "jkonet-star-linear-potential")
 DRAWN = (1e-5, 30.0)
 """Errors relative to no change that the figure tells apart."""
-INTERACTION_SAMPLES = 4
+INTERACTION_SAMPLES = 8
 
 
 def cells(settings: ReproduceSettings) -> list[Cell]:

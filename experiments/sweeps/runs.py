@@ -215,21 +215,20 @@ def run_networks(cells: Sequence[Cell], folder: SweepFolder, library: Library) -
     """Trains networks side by side and writes their run folders."""
     problems = [library.problem(cell) for cell in cells]
     observed = [population(library.dataset(cell), folder.execution.eval) for cell in cells]
-    weights = [np.asarray(snapshots.weights)[:-1] for snapshots in observed]
     order = folder.execution.wasserstein_order
     seconds = {"compile": 0.0, "train": 0.0, "evaluate": 0.0}
     batch = folder.batch(cells)
 
-    def predict(energies: FittedEnergy) -> list[jax.Array]:
+    def predict(energies: FittedEnergy) -> list[tuple[jax.Array, jax.Array]]:
         return [
             predict_one_step_ahead(_one(energies, i), snapshots, evaluation_key())
             for i, snapshots in enumerate(observed)
         ]
 
-    def distances(predicted: list[jax.Array]) -> np.ndarray:
+    def distances(predicted: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         rows = [
-            earth_movers_distances(np.asarray(p), snapshots, w, order=order)
-            for p, snapshots, w in zip(predicted, observed, weights, strict=True)
+            earth_movers_distances(points, snapshots, weights, order=order)
+            for (points, weights), snapshots in zip(predicted, observed, strict=True)
         ]
         return np.concatenate(rows)
 

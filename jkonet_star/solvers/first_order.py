@@ -15,12 +15,18 @@ The loss, free of units through the data's speed s, is
 
     L = mean_k E_{gamma_k} |r|^2 / (s tau_k)^2.                                                    (2)
 
-With K particles y'_1 .. y'_K drawn from nu in place of the whole snapshot, |r|^2 alone would be biased
-by the variance of the mean; with u_j = tau grad U(p - y'_j) and u their mean,
+With K particles y' drawn from nu in place of the whole snapshot, |r|^2 alone would be biased by the
+variance of the mean of their tau grad U(p - y'). They are drawn from strata (`strata`), whose equation
+(2) is an unbiased estimate S of that variance, so that
 
-    |r|^2 - sum_j |u_j - u|^2 / (K (K - 1))                                                        (3)
+    |r|^2 - S                                                                                      (3)
 
-is an unbiased estimate of |r|^2.
+is one of |r|^2.
+
+Of V and U the data tell little more than the sum grad V + grad U * nu where nu hardly changes: a
+quadratic U pulls to the mean, as V can. Among what explains the data about equally well, the smallest
+pull is preferred by a ridge of weight lambda in the loss, on the pull, |tau grad U * nu|^2 instead of
+|r|^2 in (2), estimated likewise: with u the mean of the draws, |u|^2 - S.                         (5)
 
 Where beta is known beforehand its term joins the displacement. On the particles' own noise the plan
 matters. Between independent samples it is the optimal map, the same at both ends of a step: the term
@@ -45,6 +51,7 @@ from jkonet_star.densities import GaussianMixtures, KernelDensities
 from jkonet_star.energies.interactions import grouped_interaction_drift
 from jkonet_star.energies.models import EnergyModel
 from jkonet_star.snapshots import Snapshots
+from jkonet_star.solvers.strata import compact_order, mean_and_spread, uniform_in_strata
 from jkonet_star.transport.couplings import Couplings
 
 
@@ -90,6 +97,21 @@ def filled_up(
         filled["population_weights"] = jnp.asarray(weights)
         filled["population"] = _repeated(conditions.population, thin, axis=1)
     return dataclasses.replace(conditions, **filled)
+
+
+def compactly_ordered(conditions: FirstOrderConditions) -> FirstOrderConditions:
+    """The same conditions with near particles as neighbours, so that strata of them are compact."""
+    population = np.asarray(conditions.population)
+    weights = np.asarray(conditions.population_weights)
+    order = np.stack([compact_order(*step) for step in zip(population, weights, strict=True)])
+    place = np.argsort(order, axis=1)
+    row = place[np.asarray(conditions.step), np.asarray(conditions.row)]
+    return dataclasses.replace(
+        conditions,
+        population=jnp.asarray(np.take_along_axis(population, order[..., None], axis=1)),
+        population_weights=jnp.asarray(np.take_along_axis(weights, order, axis=1)),
+        row=jnp.asarray(row, conditions.row.dtype),
+    )
 
 
 def _repeated(leaf: Array, count: int, axis: int) -> Array:
@@ -223,8 +245,9 @@ def residuals(
     *,
     key: Key | None = None,
     interaction_samples: int = 0,
+    pull_ridge: float = 0.0,
 ) -> tuple[Float[Array, "b d"], Float[Array, "b"]]:
-    """Equation (1) for some pairs, and the variance term of equation (3).
+    """Equation (1) for some pairs, and what its square exceeds the loss by: S of (3) less (5).
 
     Args:
         model: of the energy.
@@ -234,6 +257,7 @@ def residuals(
         rows: which pairs.
         key: needed where `interaction_samples` is positive.
         interaction_samples: K of equation (3); 0 for the whole snapshot (and no variance term).
+        pull_ridge: lambda of equation (5); it has no effect without a potential beside.
     """
     p, tau, step = conditions.point[rows], conditions.tau[rows], conditions.step[rows]
     drift = jnp.zeros_like(p)
@@ -249,7 +273,7 @@ def residuals(
             if key is None:
                 raise ValueError("interaction_samples needs a key")
             # Inverse-transform sampling: rows of the step's population in proportion to weight.
-            uniform = jax.random.uniform(key, (p.shape[0], interaction_samples), p.dtype)
+            uniform = uniform_in_strata(key, p.shape[0], interaction_samples)
             cumulative = jnp.cumsum(conditions.population_weights, axis=1)
 
             def draw(k: Array, u: Array) -> Array:
@@ -258,14 +282,15 @@ def residuals(
 
             others = jax.vmap(draw)(step, uniform)
             pulls = jax.vmap(lambda a, b: jax.vmap(lambda c: pairwise(a - c))(b))(p, others)
-            mean = pulls.mean(axis=1)
-            drift += mean
-            spread = jnp.sum((pulls - mean[:, None]) ** 2, axis=(1, 2))
-            excess = tau**2 * spread / (interaction_samples * (interaction_samples - 1))
+            pull, spread = mean_and_spread(pulls)
+            excess = tau**2 * spread
         else:
-            drift += grouped_interaction_drift(
+            pull = grouped_interaction_drift(
                 pairwise, p, step, conditions.population, conditions.population_weights
             )
+        drift += pull
+        if pull_ridge and model.has_potential:
+            excess -= pull_ridge * (tau**2 * jnp.sum(pull**2, axis=-1) - excess)
     if model.internal == "learned":
         drift += model.beta(params, constants) * conditions.score[rows]
     return tau[:, None] * drift + conditions.displacement[rows], excess
@@ -281,8 +306,9 @@ def jko_loss(
     speed: Float[Array, ""],
     key: Key | None = None,
     interaction_samples: int = 0,
+    pull_ridge: float = 0.0,
 ) -> Float[Array, ""]:
-    """Equation (2), or its unbiased estimate on a batch of pairs.
+    """Equation (2) with the ridge (5), or its unbiased estimate on a batch of pairs.
 
     Args:
         model: of the energy.
@@ -293,6 +319,7 @@ def jko_loss(
         speed: s, which makes the loss free of units.
         key: needed where `interaction_samples` is positive.
         interaction_samples: K of equation (3); 0 for the whole snapshot.
+        pull_ridge: lambda of equation (5).
     """
     counted = rows >= 0
     rows = jnp.maximum(rows, 0)
@@ -304,6 +331,7 @@ def jko_loss(
         rows,
         key=key,
         interaction_samples=interaction_samples,
+        pull_ridge=pull_ridge,
     )
     squared = (jnp.sum(r**2, axis=-1) - excess) / (speed * conditions.tau[rows]) ** 2
     weight = conditions.weight[rows] * counted

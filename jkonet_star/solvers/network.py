@@ -25,7 +25,7 @@ from jkonet_star.energies.models import NetworkEnergy, Units
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.settings import NetworkSettings, NetworkTraining, Optimizer
 from jkonet_star.solvers.divergence import sound_epochs
-from jkonet_star.solvers.first_order import FirstOrderConditions, jko_loss
+from jkonet_star.solvers.first_order import FirstOrderConditions, compactly_ordered, jko_loss
 from jkonet_star.solvers.interface import Frame, Solver, check_kinds, frame
 from jkonet_star.solvers.registry import Terms
 from jkonet_star.units import data_units
@@ -91,12 +91,8 @@ class Network(Solver):
 
     @property
     def default_optimizer(self) -> Optimizer:
-        """SOAP, but Adam where a sample of the particles stands for an interaction's mean.
-
-        Its noise has SOAP, at its rate, jump: on Styblinski-Tang an EMD of .025 instead of .004. An
-        optimiser of the user's own has Adam's epochs.
-        """
-        return "adam" if self.terms.interaction or self.optimizer is not None else "soap"
+        """SOAP. An optimiser of the user's own has Adam's epochs."""
+        return "soap" if self.optimizer is None else "adam"
 
     @property
     def training(self) -> NetworkTraining:
@@ -166,8 +162,10 @@ class Network(Solver):
         units = data_units(problem.snapshots, problem.conditions, beta)
         size, _ = self._batch(problem.conditions.point.shape[0])
         facts = self.facts(size)
-        data = NetworkData(frame=frame(problem), units=units, conditions=problem.conditions)
-        return data, facts
+        conditions = problem.conditions
+        if self.terms.interaction and self.network.interaction_samples:
+            conditions = compactly_ordered(conditions)
+        return NetworkData(frame=frame(problem), units=units, conditions=conditions), facts
 
     def init(self, key: Key, data: NetworkData) -> TrainingState:
         """Random parameters."""
@@ -192,6 +190,7 @@ class Network(Solver):
                 speed=units.speed,
                 key=key,
                 interaction_samples=self.network.interaction_samples,
+                pull_ridge=self.network.pull_ridge,
             )
             return value, {}
 

@@ -45,12 +45,12 @@ def test_one_step_ahead_alone_is_that_of_both(terms):
     )
     energies, key = stack_of(3, snapshots, **terms), jax.random.key(1)
     both = predict_snapshots(energies, snapshots, key)
-    alone = predict_one_step_ahead(energies, snapshots, key)
+    alone, weights = predict_one_step_ahead(energies, snapshots, key)
     assert alone.shape == (3, 2, 9, 2)
     np.testing.assert_allclose(alone, both.one_step, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(weights, both.one_step_weights)
     # The first step starts from the same population, the second one does not.
     np.testing.assert_allclose(both.one_step[:, 0], both.cumulative[:, 0], rtol=1e-5, atol=1e-6)
     assert abs(both.one_step[:, 1] - both.cumulative[:, 1]).max() > 0.1
-    assert abs(alone - predict_one_step_ahead(energies, snapshots, jax.random.key(2))).max() > (
-        0.1 if terms else -1
-    )
+    other, _ = predict_one_step_ahead(energies, snapshots, jax.random.key(2))
+    assert abs(alone - other).max() > (0.1 if terms else -1)

@@ -220,7 +220,7 @@ def test_a_scheme_has_the_same_population_in_the_fit_and_in_predictions():
         stack = jax.tree.map(lambda leaf: leaf[None], energy)
         for predicted in (
             predict_snapshots(stack, snapshots, KEY).one_step,
-            predict_one_step_ahead(stack, snapshots, KEY),
+            predict_one_step_ahead(stack, snapshots, KEY)[0],
         ):
             rows = np.lexsort(np.asarray(predicted[0, 0]).T)
             np.testing.assert_allclose(

@@ -15,6 +15,7 @@ from jkonet_star.settings import SCHEMES
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.first_order import (
     PAIRED_FACTOR,
+    compactly_ordered,
     first_order_conditions,
     jko_loss,
     residuals,
@@ -142,7 +143,7 @@ def conditions_of(scheme, data_scheme=None, **changes):
     return first_order_conditions(snapshots, couplings, density(snapshots.n_snapshots), scheme)
 
 
-jitted_loss = jax.jit(jko_loss, static_argnames=("model", "interaction_samples"))
+jitted_loss = jax.jit(jko_loss, static_argnames=("model", "interaction_samples", "pull_ridge"))
 
 
 def loss_at(params, conditions, rows=None, model=MODEL, constants_=None, speed=1.0, **options):
@@ -338,6 +339,53 @@ def test_the_sampled_loss_is_unbiased(samples):
     error = values.std() / np.sqrt(len(values))
     assert abs(values.mean() - full) < 4 * error
     assert np.asarray(excess(keys)).mean() > 6 * error
+
+
+@pytest.mark.parametrize("samples", [0, 5])
+def test_a_ridge_adds_the_square_of_the_pull(samples):
+    """Equation (5), without bias; nothing where no potential could take its place."""
+    conditions = conditions_of("explicit", "implicit")
+    params, units = network_parts()
+    pull = dataclasses.replace(NETWORK, has_potential=False, internal="none")
+    still = dataclasses.replace(conditions, displacement=jnp.zeros((24, 2)))
+    square = float(loss_at(params, still, model=pull, constants_=units))
+
+    @jax.jit
+    @jax.vmap
+    def added(key):
+        options = {"key": key, "interaction_samples": samples} if samples else {}
+        without, with_ridge = (
+            loss_at(
+                params, conditions, model=NETWORK, constants_=units, pull_ridge=ridge, **options
+            )
+            for ridge in (0.0, 0.3)
+        )
+        return with_ridge - without
+
+    found = np.asarray(added(jax.random.split(jax.random.key(3), 3000 if samples else 1)))
+    error = 4 * found.std() / np.sqrt(len(found))
+    assert abs(found.mean() - 0.3 * square) < error + 1e-10 * square
+    for ridge in (0.0, 0.3):
+        alone = loss_at(params, still, model=pull, constants_=units, pull_ridge=ridge)
+        assert float(alone) == pytest.approx(square, rel=1e-12)
+
+
+def test_an_order_changes_no_condition():
+    """Particles are where the pairs' rows say, with their weights, and pull as they did."""
+    conditions = conditions_of("midpoint", "explicit")
+    ordered = compactly_ordered(conditions)
+    assert (np.asarray(ordered.population) != np.asarray(conditions.population)).any()
+    for name in ("population", "population_weights"):
+        np.testing.assert_array_equal(
+            np.asarray(getattr(ordered, name))[ordered.step, ordered.row],
+            np.asarray(getattr(conditions, name))[conditions.step, conditions.row],
+        )
+    np.testing.assert_array_equal(
+        np.sort(ordered.population, axis=1), np.sort(conditions.population, axis=1)
+    )
+    params, units = network_parts()
+    losses = [loss_at(params, c, model=NETWORK, constants_=units) for c in (conditions, ordered)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-12)
 
 
 def test_sampling_follows_the_weights_of_the_population():
