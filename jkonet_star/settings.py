@@ -164,8 +164,9 @@ class InternalSettings:
 class NetworkSettings:
     """Networks of the energies and their training.
 
-    The published configuration is `optimizer="adam"` in 1000 epochs at a constant 1e-3. A cosine decay
-    from 3e-3 reaches a lower error in as many on every reference set, and SOAP in a fifth of them.
+    The published configuration is `optimizer="adam"` in 1000 epochs at a constant 1e-3, `pull_ridge=0`.
+    A cosine decay from 3e-3 reaches a lower error in as many on every reference set, and SOAP in a
+    fifth of them.
 
     Attributes:
         epochs: passes over all couplings; absent, 200 by SOAP and 1000 by Adam.

@@ -4,11 +4,11 @@ K draws of a population are split over m = max(1, K // 2) strata, n_s = 2 or 3 o
 n_s / K of the weight. Of any function u of a particle, with u_k that of draw k and u_s the mean over
 the draws of stratum s,
 
-    mean    u = sum_k u_k / K                                                                        (1)
-    spread  S = sum_s n_s / (n_s - 1) sum_{k in s} |u_k - u_s|^2 / K^2                                (2)
+    mean    u = sum_k u_k / K                                                                       (1)
+    spread  S = sum_s n_s / (n_s - 1) sum_{k in s} |u_k - u_s|^2 / K^2                              (2)
 
-(1) is an unbiased estimate of the population's mean, whatever the strata are, and (2) of the variance of
-(1) (Cochran, Sampling Techniques, 1977, chapter 5, for draws in proportion to the weights of strata).
+(1) is an unbiased estimate of the population's mean, whatever the strata are, and (2) of the variance
+of (1) (Cochran, Sampling Techniques, 1977, chapter 5, draws in proportion to the weights of strata).
 That variance is at most the one of K independent draws, smaller by what the strata's means differ.
 
 Strata are cuts of the population's order. `compact_order` makes near particles neighbours in it, by
