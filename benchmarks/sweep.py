@@ -95,7 +95,7 @@ def define(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", type=numbers, default=[1, 5, 15], help="networks side by side")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--n", type=int, default=1000, help="particles")
-    parser.add_argument("--interaction-samples", type=int, default=4)
+    parser.add_argument("--interaction-samples", type=int, default=16)
 
 
 def main() -> None:

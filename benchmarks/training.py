@@ -107,6 +107,7 @@ def counted_flops(training: Any, keys: Any) -> float | None:
             speed=data.units.speed,
             key=keys[0],
             interaction_samples=solver.network.interaction_samples,
+            pull_ridge=solver.network.pull_ridge,
         )
 
     program = jax.jit(jax.grad(loss)).lower(params, data.conditions, jnp.arange(size)).compile()

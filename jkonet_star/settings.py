@@ -166,7 +166,7 @@ class NetworkSettings:
 
     The published configuration is `optimizer="adam"` in 1000 epochs at a constant 1e-3, `pull_ridge=0`.
     A cosine decay from 3e-3 reaches a lower error in as many on every reference set, and SOAP in a
-    fifth of them.
+    fifth of them, with an interaction too.
 
     Attributes:
         epochs: passes over all couplings; absent, 200 by SOAP and 1000 by Adam.
@@ -184,7 +184,8 @@ class NetworkSettings:
             estimate of the loss; 0 takes the whole snapshot in every gradient step.
         pull_ridge: weight, in the loss of the first-order conditions, of the mean square of grad U * mu
             where a potential is learned as well (`solvers.first_order`, equation (5)): of what explains
-            the data about equally well the smallest pull is learned; 0 for none, as published.
+            the data about equally well the smallest pull is learned; 0 for none, as published. Bilevel
+            solvers and baselines have none.
     """
 
     epochs: Rounds | None = None

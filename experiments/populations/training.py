@@ -391,11 +391,10 @@ def train_evaluated(
     """`train_side_by_side` of all seeds, by the distance of what they predict one step ahead."""
 
     def predict(energies: FittedEnergy) -> tuple[jax.Array, jax.Array]:
-        if training.solver.terms.interaction:  # of all pairs of particles: no step more than needed
+        if training.solver.terms.interaction:
+            # A step takes all pairs of particles: half of the steps is worth another program.
             return predict_one_step_ahead(energies, snapshots, evaluation_key())
-        found = predict_snapshots(
-            energies, snapshots, evaluation_key()
-        )  # compiled once, with the end
+        found = predict_snapshots(energies, snapshots, evaluation_key())
         return found.one_step, found.one_step_weights
 
     return train_side_by_side(

@@ -8,7 +8,6 @@ from data_generation.scripts.figures import save_figure
 from diffusions.files import write_text
 from experiments.reproductions.baselines import relative_to_no_change
 from experiments.reproductions.heat_maps import Value, heat_maps
-from experiments.reproductions.potentials import INTERACTION_SAMPLES
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
 from experiments.run.tables import Row, markdown
 from experiments.sweeps.folder import SweepFolder
@@ -34,7 +33,7 @@ def cells(settings: ReproduceSettings) -> list[Cell]:
             data_dir=settings.data_dir,
             solver=solver,
             seed=seed,
-            learning=settings.learning(interaction_samples=INTERACTION_SAMPLES),
+            learning=settings.learning(),
         )
         for beta in settings.or_default("betas", BETAS, BETAS[1:2])
         for potential in functionals

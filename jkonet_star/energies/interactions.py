@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from diffusions.precision import einsum
 from diffusions.typing import Array, Float, Int
 
-PAIRS_PER_BLOCK = {"cpu": 2**14}
+PAIRS_PER_BLOCK = {"cpu": 2**12}
 PAIRS_PER_BLOCK_ELSEWHERE = 2**20
 
 

@@ -23,11 +23,6 @@ variance of the mean of their tau grad U(p - y'). They are drawn from strata (`s
 
 is one of |r|^2.
 
-Of V and U the data tell little more than the sum grad V + grad U * nu where nu hardly changes: a
-quadratic U pulls to the mean, as V can. Among what explains the data about equally well, the smallest
-pull is preferred by a ridge of weight lambda in the loss, on the pull, |tau grad U * nu|^2 instead of
-|r|^2 in (2), estimated likewise: with u the mean of the draws, |u|^2 - S.                         (5)
-
 Where beta is known beforehand its term joins the displacement. On the particles' own noise the plan
 matters. Between independent samples it is the optimal map, the same at both ends of a step: the term
 is (1)'s. Where snapshots show the same particles the plan finds them again, y - x contains each one's
@@ -36,6 +31,14 @@ noise xi ~ N(0, 2 beta tau I), and its mean given p is, by Tweedie's formula,
     E[xi | x] = 0, E[xi | (x + y)/2] ~ -beta tau grad log rho, E[xi | y] = -2 beta tau grad log rho: (4)
 
 the term of (1) counts not at all (explicit), once (midpoint) or twice (implicit).
+
+Of V and U the data tell little more than the sum grad V + grad U * nu where nu hardly changes: a
+quadratic U pulls to the mean, as V can. Of what explains the data about equally well, the smallest
+pull is learned, by a ridge: (2) has lambda times
+
+    |tau grad U * nu|^2, or its unbiased estimate |u|^2 - S with u the mean over the draws         (5)
+
+beside |r|^2. The refinement begins from such an energy, and has none.
 """
 
 import dataclasses
@@ -256,7 +259,7 @@ def residuals(
         conditions: the data.
         rows: which pairs.
         key: needed where `interaction_samples` is positive.
-        interaction_samples: K of equation (3); 0 for the whole snapshot (and no variance term).
+        interaction_samples: K of equation (3), at least 2; 0 for the whole snapshot (then S is 0).
         pull_ridge: lambda of equation (5); it has no effect without a potential beside.
     """
     p, tau, step = conditions.point[rows], conditions.tau[rows], conditions.step[rows]

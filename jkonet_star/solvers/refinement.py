@@ -52,7 +52,7 @@ from jkonet_star.growth_rate import with_theta
 from jkonet_star.settings import RefinementSettings
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.divergence import sound_epochs
-from jkonet_star.solvers.first_order import FirstOrderConditions, jko_loss
+from jkonet_star.solvers.first_order import FirstOrderConditions, compactly_ordered, jko_loss
 from jkonet_star.solvers.interface import Frame, Solver, frame
 from jkonet_star.solvers.problem import Problem
 from jkonet_star.solvers.registry import Terms
@@ -321,11 +321,13 @@ def refinement_data(
     """
     constants = jax.tree.map(lambda leaf: leaf[0], energies.constants)
     units = data_units(problem.snapshots, problem.conditions)
-    model = energies.model
+    model, conditions = energies.model, problem.conditions
+    if model.has_interaction:
+        conditions = compactly_ordered(conditions)
     return RefinementData(
         frame=frame(problem),
         constants=constants,
-        conditions=problem.conditions,
+        conditions=conditions,
         snapshots=problem.snapshots,
         length=units.length,
         speed=units.speed,

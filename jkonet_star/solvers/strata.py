@@ -37,7 +37,9 @@ def compact_order(points: HostArray, weights: HostArray, halvings: int = HALVING
     def ordered(rows: HostArray, halvings: int) -> HostArray:
         if halvings == 0 or len(rows) < 2:
             return rows
-        axis = np.argmax(points[rows].var(axis=0))
+        mass = weights[rows] if weights[rows].any() else None
+        center = np.average(points[rows], axis=0, weights=mass)
+        axis = np.argmax(np.average((points[rows] - center) ** 2, axis=0, weights=mass))
         rows = rows[np.argsort(points[rows, axis], kind="stable")]
         total = np.cumsum(weights[rows], dtype=np.float64)
         middle = np.clip(np.searchsorted(total, total[-1] / 2) + 1, 1, len(rows) - 1)
@@ -46,24 +48,31 @@ def compact_order(points: HostArray, weights: HostArray, halvings: int = HALVING
     return ordered(np.arange(len(points)), halvings)
 
 
-def _strata(draws: int) -> tuple[HostArray, HostArray]:
-    """Of every draw its stratum, and how many draws that has."""
-    sizes = np.array([len(own) for own in np.array_split(np.arange(draws), max(1, draws // 2))])
-    return np.repeat(np.arange(len(sizes)), sizes), np.repeat(sizes, sizes)
+def _sizes(draws: int) -> HostArray:
+    """Draws of every stratum: three in the first one where their number is odd, two in the others.
+
+    Raises:
+        ValueError: fewer than two, of which no spread can be told.
+    """
+    if draws < 2:
+        raise ValueError(f"a mean needs at least 2 draws, got {draws}")
+    return np.array([len(own) for own in np.array_split(np.arange(draws), draws // 2)])
 
 
 def uniform_in_strata(key: Key, n: int, draws: int) -> Float[Array, "n k"]:
-    """Shares of the weight at which particles are drawn, each inside of its own stratum.
+    """Shares of the weight, in [0, 1), at which particles are drawn, each inside of its own stratum.
 
     Args:
         key: of the randomness.
         n: how many means.
         draws: K, at least 2.
     """
-    stratum, size = _strata(draws)
-    first = np.searchsorted(stratum, stratum)  # of the draws of the same stratum
-    uniform = jax.random.uniform(key, (n, draws))
-    return (first + size * uniform) / draws
+    sizes = _sizes(draws)
+    size = np.repeat(sizes, sizes)
+    first = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    shares = (first + size * jax.random.uniform(key, (n, draws))) / draws
+    # The last stratum's may be rounded to 1, at which no particle is left.
+    return jnp.minimum(shares, 1 - jnp.finfo(shares.dtype).epsneg)
 
 
 def mean_and_spread(
@@ -71,8 +80,12 @@ def mean_and_spread(
 ) -> tuple[Float[Array, "n d"], Float[Array, "n"]]:
     """Equations (1) and (2) of values at the draws of `uniform_in_strata`."""
     draws = values.shape[1]
-    stratum, size = _strata(draws)
-    average = jnp.asarray((stratum[:, None] == stratum) / size, values.dtype)
-    apart = values - jnp.einsum("jk,nkd->njd", average, values)
-    factor = jnp.asarray(size / (size - 1) / draws**2, values.dtype)
-    return values.mean(axis=1), jnp.einsum("k,nkd->n", factor, apart**2)
+    odd = _sizes(draws)[0] * (draws % 2)
+    pairs = values[:, odd:].reshape(len(values), -1, 2, values.shape[-1])
+    # Of two, (2) is the square of their difference.
+    spread = jnp.sum((pairs[:, :, 0] - pairs[:, :, 1]) ** 2, axis=(1, 2))
+    if odd:
+        three = values[:, :odd]
+        apart = three - three.mean(axis=1, keepdims=True)
+        spread += odd / (odd - 1) * jnp.sum(apart**2, axis=(1, 2))
+    return values.mean(axis=1), spread / draws**2
