@@ -140,7 +140,7 @@ class Stitching(PopulationNetwork):
             data: the population.
             paths: which.
             key: of the particles that the interaction is a mean over; without bias as in equation (3)
-                of `first_order`, but of K independent draws, whose S is sum_k |u_k - u|^2 / (K (K - 1)).
+                of `first_order`, of K independent draws: S is sum_k |u_k - u|^2 / (K (K - 1)).
         """
         units, model, energy = data.units, self.model(data), params["energy"]
         samples = self.network.interaction_samples
