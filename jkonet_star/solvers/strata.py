@@ -70,7 +70,7 @@ def uniform_in_strata(key: Key, n: int, draws: int) -> Float[Array, "n k"]:
     sizes = _sizes(draws)
     size = np.repeat(sizes, sizes)
     first = np.repeat(np.cumsum(sizes) - sizes, sizes)
-    shares = (first + size * jax.random.uniform(key, (n, draws))) / draws
+    shares = (first[None] + size[None] * jax.random.uniform(key, (n, draws))) / draws
     # The last stratum's may be rounded to 1, at which no particle is left.
     return jnp.minimum(shares, 1 - jnp.finfo(shares.dtype).epsneg)
 
