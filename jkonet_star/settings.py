@@ -199,7 +199,7 @@ class NetworkSettings:
     weight_decay: NotNegative = 0.0
     ema_decay: Decay = 0.0
     interaction_samples: Natural = 16
-    pull_ridge: NotNegative = 3e-4
+    pull_ridge: NotNegative = 1e-3
 
     def __post_init__(self):
         check_fields(self)
