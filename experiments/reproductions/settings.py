@@ -139,9 +139,9 @@ class ReproduceSettings:
         small = {"n_particles": 100, "n_timesteps": 2} if self.quick else {}
         return DataSettings(**{**own, **small, **more})
 
-    def learning(self, **network: Any) -> LearningSettings:
-        """What the solvers are told: the default epochs, batches of 250 as published, and `network`."""
+    def learning(self) -> LearningSettings:
+        """What the solvers are told: the default epochs, and batches of 250 as published."""
         batch_size = 100 if self.quick else 250
         return LearningSettings(
-            network=NetworkSettings(epochs=self.epochs_or(None), batch_size=batch_size, **network)
+            network=NetworkSettings(epochs=self.epochs_or(None), batch_size=batch_size)
         )

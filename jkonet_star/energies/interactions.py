@@ -6,8 +6,8 @@ Here and everywhere in this repository the particles move by grad U itself, as t
 a U that is not even is not replaced by its even part. The sum always runs over the whole population.
 It is evaluated for `block_size` rows y_j at a time, so memory is O(n block_size d) whatever the
 population's size, and each block is recomputed in the backward pass rather than stored. On a CPU the
-default keeps a block's activations in its caches, which is half as fast again as blocks that are not;
-an accelerator needs more pairs to be busy.
+default keeps a block's activations in its caches, a third as fast again as blocks that are not; an
+accelerator needs more pairs to be busy.
 """
 
 from collections.abc import Callable

@@ -56,7 +56,8 @@ def _sizes(draws: int) -> HostArray:
     """
     if draws < 2:
         raise ValueError(f"a mean needs at least 2 draws, got {draws}")
-    return np.array([len(own) for own in np.array_split(np.arange(draws), draws // 2)])
+    odd = draws % 2
+    return np.array([3] * odd + [2] * (draws // 2 - odd))
 
 
 def uniform_in_strata(key: Key, n: int, draws: int) -> Float[Array, "n k"]:
@@ -80,12 +81,11 @@ def mean_and_spread(
 ) -> tuple[Float[Array, "n d"], Float[Array, "n"]]:
     """Equations (1) and (2) of values at the draws of `uniform_in_strata`."""
     draws = values.shape[1]
-    odd = _sizes(draws)[0] * (draws % 2)
-    pairs = values[:, odd:].reshape(len(values), -1, 2, values.shape[-1])
-    # Of two, (2) is the square of their difference.
-    spread = jnp.sum((pairs[:, :, 0] - pairs[:, :, 1]) ** 2, axis=(1, 2))
-    if odd:
-        three = values[:, :odd]
+    of_three = 3 if _sizes(draws)[0] == 3 else 0
+    first, second = values[:, of_three::2], values[:, of_three + 1 :: 2]
+    spread = jnp.sum((first - second) ** 2, axis=(1, 2))  # (2) of two is their difference's square
+    if of_three:
+        three = values[:, :3]
         apart = three - three.mean(axis=1, keepdims=True)
-        spread += odd / (odd - 1) * jnp.sum(apart**2, axis=(1, 2))
+        spread += 1.5 * jnp.sum(apart**2, axis=(1, 2))
     return values.mean(axis=1), spread / draws**2
