@@ -145,31 +145,60 @@ class Features:
             parts.append(factor * jnp.exp(-r2 / width))
         return jnp.concatenate(parts)
 
+    def partial_derivatives(self, x: Float[Array, "d"]) -> Float[Array, "f a"]:
+        """Equation (2), and that of (3), along the coordinates that each touches (`touching`)."""
+        factors, derivatives = self._factors(x)
+        # The product of the other factors, written out: division would fail at zero.
+        others = [
+            jnp.prod(jnp.delete(factors, j, axis=-1), axis=-1) * derivatives[:, j]
+            for j in range(factors.shape[-1])
+        ]
+        slopes = jnp.stack(others, axis=-1)
+        if not self.trigonometric:
+            return slopes
+        monomials = jnp.prod(factors, axis=-1)[:, None]
+        return jnp.concatenate([slopes, jnp.cos(monomials) * slopes, -jnp.sin(monomials) * slopes])
+
+    @property
+    def axes_touched(self) -> int:
+        """a: the most coordinates that a monomial touches."""
+        return self._active[0].shape[1]
+
+    @functools.cached_property
+    def touching(self) -> np.ndarray:
+        """Of each coordinate, (d, m): which entries of `partial_derivatives`, flattened, are along it.
+
+        Where a coordinate has fewer than m, the rest points one behind the last entry.
+        """
+        axes, powers, _ = self._active
+        copies = 3 if self.trigonometric else 1
+        axes, powers = np.tile(axes, (copies, 1)), np.tile(powers, (copies, 1))
+        along = [np.flatnonzero((axes == k) & (powers > 0)) for k in range(self.dimension)]
+        most = max(len(own) for own in along)
+        return np.stack(
+            [np.pad(own, (0, most - len(own)), constant_values=axes.size) for own in along]
+        )
+
+    def radial_jacobian(
+        self, centers: Float[Array, "k c"], x: Float[Array, "d"]
+    ) -> Float[Array, "k d"]:
+        """Equation (5) of every centre."""
+        centers, width = self._centers(centers)
+        difference = x[None] - centers
+        r2 = jnp.sum(difference**2, axis=-1)
+        factor, slope = _radial_factor(self.radial, r2)
+        radial = (slope - 2.0 * factor / width) * jnp.exp(-r2 / width)
+        return difference * radial[:, None]
+
     def jacobian(self, centers: Float[Array, "k c"], x: Float[Array, "d"]) -> Float[Array, "f d"]:
         """Gradients of all features at one point, equations (2) and (5)."""
         parts = []
         if self.exponents:
-            factors, derivatives = self._factors(x)
-            n_active = factors.shape[-1]
-            # The product of the other factors, written out: division would fail at zero.
-            others = [
-                jnp.prod(jnp.delete(factors, j, axis=-1), axis=-1) * derivatives[:, j]
-                for j in range(n_active)
-            ]
-            gradients = einsum(
-                "fa,fad->fd", jnp.stack(others, axis=-1), jnp.asarray(self._active[2], x.dtype)
-            )
-            parts.append(gradients)
-            if self.trigonometric:
-                monomials = jnp.prod(factors, axis=-1)[:, None]
-                parts += [jnp.cos(monomials) * gradients, -jnp.sin(monomials) * gradients]
+            along = jnp.asarray(self._active[2], x.dtype)
+            along = jnp.tile(along, (3, 1, 1)) if self.trigonometric else along
+            parts.append(einsum("fa,fad->fd", self.partial_derivatives(x), along))
         if self.n_centers:
-            centers, width = self._centers(centers)
-            difference = x[None] - centers
-            r2 = jnp.sum(difference**2, axis=-1)
-            factor, slope = _radial_factor(self.radial, r2)
-            radial = (slope - 2.0 * factor / width) * jnp.exp(-r2 / width)
-            parts.append(difference * radial[:, None])
+            parts.append(self.radial_jacobian(centers, x))
         return jnp.concatenate(parts)
 
     @property

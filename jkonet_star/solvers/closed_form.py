@@ -7,8 +7,8 @@ of `objectives` is tau A theta + (y - x), and the minimiser of its loss with a r
 
     theta = -(sum_k E[A^T A] + reg I)^{-1} sum_k E[A^T (y - x)] / tau_k,                            (1)
 
-both sides weighted by the couplings. Everything is accumulated in double precision, one block of
-pairs at a time, and solved in the eigenbasis of the scaled matrix
+both sides weighted by the couplings. The sums are those of `normal_equations`; they are solved in the
+eigenbasis of the scaled matrix
 
     D (sum_k E[A^T A] + reg I) D,   D = diag(.)^{-1/2},                                             (2)
 
@@ -27,27 +27,21 @@ and the larger of both choices of reg counts.
 """
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 from threadpoolctl import threadpool_limits
 
-from diffusions.precision import double_precision, einsum
-from diffusions.typing import Array, Float, Int, Params, PyTree
+from diffusions.typing import Float, Int, Params, PyTree
 from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.fit_report import ClosedFormReport
 from jkonet_star.solvers.first_order import FirstOrderConditions
 from jkonet_star.solvers.linear_model import split_coefficients
+from jkonet_star.solvers.normal_equations import NormalEquations, normal_equations
 
-PAIRS_PER_BLOCK = 256
-PAIRS_AT_ONCE = 2**17
-"""In double precision on the device, however many there are."""
 FOLDS = 5
 TIE = 1e-4
 """Of the held-out residual: what differs by less is as good, and the smallest ridge is taken."""
@@ -57,169 +51,6 @@ INTERACTION_FACTORS = (1.0, 1e3, 1e6, 1e9)
 
 Ridge = float | Float[np.ndarray, "f"]
 """One for all unknowns, or one for each."""
-
-
-def design_matrix(
-    model: LinearEnergy,
-    constants: PyTree,
-    points: Float[Array, "b d"],
-    scores: Float[Array, "b d"],
-    population: Float[Array, "p d"],
-    population_weights: Float[Array, "p"],
-) -> Float[Array, "b d f"]:
-    """A(p) of equation (1) at each point."""
-    columns = []
-    if model.potential_features is not None:
-        jacobian = functools.partial(
-            model.potential_features.jacobian, constants["potential"].astype(points.dtype)
-        )
-        columns.append(jax.vmap(jacobian)(points))
-    if model.interaction_features is not None:
-        columns.append(
-            model.interaction_features.mean_jacobian(
-                constants["interaction"].astype(points.dtype),
-                points,
-                population,
-                population_weights,
-            )
-        )
-    if model.has_circulation:
-        turned = functools.partial(
-            model.circulation_jacobian, constants["circulation"].astype(points.dtype)
-        )
-        columns.append(-jax.vmap(turned)(points))
-    if model.internal == "learned":
-        columns.append(scores[:, None, :])
-    return jnp.swapaxes(jnp.concatenate(columns, axis=1), 1, 2)
-
-
-@functools.partial(jax.jit, static_argnames=("model",))
-def _step_normal_equations(
-    model: LinearEnergy,
-    constants: PyTree,
-    blocks: tuple[Array, Array, Array, Array],
-    population: Array,
-    population_weights: Array,
-) -> tuple[Array, Array, Array]:
-    """Sums of w A^T A, w A^T v and w |v|^2 over the blocks of one step, v = (y - x) / tau."""
-
-    def accumulate(total: tuple, block: tuple) -> tuple[tuple, None]:
-        points, velocities, scores, weights = block
-        a = design_matrix(model, constants, points, scores, population, population_weights)
-        weighted = weights[:, None, None] * a
-        gram = einsum("bdf,bdg->fg", weighted, a)
-        moment = einsum("bdf,bd->f", weighted, velocities)
-        square = einsum("b,bd->", weights, velocities**2)
-        return (total[0] + gram, total[1] + moment, total[2] + square), None
-
-    shape = jax.eval_shape(
-        lambda b: design_matrix(model, constants, b[0], b[2], population, population_weights),
-        jax.tree.map(lambda leaf: leaf[0], blocks),
-    )
-    f = shape.shape[-1]
-    start = (jnp.zeros((f, f)), jnp.zeros(f), jnp.zeros(()))
-    return jax.lax.scan(accumulate, start, blocks)[0]
-
-
-class NormalEquations(NamedTuple):
-    """The sums of equation (1), in double precision."""
-
-    gram: Float[np.ndarray, "*folds f f"]  # sum over steps of E[A^T A]
-    moment: Float[np.ndarray, "*folds f"]  # of E[A^T (y - x)] / tau
-    square: Float[np.ndarray, "*folds"]  # of E|y - x|^2 / tau^2
-
-
-def normal_equations(
-    model: LinearEnergy,
-    constants: PyTree,
-    conditions: FirstOrderConditions,
-    *,
-    fold: Int[np.ndarray, "c"] | None = None,
-    n_folds: int | None = None,
-    apart: bool = False,
-) -> NormalEquations:
-    """The sums of equation (1), kept apart for each fold of the pairs where folds are given.
-
-    Args:
-        model: which features and terms.
-        constants: radial centres.
-        conditions: the data.
-        fold: a label 0, 1, .. per pair.
-        n_folds: of the labels; up to the largest one where it is not given.
-        apart: the particles of a fold meet only each other.
-    """
-    host = jax.tree.map(np.asarray, conditions)
-    labels = np.zeros(len(host.step), int) if fold is None else fold
-    parts = []
-    for k in range(host.population.shape[0]):
-        for j in range(labels.max() + 1):
-            own = np.flatnonzero((host.step == k) & (labels == j))
-            if not len(own):
-                continue
-            met = _population(host, k, own if apart else None)
-            if not model.has_interaction:  # nobody is met, but for the shapes
-                met = (met[0][:1], met[1][:1])
-            for first in range(0, len(own), PAIRS_AT_ONCE):
-                parts.append((k, j, own[first : first + PAIRS_AT_ONCE], *met))
-    longest = max(len(own) for _, _, own, *_ in parts)
-    largest = max(len(population) for *_, population, _ in parts)
-    block = min(PAIRS_PER_BLOCK, longest)
-    n_rows = -(-longest // block) * block
-    sums: list[Any] = [None] * (n_folds or labels.max() + 1)
-    with double_precision():
-        fixed = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), constants)
-        for _, j, own, population, population_weights in parts:
-            # Every part is padded to one shape, so that the program is compiled once; the padding
-            # repeats a real pair, or particle, and weighs nothing.
-            missing = largest - len(population)
-            part = _step_normal_equations(
-                model,
-                fixed,
-                pair_blocks(host, own, n_rows, block),
-                jnp.asarray(np.pad(population, ((0, missing), (0, 0)), "edge"), jnp.float64),
-                jnp.asarray(np.pad(population_weights, (0, missing)), jnp.float64),
-            )
-            own_sums = NormalEquations(*(np.asarray(p) for p in part))
-            sums[j] = jax.tree.map(np.add, sums[j], own_sums) if sums[j] else own_sums
-    if fold is None:
-        return sums[0]
-    nothing = jax.tree.map(np.zeros_like, next(part for part in sums if part))
-    sums = [part or nothing for part in sums]
-    return NormalEquations(*(np.stack(p) for p in zip(*sums, strict=True)))
-
-
-def pair_blocks(
-    host: FirstOrderConditions, own: Int[np.ndarray, "c"], n_rows: int, block: int
-) -> tuple[Array, Array, Array, Array]:
-    """Points, velocities, scores and weights of some pairs, in blocks.
-
-    Args:
-        host: the conditions, as NumPy arrays.
-        own: the pairs; a real one is repeated with weight zero up to `n_rows`.
-        n_rows: a multiple of `block`.
-        block: pairs in one.
-    """
-    rows = np.concatenate([own, np.zeros(n_rows - len(own), own.dtype)])
-    weights = np.concatenate([host.weight[own], np.zeros(n_rows - len(own))])
-    velocities = host.displacement[rows] / host.tau[rows, None].astype(np.float64)
-    points, moved, scores, mass = (
-        jnp.asarray(c.reshape(-1, block, *c.shape[1:]), jnp.float64)
-        for c in (host.point[rows], velocities, host.score[rows], weights)
-    )
-    return points, moved, scores, mass
-
-
-def _population(
-    host: FirstOrderConditions, k: int, own: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Support and weights of nu at a step; of some pairs' particles only, where they are given."""
-    population = np.asarray(host.population[k])
-    if own is None:
-        return population, np.asarray(host.population_weights[k])
-    row, weight = np.asarray(host.row)[own], np.asarray(host.weight)[own]
-    weights = np.bincount(row, weight, minlength=len(population))
-    present = np.flatnonzero(weights)
-    return population[present], weights[present] / weights.sum()
 
 
 def folds(conditions: FirstOrderConditions) -> Int[np.ndarray, "c"]:

@@ -31,17 +31,15 @@ from diffusions.typing import Array, Float, Int, Params, PyTree
 from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.fit_report import ClosedFormReport
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.solvers.closed_form import (
+from jkonet_star.solvers.closed_form import at_unit_scale, ridge_of, solve_ridge
+from jkonet_star.solvers.first_order import FirstOrderConditions
+from jkonet_star.solvers.linear_model import split_coefficients
+from jkonet_star.solvers.normal_equations import (
     PAIRS_PER_BLOCK,
-    at_unit_scale,
     design_matrix,
     normal_equations,
     pair_blocks,
-    ridge_of,
-    solve_ridge,
 )
-from jkonet_star.solvers.first_order import FirstOrderConditions
-from jkonet_star.solvers.linear_model import split_coefficients
 from jkonet_star.solvers.problem import Problem
 from jkonet_star.solvers.resampling import kind_of_resampling
 

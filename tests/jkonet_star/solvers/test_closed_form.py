@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-import jkonet_star.solvers.closed_form as closed_form_module
+import jkonet_star.solvers.normal_equations as normal_equations_module
 from jkonet_star.energies.features import Features, monomial_exponents
 from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.fitting import fit
 from jkonet_star.settings import DensitySettings, FeatureSettings
 from jkonet_star.snapshots import snapshots_from_arrays
-from jkonet_star.solvers.closed_form import REGULARIZATIONS, design_matrix, fit_linear, solve_ridge
+from jkonet_star.solvers.closed_form import REGULARIZATIONS, fit_linear, solve_ridge
 from jkonet_star.solvers.first_order import FirstOrderConditions, jko_loss
 from jkonet_star.solvers.linear import solve_linear
+from jkonet_star.solvers.normal_equations import design_matrix
 from jkonet_star.solvers.problem import prepare
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -318,7 +319,7 @@ def _mean(conditions):
 def test_the_size_of_a_block_does_not_matter(size, monkeypatch):
     conditions = made(noise=0.3)
     params, report = fit_linear(MODEL, constants(), conditions)
-    monkeypatch.setattr(closed_form_module, "PAIRS_PER_BLOCK", size)
+    monkeypatch.setattr(normal_equations_module, "PAIRS_PER_BLOCK", size)
     again, again_report = fit_linear(MODEL, constants(), conditions)
     np.testing.assert_allclose(flat(again), flat(params), rtol=1e-5, atol=1e-7)
     assert again_report.regularization == report.regularization
@@ -402,7 +403,7 @@ def test_sums_of_many_pairs_are_those_of_all(monkeypatch):
         np.random.default_rng(0).normal(size=(3, 300, 2)) * [[[1.0]], [[0.9]], [[0.8]]]
     )
     whole = fit(snapshots, solver="jkonet-star-linear-potential", key=jax.random.key(0))
-    monkeypatch.setattr(closed_form_module, "PAIRS_AT_ONCE", 70)
+    monkeypatch.setattr(normal_equations_module, "PAIRS_AT_ONCE", 70)
     parts = fit(snapshots, solver="jkonet-star-linear-potential", key=jax.random.key(0))
     x = snapshots.points[0]
     np.testing.assert_allclose(parts.drift(x), whole.drift(x), rtol=1e-4, atol=1e-5)
