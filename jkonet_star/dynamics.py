@@ -48,6 +48,8 @@ NEWTON_STEPS = 30
 MOST_DAMPING = 1e4
 POPULATION_PASSES = 20
 TOLERANCE = 1e-4
+ROWS_PER_BLOCK = 2**14
+"""Whose potentials are differentiated at once: a linear one has all its features at every row."""
 # GMRES on (5): vectors of one basis, and how often it may begin again.
 KRYLOV_DIMENSION = 20
 KRYLOV_RESTARTS = 5
@@ -69,7 +71,11 @@ def energy_gradient(
     weights: Float[Array, "m"],
 ) -> Float[Array, "n d"]:
     """Grad E(x; nu) at each row of x."""
-    gradient = jax.vmap(jax.grad(potential), (0, None))(x, t)
+    slope = jax.grad(potential)
+    if len(x) <= ROWS_PER_BLOCK:
+        gradient = jax.vmap(slope, (0, None))(x, t)
+    else:
+        gradient = jax.lax.map(lambda row: slope(row, t), x, batch_size=ROWS_PER_BLOCK)
     if pull is not None:
         gradient += pull(x, population, weights)
     return gradient

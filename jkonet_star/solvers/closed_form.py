@@ -26,10 +26,8 @@ own each; they choose the factor by which the ridge of phi_2 exceeds reg, out of
 and the larger of both choices of reg counts.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -148,24 +146,7 @@ def fit_linear(
     """
     # A few hundred unknowns: more threads than one would only wait for each other.
     with threadpool_limits(1, user_api="blas"):
-        scaled = at_unit_scale(conditions, constants)
-        return _fit_linear(model, constants, scaled, regularization, interaction_factor)
-
-
-def at_unit_scale(conditions: FirstOrderConditions, constants: PyTree) -> FirstOrderConditions:
-    """The conditions in the units of the constants; as they are where there are none."""
-    units = constants.get("units")
-    if units is None:
-        return conditions
-    center, length = np.asarray(units.center), np.asarray(units.length)
-    # r / (s tau): a displacement over the speed is a time, as tau is.
-    scaled: dict[str, Any] = {
-        "point": (np.asarray(conditions.point) - center) / length,
-        "displacement": np.asarray(conditions.displacement) / np.asarray(units.speed),
-        "score": np.asarray(conditions.score) * length,
-        "population": (np.asarray(conditions.population) - center) / length,
-    }
-    return dataclasses.replace(conditions, **scaled)
+        return _fit_linear(model, constants, conditions, regularization, interaction_factor)
 
 
 def _fit_linear(

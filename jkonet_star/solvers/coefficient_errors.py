@@ -31,7 +31,7 @@ from diffusions.typing import Array, Float, Int, Params, PyTree
 from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.fit_report import ClosedFormReport
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.solvers.closed_form import at_unit_scale, ridge_of, solve_ridge
+from jkonet_star.solvers.closed_form import ridge_of, solve_ridge
 from jkonet_star.solvers.first_order import FirstOrderConditions
 from jkonet_star.solvers.linear_model import split_coefficients
 from jkonet_star.solvers.normal_equations import (
@@ -39,6 +39,7 @@ from jkonet_star.solvers.normal_equations import (
     design_matrix,
     normal_equations,
     pair_blocks,
+    population_of,
 )
 from jkonet_star.solvers.problem import Problem
 from jkonet_star.solvers.resampling import kind_of_resampling
@@ -94,8 +95,8 @@ def cell_scores(
 
     Args:
         model: which features and terms.
-        constants: radial centres.
-        conditions: at unit scale.
+        constants: radial centres, and the data's units.
+        conditions: the data.
         theta: the solution.
         cell: of every pair.
     """
@@ -111,9 +112,8 @@ def cell_scores(
                 model,
                 fixed,
                 jnp.asarray(theta, jnp.float64),
-                pair_blocks(host, own, n_rows, PAIRS_PER_BLOCK),
-                jnp.asarray(host.population[k], jnp.float64),
-                jnp.asarray(host.population_weights[k], jnp.float64),
+                pair_blocks(host, constants, own, n_rows, PAIRS_PER_BLOCK),
+                *(jnp.asarray(part, jnp.float64) for part in population_of(host, constants, k)),
             )
             np.add.at(total, place[own], np.asarray(found).reshape(n_rows, -1)[: len(own)])
     return total
@@ -135,14 +135,13 @@ def sandwich(
         params: the solution.
         report: of it, with its ridge.
     """
-    scaled = at_unit_scale(conditions, constants)
     names = [n for n in ("potential", "interaction", "circulation", "internal") if n in params]
     if model.internal == "given":
         names.remove("internal")
     theta = np.concatenate([np.ravel(np.asarray(params[name], np.float64)) for name in names])
-    gram, _, _ = normal_equations(model, constants, scaled)
+    gram, _, _ = normal_equations(model, constants, conditions)
     ridge = ridge_of(model, report.regularization, report.interaction_factor)
-    scores = cell_scores(model, constants, scaled, theta, np.asarray(conditions.lineage))
+    scores = cell_scores(model, constants, conditions, theta, np.asarray(conditions.lineage))
     count = len(scores)
     centred = scores - scores.mean(axis=0)
     # Minus the inverse, column by column, in the directions that were kept of the solution.

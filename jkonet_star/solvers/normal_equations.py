@@ -205,8 +205,8 @@ def normal_equations(
 
     Args:
         model: which features and terms.
-        constants: radial centres.
-        conditions: the data.
+        constants: radial centres, and the data's units.
+        conditions: the data, in its own units: at unit scale there is only a block at a time.
         fold: a label 0, 1, .. per pair.
         n_folds: of the labels; up to the largest one where it is not given.
         apart: the particles of a fold meet only each other.
@@ -219,7 +219,7 @@ def normal_equations(
             own = np.flatnonzero((host.step == k) & (labels == j))
             if not len(own):
                 continue
-            met = _population(host, k, own if apart else None)
+            met = population_of(host, constants, k, own if apart else None)
             if not model.has_interaction:  # nobody is met, but for the shapes
                 met = (met[0][:1], met[1][:1])
             for first in range(0, len(own), PAIRS_AT_ONCE):
@@ -238,7 +238,7 @@ def normal_equations(
             part = _step_normal_equations(
                 model,
                 fixed,
-                pair_blocks(host, own, n_rows, block),
+                pair_blocks(host, constants, own, n_rows, block),
                 jnp.asarray(np.pad(population, ((0, missing), (0, 0)), "edge"), jnp.float64),
                 jnp.asarray(np.pad(population_weights, (0, missing)), jnp.float64),
             )
@@ -265,34 +265,61 @@ def _in_place(
 
 
 def pair_blocks(
-    host: FirstOrderConditions, own: Int[np.ndarray, "c"], n_rows: int, block: int
+    host: FirstOrderConditions,
+    constants: PyTree,
+    own: Int[np.ndarray, "c"],
+    n_rows: int,
+    block: int,
 ) -> tuple[Array, Array, Array, Array]:
-    """Points, velocities, scores and weights of some pairs, in blocks.
+    """Points, velocities, scores and weights of some pairs, at unit scale, in blocks.
 
     Args:
         host: the conditions, as NumPy arrays.
+        constants: with the data's units; without them the conditions are at unit scale.
         own: the pairs; a real one is repeated with weight zero up to `n_rows`.
         n_rows: a multiple of `block`.
         block: pairs in one.
     """
+    center, length, speed = _scales(constants)
     rows = np.concatenate([own, np.zeros(n_rows - len(own), own.dtype)])
+    # r / (s tau): a displacement over the speed is a time, as tau is.
+    velocities = host.displacement[rows] / speed / host.tau[rows, None].astype(np.float64)
     weights = np.concatenate([host.weight[own], np.zeros(n_rows - len(own))])
-    velocities = host.displacement[rows] / host.tau[rows, None].astype(np.float64)
     points, moved, scores, mass = (
         jnp.asarray(c.reshape(-1, block, *c.shape[1:]), jnp.float64)
-        for c in (host.point[rows], velocities, host.score[rows], weights)
+        for c in (
+            (host.point[rows] - center) / length,
+            velocities,
+            host.score[rows] * length,
+            weights,
+        )
     )
     return points, moved, scores, mass
 
 
-def _population(
-    host: FirstOrderConditions, k: int, own: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Support and weights of nu at a step; of some pairs' particles only, where they are given."""
-    population = np.asarray(host.population[k])
-    if own is None:
-        return population, np.asarray(host.population_weights[k])
-    row, weight = np.asarray(host.row)[own], np.asarray(host.weight)[own]
-    weights = np.bincount(row, weight, minlength=len(population))
-    present = np.flatnonzero(weights)
-    return population[present], weights[present] / weights.sum()
+def population_of(
+    host: FirstOrderConditions, constants: PyTree, k: int, own: np.ndarray | None = None
+) -> tuple[Float[np.ndarray, "p d"], Float[np.ndarray, "p"]]:
+    """Support of nu at a step, at unit scale, and its weights.
+
+    Args:
+        host: the conditions, as NumPy arrays.
+        constants: as of `pair_blocks`.
+        k: the step.
+        own: pairs whose particles alone are meant.
+    """
+    center, length, _ = _scales(constants)
+    population, weights = host.population[k], host.population_weights[k]
+    if own is not None:
+        weights = np.bincount(host.row[own], host.weight[own], minlength=len(population))
+        present = np.flatnonzero(weights)
+        population, weights = population[present], weights[present] / weights.sum()
+    return (population - center) / length, weights
+
+
+def _scales(constants: PyTree) -> tuple[np.ndarray | float, np.ndarray | float, np.ndarray | float]:
+    """Centre, length and speed of the data."""
+    units = constants.get("units")
+    if units is None:
+        return 0.0, 1.0, 1.0
+    return np.asarray(units.center), np.asarray(units.length), np.asarray(units.speed)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jkonet_star.dynamics import STEPS, TOLERANCE, scheme_time
+import jkonet_star.dynamics as module
+from jkonet_star.dynamics import STEPS, TOLERANCE, energy_gradient, scheme_time
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -119,6 +120,18 @@ def test_the_order_of_a_scheme(scheme, order):
         errors.append(float(jnp.sqrt(jnp.mean((y - exact) ** 2))))
     orders = np.log2(np.array(errors[:-1]) / errors[1:])
     np.testing.assert_allclose(orders, order, atol=0.15)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 30])
+def test_many_rows_are_moved_in_blocks(rows, monkeypatch):
+    """A last block that is not full, full ones only, one row at a time: the same gradients."""
+    x, weights = population()
+    at = (jnp.asarray(x), jnp.asarray(0.3), jnp.asarray(x), jnp.asarray(weights))
+    expected = energy_gradient(well, spring, *at)
+    monkeypatch.setattr(module, "ROWS_PER_BLOCK", rows)
+    np.testing.assert_allclose(energy_gradient(well, spring, *at), expected, rtol=1e-14)
+    largest = jax.make_jaxpr(lambda x: energy_gradient(well, None, x, *at[1:]))(at[0])
+    assert ("scan" in str(largest)) == (rows < len(x))
 
 
 def test_explicit_and_implicit_meet_as_the_step_shrinks():
