@@ -309,9 +309,11 @@ def population_of(
         own: pairs whose particles alone are meant.
     """
     center, length, _ = _scales(constants)
-    population, weights = host.population[k], host.population_weights[k]
+    population = np.asarray(host.population[k])
+    weights = np.asarray(host.population_weights[k])
     if own is not None:
-        weights = np.bincount(host.row[own], host.weight[own], minlength=len(population))
+        row, mass = np.asarray(host.row)[own], np.asarray(host.weight)[own]
+        weights = np.bincount(row, mass, minlength=len(population))
         present = np.flatnonzero(weights)
         population, weights = population[present], weights[present] / weights.sum()
     return (population - center) / length, weights
