@@ -214,14 +214,14 @@ def normal_equations(
     host = jax.tree.map(np.asarray, conditions)
     labels = np.zeros(len(host.step), int) if fold is None else fold
     parts = []
+    nobody = np.zeros((1, model.dimension)), np.ones(1)
     for k in range(host.population.shape[0]):
+        all_met = population_of(host, constants, k) if model.has_interaction else nobody
         for j in range(labels.max() + 1):
             own = np.flatnonzero((host.step == k) & (labels == j))
             if not len(own):
                 continue
-            met = population_of(host, constants, k, own if apart else None)
-            if not model.has_interaction:  # nobody is met, but for the shapes
-                met = (met[0][:1], met[1][:1])
+            met = population_of(host, constants, k, own) if apart else all_met
             for first in range(0, len(own), PAIRS_AT_ONCE):
                 parts.append((k, j, own[first : first + PAIRS_AT_ONCE], *met))
     longest = max(len(own) for _, _, own, *_ in parts)
