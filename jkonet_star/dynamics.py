@@ -48,7 +48,7 @@ NEWTON_STEPS = 30
 MOST_DAMPING = 1e4
 POPULATION_PASSES = 20
 TOLERANCE = 1e-4
-ROWS_PER_BLOCK = 2**14
+ROWS_PER_BLOCK = 2**13
 """Whose potentials are differentiated at once: a linear one has all its features at every row."""
 # GMRES on (5): vectors of one basis, and how often it may begin again.
 KRYLOV_DIMENSION = 20
