@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from checkpoints.exchange.tensors import is_tensor_file, read_tensor_description, read_tensors
+from checkpoints.exchange.tensors import read_tensor_description, read_tensors
 from checkpoints.orbax_arrays import checkpointer_of_this_process, write_arrays
+from checkpoints.place import check_saved, is_tensor_file
 from data_generation.formats.bounded_reading import most_unpacked
 from data_generation.formats.json_file import read_json
 from diffusions.files import kind_of, made_parents, naming, new_folder, write_text
@@ -81,9 +82,8 @@ def read_description(path: str | Path, name: str, schema_version: int) -> dict[s
         description = read_tensor_description(path, name)
         _check_version(description, path, path, schema_version)
         return description
+    check_saved(path, name)
     file = path / f"{name}.json"
-    if not file.is_file():
-        raise ValueError(f"{path} holds no saved {name} ({file.name} is missing)")
     description = read_json(file)
     if not isinstance(description, dict):
         raise ValueError(f"{file} is damaged: it is no JSON object")

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from checkpoints.energies import load_energy
 from checkpoints.networks import SavedNetwork, load_network
+from checkpoints.place import SHIPPED, described_by, model_names
 from data_generation.formats.json_file import read_record
 from diffusions.checks import Seed
 from jkonet_star.fitted import FittedEnergy
 
-FOLDER = Path(__file__).parent / "pretrained"
+FOLDER = SHIPPED
 CARD = "card.json"
 _LOADERS: dict[str, Callable[[str | Path], SavedNetwork | FittedEnergy]] = {
     "network.json": load_network,
@@ -90,9 +91,7 @@ class ModelCard:
 
 def pretrained_names() -> tuple[str, ...]:
     """The names that `load_pretrained` accepts."""
-    if not FOLDER.is_dir():
-        return ()
-    return tuple(sorted(p.name for p in FOLDER.iterdir() if _description(p) is not None))
+    return model_names(FOLDER)
 
 
 def load_pretrained(name: str) -> SavedNetwork | FittedEnergy:
@@ -108,7 +107,7 @@ def load_pretrained(name: str) -> SavedNetwork | FittedEnergy:
         ValueError: there is none of this name, it is damaged, or a newer release wrote it.
     """
     folder = pretrained_folder(name)
-    description = _description(folder)
+    description = described_by(folder)
     assert description is not None
     return _LOADERS[description](folder)
 
@@ -139,10 +138,3 @@ def pretrained_card(name: str) -> ModelCard:
         return read_record(pretrained_folder(name) / CARD, ModelCard)
     except ValueError as error:
         raise ValueError(f"the model card {error}") from error
-
-
-def _description(folder: Path) -> str | None:
-    """The JSON file that says what a folder holds."""
-    if folder.name.startswith("."):
-        return None
-    return next((name for name in _LOADERS if (folder / name).is_file()), None)

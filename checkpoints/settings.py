@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Annotated, Literal
 
+from checkpoints.place import check_model
+from data_generation.formats.json_file import check_file
 from diffusions.checks import Bounds, Count, Natural, PathText, check_fields
 from diffusions.networks.presets import NoiseSteps
 
@@ -47,6 +49,10 @@ class ImportSettings:
                 if getattr(self, name) is not None and self.kind != kind:
                     raise ValueError(f"--{name.replace('_', '-')} needs --kind={kind}")
 
+    def check_inputs(self) -> None:
+        """Raises ValueError where the weights are missing."""
+        check_file(str(self.weights))
+
     @property
     def problem(self) -> tuple[int, int]:
         """The n and k of message-passing weights."""
@@ -80,3 +86,7 @@ class ExportSettings:
             if not getattr(self, name):
                 raise ValueError(f"--{name} is missing")
         check_fields(self)
+
+    def check_inputs(self) -> None:
+        """Raises ValueError where there is no such model."""
+        check_model(str(self.model))

@@ -13,10 +13,9 @@ import numpy as np
 from data_generation.formats.array_files import read_npy
 from data_generation.formats.bounded_reading import MOST_FILE_BYTES
 from data_generation.formats.plain_numbers import plain_float
+from data_generation.points_file import check_points_file
 from diffusions.short_repr import short_repr
 from diffusions.typing import Float
-
-SUFFIXES = (".npy", ".csv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +53,7 @@ def points_data(
             is constant, or there are fewer points than dimensions plus one.
     """
     path = Path(file)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path} must be a file of points, .npy or .csv")
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
+    check_points_file(path)
     try:
         points = _csv(path) if path.suffix.lower() == ".csv" else _npy(path)
         _check(points)

@@ -16,6 +16,7 @@ from experiments.sweeps.settings import (
     SimulationSettings,
     SweepSettings,
     cells_of,
+    check_datasets,
     grids_from_flags,
     simulated_in_vain,
 )
@@ -45,6 +46,7 @@ def main() -> None:
     execution = settings_from_flags(ExecutionSettings, FLAGS)
     name = sweep.sweep_name or (Path(sweep.grid).stem if sweep.grid else "sweep")
     check_folder_name("sweep_name", name)
+    check_datasets(cells, Path(execution.runs_dir) / name)
     from experiments.sweeps.running import run_sweep
 
     solvers = {cell.solver for cell in cells if cell.solver is not None}

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from checkpoints.exchange.programs import SUFFIX, Program
-from checkpoints.exchange.tensors import SUFFIX as TENSORS
+from checkpoints.place import TENSORS
 
 _TAGS = ("jax", "flax", "diffusion")
 _LOADED = {"energy": "load_energy", "network": "load_network"}

@@ -11,9 +11,9 @@ from checkpoints.energies import load_energy
 from checkpoints.exchange.card import readme
 from checkpoints.exchange.programs import SUFFIX as PROGRAM
 from checkpoints.exchange.programs import energy_programs, network_program
-from checkpoints.exchange.tensors import SUFFIX as TENSORS
 from checkpoints.exchange.tensors import save_tensors
 from checkpoints.networks import SavedNetwork, described_network, load_network
+from checkpoints.place import TENSORS, check_model, network_of
 from checkpoints.pretrained_models import load_pretrained, pretrained_card, pretrained_names
 from checkpoints.settings import ExportSettings
 from data_generation.formats.json_file import read_json
@@ -76,13 +76,11 @@ def _model(name: str, seed: int) -> tuple[FittedEnergy | SavedNetwork, str]:
     if name in pretrained_names() and not folder.exists():
         _check_alone(name, seed)
         return load_pretrained(name), str(pretrained_card(name)).partition("\n")[2]
-    for network in (folder, folder / "network", folder / "denoiser"):
-        if (network / "network.json").is_file():
-            _check_alone(name, seed)
-            return load_network(network), f"A network of `{folder.name}`, by jkonet-diffusions."
-    if not (folder / "energy.json").is_file() and not (folder / "energy").is_dir():
-        known = ", ".join(pretrained_names())
-        raise ValueError(f"--model={name} is no saved model, no run of one, and none of {known}")
+    network = network_of(folder)
+    if network is not None:
+        _check_alone(name, seed)
+        return load_network(network), f"A network of `{folder.name}`, by jkonet-diffusions."
+    check_model(name)
     energy = load_energy(folder)
     if energy.times.ndim != 1:
         if seed >= len(energy.times):

@@ -19,18 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from checkpoints.place import TENSORS, is_tensor_file
 from diffusions.files import kind_of, made_parents, write_bytes
 from diffusions.late_imports import import_extra
 from diffusions.typing import PyTree
 
-SUFFIX = ".safetensors"
 _BETWEEN = "/"
 _NEEDED_FOR = "a safetensors file"
-
-
-def is_tensor_file(path: str | Path) -> bool:
-    """Whether a path names such a file, which may be missing."""
-    return Path(path).suffix == SUFFIX
 
 
 def save_tensors(path: str | Path, kind: str, description: dict[str, Any], arrays: PyTree) -> None:
@@ -49,7 +44,7 @@ def save_tensors(path: str | Path, kind: str, description: dict[str, Any], array
     numpy = _numpy()
     path = Path(path).absolute()
     if not is_tensor_file(path):
-        raise ValueError(f"{path} does not end in {SUFFIX}")
+        raise ValueError(f"{path} does not end in {TENSORS}")
     if kind_of(path) is not None:
         raise ValueError(f"{path} already exists; a saved {kind} is never overwritten")
     named = _named(arrays)

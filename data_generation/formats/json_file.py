@@ -131,14 +131,26 @@ def read_text(file: Path, most_bytes: int = MOST_BYTES) -> str:
 @contextlib.contextmanager
 def _opened(file: Path) -> Iterator[BinaryIO]:
     try:
-        if not file.exists():
-            raise FileError(f"{file} is missing")
-        if not file.is_file():  # a pipe would be waited for, and a device may have no end
-            raise FileError(f"{file} is not a file")
+        _check_file(file)
         with file.open("rb") as stream:
             yield stream
     except OSError as error:
         raise FileError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def check_file(file: str | Path) -> None:
+    """Raises FileError unless the file is there, and no folder, pipe or device."""
+    try:
+        _check_file(Path(file))
+    except OSError as error:
+        raise FileError(f"{Path(file)} cannot be read: {error.strerror or error}") from error
+
+
+def _check_file(file: Path) -> None:
+    if not file.exists():
+        raise FileError(f"{file} is missing")
+    if not file.is_file():  # a pipe would be waited for, and a device may have no end
+        raise FileError(f"{file} is not a file")
 
 
 _TOO_DEEP = f"it is nested more than {MOST_DEPTH} levels deep"

@@ -20,6 +20,7 @@ import numpy as np
 
 from data_generation.formats.json_file import read_bytes
 from data_generation.formats.pickle_reading import read_pickle
+from data_generation.images.dataset_names import CIFAR10_FOLDERS, check_image_folder
 from data_generation.images.downloads import check_md5, download
 from diffusions.checks import shown
 from diffusions.files import new_folder
@@ -47,7 +48,6 @@ ARCHIVE_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
 _PIXELS = SIZE * SIZE * CHANNELS
-_FOLDERS = ("cifar-10-batches-bin", "cifar-10-batches-py")
 _STEMS = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
 _MD5 = {
     "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
@@ -110,10 +110,9 @@ def read_cifar10(
 
 def _files(folder: Path, split: Split) -> list[Path]:
     """The split's files, in order, of whichever layout is there."""
-    if not folder.is_dir():
-        raise ValueError(f"no folder {folder}; CIFAR-10 is read from {' or '.join(_FOLDERS)}")
+    check_image_folder("cifar10", folder)
     stems = _STEMS[split]
-    places = [folder, *(folder / name for name in _FOLDERS)]
+    places = [folder, *(folder / name for name in CIFAR10_FOLDERS)]
     for place in places:
         for suffix in (".bin", ""):
             files = [place / f"{stem}{suffix}" for stem in stems]
@@ -125,7 +124,7 @@ def _files(folder: Path, split: Split) -> list[Path]:
                 raise ValueError(f"{place} is incomplete: {missing.name} is missing")
     raise ValueError(
         f"{folder} holds no CIFAR-10: expected {stems[0]}.bin (binary layout) or {stems[0]} "
-        f"(Python layout), there or in {' or '.join(_FOLDERS)}"
+        f"(Python layout), there or in {' or '.join(CIFAR10_FOLDERS)}"
     )
 
 
@@ -240,7 +239,7 @@ def download_cifar10(
         ValueError: the network refuses, or delivers something else.
     """
     parent = Path(parent)
-    folder = parent / _FOLDERS[0]
+    folder = parent / CIFAR10_FOLDERS[0]
     if folder.exists():
         return folder
     parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ import numpy as np
 
 from data_generation.formats.bounded_reading import most_unpacked
 from data_generation.images.cifar10 import Split
+from data_generation.images.dataset_names import check_image_folder
 from data_generation.images.downloads import check_md5, download
 
 CLASSES = (
@@ -133,8 +134,7 @@ def read_fashion_mnist(
 
 
 def _file(folder: Path, stem: str) -> Path:
-    if not folder.is_dir():
-        raise ValueError(f"no folder {folder}; Fashion-MNIST is read from a folder of idx files")
+    check_image_folder("fashion-mnist", folder)
     for name in (f"{stem}.gz", stem):
         if (folder / name).is_file():
             return folder / name

@@ -23,11 +23,11 @@ from data_generation.formats.array_files import read_npz, write_npz
 from data_generation.formats.json_file import read_json
 from data_generation.populations.dataset_checks import OPTIONAL, REQUIRED
 from data_generation.populations.dataset_metadata import check_metadata
+from data_generation.populations.dataset_place import METADATA, is_dataset
 from data_generation.scripts.files import sha256
 from diffusions.files import made_parents, new_folder, replace_folder, write_text
 
 SCHEMA_VERSION = 2
-METADATA = "metadata.json"
 PICTURE = "snapshots.png"
 
 _FILES = {METADATA, PICTURE, "snapshots.pdf", *(f"{name}.npz" for name in (*REQUIRED, *OPTIONAL))}
@@ -91,7 +91,7 @@ def _replace(folder: Path, new: Path) -> None:
 
 def check_replaceable(folder: Path) -> None:
     """Raises ValueError, naming what is foreign, unless a folder is a dataset and nothing else."""
-    if folder.is_symlink() or not (folder / METADATA).is_file():
+    if folder.is_symlink() or not is_dataset(folder):
         raise ValueError(
             f"{folder} exists and is not a dataset folder, so --overwrite leaves it alone"
         )

@@ -7,7 +7,6 @@ them fitted, always the same.
 """
 
 import dataclasses
-import difflib
 import functools
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ import numpy as np
 
 from data_generation.populations.dataset_checks import check_archives_content
 from data_generation.populations.dataset_folder import (
-    METADATA,
     PICTURE,
     Archives,
     check_archives,
@@ -27,6 +25,7 @@ from data_generation.populations.dataset_folder import (
     read_metadata,
     write_folder,
 )
+from data_generation.populations.dataset_place import METADATA, dataset_place
 from data_generation.populations.particles import simulate
 from data_generation.populations.principal_components import Projection
 from data_generation.populations.reading import FileContent, read_file
@@ -227,7 +226,7 @@ def load_dataset(name_or_path: str | Path, data_dir: str | Path = "data") -> Dat
         ValueError: no such dataset, with the near misses; a newer schema; missing or damaged files;
             arrays that generation would not have made.
     """
-    folder = _locate(name_or_path, Path(data_dir))
+    folder = dataset_place(name_or_path, data_dir)
     metadata = read_metadata(folder)
     archives = read_archives(folder, metadata)
     try:
@@ -274,27 +273,6 @@ def _check_counts(metadata: dict[str, Any], archives: Archives) -> None:
         raise ValueError(
             f"{METADATA} describes {len(metadata['couplings'])} couplings of {n_steps} steps"
         )
-
-
-def _locate(name_or_path: str | Path, data_dir: Path) -> Path:
-    candidates = (Path(name_or_path), data_dir / name_or_path)
-    for candidate in candidates:
-        recover(candidate)
-    # A folder of that name elsewhere shall not hide the dataset.
-    for accept in (lambda p: (p / METADATA).is_file(), Path.is_dir):
-        for candidate in candidates:
-            if accept(candidate):
-                return candidate
-    known = sorted(p.parent.name for p in data_dir.glob(f"*/{METADATA}"))
-    known = [name for name in known if not name.startswith(".")]
-    near = difflib.get_close_matches(str(name_or_path), known, n=3, cutoff=0.5)
-    if near:
-        hint = f"; did you mean {' or '.join(near)}?"
-    elif known:
-        hint = f"; {data_dir} holds {', '.join(known[:5])}{', ...' if len(known) > 5 else ''}"
-    else:
-        hint = f"; {data_dir} holds no dataset (make one with `python -m data_generation`)"
-    raise ValueError(f"no dataset {str(name_or_path)!r}{hint}")
 
 
 def _populations(

@@ -30,6 +30,7 @@ from data_generation.formats.array_files import read_npy
 from data_generation.populations.cell_flags import with_flags
 from data_generation.populations.cells import read_cells
 from data_generation.populations.csv_table import SEPARATORS, read_csv
+from data_generation.populations.dataset_place import check_source
 from data_generation.populations.npz_layouts import read_layouts
 from data_generation.populations.principal_components import (
     Projection,
@@ -127,6 +128,7 @@ def read_file(
         UserWarning: what was taken for a coordinate or left out, where that may be a mistake.
     """
     path = Path(path)
+    check_source(path)
     try:
         raw = _read(path, time_key, representation, n_components, time_map, mass_key)
         populations, projection = _reduced(raw, n_components)
@@ -150,19 +152,6 @@ def _read(
     time_map: Mapping[str, float] | None,
     mass_key: str | None,
 ) -> Raw:
-    if path.is_dir():
-        if path.suffix.lower() == ".zarr":
-            raise ValueError(
-                "is a folder of zarr: anndata.read_zarr(FOLDER).write_h5ad(FILE) makes a file of it, "
-                "and jkonet_star.cells.fit takes what is read from it"
-            )
-        raise ValueError("is a folder, not a file")
-    if not path.exists():
-        raise ValueError("no such file")
-    if not path.is_file():  # a pipe would be waited for, and a device may have no end
-        raise ValueError("is not a file")
-    if path.stat().st_size == 0:
-        raise ValueError("the file is empty")
     match path.suffix.lower():
         case ".npy":
             if mass_key is not None or time_map is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from data_generation.formats.plain_numbers import pairs
+from data_generation.populations.dataset_place import check_source
 from diffusions.checks import (
     Count,
     Decay,
@@ -191,6 +192,11 @@ class DataSettings(TransportSettings, KernelDensitySettings):
     def times_of_labels(self) -> dict[str, float] | None:
         """Label -> time, of `time_map`."""
         return pairs(self.time_map, "time_map")
+
+    def check_inputs(self) -> None:
+        """Raises ValueError where the file to read is missing; of a dataset that is there it is not."""
+        if self.load_from_file is not None and not (Path(self.data_dir) / self.name).exists():
+            check_source(self.load_from_file)
 
     @property
     def memory_needs(self) -> dict[str, float]:

@@ -64,6 +64,13 @@ _EVERY_SCRIPT = "Every script"
 _MOST_MESSAGE = 1000
 
 
+@typing.runtime_checkable
+class _NamesInputs(typing.Protocol):
+    """Settings that name files or folders."""
+
+    def check_inputs(self) -> None: ...
+
+
 class UsageError(ValueError):
     """A command line that cannot be understood."""
 
@@ -139,8 +146,10 @@ def settings_from_flags(
         The settings; fields with neither a flag nor a fixed value keep their defaults.
 
     Raises:
-        ValueError: what the settings refuse, or what they ask for does not fit into memory: their
-            `memory_needs`, where they have any, say bytes of the largest arrays.
+        ValueError: what the settings refuse; or what they ask for does not fit into memory: their
+            `memory_needs`, where they have any, say bytes of the largest arrays; or a file or a folder
+            that they name is missing: their `check_inputs`, where they have it, says so while no JAX
+            is loaded.
     """
     given = {
         field.name: values[field.name].value
@@ -149,6 +158,8 @@ def settings_from_flags(
     }
     settings = settings_class(**(given | fixed))
     check_memory(getattr(settings, "memory_needs", {}))
+    if isinstance(settings, _NamesInputs) and Group.current is None:
+        settings.check_inputs()  # of several processes the work itself does, for all of them
     return settings
 
 

@@ -9,6 +9,7 @@ import jax
 from jax.typing import ArrayLike
 
 from checkpoints import load_network
+from checkpoints.place import saved_in
 from diffusions.checks import record
 from diffusions.density.correction import Gate, preconditioned
 from diffusions.density.exact import GaussianMixture
@@ -85,7 +86,7 @@ def saved_denoiser(path: str | Path) -> SavedDenoiser:
         ValueError: there is none, it is damaged, it lacks what it corrects, or it is no function of
             the log SNR.
     """
-    folder = Path(path) / "network" if (Path(path) / "network").is_dir() else Path(path)
+    folder = saved_in(path, "network")
     saved = load_network(folder)
     about, extra = saved.about, saved.extra
     # Early imports had it in words.

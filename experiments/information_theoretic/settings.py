@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Annotated, Literal, get_args
 
-from data_generation.images.dataset_names import ImageDataset
+from checkpoints.place import check_saved, saved_in
+from data_generation.images.dataset_names import ImageDataset, check_image_folder
+from data_generation.points_file import check_points_file
 from diffusions.checks import (
     MOST_INT,
     Bounds,
@@ -195,6 +197,18 @@ class InformationTheoreticSettings(RunSettings):
                 "the pictures (--grid)": 4.0 * self.grid**2,
             }
         return needs
+
+    def check_inputs(self) -> None:
+        """Raises ValueError where points, images or networks are missing, too."""
+        super().check_inputs()
+        for run in self.checkpoint:
+            check_saved(saved_in(run, "network"), "network")
+        if self.weights is not None:
+            check_saved(self.weights, "network")
+        if self.dataset == OWN:
+            check_points_file(str(self.data_path))
+        elif self.data_path is not None and self.dataset != "synthetic":
+            check_image_folder(self.dataset, self.data_path)  # type: ignore[arg-type]
 
     @property
     def is_planar(self) -> bool:

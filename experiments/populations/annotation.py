@@ -9,15 +9,14 @@ from checkpoints import load_energy
 from data_generation.formats.plain_numbers import pairs
 from data_generation.populations.cell_flags import with_flags
 from data_generation.populations.cells import read_cells, write_cells
-from data_generation.populations.dataset_folder import METADATA
 from data_generation.populations.dataset_metadata import identity
+from data_generation.populations.dataset_place import is_dataset
 from data_generation.populations.datasets import Dataset, load_dataset
 from data_generation.scripts.command_line import say
 from data_generation.scripts.files import check_writable
 from diffusions.files import kind_of, made_parents, new_file
 from experiments.populations.settings import AnnotateSettings
 from experiments.run.folder import RunFolder, versions
-from experiments.run.replaced import hint
 from jkonet_star.cells.annotation import annotate_cells
 from jkonet_star.cells.fields import share_outside
 from jkonet_star.cells.representation import REPRESENTATION, leading_coordinates
@@ -30,14 +29,11 @@ def annotate(settings: AnnotateSettings) -> None:
         ValueError: the run has no energy, the coordinates are not those that it was trained on, the
             file is damaged, or the new one exists.
     """
+    settings.check_inputs()
     source, out = Path(str(settings.h5ad)), Path(str(settings.out))
 
     run = RunFolder.existing(str(settings.run))
     trained = run.trained()
-    if not run.energy.is_dir():
-        raise ValueError(
-            f"{run.path} holds no energy: it is unfinished, or no run of a solver{hint(run.path)}"
-        )
     if kind_of(out) is not None:
         raise ValueError(f"{out} already exists")
     check_writable(out.parent)
@@ -91,7 +87,7 @@ def _dataset(run: Any, recorded: str, data_dir: str) -> Any:
         ValueError: it is not the one that was learned from.
     """
     for folder in (Path(recorded), Path(data_dir) / Path(recorded).name):
-        if (folder / METADATA).is_file():
+        if is_dataset(folder):
             dataset = load_dataset(folder)
             run.check_data(identity(dataset.metadata))
             return dataset
@@ -123,12 +119,6 @@ def _names(
 
 
 def _read(source: Path) -> Any:
-    if source.suffix.lower() == ".zarr":
-        raise ValueError(
-            f"{source}: is of zarr; anndata.read_zarr(FOLDER).write_h5ad(FILE) makes .h5ad of it"
-        )
-    if not source.is_file():
-        raise ValueError(f"{source}: no such file")
     try:
         return read_cells(source)
     except ValueError as error:

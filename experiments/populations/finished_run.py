@@ -2,8 +2,8 @@
 
 from checkpoints import load_energy
 from experiments.run.folder import RunFolder
+from experiments.run.place import check_energy
 from experiments.run.records import Trained
-from experiments.run.replaced import hint
 from jkonet_star.fitted import FittedEnergy
 
 
@@ -15,8 +15,5 @@ def finished_run(path: str) -> tuple[RunFolder, Trained, FittedEnergy]:
     """
     run = RunFolder.existing(path)
     trained = run.trained()
-    if not run.energy.is_dir():
-        raise ValueError(
-            f"{run.path} is not finished; continue it with experiments.train --resume{hint(run.path)}"
-        )
+    check_energy(run.path)
     return run, trained, load_energy(run.energy)

@@ -1,9 +1,11 @@
 """What a training, an evaluation and an annotation are told. Imports no JAX."""
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, Literal
 
 from data_generation.formats.plain_numbers import pairs
+from data_generation.populations.dataset_place import dataset_place
 from diffusions.checks import (
     Bounds,
     Count,
@@ -14,6 +16,7 @@ from diffusions.checks import (
     one_of,
     shown,
 )
+from experiments.run.place import dataset_of_run
 from experiments.run.settings import FolderSettings
 from jkonet_star.settings import Scheme
 from jkonet_star.solvers.registry import SOLVERS, scheme_of
@@ -55,6 +58,12 @@ class TrainSettings(FolderSettings):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be different, got {shown(self.seeds)}")
 
+    def check_inputs(self) -> None:
+        """Raises ValueError where the dataset is missing, too."""
+        super().check_inputs()
+        if self.dataset is not None:
+            dataset_place(self.dataset, self.data_dir)
+
     @property
     def seeds_in_words(self) -> str:
         """All of them."""
@@ -89,6 +98,13 @@ class EvaluateSettings:
             raise ValueError("--run is required: the folder of a run, such as runs/demo")
         check_fields(self)
 
+    def check_inputs(self) -> None:
+        """Raises ValueError where the run or the dataset is missing."""
+        learned_from = dataset_of_run(str(self.run))
+        dataset = self.dataset or learned_from
+        if dataset is not None:
+            dataset_place(dataset, self.data_dir)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IdentifySettings:
@@ -110,6 +126,12 @@ class IdentifySettings:
         if not self.run:
             raise ValueError("--run is required: the folder of a run, such as runs/demo")
         check_fields(self)
+
+    def check_inputs(self) -> None:
+        """Raises ValueError where the run or its dataset is missing."""
+        dataset = dataset_of_run(str(self.run))
+        if dataset is not None:
+            dataset_place(dataset, self.data_dir)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,3 +168,14 @@ class AnnotateSettings:
         pairs(self.time_map, "time_map")
         if not self.prefix.isidentifier():
             raise ValueError(f"prefix must be a name, got {shown(self.prefix)}")
+
+    def check_inputs(self) -> None:
+        """Raises ValueError where the run or the cells are missing."""
+        dataset_of_run(str(self.run), "holds no energy: it is unfinished, or no run of a solver")
+        source = Path(str(self.h5ad))
+        if source.suffix.lower() == ".zarr":
+            raise ValueError(
+                f"{source}: is of zarr; anndata.read_zarr(FOLDER).write_h5ad(FILE) makes .h5ad of it"
+            )
+        if not source.is_file():
+            raise ValueError(f"{source}: no such file")

@@ -42,7 +42,8 @@ from experiments.populations.figures import plot_training
 from experiments.populations.learning_settings import LearningSettings
 from experiments.populations.settings import TrainSettings
 from experiments.run.contents import CHECKPOINT, remove_own
-from experiments.run.folder import SCHEMA_VERSION, TRAINING, RunFolder
+from experiments.run.folder import SCHEMA_VERSION, RunFolder
+from experiments.run.place import TRAINING
 from experiments.run.records import ChoiceRecord
 from experiments.run.session import TRAINING_ACTIVITIES, session
 from experiments.run.settings import changed

@@ -23,11 +23,6 @@ from experiments.run.folder import RunFolder
 from experiments.run.records import Failure, read_entries
 
 
-def is_sweep(folder: Path) -> bool:
-    """Whether a folder is that of a sweep rather than of a run."""
-    return (folder / "runs").is_dir() and not (folder / "config.json").is_file()
-
-
 def sweep_sections(folder: Path) -> list[str]:
     """The whole report of a sweep.
 

@@ -13,9 +13,7 @@ step to a day that was left out is a step of training cut short: of the same V, 
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from data_generation.populations.settings import DataSettings
 from experiments.populations.learning_settings import LearningSettings
 from experiments.reproductions.embryoid_body_methods import network_of, seeds_of, solvers_of
 from experiments.reproductions.settings import ReproduceSettings
@@ -26,19 +24,9 @@ from experiments.sweeps.settings import Cell
 
 def cells(settings: ReproduceSettings) -> list[Cell]:
     """A run per solver, scheme, variant and seed of the one-step-ahead protocol."""
-    file = Path(str(settings.embryoid_body))
-    data = DataSettings(
-        load_from_file=str(file),
-        split_population=True,
-        test_ratio=0.4,
-        n_gmm_components=0,
-        batch_size=-1,
-        dataset_name=f"{file.stem}_one_step_ahead",
-        data_dir=settings.data_dir,
-    )
     return [
         Cell(
-            data=data,
+            data=settings.cells_one_step_ahead,
             data_dir=settings.data_dir,
             solver=solver,
             scheme=scheme,

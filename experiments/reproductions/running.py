@@ -12,6 +12,7 @@ from experiments.sweeps.settings import ExecutionSettings
 
 def reproduce(settings: ReproduceSettings, execution: ExecutionSettings) -> None:
     """Carries out the experiment of the settings."""
+    settings.check_inputs()
     module = str(settings.experiment).replace("-", "_")
     experiment = importlib.import_module(f"experiments.reproductions.{module}")
     cells = experiment.cells(settings)

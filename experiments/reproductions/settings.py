@@ -1,6 +1,7 @@
 """What a reproduction is told, and the names in it. Imports no JAX."""
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from data_generation.populations.settings import DataSettings
@@ -113,6 +114,27 @@ class ReproduceSettings:
                 "--experiment=embryoid-body needs --embryoid-body=FILE, the principal components "
                 "published with TrajectoryNet (eb_velocity_v5.npz)"
             )
+
+    def check_inputs(self) -> None:
+        """Raises ValueError where the reference or the file of the embryoid body is missing."""
+        if self.reference is not None and not list(Path(self.reference).glob("*.npz")):
+            raise ValueError(f"--reference={self.reference} holds no snapshots NAME.npz")
+        if self.embryoid_body is not None:
+            self.cells_one_step_ahead.check_inputs()
+
+    @property
+    def cells_one_step_ahead(self) -> DataSettings:
+        """The embryoid body by the protocol that predicts a day from the day before."""
+        file = Path(str(self.embryoid_body))
+        return DataSettings(
+            load_from_file=str(file),
+            split_population=True,
+            test_ratio=0.4,
+            n_gmm_components=0,
+            batch_size=-1,
+            dataset_name=f"{file.stem}_one_step_ahead",
+            data_dir=self.data_dir,
+        )
 
     @property
     def name(self) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 from absl import flags
 
-from data_generation.populations.dataset_folder import METADATA, read_metadata
+from data_generation.populations.dataset_folder import read_metadata
+from data_generation.populations.dataset_place import is_dataset
 from data_generation.scripts.command_line import script_module
 
 
@@ -63,7 +64,7 @@ def dataset_metadata(settings: dict[str, Any]) -> dict[str, Any] | None:
     if not isinstance(folder, str):
         return None
     try:
-        return read_metadata(Path(folder)) if (Path(folder) / METADATA).is_file() else None
+        return read_metadata(Path(folder)) if is_dataset(Path(folder)) else None
     except (ValueError, OSError):
         return None
 

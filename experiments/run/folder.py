@@ -18,7 +18,6 @@ that are to stay would change.
 """
 
 import dataclasses
-import difflib
 import functools
 import json
 import math
@@ -29,11 +28,12 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.formats.json_file import read_json
-from data_generation.scripts.files import check_writable, plain, write_json
+from data_generation.scripts.files import plain, write_json
 from diffusions.files import append_bytes, is_temporary, new_folder, write_text
 from diffusions.releases import OWN, release_of
 from experiments.run.contents import CHECKPOINT, check_own, remove_own
-from experiments.run.lock import check_free, held, hold, moved, release, release_all_but
+from experiments.run.lock import held, hold, moved, release, release_all_but
+from experiments.run.place import ENERGY, TRAINING, check_place, existing_run
 from experiments.run.records import (
     Config,
     Summary,
@@ -44,16 +44,12 @@ from experiments.run.records import (
 )
 from experiments.run.replaced import (
     forget_replaced,
-    hint,
     replace_run,
     replaced_runs,
-    settle,
 )
 from experiments.run.settings import FOLDER_FIELDS, FolderSettings
 
 SCHEMA_VERSION = 2
-TRAINING = "experiments.train"
-"""The script whose runs hold energies."""
 
 
 @functools.cache
@@ -81,10 +77,7 @@ class RunFolder:
         Raises:
             ValueError: there is none.
         """
-        run = cls(Path(path))
-        if not (run.path / "config.json").is_file():
-            raise ValueError(f"{path} is not the folder of a run{hint(run.path)}")
-        return run
+        return cls(existing_run(path))
 
     @property
     def checkpoints(self) -> Path:
@@ -94,7 +87,7 @@ class RunFolder:
     @property
     def energy(self) -> Path:
         """Where the learned energies are."""
-        return self.path / "energy"
+        return self.path / ENERGY
 
     @property
     def plots(self) -> Path:
@@ -232,19 +225,11 @@ def check_run(runs_dir: str, name: str | None, *, resume: bool, overwrite: bool)
     Raises:
         ValueError: as `open_run`.
     """
-    parent = Path(runs_dir)
-    check_writable(parent)
+    check_place(runs_dir, name, resume=resume, overwrite=overwrite)
     if name is None:
         return
-    path = parent / name
-    check_free(path)
-    settle(path)
+    path = Path(runs_dir) / name
     if resume:
-        if not (path / "config.json").is_file():
-            runs = sorted(p.parent.name for p in parent.glob("[!.]*/config.json"))
-            near = difflib.get_close_matches(name, runs, n=3, cutoff=0.5) or runs[:5]
-            others = f"; {parent} holds {', '.join(near)}" if near else ""
-            raise ValueError(f"no run {path} to resume{others}")
         run = RunFolder(path)
         if not run.continues and not run.finished:
             raise ValueError(
@@ -252,10 +237,6 @@ def check_run(runs_dir: str, name: str | None, *, resume: bool, overwrite: bool)
                 "start it anew with --overwrite"
             )
     elif path.exists():
-        if not overwrite:
-            raise ValueError(
-                f"{path} already exists; give --resume, --overwrite or another name{hint(path)}"
-            )
         try:
             if path.is_symlink():
                 raise ValueError

@@ -12,6 +12,7 @@ from diffusions.checks import (
     check_folder_name,
     shown,
 )
+from experiments.run.place import check_place
 
 
 def changed(settings: Any, names: Iterable[str]) -> list[str]:
@@ -71,6 +72,10 @@ class FolderSettings(DeviceSettings):
             raise ValueError("resume continues a run and overwrite deletes it: give one of them")
         if self.run_name is not None:
             check_folder_name("run_name", self.run_name)
+
+    def check_inputs(self) -> None:
+        """Raises ValueError where a run cannot go where it shall."""
+        check_place(self.runs_dir, self.run_name, resume=self.resume, overwrite=self.overwrite)
 
     @property
     def seeds_in_words(self) -> str:

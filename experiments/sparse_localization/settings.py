@@ -4,9 +4,13 @@ The published numbers are for n = 350. Times are in proportion to n, so that oth
 same ratios t/n; what is given as a flag is taken as it is.
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
+from checkpoints.place import check_saved, saved_in
+from data_generation.formats.json_file import check_file
 from diffusions.checks import (
     MOST_INT,
     Bounds,
@@ -36,6 +40,19 @@ PUBLISHED_N = 350
 REFERENCE_SAMPLES = 15_000  # behind each published mean
 PUBLISHED_TIMES = tuple(20.0 * i for i in range(1, 71))
 STAGES = 3
+
+
+DENOISER = "denoiser"
+"""The folder in a run that holds its network."""
+
+
+@contextlib.contextmanager
+def naming_reference(file: str) -> Iterator[None]:
+    """What goes wrong inside is said of the file of published numbers."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read the reference {file}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,6 +102,15 @@ class SparseSettings(RunSettings):
             )
         if self.mode == "train" and self.checkpoint:
             raise ValueError("--mode=train makes a checkpoint; --checkpoint is for the other modes")
+
+    def check_inputs(self) -> None:
+        """Raises ValueError where a denoiser or the reference is missing, too."""
+        super().check_inputs()
+        if self.reference is not None:
+            with naming_reference(self.reference):
+                check_file(self.reference)
+        for run in self.checkpoint:
+            check_saved(saved_in(run, DENOISER), "network")
 
     @property
     def unused(self) -> list[str]:

@@ -4,12 +4,18 @@ import dataclasses
 from pathlib import Path
 
 from checkpoints.message_passing import SHIPPED, Denoiser, load_denoiser
+from checkpoints.place import saved_in
 from data_generation.formats.json_file import read_text
-from experiments.sparse_localization.settings import PUBLISHED_N, PUBLISHED_TIMES, SparseSettings
+from experiments.sparse_localization.settings import (
+    DENOISER,
+    PUBLISHED_N,
+    PUBLISHED_TIMES,
+    SparseSettings,
+    naming_reference,
+)
 
 DEFAULT_K = 20
 DEFAULT_SAMPLES = {"train": 1000, "evaluate": 15_000, "generate": 500, "reproduce": 1000}
-DENOISER = "denoiser"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +33,8 @@ def read_reference(settings: SparseSettings) -> dict[float, float]:
     """Published means: time -> value, from a file of one number per line."""
     if settings.reference is None:
         return {}
-    try:
+    with naming_reference(settings.reference):
         values = [float(word) for word in read_text(Path(settings.reference)).split()]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read the reference {settings.reference}: {error}") from error
     if len(values) != len(PUBLISHED_TIMES):
         raise ValueError(
             f"{settings.reference} holds {len(values)} numbers; one is needed for each of the times "
@@ -48,7 +52,7 @@ def open_checkpoints(settings: SparseSettings) -> dict[str, Denoiser]:
     """Denoisers by label, all of one problem."""
     paths = [Path(path) for path in settings.checkpoint] or [SHIPPED]
     # A run's folder stands for the denoiser in it.
-    paths = [path / DENOISER if (path / DENOISER).is_dir() else path for path in paths]
+    paths = [saved_in(path, DENOISER) for path in paths]
     labels = [path.parent.name if path.name == DENOISER else path.name for path in paths]
     if len(set(labels)) != len(labels):
         raise ValueError(f"checkpoints must have different names, got {', '.join(labels)}")

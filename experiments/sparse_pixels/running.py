@@ -15,7 +15,7 @@ from diffusions.files import recover
 from diffusions.training import cut_batch
 from experiments.run.folder import RunFolder
 from experiments.run.outputs import check_results
-from experiments.run.replaced import hint
+from experiments.run.place import finished_run_place
 from experiments.run.session import TRAINING_ACTIVITIES, session
 from experiments.run.settings import without_effect
 from experiments.sparse_pixels.settings import (
@@ -52,9 +52,7 @@ def train_run(settings: ResolvedSparsePixelsSettings, begin: float) -> None:
 
 def reuse_run(given: SparsePixelsSettings, begin: float, *, given_flags: Collection[str]) -> None:
     """Images, or an evaluation, by a finished run; flags that are not given keep what it had."""
-    run = RunFolder(Path(given.run or ""))
-    if not run.finished:
-        raise ValueError(f"{run.path} is not the folder of a finished run{hint(run.path)}")
+    run = RunFolder(finished_run_place(given.run or ""))
     settings = _of_run(given, run.config()["settings"], given_flags)
     remark = without_effect(unused_of(given, settings, given_flags))
     folder = Path(own_place(given.output or str(run.path / _OUTPUT[given.mode])))

@@ -3,7 +3,8 @@
 import dataclasses
 from typing import Annotated, Any, Literal, get_args
 
-from data_generation.images.dataset_names import ImageDataset
+from data_generation.formats.json_file import check_file
+from data_generation.images.dataset_names import ImageDataset, check_image_folder
 from data_generation.images.mask_settings import MaskSettings
 from diffusions.checks import (
     Bounds,
@@ -22,6 +23,7 @@ from diffusions.checks import (
     resolved_as,
 )
 from diffusions.networks.presets import UNetPreset
+from experiments.run.place import finished_run_place
 from experiments.run.settings import RunSettings, changed
 
 ModelName = Literal["ddpm", "flow", "em"]
@@ -218,6 +220,18 @@ class SparsePixelsSettings(RunSettings, SamplingSettings, MaskSettings):
             self._check_training()
         elif self.run is None:
             raise ValueError(f"--mode={self.mode} needs --run, the folder of a finished run")
+
+    def check_inputs(self) -> None:
+        """Raises ValueError where images, a run or weights are missing, too."""
+        if self.mode == "train":
+            super().check_inputs()
+        else:
+            finished_run_place(str(self.run))
+        if self.data_path is not None and self.dataset != "synthetic":
+            check_image_folder(self.dataset, self.data_path)
+        for weights in (self.inception_weights, self.lpips_weights):
+            if weights is not None:
+                check_file(weights)
 
     def _check_training(self) -> None:
         if self.run is not None or self.output is not None:

@@ -17,11 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_generation.populations.dataset_folder import METADATA, read_metadata
+from data_generation.populations.dataset_folder import read_metadata
 from data_generation.populations.dataset_metadata import identity
+from data_generation.populations.dataset_place import is_dataset
 from data_generation.scripts.files import check_writable, write_json
 from experiments.populations.settings import TrainSettings
-from experiments.run.folder import TRAINING, RunFolder, open_run, start_run
+from experiments.run.folder import RunFolder, open_run, start_run
+from experiments.run.place import TRAINING
 from experiments.run.records import Failure, Summary, TrainSummary, read_entries
 from experiments.sweeps.settings import Cell, ExecutionSettings
 
@@ -102,7 +104,7 @@ class SweepFolder:
             ValueError: a run of this name is there with other settings or data.
         """
         if cell.solver is None:
-            return (cell.dataset_path / METADATA).is_file()
+            return is_dataset(cell.dataset_path)
         if not self.run(cell).finished:
             return False
         try:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from absl import flags
 
 from data_generation.formats.plain_numbers import plain_float
+from data_generation.populations.dataset_place import dataset_place
 from data_generation.populations.settings import DataSettings, InternalEnergy
 from diffusions.checks import (
     Bounds,
@@ -256,6 +257,24 @@ def cells_of(
                 )
                 cells.setdefault(cell.name, cell)
     return list(cells.values())
+
+
+def check_datasets(cells: Iterable[Cell], sweep: Path) -> None:
+    """Refuses a sweep of datasets by name where one is missing that a run still needs.
+
+    Args:
+        cells: the runs.
+        sweep: the folder, which may be missing.
+
+    Raises:
+        ValueError: there is no such dataset; the near misses are named.
+    """
+    for cell in cells:
+        if (
+            isinstance(cell.data, str)
+            and not (sweep / "runs" / cell.name / "summary.json").is_file()
+        ):
+            dataset_place(cell.data, cell.data_dir)
 
 
 def simulated_in_vain(grids: Sequence[Grid], simulation: SimulationSettings) -> list[str]:

@@ -11,8 +11,9 @@ from data_generation.scripts.command_line import define_flags, run_script
 from data_generation.scripts.termination import Terminated
 from experiments import annotate, evaluate, report
 from experiments.run import replaced as replaced_run
-from experiments.run.folder import TRAINING, RunFolder, open_run
+from experiments.run.folder import RunFolder, open_run
 from experiments.run.lock import LOCK
+from experiments.run.place import TRAINING
 from experiments.run.replaced import keeps_replaced, replaced_runs
 from experiments.run.settings import FolderSettings
 from experiments.sparse_pixels import __main__ as sparse_pixels
