@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
@@ -33,13 +34,7 @@ DRAWN = (1e-5, 30.0)
 
 
 def cells(settings: ReproduceSettings) -> list[Cell]:
-    """A run per potential, solver and seed.
-
-    Raises:
-        ValueError: the folder of the reference holds no snapshots.
-    """
-    if settings.reference is not None and not list(Path(settings.reference).glob("*.npz")):
-        raise ValueError(f"--reference={settings.reference} holds no snapshots NAME.npz")
+    """A run per potential, solver and seed."""
     potentials = settings.or_default("potentials", POTENTIALS, ("sphere", "relu"))
     solvers = settings.or_default("solvers", FULL, QUICK)
     seeds = settings.or_default("seeds", (0,), (0,))
@@ -97,7 +92,9 @@ def report(
         parts.append(f"{title}\n\n{markdown(table, columns)}")
     write_text(folder.path / "potentials.md", "\n".join(parts))
     curves = {s: _curves([c for c in runs if c.solver == s], folder) for s in solvers}
-    save_figure(_figure(rows, potentials, solvers, curves), folder.path / "plots/potentials.png")
+    save_figure(
+        draw_potentials(rows, potentials, solvers, curves), folder.path / "plots/potentials.png"
+    )
 
 
 def _curves(runs: Sequence[Cell], folder: SweepFolder) -> tuple[np.ndarray, np.ndarray] | None:
@@ -115,7 +112,7 @@ def _curves(runs: Sequence[Cell], folder: SweepFolder) -> tuple[np.ndarray, np.n
     return np.array(epochs), np.stack(found[epochs])
 
 
-def _figure(
+def draw_potentials(
     rows: Sequence[Row],
     potentials: Sequence[str],
     solvers: Sequence[str],
@@ -157,21 +154,27 @@ def _figure(
     if drawn:
         axes["c"].set_xlabel("epoch")
         axes["c"].set_ylabel("EMD, from its least to its largest value", fontsize=9)
-    timed = [s for s in solvers if any(r["cost"] for r in rows if r["solver"] == s)]
-    costs = [[r["cost"] for r in rows if r["solver"] == s and r["cost"]] for s in timed]
-    if costs:
-        boxes = axes["t"].boxplot(
-            costs,
-            orientation="horizontal",
-            patch_artist=True,
-            widths=0.6,
-            medianprops={"color": TRUTH},
-        )
-        for box, solver in zip(boxes["boxes"], timed, strict=True):
-            box.set_facecolor(shades[solver])
-        axes["t"].set_xscale("log")
-        axes["t"].xaxis.set_minor_formatter(NullFormatter())
-        axes["t"].set_yticks(range(1, len(timed) + 1), timed, fontsize=7)
-        axes["t"].invert_yaxis()
-    axes["t"].set_xlabel("seconds per epoch; of a closed form, in all", fontsize=9)
+    costs = {s: [r["cost"] for r in rows if r["solver"] == s and r["cost"]] for s in solvers}
+    _draw_costs(axes["t"], {s: costs[s] for s in solvers if costs[s]}, shades)
     return figure
+
+
+def _draw_costs(axes: Axes, costs: dict[str, list[float]], shades: dict[str, np.ndarray]) -> None:
+    """A row of points per solver, one for each run, and their median; between whole decades."""
+    axes.set_xlabel("seconds per epoch (bar: median); of a closed form, in all", fontsize=9)
+    if not costs:
+        return
+    for row, (solver, found) in enumerate(costs.items()):
+        marker = MARKERS[list(shades).index(solver) % len(MARKERS)]
+        axes.scatter(
+            found, [row] * len(found), s=20, color=shades[solver], marker=marker, alpha=0.6
+        )
+        axes.plot(np.median(found), row, "|", color=TRUTH, markersize=16, markeredgewidth=1.5)
+    every = np.log10(np.concatenate(list(costs.values())))
+    axes.set_xscale("log")
+    # Numbers stand at powers of ten only: two of them, however near each other the runs are.
+    axes.set_xlim(10.0 ** np.floor(every.min() - 0.05), 10.0 ** np.ceil(every.max() + 0.05))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_yticks(range(len(costs)), list(costs), fontsize=7)
+    spare = max(len(costs), 4) / 2  # of one solver no row as high as the figure
+    axes.set_ylim((len(costs) - 1) / 2 + spare, (len(costs) - 1) / 2 - spare)
