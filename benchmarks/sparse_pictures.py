@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from measurement import words
 
-from data_generation.scripts.figures import new_figure
+from data_generation.scripts.figures import TITLE_SIZE, new_figure, save_figure
 
-SIZE = 0.85
+SIZE = 1.1
 """Inches of an image."""
 
 
@@ -41,10 +41,10 @@ def main() -> None:
     for axes in grid.ravel():
         axes.set_axis_off()
     for j, (name, images) in enumerate(columns.items()):
-        grid[0, j].set_title(name, fontsize=7)
+        grid[0, j].set_title(name, fontsize=TITLE_SIZE)
         for axes, image in zip(grid[:, j], images, strict=False):
             axes.imshow(image, interpolation="nearest")
-    figure.savefig(given.picture, dpi=80, metadata={"Software": None})
+    save_figure(figure, given.picture)
 
 
 if __name__ == "__main__":

@@ -158,9 +158,14 @@ def settings_from_flags(
     }
     settings = settings_class(**(given | fixed))
     check_memory(getattr(settings, "memory_needs", {}))
+    check_inputs(settings)
+    return settings
+
+
+def check_inputs(settings: Any) -> None:
+    """Raises ValueError where a file or a folder that settings name is missing, as they say it."""
     if isinstance(settings, _NamesInputs) and Group.current is None:
         settings.check_inputs()  # of several processes the work itself does, for all of them
-    return settings
 
 
 def run_script(

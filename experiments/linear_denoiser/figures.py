@@ -11,7 +11,14 @@ from matplotlib.colors import CenteredNorm, LogNorm
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from data_generation.gaussians import IsotropicMixture
-from data_generation.scripts.figures import FAINT, TITLE_SIZE, new_figure, save_figure
+from data_generation.scripts.figures import (
+    FAINT,
+    LABEL_SIZE,
+    TICK_SIZE,
+    TITLE_SIZE,
+    new_figure,
+    save_figure,
+)
 from diffusions.linear_denoiser.expectation import exact_expectation
 from diffusions.linear_denoiser.model import OneStepModel
 from diffusions.linear_denoiser.theory import leading_order
@@ -119,10 +126,11 @@ def plot_memorisation(
         rows = [[cells[time, n][name] for n in sizes] for time in times]
         return np.array([[np.nan if v is None else v for v in row] for row in rows], np.float64)
 
-    for axes_row, name, title in zip(
+    for axes_row, name, title, unit in zip(
         grid,
         ("gap", "kl_per_dimension"),
         ("fresh - training loss", "KL(generated, truth) / d"),
+        ("squared error per coordinate", "nats per coordinate"),
         strict=True,
     ):
         exact = np.stack([expected_values(model, sizes)[name] for model in models])
@@ -130,11 +138,14 @@ def plot_memorisation(
         norm = LogNorm(finite[finite > 0].min(), finite.max())
         scores = measured(f"{name}_z")
         extent = max(3.0, np.nanmax(np.abs(scores), initial=0.0))
-        for axes, values, scale, colours, label in (
-            (axes_row[0], exact, norm, "viridis", f"{title}: exact"),
-            (axes_row[1], measured(name), norm, "viridis", f"{title}: Monte Carlo"),
-            (axes_row[2], scores, CenteredNorm(0.0, extent), "RdBu_r", "z-score of the two"),
-        ):
+        for axes, values, scale, colours, label, shade in (
+            (axes_row[0], exact, norm, "viridis", f"{title}: exact", unit),
+            (axes_row[1], measured(name), norm, "viridis", f"{title}: Monte Carlo", unit),
+            (
+                axes_row[2], scores, CenteredNorm(0.0, extent), "RdBu_r",
+                "z-score of the two", "standard errors",
+            ),
+        ):  # fmt: skip
             # Grey: infinite, or not known.
             shown = np.where(np.isfinite(values), values, np.nan)
             axes.set_facecolor("#d1d5db")
@@ -145,7 +156,9 @@ def plot_memorisation(
                 norm=scale,
                 cmap=colours,
             )
-            figure.colorbar(picture, ax=axes)
+            bar = figure.colorbar(picture, ax=axes)
+            bar.set_label(shade, fontsize=LABEL_SIZE)
+            bar.ax.tick_params(which="both", labelsize=TICK_SIZE)
             axes.axvline(np.searchsorted(sizes, d, side="right"), color="black", linestyle="--")
             axes.set_xticks(np.arange(len(sizes)) + 0.5, [f"{n / d:g}" for n in sizes], rotation=90)
             axes.set_yticks(np.arange(len(times)) + 0.5, [f"{time:g}" for time in times])

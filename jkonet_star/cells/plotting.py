@@ -18,8 +18,10 @@ from jkonet_star.cells.conditions import effect_column
 from jkonet_star.cells.model import KEY, CellEnergy, kept, snapshots_of
 from jkonet_star.cells.representation import embedding
 
-PANEL = 3.6
-"""Inches."""
+PANEL, BESIDE = 3.6, 0.9
+"""Inches of a panel's height, and of the letters and the colours beside it."""
+SHAPES = (0.6, 1.8)
+"""Width over height of the narrowest and the widest panel."""
 GRID, NEAR = 30, 30
 """Points of a side of the grid of arrows, and cells that are averaged at each."""
 SEEN = "#0b6e8f"
@@ -35,8 +37,10 @@ def landscape(adata: Any, *, basis: str = "umap", key: str = KEY, ax: Axes | Non
         ValueError: `cells.tl.potential` was not asked, or there is no such embedding.
     """
     values = _entry(adata.obs, f"{key}_potential", "obs", "potential")
-    ax = _axes(ax)
-    _coloured(ax, adata, basis, np.asarray(values), "potential", cmap="viridis")
+    ax = _axes(ax, _embedding(adata, basis))
+    unit = _unit(adata, key)
+    name = f"potential (1 / {unit})" if unit else "potential"
+    _coloured(ax, adata, basis, np.asarray(values), name)
     return ax
 
 
@@ -49,7 +53,7 @@ def growth(adata: Any, *, basis: str = "umap", key: str = KEY, ax: Axes | None =
     values = np.asarray(_entry(adata.obs, f"{key}_growth", "obs", "growth"))
     unit = _unit(adata, key)
     most = float(np.abs(values).max()) or 1.0
-    ax = _axes(ax)
+    ax = _axes(ax, _embedding(adata, basis))
     name = f"growth (1 / {unit})" if unit else "growth"
     norm = TwoSlopeNorm(0.0, -most, most)
     _coloured(ax, adata, basis, values, name, cmap="RdBu_r", norm=norm)
@@ -64,9 +68,9 @@ def fates(adata: Any, *, basis: str = "umap", key: str = KEY) -> list[Axes]:
     """
     shares = np.asarray(_entry(adata.obsm, f"{key}_fates", "obsm", "fates"))
     names = list(adata.uns[key]["fates"])
-    axes = _row(len(names))
+    axes = _row(len(names), _embedding(adata, basis))
     for ax, share, name in zip(axes, shares.T, names, strict=True):
-        _coloured(ax, adata, basis, share, f"share of {name}", cmap="magma", vmin=0.0, vmax=1.0)
+        _coloured(ax, adata, basis, share, "share of descendants", vmin=0.0, vmax=1.0)
         ax.set_title(str(name))
     return axes
 
@@ -84,10 +88,10 @@ def conditions(adata: Any, *, basis: str = "umap", key: str = KEY) -> list[Axes]
     shown = [np.asarray(adata.obs[effect_column(key, name)]) for name in names]
     most, unit = max(float(values.max()) for values in shown), _unit(adata, key)
     label = f"difference of the drift{f' (1 / {unit})' if unit else ''}"
-    axes = _row(len(names))
+    axes = _row(len(names), _embedding(adata, basis))
     for ax, values, name, pvalue in zip(axes, shown, names, pvalues, strict=True):
-        _coloured(ax, adata, basis, values, label, cmap="viridis", vmin=0.0, vmax=most)
-        ax.set_title(f"{name} against {about['reference']}, p = {pvalue:.2g}")
+        _coloured(ax, adata, basis, values, label, vmin=0.0, vmax=most)
+        ax.set_title(f"{name} against {about['reference']}\np = {pvalue:.2g}")
     return axes
 
 
@@ -130,7 +134,8 @@ def velocity(adata: Any, *, basis: str = "umap", key: str = KEY, ax: Axes | None
     """
     own = f"{key}_{basis.removeprefix('X_')}"
     arrows = np.asarray(_entry(adata.obsm, own, "obsm", f"velocity(adata, basis={basis!r})"))
-    shown, ax = _embedding(adata, basis), _axes(ax)
+    shown = _embedding(adata, basis)
+    ax = _axes(ax, shown)
     ax.scatter(shown[:, 0], shown[:, 1], s=4, c="#c8ccd0", linewidths=0, rasterized=True)
     sides = [np.linspace(side.min(), side.max(), GRID) for side in shown.T]
     grid = np.stack(np.meshgrid(*sides), axis=-1)
@@ -159,8 +164,8 @@ def law(adata: Any, *, model: CellEnergy | None = None, key: str = KEY) -> list[
     points, cells = model.coordinates(adata), snapshots_of(adata, model)
     if points.shape[1] < 2:
         raise ValueError("a law is drawn in two coordinates, and the energy takes one")
-    times, axes = model.energy.time_values(), _row(len(cells) - 1)
     whole = np.concatenate([points[some, :2] for some in cells])
+    times, axes = model.energy.time_values(), _row(len(cells) - 1, whole)
     draws = named_key(jax.random.key(0), "law")
     for k, ax in enumerate(axes):
         own = jax.random.fold_in(draws, k)
@@ -203,15 +208,18 @@ def _embedding(adata: Any, basis: str) -> np.ndarray:
     return found[:, :2]
 
 
-def _axes(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
-    return plt.subplots(figsize=(1.25 * PANEL, PANEL), layout="constrained")[1]
+def _axes(ax: Axes | None, shown: np.ndarray | None = None) -> Axes:
+    return ax if ax is not None else _row(1, shown)[0]
 
 
-def _row(n: int) -> list[Axes]:
+def _row(n: int, shown: np.ndarray | None = None) -> list[Axes]:
+    """Panels as wide as what is shown in equal units needs them: what is left is empty."""
+    side = PANEL
+    if shown is not None:
+        width, height = np.ptp(shown, axis=0)
+        side *= float(np.clip(width / height, *SHAPES)) if height > 0 else 1.0
     figure, axes = plt.subplots(
-        1, n, figsize=(1.2 * PANEL * n, PANEL), layout="constrained", squeeze=False
+        1, n, figsize=((side + BESIDE) * n, PANEL), layout="constrained", squeeze=False
     )
     return list(axes[0])
 
@@ -221,6 +229,7 @@ def _coloured(
 ) -> None:
     shown = _embedding(adata, basis)
     order = np.argsort(np.abs(values))  # the most telling ones on top
+    style = {"cmap": "viridis"} | style
     drawn = ax.scatter(
         shown[order, 0],
         shown[order, 1],
@@ -230,7 +239,7 @@ def _coloured(
         rasterized=True,
         **style,
     )
-    ax.figure.colorbar(drawn, ax=ax, label=name, shrink=0.85)
+    ax.figure.colorbar(drawn, ax=ax, label=name)
     _tidy(ax, basis)
 
 
