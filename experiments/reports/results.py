@@ -9,6 +9,7 @@ BEHIND = ("explanation", "outliers", "couplings", "density", "closed_form", "cho
 VERDICT = ("verdict", "beaten")
 """In words, and whether it is bad, as `experiments.run.verdicts` defines it."""
 _MOST_CARDS = 6
+_OF_A_MEAN = ("std", "standard_error", "per_seed", "per_step")
 
 
 def verdict(results: dict[str, Any]) -> str:
@@ -36,11 +37,16 @@ def headline(results: dict[str, Any]) -> dict[str, Any]:
     """The first numbers of the results, with the means of those that have one."""
     found: dict[str, Any] = {}
     for name, value in results.items():
-        if isinstance(value, dict) and isinstance(value.get("mean"), float):
+        if isinstance(value, dict) and _averaged(value):
             value = None if _silent(value) else value["mean"]
         if isinstance(value, float) and len(found) < _MOST_CARDS:
             found[name] = value
     return found
+
+
+def _averaged(value: dict[str, Any]) -> bool:
+    """Whether an entry is a mean and what it is of; not numbers by names, one of them `mean`."""
+    return isinstance(value.get("mean"), float) and not value.keys().isdisjoint(_OF_A_MEAN)
 
 
 def numbers(results: dict[str, Any]) -> str:

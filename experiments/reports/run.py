@@ -34,6 +34,7 @@ from experiments.reports.html import (
 from experiments.reports.identifiability import identified
 from experiments.reports.law import law_content
 from experiments.reports.results import VERDICT, headline, numbers, verdict
+from experiments.reports.words import words
 from experiments.run.commands import (
     changed,
     dataset_command,
@@ -42,7 +43,8 @@ from experiments.run.commands import (
     script_flags,
 )
 from experiments.run.folder import RunFolder
-from experiments.run.records import Summary, read_entries
+from experiments.run.outputs import ABOUT
+from experiments.run.records import Results, Summary, read_entries
 from experiments.run.replaced import hint
 
 ENVIRONMENT = ("schema_version", "seconds", "device", "peak_memory_bytes")
@@ -78,7 +80,8 @@ def run_sections(run: RunFolder) -> list[str]:
         section("Results", numbers(found)),
         section("What the data can tell", identified(run.path / "identify.json")),
         *_evaluations(run),
-        section("Tables", *_tables(run)),
+        *_results_within(run),
+        section("Tables", *_tables(run.path)),
         section("Data", _data(settings)),
         section("Configuration", _configuration(settings)),
         section("Environment", environment([config], [summary])),
@@ -124,18 +127,33 @@ def _evaluations(run: RunFolder) -> list[str]:
     """What `experiments.evaluate` has written into the folder."""
     made: list[str] = []
     for file in sorted(run.path.glob("evaluation*.json")):
-        found = {k: v for k, v in read_entries(file, Summary).items() if k not in ENVIRONMENT}
-        plots = file.with_name(f"{file.stem}_plots")
-        said, law = verdict(found), law_content(found.pop("law", None))
-        told = {k: v for k, v in found.items() if k not in (*VERDICT, "w1_one_step_ahead")}
-        figures = pictures(plots.glob("*.png"))
-        made.append(section(file.stem.capitalize(), said, figures, law, numbers(told)))
+        figures = pictures(file.with_name(f"{file.stem}_plots").glob("*.png"))
+        made.append(_found(file.stem, read_entries(file, Summary), figures))
     return made
 
 
-def _tables(run: RunFolder) -> list[str]:
-    made = [markdown(read_text(file)) for file in sorted(run.path.glob("*.md"))]
-    return made + [folded(file.name, csv_table(file)) for file in sorted(run.path.glob("*.csv"))]
+def _results_within(run: RunFolder) -> list[str]:
+    """What a script made later with the network of the run: a folder each, which says so itself."""
+    made: list[str] = []
+    for about in sorted(run.path.glob(f"[!.]*/{ABOUT}")):
+        folder, file = about.parent, about.with_name("evaluation.json")
+        found = read_entries(file, Results) if file.is_file() else {}
+        figures = pictures((folder / "plots").glob("*.png"))
+        made.append(_found(folder.name, found, figures, *_tables(folder)))
+    return made
+
+
+def _found(name: str, results: dict[str, Any], figures: str, *tables: str) -> str:
+    """A section of results that are not the run's own: verdict, figures, numbers, tables."""
+    found = {k: v for k, v in results.items() if k not in ENVIRONMENT}
+    said, law = verdict(found), law_content(found.pop("law", None))
+    told = {k: v for k, v in found.items() if k not in (*VERDICT, "w1_one_step_ahead")}
+    return section(words(name).capitalize(), said, figures, law, numbers(told), *tables)
+
+
+def _tables(folder: Path) -> list[str]:
+    made = [markdown(read_text(file)) for file in sorted(folder.glob("*.md"))]
+    return made + [folded(file.name, csv_table(file)) for file in sorted(folder.glob("*.csv"))]
 
 
 def csv_rows(file: Path) -> list[list[str]]:

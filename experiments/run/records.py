@@ -76,6 +76,16 @@ class Summary:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Results:
+    """`evaluation.json` of a folder of results, which may say a verdict in words."""
+
+    MORE: ClassVar = True
+
+    verdict: str | None = None
+    beaten: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Mean:
     """A result by seed, of which the mean is relied on."""
 

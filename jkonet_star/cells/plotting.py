@@ -18,7 +18,7 @@ from jkonet_star.cells.conditions import effect_column
 from jkonet_star.cells.model import KEY, CellEnergy, kept, snapshots_of
 from jkonet_star.cells.representation import embedding
 
-PANEL, BESIDE = 3.6, 0.9
+PANEL, BESIDE = 3.6, 1.25
 """Inches of a panel's height, and of the letters and the colours beside it."""
 SHAPES = (0.6, 1.8)
 """Width over height of the narrowest and the widest panel."""

@@ -13,14 +13,17 @@ import pytest
 from matplotlib.image import imread
 
 from data_generation.scripts.figures import new_figure, save_figure
+from data_generation.scripts.files import write_json
 from experiments import report
 from experiments.populations.learning_settings import learning_from_flags
 from experiments.populations.settings import TrainSettings
 from experiments.reports.charts import MOST_POINTS, chart, curves
 from experiments.reports.html import content, markdown, text
 from experiments.reports.law import law_content
+from experiments.reports.results import headline
 from experiments.run.commands import run_command
 from experiments.run.folder import RunFolder, start_run
+from experiments.run.outputs import ABOUT
 from experiments.train import FLAGS as TRAIN_FLAGS
 
 VOID = {"meta", "img", "br", "path", "circle"}
@@ -361,3 +364,49 @@ def test_a_page_says_what_the_numbers_are_worth_and_nothing_twice(tmp_path):
     assert told.index("how it was learned") < told.index("exact")
     assert "training.png" not in page.text.partition("Environment")[0]
     assert len(page.each("svg")) == 1
+
+
+def test_what_was_made_later_with_the_network_of_a_run_is_on_its_page(tmp_path):
+    """The folders of `--mode=evaluate` and `--mode=sample`; names of numbers in words."""
+    run = make_run(tmp_path, "made", flags=[])
+    found = {
+        "verdict": "above kriging",
+        "beaten": False,
+        "psnr_unseen": 21.875,
+        "psnr_unseen_by_method": {"mean": 15.5, "kriging": 20.25},
+        "n_test": 12345,
+    }
+    for name, told in (("evaluation", found), ("other", {}), ("private", None)):
+        figure(run / name / "plots" / "reconstructions.png")
+        if told is not None:
+            write_json(run / name / ABOUT, {"script": "experiments.sparse_pixels", "files": []})
+        if told:
+            write_json(run / name / "evaluation.json", told)
+            (run / name / "methods.csv").write_text("method,rmse_unseen\nkriging,0.0625\n")
+    page = page_of(run)
+    own = page.text[page.text.index(" Evaluation Above kriging.") :]
+    assert "PSNR of unseen pixels, dB 21.88 PSNR of unseen pixels by method, dB mean 15.5 " in own
+    assert "held-out images 12,345" in own
+    assert "method root mean square error of unseen pixels kriging 0.0625" in own
+    assert own.index(" Other ") > 0
+    assert " Private " not in page.text
+    pictures = [img["alt"] for img in page.each("img")]
+    assert pictures.count("reconstructions") == 2
+
+
+def test_a_later_evaluation_that_is_damaged_is_named(tmp_path, capsys):
+    run = make_run(tmp_path, "made", flags=[])
+    (run / "evaluation").mkdir()
+    write_json(run / "evaluation" / ABOUT, {})
+    write_json(run / "evaluation" / "evaluation.json", ["no", "object"])
+    assert report.run([f"--run={run}"]) == 2
+    assert "evaluation/evaluation.json is damaged" in capsys.readouterr().err
+
+
+def test_a_card_is_a_mean_over_seeds_and_no_method_of_that_name():
+    results = {
+        "emd": {"mean": 0.5, "std": 0.1, "per_seed": [0.4, 0.6]},
+        "psnr_unseen_by_method": {"mean": 15.5, "kriging": 20.25},
+        "loss": 0.25,
+    }
+    assert headline(results) == {"emd": 0.5, "loss": 0.25}

@@ -44,6 +44,22 @@ def test_a_panel_for_each_fate(told):
     np.testing.assert_allclose(shown, np.sort(told.obsm["jkonet_fates"], axis=0))
 
 
+def test_nothing_is_cut_and_little_is_left_empty(told):
+    """Of an embedding that is higher than wide, as one that is wider than high."""
+    for stretched in ([1.0, 1.0], [0.6, 1.0], [1.7, 1.0]):
+        own = told.obsm["X_umap"]
+        told.obsm["X_umap"] = (own - own.min(axis=0)) / np.ptp(own, axis=0) * stretched
+        for ax in (cells.pl.growth(told), cells.pl.landscape(told), *cells.pl.fates(told)[:1]):
+            figure = ax.figure
+            figure.draw_without_rendering()
+            drawn, size = figure.get_tightbbox(), figure.get_size_inches()
+            assert drawn.x0 >= -0.01
+            assert drawn.y0 >= -0.01
+            assert drawn.x1 <= size[0] + 0.01
+            assert drawn.y1 <= size[1] + 0.01
+            assert drawn.width > 0.78 * size[0]
+
+
 def test_stream_lines_stay_where_cells_are(told):
     ax = cells.pl.velocity(told)
     own = told.obsm["X_umap"]
