@@ -1,6 +1,7 @@
 """Imports that wait until something is used: a package's own names, and packages of optional extras."""
 
 import importlib
+import importlib.util
 import pkgutil
 import sys
 from collections.abc import Callable
@@ -38,12 +39,19 @@ def import_extra(module: str, what: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         absent = isinstance(error, ModuleNotFoundError) and error.name == module
-        extra = EXTRA_OF[module]
-        raise ImportError(
-            f"{what} needs the extra `{extra}`: pip install 'jkonet-diffusions[{extra}]'"
-            + ("" if absent else f" ({module} is there but cannot be loaded: {error})"),
-            name=module,
-        ) from error
+        cause = "" if absent else f" ({module} is there but cannot be loaded: {error})"
+        raise ImportError(_needs(module, what) + cause, name=module) from error
+
+
+def check_extra(module: str, what: str) -> None:
+    """Raises ImportError, as `import_extra`, where a package is not installed; loads nothing."""
+    if importlib.util.find_spec(module) is None:
+        raise ImportError(_needs(module, what), name=module)
+
+
+def _needs(module: str, what: str) -> str:
+    extra = EXTRA_OF[module]
+    return f"{what} needs the extra `{extra}`: pip install 'jkonet-diffusions[{extra}]'"
 
 
 def public_names(package: str) -> dict[str, str]:

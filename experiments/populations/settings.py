@@ -16,6 +16,7 @@ from diffusions.checks import (
     one_of,
     shown,
 )
+from diffusions.late_imports import check_extra
 from experiments.run.place import dataset_of_run
 from experiments.run.settings import FolderSettings
 from jkonet_star.settings import Scheme
@@ -170,7 +171,8 @@ class AnnotateSettings:
             raise ValueError(f"prefix must be a name, got {shown(self.prefix)}")
 
     def check_inputs(self) -> None:
-        """Raises ValueError where the run or the cells are missing."""
+        """Raises ValueError where the run or the cells are missing, ImportError where the extra is."""
+        check_extra("anndata", str(self.h5ad))
         dataset_of_run(str(self.run), "holds no energy: it is unfinished, or no run of a solver")
         source = Path(str(self.h5ad))
         if source.suffix.lower() == ".zarr":
