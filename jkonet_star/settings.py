@@ -23,7 +23,7 @@ from diffusions.checks import (
     part_of,
 )
 
-CouplingMethod = Literal["auto", "exact", "sinkhorn", "low-rank"]
+CouplingMethod = Literal["auto", "exact", "sinkhorn", "low-rank", "semidiscrete"]
 DensityMethod = Literal["gmm", "kde"]
 
 
@@ -35,6 +35,7 @@ class TransportSettings:
         tau_a: in (0, 1], below 1 lets mass die (unbalanced transport, OTT-JAX's parametrisation).
         tau_b: in (0, 1], below 1 lets mass be born.
         rank: of the low-rank coupling, which is balanced.
+        passes: of the semidiscrete coupling over the particles; it is balanced, too.
         max_iterations: of the entropic solvers.
         threshold: their marginal error at convergence.
     """
@@ -42,6 +43,7 @@ class TransportSettings:
     tau_a: PositiveShare = 1.0
     tau_b: PositiveShare = 1.0
     rank: Count = 50
+    passes: Count = 50
     max_iterations: Rounds = 5000
     threshold: Positive = 1e-3
 
@@ -52,10 +54,12 @@ class CouplingSettings(TransportSettings):
 
     Attributes:
         method: `exact` is the unregularised optimum; `sinkhorn` and `low-rank` are entropic;
+            `semidiscrete` is near the optimum without blocks, in time of the square of the particles;
             `auto` takes `exact` up to the size where it is the cheaper one on this device.
         epsilon: entropic regularisation, relative to the mean squared distance of two particles, one
             of each snapshot, about the centres of their snapshots.
-        batch_size: particles per block; blocks are random and coupled separately. Negative: one block.
+        batch_size: particles per block; blocks are random and coupled separately. Negative: one block,
+            as `semidiscrete` always has.
     """
 
     method: CouplingMethod = "auto"
@@ -68,7 +72,7 @@ class CouplingSettings(TransportSettings):
         if self.batch_size == 0:
             raise ValueError("batch_size must be positive, or negative for one block, got 0")
         unbalanced = self.tau_a < 1 or self.tau_b < 1
-        if unbalanced and self.method in ("exact", "low-rank"):
+        if unbalanced and self.method in ("exact", "low-rank", "semidiscrete"):
             raise ValueError(
                 f"coupling {self.method!r} is balanced, but tau_a is {self.tau_a} and tau_b is "
                 f"{self.tau_b}; unbalanced transport needs 'sinkhorn'"

@@ -39,6 +39,8 @@ def make(settings: DataSettings, start: float) -> None:
     say(f"  test population: {dataset.metadata['split']['test']}")
     for report in dataset.metadata["couplings"]:
         convergence = "" if report["converged"] else ", NOT CONVERGED"
+        if report["method"] == "semidiscrete":
+            convergence = f", {report['marginal_error'] / 2:.2g} of it moved{convergence}"
         say(
             f"  step {report['step']}: {report['method']}, {report['n_pairs']} pairs, mean squared "
             f"displacement {report['cost']:.4g}, dropped mass {report['dropped_mass']:.2g}"

@@ -143,12 +143,19 @@ class DataSettings(TransportSettings, KernelDensitySettings):
             raise ValueError(
                 f"beta {self.beta} needs --internal=wiener, got --internal={self.internal}"
             )
-        if self.sinkhorn is not None and self.coupling == "exact":
-            raise ValueError("--sinkhorn makes an entropic coupling; --coupling=exact excludes it")
+        regular = self.coupling in ("exact", "semidiscrete")
+        if self.sinkhorn is not None and regular:
+            raise ValueError(
+                f"--sinkhorn makes an entropic coupling; --coupling={self.coupling} excludes it"
+            )
         if self.coupling != "low-rank":
             self._refuse(("rank",), "needs --coupling=low-rank")
-        if self.coupling == "exact":
-            self._refuse(("max_iterations", "threshold"), "excludes --coupling=exact")
+        if self.coupling != "semidiscrete":
+            self._refuse(("passes",), "needs --coupling=semidiscrete")
+        else:
+            self._refuse(("batch_size",), "is of blocks, which --coupling=semidiscrete has not")
+        if regular:
+            self._refuse(("max_iterations", "threshold"), f"excludes --coupling={self.coupling}")
         if self.density != "kde":
             self._refuse(("bandwidth_scale",), "needs --density=kde")
         if self.load_from_file is None:

@@ -55,8 +55,8 @@ class Grid:
         betas: weights of the internal energy.
         dimensions: of the state space.
         particle_counts: particles of the training population.
-        couplings: auto, exact, low-rank, or Sinkhorn's epsilon, relative to the mean squared
-            distance.
+        couplings: auto, exact, low-rank, semidiscrete, or Sinkhorn's epsilon, relative to the
+            mean squared distance.
         substeps: Euler-Maruyama steps per dt.
         data_seeds: of the simulations.
         solvers: which energies are learned, and how.
@@ -339,7 +339,8 @@ def coupling_fields(coupling: str) -> dict[str, Any]:
     except ValueError:
         if coupling[:1].isdigit() or coupling[:1] in "+-.":
             raise ValueError(
-                f"couplings must be auto, exact, low-rank or a positive epsilon, got {coupling!r}"
+                "couplings must be auto, exact, low-rank, semidiscrete or a positive epsilon, "
+                f"got {coupling!r}"
             ) from None
     return {"coupling": coupling}
 

@@ -5,14 +5,14 @@ coupling gamma approximates the optimal plan for the squared distance,
 
     gamma_k ~ argmin_{P in Pi(a, b)} sum_ij P_ij |x_i - y_j|^2                                   (1)
 
-exactly (`exact_transport`), with entropic regularisation (`entropic_transport`), or by parts
-(`low_rank_transport`), and is stored as its pairs (i, j, P_ij) with weights of sum 1 per step.
+exactly (`exact`), with entropic regularisation (`entropic`), by parts (`low_rank`), or by potentials
+of the targets (`semidiscrete`), and is stored as its pairs (i, j, P_ij) with weights of sum 1 per step.
 
-Large populations are coupled in blocks. Both populations are shuffled and cut into B parts of equal
-mass, and part r is coupled with part r: gamma = sum_r gamma_r. A particle that straddles a cut
-belongs to both parts with a share of its weight, so gamma has exactly the marginals a and b
-whatever the sizes and weights. Rows are sorted before they are shuffled, so that their order, by which
-a simulation knows its particles, decides nothing.
+Large populations are coupled in blocks, except by potentials. Both populations are shuffled and cut
+into B parts of equal mass, and part r is coupled with part r: gamma = sum_r gamma_r. A particle that
+straddles a cut belongs to both parts with a share of its weight, so gamma has exactly the marginals a
+and b whatever the sizes and weights. Rows are sorted before they are shuffled, so that their order, by
+which a simulation knows its particles, decides nothing.
 """
 
 import dataclasses
@@ -31,7 +31,9 @@ from diffusions.typing import Array, Float, HostArray, Int, Key
 from jkonet_star.fit_report import CoupledStep
 from jkonet_star.settings import CouplingSettings
 from jkonet_star.snapshots import Snapshots, sorted_rows
+from jkonet_star.transport.blocks_of_mass import blocks_of_mass
 from jkonet_star.transport.exact import exact_plan
+from jkonet_star.transport.semidiscrete import semidiscrete_plan
 from jkonet_star.transport.sparse_plan import SparsePlan
 
 logger = logging.getLogger(__name__)
@@ -71,8 +73,9 @@ class CouplingReport:
         n_pairs: pairs kept.
         cost: mean squared distance transported, over the pairs kept.
         converged: whether every block's solver converged.
-        iterations: the most that any block took; 0 for `exact`.
-        marginal_error: the solver's, in the L1 norm, the largest of any block.
+        iterations: the most that any block took; 0 for `exact`, passes for `semidiscrete`.
+        marginal_error: the solver's, in the L1 norm, the largest of any block; of `semidiscrete`,
+            before half of it was moved to where mass was missing.
         dropped_mass: share of the plan's mass in pairs too light to keep.
         seconds: wall-clock time.
     """
@@ -244,8 +247,9 @@ def _couple_step(
     generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     order_x, order_y = generator.permutation(len(x)), generator.permutation(len(y))
     largest = max(len(x), len(y))
-    n_blocks = 1 if settings.batch_size < 0 else -(-largest // settings.batch_size)
-    blocks = _blocks(a[order_x], b[order_y], n_blocks)
+    whole = settings.batch_size < 0 or settings.method == "semidiscrete"
+    n_blocks = 1 if whole else -(-largest // settings.batch_size)
+    blocks = blocks_of_mass(a[order_x], b[order_y], n_blocks)
     method = chosen_method(settings, max(max(len(i), len(j)) for i, j, *_ in blocks))
     solve = plan_solver(method)
     plans, shares = [], []
@@ -269,49 +273,12 @@ def _couple_step(
     return merged, method, n_blocks
 
 
-def _blocks(
-    a: HostArray, b: HostArray, n_blocks: int
-) -> list[tuple[HostArray, HostArray, HostArray, HostArray]]:
-    """Cuts both populations at the same levels of mass.
-
-    Args:
-        a: (n,) source weights of sum 1.
-        b: (m,) target weights of sum 1.
-        n_blocks: number of blocks.
-
-    Returns:
-        Per block the rows of the source, the rows of the target, and their weights in the block.
-    """
-    if n_blocks == 1:
-        return [(np.arange(len(a)), np.arange(len(b)), a, b)]
-    if len(a) == len(b):
-        # Cuts between particles wherever weights allow it: uniform blocks couple much faster.
-        cuts = np.cumsum([len(part) for part in np.array_split(a, n_blocks)])
-        levels = np.cumsum(a)[cuts - 1]
-    else:
-        levels = np.arange(1, n_blocks + 1) / n_blocks
-    levels = np.concatenate([[0.0], levels / levels[-1]])
-    blocks = []
-    for low, high in zip(levels[:-1], levels[1:], strict=True):
-        blocks.append((*_slice_of_mass(a, low, high), *_slice_of_mass(b, low, high)))
-    return [(i, j, a_block, b_block) for i, a_block, j, b_block in blocks]
-
-
-def _slice_of_mass(weights: HostArray, low: float, high: float) -> tuple[HostArray, HostArray]:
-    """Rows with mass between two levels of the cumulative weight, and that mass."""
-    top = np.cumsum(weights)
-    top /= top[-1]
-    bottom = np.concatenate([[0.0], top[:-1]])
-    inside = np.minimum(top, high) - np.maximum(bottom, low)
-    # Cuts that fall between two particles up to rounding shall not make a sliver of either.
-    rows = np.flatnonzero(inside > 1e-6 * weights)
-    return rows, np.minimum(inside[rows], weights[rows])
-
-
 def plan_solver(method: str) -> Callable[..., SparsePlan]:
     """(x, y, a, b, settings) -> plan. Exact plans need no OTT-JAX, which takes a second to load."""
     if method == "exact":
         return _exact
+    if method == "semidiscrete":
+        return semidiscrete_plan
     if method == "sinkhorn":
         from jkonet_star.transport.entropic import sinkhorn_plan
 
@@ -350,7 +317,14 @@ def _log(report: CouplingReport, settings: CouplingSettings) -> None:
         report.n_blocks,
         report.seconds,
     )
-    if not report.converged:
+    if not report.converged and report.method == "semidiscrete":
+        logger.warning(
+            "step %d: after %d passes the coupling may cost more than a tenth above the optimum; "
+            "raise passes, or couple exactly",
+            report.step,
+            report.iterations,
+        )
+    elif not report.converged:
         logger.warning(
             "step %d: %s did not converge in %d iterations (marginal error %.2g, threshold %.2g); "
             "raise max_iterations above %d or epsilon above %g, or couple exactly",

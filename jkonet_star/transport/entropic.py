@@ -35,6 +35,7 @@ from diffusions.typing import Array, Float, HostArray, Int
 from jkonet_star.settings import CouplingSettings
 from jkonet_star.transport.blocked_point_cloud import BlockedPointCloud, squared_distances
 from jkonet_star.transport.sparse_plan import SparsePlan
+from jkonet_star.transport.standardised import standardised
 
 # Entries of a dense plan or cost matrix held at a time (16 MiB in single precision).
 BLOCK_ENTRIES = 2**22
@@ -119,29 +120,6 @@ def sinkhorn_plan(
         marginal_error=error,
         dropped_mass=max(0.0, 1.0 - sum(kept) / sum(everything)),
     )
-
-
-def standardised(
-    x: HostArray, y: HostArray, a: HostArray, b: HostArray, *, apart: bool = True
-) -> tuple[HostArray, HostArray]:
-    """Both populations shifted and scaled so that the mean squared distance is 1.
-
-    Args:
-        x: (n, d) source particles.
-        y: (m, d) target particles.
-        a: (n,) source weights of sum 1.
-        b: (m,) target weights of sum 1.
-        apart: each is shifted to its own centre, not both to the common one; the distance between the
-            centres does not count in the scale either way.
-    """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    mean_x, mean_y = a @ x, b @ y
-    mean_cost = a @ ((x - mean_x) ** 2).sum(1) + b @ ((y - mean_y) ** 2).sum(1)
-    # One point each: any scale will do, every plan costs the same.
-    scale = math.sqrt(mean_cost) if mean_cost > 0 else 1.0
-    if not apart:
-        mean_x = mean_y = (mean_x + mean_y) / 2
-    return (x - mean_x) / scale, (y - mean_y) / scale
 
 
 def _padded(x: HostArray, a: HostArray) -> tuple[Array, Array]:

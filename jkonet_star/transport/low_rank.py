@@ -27,9 +27,9 @@ from ott.solvers.linear import sinkhorn_lr
 
 from diffusions.typing import Array, Float, HostArray
 from jkonet_star.settings import CouplingSettings
-from jkonet_star.transport.entropic import standardised
 from jkonet_star.transport.exact import exact_plan
 from jkonet_star.transport.sparse_plan import SparsePlan
+from jkonet_star.transport.standardised import standardised
 
 # Sub-populations overlap softly; shares of a particle below this would only enlarge every pair.
 _SMALLEST_SHARE = 0.05

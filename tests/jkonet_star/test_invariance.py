@@ -140,7 +140,7 @@ def test_predictions_far_from_zero(scheme):
     )
 
 
-@pytest.mark.parametrize("method", ["exact", "sinkhorn", "low-rank"])
+@pytest.mark.parametrize("method", ["exact", "sinkhorn", "low-rank", "semidiscrete"])
 def test_of_couplings(method):
     """Neither far away, nor with clouds far apart, nor in another unit or order."""
     states, times = simulated()

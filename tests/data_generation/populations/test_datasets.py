@@ -436,7 +436,15 @@ def test_a_dataset_that_knew_fewer_arguments_is_found(copy):
     folder, same = copy
     file = folder / "metadata.json"
     metadata = json.loads(file.read_text())
-    for name in ("tau_a", "tau_b", "rank", "max_iterations", "threshold", "bandwidth_scale"):
+    for name in (
+        "tau_a",
+        "tau_b",
+        "rank",
+        "passes",
+        "max_iterations",
+        "threshold",
+        "bandwidth_scale",
+    ):
         del metadata["arguments"][name]
     file.write_text(json.dumps(metadata))
     assert generate_dataset(same).path == folder

@@ -52,11 +52,15 @@ def test_every_argument_that_matters_changes_the_name():
         "n_gmm_components": 3, "seed": 1, "test_ratio": 0.1, "split_population": True,
         "leave_one_out": 1, "sinkhorn": 0.1, "unpaired": True, "substeps": 2,
         "coupling": "sinkhorn", "density": "kde", "bandwidth_scale": 2.0,
-        "tau_a": 0.9, "tau_b": 0.9, "rank": 5, "max_iterations": 7, "threshold": 0.1,
+        "tau_a": 0.9, "tau_b": 0.9, "rank": 5, "passes": 9, "max_iterations": 7, "threshold": 0.1,
     }  # fmt: skip
     file_only = {"time_key", "time_map", "representation", "n_components", "mass_key"}
     assert set(changes) == set(DataSettings().content) - file_only
-    needed = {"rank": {"coupling": "low-rank"}, "bandwidth_scale": {"density": "kde"}}
+    needed = {
+        "rank": {"coupling": "low-rank"},
+        "passes": {"coupling": "semidiscrete"},
+        "bandwidth_scale": {"density": "kde"},
+    }
     names = {DataSettings(**(base | needed.get(k, {}) | {k: v})).name for k, v in changes.items()}
     assert len(names | {DataSettings(**base).name}) == len(changes) + 1
 
@@ -83,6 +87,8 @@ def test_every_argument_that_matters_changes_the_name():
         ({"batch_size": 0}, "batch_size must be positive, or negative for one block, got 0"),
         ({"sinkhorn": 0.0}, "sinkhorn must be positive"),
         ({"sinkhorn": 0.1, "coupling": "exact"}, "--coupling=exact excludes it"),
+        ({"sinkhorn": 0.1, "coupling": "semidiscrete"}, "--coupling=semidiscrete excludes it"),
+        ({"coupling": "semidiscrete", "passes": 0}, "passes must be at least 1, got 0"),
         ({"coupling": "exakt"}, "did you mean exact"),
         ({"density": "kd"}, "did you mean kde"),
         ({"leave_one_out": 5}, "inner snapshot, 1 to 4, got 5"),
@@ -123,6 +129,8 @@ def test_every_setting_of_couplings_and_densities_can_be_given():
     assert settings.density_settings == DensitySettings(method="kde", bandwidth_scale=2.0)
     low_rank = DataSettings(coupling="low-rank", rank=5, threshold=0.1).coupling_settings
     assert low_rank == CouplingSettings(method="low-rank", rank=5, threshold=0.1)
+    potentials = DataSettings(coupling="semidiscrete", passes=9).coupling_settings
+    assert potentials == CouplingSettings(method="semidiscrete", passes=9)
     declared = {f.name for kind in (CouplingSettings, DensitySettings) for f in fields(kind)}
     renamed = {"method", "epsilon"}
     assert declared - renamed <= {f.name for f in fields(DataSettings)}
@@ -132,6 +140,9 @@ def test_every_setting_of_couplings_and_densities_can_be_given():
     ("changes", "reason"),
     [
         ({"rank": 7}, "--rank needs --coupling=low-rank"),
+        ({"passes": 7}, "--passes needs --coupling=semidiscrete"),
+        ({"coupling": "semidiscrete", "batch_size": 7}, "--batch-size is of blocks"),
+        ({"coupling": "semidiscrete", "max_iterations": 7}, "--max-iterations excludes"),
         ({"bandwidth_scale": 2.0}, "--bandwidth-scale needs --density=kde"),
         ({"coupling": "exact", "threshold": 0.1}, "--threshold excludes --coupling=exact"),
     ],
@@ -141,7 +152,7 @@ def test_what_would_do_nothing_is_refused(changes, reason):
         DataSettings(**changes)
 
 
-@pytest.mark.parametrize("method", ["exact", "low-rank"])
+@pytest.mark.parametrize("method", ["exact", "low-rank", "semidiscrete"])
 def test_what_is_balanced_is_refused_before_anything_is_made(method):
     with pytest.raises(ValueError, match="is balanced, but tau_a is 0.5"):
         DataSettings(coupling=method, tau_a=0.5)

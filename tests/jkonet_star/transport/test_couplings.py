@@ -165,7 +165,7 @@ def test_row_order_tells_nothing(method):
     assert (np.asarray(couplings.source) == np.asarray(couplings.target)).mean() < 0.5
 
 
-@pytest.mark.parametrize("method", ["exact", "sinkhorn", "low-rank"])
+@pytest.mark.parametrize("method", ["exact", "sinkhorn", "low-rank", "semidiscrete"])
 def test_the_key_decides(method):
     x, y = clouds(90, 90)
     snapshots = snapshots_from_arrays([x, y])
@@ -294,7 +294,7 @@ def test_unbalanced_transport_lets_outliers_die():
     assert reports[0].method == "sinkhorn"
 
 
-@pytest.mark.parametrize("method", ["exact", "low-rank"])
+@pytest.mark.parametrize("method", ["exact", "low-rank", "semidiscrete"])
 def test_only_sinkhorn_is_unbalanced(method):
     snapshots = snapshots_from_arrays(list(clouds(5, 5)))
     with pytest.raises(ValueError, match="tau_a is 0.5"):
@@ -339,7 +339,7 @@ def test_sinkhorn_far_from_the_origin():
     assert scaled.cost == pytest.approx(1e8 * near.cost, rel=1e-3)
 
 
-@pytest.mark.parametrize("method", ["exact", "sinkhorn", "low-rank"])
+@pytest.mark.parametrize("method", ["exact", "sinkhorn", "low-rank", "semidiscrete"])
 def test_identical_particles_everywhere(method):
     point = np.full((8, 2), 3.0, np.float32)
     couplings, reports = couple(
