@@ -33,6 +33,8 @@ WORK = f"""
 jkonet --completion=bash
 data_generation --dataset-name=population --n-particles=60 --internal=wiener --beta=0.1 {SMALL}
     --potential=sphere --batch-size=-1
+data_generation --dataset-name=near --n-particles=60 {SMALL} --potential=sphere
+    --coupling=semidiscrete --passes=3
 experiments.train --solver=jkonet-star --dataset=population --run-name=trained {LEARNING}
 experiments.evaluate --run=runs/trained
 experiments.identify --run=runs/trained

@@ -40,7 +40,7 @@ def make(settings: DataSettings, start: float) -> None:
     for report in dataset.metadata["couplings"]:
         convergence = "" if report["converged"] else ", NOT CONVERGED"
         if report["method"] == "semidiscrete":
-            convergence = f", {report['marginal_error'] / 2:.2g} of it moved{convergence}"
+            convergence = f", {report['marginal_error'] / 2:.2g} of the mass moved{convergence}"
         say(
             f"  step {report['step']}: {report['method']}, {report['n_pairs']} pairs, mean squared "
             f"displacement {report['cost']:.4g}, dropped mass {report['dropped_mass']:.2g}"
