@@ -248,7 +248,9 @@ def measure_torch(request: dict[str, Any]) -> dict[str, Any]:
 
     def ours(kind: str, name: str, shape: Any) -> Any:
         layer, _, leaf = name.rpartition(".")
-        names = [f"{kind}.{layer}.{n}" for n in (("bias",) if leaf == "bias" else ("kernel", "scale"))]
+        names = [
+            f"{kind}.{layer}.{n}" for n in (("bias",) if leaf == "bias" else ("kernel", "scale"))
+        ]
         found = next(stored[n] for n in names if n in stored)
         # (rows, columns, in, out) or (in, out) to (out, in, rows, columns) or (out, in).
         order = (3, 2, 0, 1) if found.ndim == 4 else tuple(reversed(range(found.ndim)))
@@ -275,9 +277,7 @@ def measure_torch(request: dict[str, Any]) -> dict[str, Any]:
         prediction = torch.from_numpy(stored["prediction"]).permute(0, 3, 1, 2)
         differences = [float((forward() - prediction).abs().max())]
         gradient()
-        pairs = [
-            (p.grad, ours("gradient", name, p.shape)) for name, p in module.named_parameters()
-        ]
+        pairs = [(p.grad, ours("gradient", name, p.shape)) for name, p in module.named_parameters()]
         largest = max(float(own.abs().max()) for _, own in pairs)
         differences += [float((found - own).abs().max()) / largest for found, own in pairs]
         n_parameters = sum(p.numel() for p in module.parameters())
