@@ -3,19 +3,19 @@ r"""U-Net on a CPU beside the same network in PyTorch: CPU time and memory on on
     python benchmarks/unet.py
     python benchmarks/unet.py --tasks=sparse_pixels --rounds=5
 
-The tasks are the `cpu` presets of `experiments.sparse_pixels` and `experiments.information_theoretic`
-with their batches. The PyTorch module is the architecture written down directly, with `Conv2d`,
-`GroupNorm` and `scaled_dot_product_attention`; it needs the extra `torch`, without which its rows say so.
-Both get the same parameters and images; `difference` is the largest |u - u'| of the predictions, and of
-the gradients relative to the largest entry; above 1e-4 the benchmark fails.
+The tasks are the `cpu` presets of `experiments.sparse_pixels` and
+`experiments.information_theoretic` with their batches. The PyTorch module is the architecture written
+down directly, with `Conv2d`, `GroupNorm` and `scaled_dot_product_attention`; it needs the extra `torch`,
+without which its rows say so. Both get the same parameters and images; `difference` is the largest
+|u - u'| of the predictions, or of the gradients relative to the largest entry; above 1e-4 it is an error.
 
 forward   one prediction of a batch.
 step      a gradient step: forward, backward, Adam, on the squared error to given images.
 
-Ours run in a compiled loop of --steps, as training and sampling do; PyTorch's in one of Python. Processes
-of both take turns for --rounds; milliseconds are the medians of processor time over all rounds, per call.
-Memory is the growth of the process from after its imports and parameters to its peak, in a process that
-does only what is measured; ours includes the compiler. `buffers` is XLA's own count for the compiled step
+Ours run in a compiled loop of --steps, as training and sampling do; PyTorch's in one of Python.
+Processes of both take turns for --rounds; milliseconds are the medians of processor time over all
+rounds, per call. MiB are the growth of a process that does only this, from after its imports and
+parameters to its peak; ours includes the compiler. `buffers` is XLA's own count for the compiled loop
 (arguments, results, temporaries).
 """
 
@@ -349,6 +349,8 @@ def _rows(arguments: argparse.Namespace, shared: dict[str, Any]) -> list[dict[st
         return measure_apart(__file__, request, arguments.timeout, **ONE_THREAD)
 
     compared = measured("ours", "values") | measured("torch", "values")
+    if "failed" in compared:
+        return [shared | compared]
     rows = []
     for what in ("forward", "step"):
         row = shared | compared | {"measured": what}

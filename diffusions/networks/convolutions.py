@@ -1,7 +1,7 @@
 """Convolutions in the forms that a device is fast at.
 
-A vmap over kernels makes a batched product of `shifted_product`, where `lax.conv` would become a grouped
-convolution, slow on every device.
+A vmap over kernels makes a batched product of `shifted_product`, where `lax.conv` would become a
+grouped convolution, slow on every device.
 
 On a CPU XLA hands a convolution to a fast kernel if images are (batch, height, width, channels) and
 kernels (rows, columns, in, out), both as they lie in memory. It brings others into this order, those of
@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 
 from diffusions.typing import Array, Float
-
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -110,7 +109,7 @@ def _gradient_in_k(
 ) -> Array:
     """Equation (2)."""
     around = [
-        (before, rows - 1 + stride * (size - 1) + 1 - side - before)
+        (before, rows + stride * (size - 1) - side - before)
         for rows, size, side, stride, (before, _) in zip(
             shape[:2], g.shape[1:3], x.shape[1:3], strides, pads, strict=True
         )

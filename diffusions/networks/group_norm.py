@@ -2,10 +2,10 @@
 
     y = (x - mean) / sqrt(variance + epsilon) scale + bias                                           (1)
 
-with the mean and variance of all pixels and channels of a group (Wu and He, 2018), variance = E x^2 - mean^2.
-Groups have few channels, often two: sums and products over (pixels, groups, channels of a group) leave a
-processor's vectors nearly empty. So (1) sums over pixels for each channel, joins the groups in these few
-sums, and goes over the images with one mean and one factor per channel.
+with the mean and variance of all pixels and channels of a group (Wu and He, 2018), variance = E x^2 -
+mean^2. Groups have few channels, often two: sums and products over (pixels, groups, channels of a
+group) leave a processor's vectors nearly empty. So (1) sums over pixels for each channel, joins the
+groups in these few sums, and goes over the images with one mean and one factor per channel.
 """
 
 from typing import Any
