@@ -12,7 +12,10 @@ import contextlib
 import signal
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Iterator
+from types import FunctionType
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
 MOMENT = 0.01
@@ -45,6 +48,21 @@ def _raise(*_: object) -> None:
     raise Terminated
 
 
+def _raise_after(hook: FunctionType, number: int) -> None:
+    """Signals the main thread once it is out of the hook, where the interrupt would be lost for good.
+
+    A busy machine may keep it there for longer than a moment.
+    """
+    main = threading.main_thread().ident
+    assert main is not None
+    while any(
+        frame.f_code is hook.__code__
+        for frame, _ in traceback.walk_stack(sys._current_frames().get(main))
+    ):
+        time.sleep(MOMENT)
+    signal.pthread_kill(main, number)
+
+
 @contextlib.contextmanager
 def _lost_interrupts_raised() -> Iterator[None]:
     """An interrupt that nobody can catch where it was raised comes again a moment later."""
@@ -55,7 +73,7 @@ def _lost_interrupts_raised() -> Iterator[None]:
             others(lost)
             return
         again = signal.SIGTERM if issubclass(lost.exc_type, Terminated) else signal.SIGINT
-        threading.Timer(MOMENT, signal.pthread_kill, (threading.main_thread().ident, again)).start()
+        threading.Timer(MOMENT, _raise_after, (hook, again)).start()
 
     sys.unraisablehook = hook
     try:

@@ -3,13 +3,14 @@
 import contextlib
 import gc
 import signal
+import threading
 import time
 
 import pytest
 from absl import flags
 
 from data_generation.scripts import command_line
-from data_generation.scripts.termination import Terminated, termination_raised
+from data_generation.scripts.termination import MOMENT, Terminated, termination_raised
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,30 @@ def test_an_interrupt_in_a_callback_of_the_garbage_collector_is_not_lost(asked, 
         signal.signal(signal.SIGINT, before)
     assert caught.type is raised
     assert capfd.readouterr().err == ""
+
+
+def test_an_interrupt_is_not_raised_anew_while_the_first_is_being_told(monkeypatch):
+    """A thread that takes long to start keeps the main thread in the hook: there it would be lost."""
+    start = threading.Timer.start
+
+    def slow(timer):
+        start(timer)
+        time.sleep(10 * MOMENT)
+
+    monkeypatch.setattr(threading.Timer, "start", slow)
+
+    class Interrupted:
+        def __del__(self):
+            raise Terminated
+
+    def work():
+        with termination_raised():
+            interrupted = Interrupted()
+            del interrupted
+            time.sleep(10)
+
+    with pytest.raises(Terminated):
+        work()
 
 
 def test_another_exception_in_a_finaliser_is_told_as_it_was(capfd, monkeypatch):
