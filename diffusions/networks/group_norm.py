@@ -55,5 +55,5 @@ class GroupNorm(nn.Module):
 
     def _of_groups(self, means: Float[Array, "batch channels"]) -> Float[Array, "batch channels"]:
         """The mean of every channel's group."""
-        grouped = means.reshape(len(means), self.num_groups, -1).mean(axis=-1)
+        grouped = means.reshape(means.shape[0], self.num_groups, -1).mean(axis=-1)
         return jnp.repeat(grouped, means.shape[-1] // self.num_groups, axis=-1)
