@@ -82,20 +82,20 @@ def _convolution_jvp(
     dx, dkernel = tangents
     y = convolution(x, kernel, strides, pads)
     # As transposes of the gradients, for these to be what the backward pass computes.
-    by_x = jax.linear_transpose(lambda g: _gradient_in_x(g, kernel, x.shape, strides, pads), y)
+    by_x = jax.linear_transpose(lambda g: _gradient_in_x(g, kernel, x.shape[1:3], strides, pads), y)
     by_kernel = jax.linear_transpose(lambda g: _gradient_in_k(g, x, kernel.shape, strides, pads), y)
     return y, by_x(dx)[0] + by_kernel(dkernel)[0]
 
 
 def _gradient_in_x(
-    g: Array, kernel: Array, shape: Sequence[int], strides: tuple[int, int], pads: Pads
+    g: Array, kernel: Array, sides: Sequence[int], strides: tuple[int, int], pads: Pads
 ) -> Array:
     """Equation (1)."""
     around = [
         # As many zeros that the gradient has the size of x.
         (rows - 1 - before, side + before - 1 - stride * (size - 1))
         for rows, size, side, stride, (before, _) in zip(
-            kernel.shape[:2], g.shape[1:3], shape[1:3], strides, pads, strict=True
+            kernel.shape[:2], g.shape[1:3], sides, strides, pads, strict=True
         )
     ]
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
