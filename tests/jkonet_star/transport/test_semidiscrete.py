@@ -118,6 +118,22 @@ def test_partners_are_those_of_a_loop_however_rows_are_cut():
         np.testing.assert_allclose(regret, (best - second)[here], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("d", [1, 2])
+@pytest.mark.parametrize("rows", [1, 7, 300])
+def test_every_source_has_a_partner_however_scores_are_rounded(d, rows):
+    """Scores that are computed twice may differ, and then none equals the largest."""
+    x, y = (jnp.asarray(z, jnp.float32) for z in clouds(2100, 700, d))
+    g = jnp.asarray(np.random.default_rng(3).normal(size=700) / 10, jnp.float32)
+    scores = np.asarray(g, np.float64) - ((np.asarray(x)[:, None] - np.asarray(y)) ** 2).sum(axis=2)
+    for start in range(0, 2100, 300):
+        partner, *_ = (np.asarray(p) for p in semidiscrete._partners(x, y, g, start, rows=rows))
+        assert partner.min() >= 0
+        own = scores[start : start + rows]
+        np.testing.assert_allclose(
+            np.take_along_axis(own, partner[:, None], 1)[:, 0], own.max(axis=1), atol=1e-4
+        )
+
+
 def test_memory_is_linear_in_the_particles():
     """What XLA sets aside for a pass: twice the particles may not take four times as much."""
 
