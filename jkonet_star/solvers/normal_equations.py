@@ -51,24 +51,31 @@ def design_matrix(
         jacobian = functools.partial(
             model.potential_features.jacobian, constants["potential"].astype(points.dtype)
         )
-        columns.append(jax.vmap(jacobian)(points))
+        columns.append(jnp.swapaxes(jax.vmap(jacobian)(points), 1, 2))
     if model.interaction_features is not None:
-        columns.append(
-            model.interaction_features.mean_jacobian(
-                constants["interaction"].astype(points.dtype),
-                points,
-                population,
-                population_weights,
-            )
+        mean = model.interaction_features.mean_jacobian(
+            constants["interaction"].astype(points.dtype),
+            points,
+            population,
+            population_weights,
         )
+        columns.append(jnp.swapaxes(mean, 1, 2))
+    return jnp.concatenate([*columns, *_in_full(model, constants, points, scores)], axis=2)
+
+
+def _in_full(
+    model: LinearEnergy, constants: PyTree, points: Float[Array, "b d"], scores: Float[Array, "b d"]
+) -> list[Float[Array, "b d n"]]:
+    """The last columns of A(p), of the circulation and of the score, which are zero nowhere."""
+    columns = []
     if model.has_circulation:
         turned = functools.partial(
             model.circulation_jacobian, constants["circulation"].astype(points.dtype)
         )
-        columns.append(-jax.vmap(turned)(points))
+        columns.append(-jnp.swapaxes(jax.vmap(turned)(points), 1, 2))
     if model.internal == "learned":
-        columns.append(scores[:, None, :])
-    return jnp.swapaxes(jnp.concatenate(columns, axis=1), 1, 2)
+        columns.append(scores[:, :, None])
+    return columns
 
 
 def count_unknowns(model: LinearEnergy) -> int:
@@ -79,7 +86,10 @@ def count_unknowns(model: LinearEnergy) -> int:
 
 
 def places(model: LinearEnergy) -> Int[np.ndarray, "d m"]:
-    """J_i of equation (2); where row i has fewer entries than m, zeros at the end whose place is 0."""
+    """J_i of equation (2).
+
+    Where a coordinate is touched by fewer monomials than others, zeros fill its row up, at place 0.
+    """
     columns, first = [], 0
     for features in (model.potential_features, model.interaction_features):
         if features is None:
@@ -130,14 +140,7 @@ def compact_design(
             block_size=POPULATION_PER_BLOCK,
         )
         columns += _by_coordinate(model.interaction_features, mean)
-    if model.has_circulation:
-        turned = functools.partial(
-            model.circulation_jacobian, constants["circulation"].astype(points.dtype)
-        )
-        columns.append(-jnp.swapaxes(jax.vmap(turned)(points), 1, 2))
-    if model.internal == "learned":
-        columns.append(scores[:, :, None])
-    return jnp.concatenate(columns, axis=2)
+    return jnp.concatenate([*columns, *_in_full(model, constants, points, scores)], axis=2)
 
 
 def _by_coordinate(features: Features, gradients: Float[Array, "b n"]) -> list[Array]:
