@@ -91,7 +91,8 @@ def conditions(adata: Any, *, basis: str = "umap", key: str = KEY) -> list[Axes]
     axes = _row(len(names), _embedding(adata, basis))
     for ax, values, name, pvalue in zip(axes, shown, names, pvalues, strict=True):
         _coloured(ax, adata, basis, values, label, vmin=0.0, vmax=most)
-        ax.set_title(f"{name} against {about['reference']}\np = {pvalue:.2g}")
+        title = f"{name} against {about['reference']}, p = {pvalue:.2g}"
+        ax.set_title(title, fontsize="small", wrap=True)
     return axes
 
 
