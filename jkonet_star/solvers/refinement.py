@@ -4,17 +4,18 @@ The first-order loss (`first_order`, equation (2)) is a regression: it learns th
 particle may go, and a population that is moved by means shrinks. Starting at its solution, over the
 same parameters theta,
 
-    L(theta) = mean_k D(law of S_theta(X), X ~ mu_k; mu_{k+1}) / (l sqrt d) + lambda L_JKO(theta),   (1)
-    D(P, Q) = 2 E|X - Y| - E|X - X'| - E|Y - Y'|,                                                  (2)
+    L(theta) = mean_k D(law of S_theta(X), X ~ mu_k; mu_{k+1}) / (l sqrt d)^a + lambda L_JKO(theta), (1)
+    D(P, Q) = 2 E|X - Y|^a - E|X - X'|^a - E|Y - Y'|^a,   0 < a < 2,                               (2)
 
 with S_theta a step of the energy in its own scheme, noise sqrt(2 beta tau) xi included and
-reparametrised, l the data's length (`units`) and L_JKO the first-order loss. D is the energy distance
-(Szekely and Rizzo, J. Stat. Plan. Inference 2013): zero for equal laws only, without a bandwidth, and
-with an estimate from a few hundred particles that has no bias,
+reparametrised, l the data's length (`units`) and L_JKO the first-order loss. D is the generalised
+energy distance (Szekely and Rizzo, J. Stat. Plan. Inference 2013): zero for equal laws only, without
+a bandwidth, and with an estimate from a few hundred particles that has no bias,
 
-    D = 2 sum_ij |x_i - y_j| / nm - sum_{i !~ j} |x_i - x_j| / #{i !~ j} - the same of y,          (3)
+    D = 2 sum_ij |x_i - y_j|^a / nm - sum_{i !~ j} |x_i - x_j|^a / #{i !~ j} - the same of y,      (3)
 
-where i ~ j are draws of one particle of the data. Over several steps (`rollout`) the prediction from
+where i ~ j are draws of one particle of the data. Laws are judged with a = 1; a smaller a weighs near
+pairs more, and so sees finer structure. Over several steps (`rollout`) the prediction from
 mu_k is compared with mu_{k+1}, mu_{k+2}, ... in turn. A population at hand stands for the whole one in
 the interaction.
 
@@ -176,6 +177,7 @@ class Refinement(Solver):
         drawn = jax.vmap(lambda points, r: points[r])(snapshots.points, rows)
         uniform = jnp.full(n, 1.0 / n, drawn.dtype)
         noisy = self.model.internal != "none"
+        exponent = self.settings.refine_exponent
 
         def rolled(k: Array, key: Key) -> tuple[Array, Array]:
             """Sum of the distances from one snapshot on, and how many there are."""
@@ -196,6 +198,7 @@ class Refinement(Solver):
                     rows[k][:, None] == rows[k],
                     rows[at + 1][:, None] == rows[at + 1],
                     weights if grows else None,
+                    exponent=exponent,
                 )
                 return (step.points, weights, key), (jnp.where(there, distance, 0.0), there)
 
@@ -207,7 +210,7 @@ class Refinement(Solver):
         distances, there = jax.vmap(rolled)(
             jnp.arange(n_steps), jax.random.split(noise_key, n_steps)
         )
-        return distances.sum() / there.sum() / np.sqrt(snapshots.dimension)
+        return distances.sum() / there.sum() / snapshots.dimension ** (exponent / 2)
 
     def _first_order(self, params: Params, data: RefinementData, key: Key) -> Array:
         conditions = data.conditions
@@ -341,13 +344,15 @@ def refinement_data(
     )
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames=("exponent",))
 def energy_distance(
     x: Float[Array, "n d"],
     y: Float[Array, "m d"],
     same_x: Bool[Array, "n n"],
     same_y: Bool[Array, "m m"],
     weights: Float[Array, "n"] | None = None,
+    *,
+    exponent: float = 1.0,
 ) -> Float[Array, ""]:
     """Equation (3).
 
@@ -357,27 +362,32 @@ def energy_distance(
         same_x: which pairs are draws of one particle, the diagonal among them.
         same_y: likewise.
         weights: of x, of sum 1; uniform where absent.
+        exponent: a.
     """
     # One origin for all: what is far from zero has no distances in single precision.
     middle = jax.lax.stop_gradient(y.mean(axis=0))
     x, y = x - middle, y - middle
 
+    def apart(x: Array, y: Array) -> Array:
+        return _distances(x, y, exponent)
+
     def within(z: Array, same: Array) -> Array:
         other = jnp.logical_not(same)
-        return jnp.sum(jnp.where(other, _distances(z, z), 0.0)) / jnp.maximum(other.sum(), 1)
+        return jnp.sum(jnp.where(other, apart(z, z), 0.0)) / jnp.maximum(other.sum(), 1)
 
     if weights is None:
-        return 2 * _distances(x, y).mean() - within(x, same_x) - within(y, same_y)
+        return 2 * apart(x, y).mean() - within(x, same_x) - within(y, same_y)
     pairs = jnp.where(same_x, 0.0, weights[:, None] * weights)
     least = jnp.finfo(pairs.dtype).tiny
-    inside = jnp.sum(pairs * _distances(x, x)) / jnp.maximum(pairs.sum(), least)
-    return 2 * matmul(weights, _distances(x, y).mean(axis=1)) - inside - within(y, same_y)
+    inside = jnp.sum(pairs * apart(x, x)) / jnp.maximum(pairs.sum(), least)
+    return 2 * matmul(weights, apart(x, y).mean(axis=1)) - inside - within(y, same_y)
 
 
-def _distances(x: Array, y: Array) -> Float[Array, "n m"]:
-    """|x_i - y_j| of all pairs by one product; backwards it is two more."""
+def _distances(x: Array, y: Array, exponent: float) -> Float[Array, "n m"]:
+    """|x_i - y_j|^a of all pairs by one product; backwards it is two more."""
     squared = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2 * matmul(x, y.T)
-    return jnp.sqrt(jnp.maximum(squared, 0.0) + NEAR**2)
+    squared = jnp.maximum(squared, 0.0) + NEAR**2
+    return jnp.sqrt(squared) if exponent == 1 else squared ** (exponent / 2)
 
 
 def draw(key: Key, weights: Float[Array, "n"], count: int) -> Int[Array, "count"]:

@@ -54,16 +54,24 @@ def none_alike(n):
     return jnp.eye(n, dtype=bool)
 
 
-def test_the_energy_distance_is_that_of_all_pairs():
+@pytest.mark.parametrize("exponent", [0.25, 0.5, 1.0, 1.5])
+def test_the_energy_distance_is_that_of_all_pairs(exponent):
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(40, 3)), 1e3 + rng.normal(size=(30, 3))
+
+    def apart(x, y):
+        return cdist(x, y) ** exponent
+
     for shift in (0.0, 1e3):  # beside the others, and far from them
         a, b = x + shift, y
-        expected = (
-            2 * cdist(a, b).mean() - cdist(a, a).sum() / (40 * 39) - cdist(b, b).sum() / (30 * 29)
+        within = apart(a, a).sum() / (40 * 39) + apart(b, b).sum() / (30 * 29)
+        expected = 2 * apart(a, b).mean() - within
+        found = energy_distance(
+            jnp.float32(a), jnp.float32(b), none_alike(40), none_alike(30), exponent=exponent
         )
-        found = energy_distance(jnp.float32(a), jnp.float32(b), none_alike(40), none_alike(30))
-        assert float(found) == pytest.approx(expected, rel=1e-4, abs=2e-3)
+        # So far away, single precision tells near particles badly apart: a small exponent sees it.
+        rel = 1e-4 if exponent >= 1 else 3e-3
+        assert float(found) == pytest.approx(expected, rel=rel, abs=2e-3)
 
 
 def test_the_energy_distance_of_one_law_is_zero_also_where_a_particle_is_drawn_twice():
@@ -84,12 +92,13 @@ def test_the_energy_distance_of_one_law_is_zero_also_where_a_particle_is_drawn_t
     assert np.mean(biased) > np.mean(values) + 4 * np.std(values) / np.sqrt(300)
 
 
-def test_the_gradient_of_the_energy_distance_is_that_of_differences():
+@pytest.mark.parametrize("exponent", [0.5, 1.0])
+def test_the_gradient_of_the_energy_distance_is_that_of_differences(exponent):
     rng = np.random.default_rng(3)
     x, y = jnp.float32(rng.normal(size=(12, 2))), jnp.float32(rng.normal(size=(9, 2)))
 
     def value(x):
-        return energy_distance(x, y, none_alike(12), none_alike(9))
+        return energy_distance(x, y, none_alike(12), none_alike(9), exponent=exponent)
 
     slope = np.asarray(jax.grad(value)(x))
     for i, k in ((0, 0), (5, 1), (11, 0)):
@@ -231,6 +240,8 @@ def test_a_refinement_that_diverges_says_so_and_keeps_the_last_sound_step():
         {"refine_batch_size": 1},
         {"refine_learning_rate": 0.0},
         {"first_order_weight": -0.1},
+        {"refine_exponent": 0.0},
+        {"refine_exponent": 2.0},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong):
