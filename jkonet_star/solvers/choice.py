@@ -72,7 +72,7 @@ FEWEST = 20
 MOST_COMPARED = 1000
 COMPARED_STEPS: dict[str, int] = {"soap": 500, "adam": 2400}
 """Gradient steps of the first-order training of what is compared, however many couplings there are."""
-CHOSEN_STEPS: dict[str, int] = {"soap": 1200, "adam": 7200}
+CHOSEN_STEPS: dict[str, int] = {"soap": 1800, "adam": 7200}
 """Of what is chosen. Fine structure takes longer to learn than to be compared."""
 MOST_EPOCHS = 1000
 """Of either, where the settings do not say."""
