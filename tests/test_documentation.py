@@ -8,6 +8,7 @@ import importlib.util
 import json
 import math
 import os
+import pkgutil
 import re
 import shlex
 import shutil
@@ -295,6 +296,19 @@ def test_commands_are_found_wherever_they_stand():
         ["data_generation", "--dt=1", "--seed=2"],
         ["make", "demo"],
     ]
+
+
+CARDS = sorted((ROOT / "checkpoints" / "pretrained").glob("*/card.json"))
+
+
+@pytest.mark.parametrize("file", CARDS, ids=lambda file: file.parent.name)
+def test_cards_name_commands_and_functions_that_exist(file):
+    card = json.loads(file.read_text())
+    commands = {card["command"], *(metric["command"] for metric in card["metrics"])}
+    commands |= set(command_lines(card["use"]))
+    assert {c: problems_of(c) for c in commands if problems_of(c)} == {}
+    for name in re.findall(r"`((?:\w+\.)+\w+)`", card["use"]):
+        pkgutil.resolve_name(name)
 
 
 def check_contributing(scope):

@@ -20,8 +20,8 @@ A_b being that of the best, or a half where that is more: below it is luck.
 
 What is taken is then trained anew, longer and on all particles.
 
-Candidates: V(x); V(x, t); V(x, t) with a wider network; the best of these with noise, whose beta is
-found by the refinement, and with half of that beta. All are refined. The simpler one is that with
+Candidates: V(x); V(x, t); V(x, t) with a wider network; the one of these that would be taken with
+noise, whose beta is found by the refinement, and with half of that beta. All are refined. The simpler one is that with
 fewer parameters, and of as many with less noise: what moves at random lies farther from where it is
 seen next, and W1 knows.
 
@@ -302,25 +302,14 @@ class Auto(Solver):
 
         for candidate in candidates(self.network):
             compare(candidate)
-        best = min(compared, key=lambda outcome: outcome.distances.mean).candidate
+        best = compared[_taken(compared)[0]].candidate
         start = first_order[best.name]
         compare(best.with_noise(), start)
         if beta := compared[-1].beta:
             compare(best.with_half_the_noise(beta / 2), start)
         # From simple to rich: a beta is one parameter more, a clock and width are many.
         compared.sort(key=lambda outcome: (outcome.parameters, outcome.beta or 0.0))
-        least = min(compared, key=lambda outcome: outcome.distances.mean).distances
-        if not np.isfinite(least.mean):
-            raise ValueError(
-                "no candidate of solver 'auto' predicts anything finite: take a smaller learning_rate"
-            )
-        errors = [outcome.distances.error_of_difference(least) for outcome in compared]
-        near = [
-            i
-            for i, (outcome, error) in enumerate(zip(compared, errors, strict=True))
-            if outcome.distances.mean <= least.mean + error
-        ]
-        chosen = near[_hardest_to_tell([compared[i].distances for i in near])]
+        chosen, errors = _taken(compared)
         return SolverChoice(
             candidate=compared[chosen].candidate,
             refinement=refinement,
@@ -378,6 +367,26 @@ class _Outcome(NamedTuple):
     parameters: int
     beta: float | None
     distances: "_Distances"
+
+
+def _taken(compared: Sequence[_Outcome]) -> tuple[int, list[float]]:
+    """Which of candidates, from simple to rich, is taken, and how uncertain each distance is.
+
+    Raises:
+        ValueError: none predicts anything finite.
+    """
+    least = min(compared, key=lambda outcome: outcome.distances.mean).distances
+    if not np.isfinite(least.mean):
+        raise ValueError(
+            "no candidate of solver 'auto' predicts anything finite: take a smaller learning_rate"
+        )
+    errors = [outcome.distances.error_of_difference(least) for outcome in compared]
+    near = [
+        i
+        for i, (outcome, error) in enumerate(zip(compared, errors, strict=True))
+        if outcome.distances.mean <= least.mean + error
+    ]
+    return near[_hardest_to_tell([compared[i].distances for i in near])], errors
 
 
 def _hardest_to_tell(compared: "Sequence[_Distances]") -> int:

@@ -386,8 +386,10 @@ def energy_distance(
 def _distances(x: Array, y: Array, exponent: float) -> Float[Array, "n m"]:
     """|x_i - y_j|^a of all pairs by one product; backwards it is two more."""
     squared = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2 * matmul(x, y.T)
-    squared = jnp.maximum(squared, 0.0) + NEAR**2
-    return jnp.sqrt(squared) if exponent == 1 else squared ** (exponent / 2)
+    distance = jnp.sqrt(jnp.maximum(squared, 0.0) + NEAR**2)
+    # A root is cheaper than a power by much.
+    powers = {1.0: lambda r: r, 0.5: jnp.sqrt}
+    return powers.get(exponent, lambda r: r**exponent)(distance)
 
 
 def draw(key: Key, weights: Float[Array, "n"], count: int) -> Int[Array, "count"]:
