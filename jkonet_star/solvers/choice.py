@@ -21,9 +21,9 @@ A_b being that of the best, or a half where that is more: below it is luck.
 What is taken is then trained anew, longer and on all particles.
 
 Candidates: V(x); V(x, t); V(x, t) with a wider network; the one of these that would be taken with
-noise, whose beta is found by the refinement, and with half of that beta. All are refined. The simpler one is that with
-fewer parameters, and of as many with less noise: what moves at random lies farther from where it is
-seen next, and W1 knows.
+noise, whose beta is found by the refinement, and with half of that beta. All are refined. The simpler
+one is that with fewer parameters, and of as many with less noise: what moves at random lies farther
+from where it is seen next, and W1 knows.
 
 To compile costs more than to train. So all candidates of a width are one program, and that of the final
 training, too: V(x) is V(x, t) on a clock that stands still, no noise is noise with beta = 0, what is
