@@ -150,15 +150,19 @@ class Kriging:
 
         def of_group(x: Array, g: Array, told: Array) -> Array:
             places = jnp.argsort(~told, stable=True)[:n_told]
-            to_all = covariance[:, places]
-            matrix = to_all[places] + nugget
+            # Whole rows first: a gather of columns costs a CPU more than the solution does.
+            matrix = covariance[places][:, places] + nugget
             mu = x[places].mean(axis=0)
             centred = x[places] - mu
-            if not drawn:
-                return mu + matmul(to_all, _solved(matrix, centred))
             # One solution of both systems.
-            weights = _solved(matrix, jnp.concatenate([centred, g[places]], axis=-1))
-            mean, star = jnp.split(matmul(to_all, weights), 2, axis=-1)
+            right = jnp.concatenate([centred, g[places]], axis=-1) if drawn else centred
+            weights = _solved(matrix, right)
+            # Weights of zero at the other pixels: one product for all images, by one matrix.
+            everywhere = jnp.zeros((len(x), right.shape[-1]), x.dtype).at[places].set(weights)
+            spread = matmul(covariance, everywhere)
+            if not drawn:
+                return mu + spread
+            mean, star = jnp.split(spread, 2, axis=-1)
             a = jnp.sqrt((centred * weights[:, : len(mu)]).sum(axis=0) / n_told)
             return mu + mean + a * (g - star)
 
