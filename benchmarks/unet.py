@@ -3,9 +3,9 @@ r"""U-Net on a CPU beside the same network in PyTorch: CPU time and memory on on
     python benchmarks/unet.py
     python benchmarks/unet.py --tasks=sparse_pixels --rounds=5
 
-The tasks are the `cpu` presets of `experiments.sparse_pixels` and
-`experiments.information_theoretic` with their batches. The PyTorch module is the architecture written
-down directly, with `Conv2d`, `GroupNorm` and `scaled_dot_product_attention`; it needs the extra
+The tasks are the networks of the `cpu` presets of `experiments.sparse_pixels` and
+`experiments.information_theoretic`, with batches of 16 and 32. The PyTorch module is the architecture
+written down directly, with `Conv2d`, `GroupNorm` and `scaled_dot_product_attention`; it needs the extra
 `torch`, without which its rows say so. Both get the same parameters and images; `difference` is the
 largest |u - u'| of the predictions, or of the gradients relative to the largest entry; above 1e-4 it is
 an error.
