@@ -261,7 +261,10 @@ def define(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--epochs", type=int, default=160, help="of the control")
     parser.add_argument(
-        "--only", type=words, default=["grid", "steps", "images", "control", "laws"]
+        "--only",
+        type=words,
+        default=["grid", "steps", "images", "control", "laws"],
+        help="what to measure",
     )
     parser.add_argument("--dimensions", type=numbers, default=[2, 8, 64], help="of the laws")
 

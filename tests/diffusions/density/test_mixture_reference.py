@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from checkpoints import load_pretrained
+from data_generation.planar import planar_data
 from diffusions.density import mixture_choice
 from diffusions.density.correction import Gate, measured_gate, preconditioned
 from diffusions.density.error_curves import error_curves
@@ -225,6 +227,28 @@ def test_bands_of_evaluations_cover():
     assert (np.abs(found.value - entropy) < 3 * found.standard_error).all()
     alone = nll(mixture.denoiser(CHANNEL), jax.random.key(1), x, LAW, reference)
     assert np.isnan(alone.evaluation_error)
+
+
+def test_bands_of_evaluations_of_a_learned_denoiser_cover_its_own_bound():
+    """They tell how well the bound is known, not how far the network is from the truth."""
+    saved, data = load_pretrained("dino"), planar_data("dino", 0)
+    x = jnp.asarray(data.validation[:200])
+    reference = fitted_reference(data.train)
+    denoiser = preconditioned(lambda z, a: saved.module.apply(saved.params, z, a), reference)
+
+    def estimate(key):
+        return nll(denoiser, key, x, LAW, reference, n_samples=32)
+
+    found = jax.jit(lambda keys: jax.lax.map(estimate, keys))(
+        jax.random.split(jax.random.key(4), 100)
+    )
+    judged, bound = found.value[:20], found.value[20:]  # the bound from four times as many
+    error = np.hypot(found.evaluation_error[:20], bound.std(ddof=1) / np.sqrt(len(bound)))
+    z = np.asarray((judged - bound.mean()) / error)
+    assert 18 <= (np.abs(z) < 1.96).sum() <= 20
+    assert bound.mean() + data.log_density(data.validation[:200]).mean() > 0.2  # of the misfit
+    typical = np.sqrt(np.mean(np.square(found.evaluation_error)))
+    assert found.value.std(ddof=1) == pytest.approx(typical, rel=0.25)
 
 
 def test_the_gate_lets_in_what_helps():
