@@ -18,6 +18,7 @@ from checkpoints.energies import FittedEnergy
 from checkpoints.exchange.programs import energy_programs, network_program
 from checkpoints.exchange.tensors import read_tensors, save_tensors
 from checkpoints.networks import save_network
+from checkpoints.pretrained_models import pretrained_card
 from data_generation.populations.particles import simulate
 from diffusions.networks.unet import UNet
 from jkonet_star import FeatureSettings, NetworkSettings, fit, snapshots_from_arrays
@@ -166,7 +167,7 @@ def test_the_card_has_a_header_that_hubs_read_and_lines_that_run(tmp_path, monke
     told = yaml.safe_load(header)
     assert told["library_name"] == "jkonet-diffusions"
     assert "jax" in told["tags"]
-    assert "-1.723" in body, "what was measured of it"
+    assert str(pretrained_card("dino").metrics[0].value) in body, "what was measured of it"
     monkeypatch.chdir(tmp_path / "dino")
     for snippet in body.split("```python\n")[1:]:
         exec(snippet.split("```")[0], {})

@@ -76,7 +76,7 @@ def test_of_sparse_pixels(given, unused):
     ("mode", "flags", "unused"),
     [
         ("evaluate", {"sampler": "sde", "churn": 0.5, "n_compare": 3}, []),
-        ("evaluate", {"epochs": 6, "dataset": "synthetic"}, []),  # as the run has them
+        ("evaluate", {"epochs": 4, "dataset": "synthetic"}, []),  # as the run has them
         ("evaluate", {"epochs": 7, "dataset": "cifar10"}, ["dataset", "epochs"]),
         ("evaluate", {"resume": True, "run_name": "x"}, ["run_name", "resume"]),
         (
