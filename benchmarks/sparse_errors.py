@@ -51,7 +51,9 @@ def main() -> None:
                 )
         fine = np.linspace(times[0], times[-1], CURVE_POINTS)
         limit = state_evolution(fine, n, k)
-        label = f"state evolution, {fine[np.argmax(limit < 0.5)] / n:.2f}"
+        label = "state evolution"
+        if (limit < 0.5).any():
+            label += f", {fine[np.argmax(limit < 0.5)] / n:.2f}"
         axes.plot(fine / n, limit, "--", color="black", linewidth=0.9, label=label)
         axes.axvline(THRESHOLD, color=FAINT, linewidth=0.8, linestyle=":")
         axes.axhline(0.5, color=FAINT, linewidth=0.8, linestyle=":")

@@ -279,8 +279,9 @@ class RefinementSettings:
             compared with the observed one.
         refine_batch_size: particles of each snapshot per gradient step.
         refine_learning_rate: of Adam, at the start; a cosine takes it to zero.
-        refine_exponent: a of the distance between laws, equation (2) there, in (0, 2): 1 is the energy
-            distance that judges; less sees finer structure.
+        refine_exponent: a of the distance between laws, equation (2) there, 1 is the energy distance
+            that judges; less sees finer structure, but near 0 all distances are alike, and near 2 only
+            means count.
         first_order_weight: of the first-order loss beside the distance of the laws. It keeps particles
             on the paths of the couplings, where the law alone leaves them free; 0 leaves it out.
     """
@@ -289,14 +290,17 @@ class RefinementSettings:
     rollout: Count = 1
     refine_batch_size: Annotated[int, Bounds(2, 100_000)] = 256
     refine_learning_rate: Positive = 3e-3
-    refine_exponent: Annotated[float, Bounds(above=0, below=2)] = 0.5
+    refine_exponent: Annotated[float, Bounds(0.1, 1.9)] = 0.5
     first_order_weight: NotNegative = 0.05
 
     def __post_init__(self):
         check_fields(self)
 
     def memory_needs_of(self, n_steps: int, n_energies: int) -> dict[str, float]:
-        """Bytes of the largest arrays, at least: three matrices of all pairs, and their gradients."""
+        """Bytes of the largest arrays, at least: three matrices of all pairs, and their gradients.
+
+        An exponent other than 1 keeps the distances, too.
+        """
         compared = n_energies * n_steps * min(self.rollout, n_steps)
         return {
             "the distances of all pairs (--refine-batch-size)": 24.0

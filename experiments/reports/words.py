@@ -68,7 +68,7 @@ WORDS = {
     "rmse_unseen": "root mean square error of unseen pixels",
     "share_of_nonzero": "share of matrices that are not zero",
     "share_of_norms_above_half": "share of norms above 1/2",
-    "spread_over_error": "variance of the draws over the error of their mean",
+    "spread_over_error": "variance of the draws over the error of the mean of infinitely many",
     "ssim": "structural similarity (SSIM)",
     "state_evolution": "mean squared error of AMP for large n, by state evolution",
     "std": "standard deviation over seeds",

@@ -22,7 +22,7 @@ averaged out.
 
 From the paper we know what the abstract says: a kernel density around trainable particles, fitted to
 the gradient-flow velocity, which recovers interactions from unpaired data. (1) to (3) are its
-general form, and these choices are ours: D, the energy distance (equation (2) of `refinement`), which
+general form, and these choices are ours: D, the energy distance ((2) of `refinement`, a = 1), which
 needs no width and has no bias in batches; its weight w; times of the snapshots only, since the energy
 predicts by steps of that length; Scott's width; and that paths begin at particles that the couplings
 put in a row. That is a start and no constraint, without which paths would have to cross the population.

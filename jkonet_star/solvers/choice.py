@@ -2,9 +2,9 @@
 
 Of every snapshot a share of the particles is held out. Candidates learn from the rest, and predict from
 held-out particles of one snapshot those of the next. With D the energy distance of both (`refinement`,
-equation (2)), the candidate with the least mean over the steps is the best; the simplest one within one
-standard error of it is taken. Candidates are compared on the same particles, and so the error is that
-of the difference: with h_c(x_i) and g_c(y_j) what one particle adds to D of candidate c,
+equation (2), a = 1), the candidate with the least mean over the steps is the best; the simplest one
+within one standard error of it is taken. Candidates are compared on the same particles, and so the
+error is that of the difference: with h_c(x_i) and g_c(y_j) what one particle adds to D of candidate c,
 
     h_c(x_i) = 2 mean_j |z_i - y_j| - 2 mean_i' |z_i - z_i'|,   g_c(y_j) = 2 mean_i |z_i - y_j|,   (1)
     Var(D_c - D_b) ~ Var_i(h_c - h_b) / n + Var_j(g_c - g_b) / m,                                  (2)
@@ -384,7 +384,7 @@ def _taken(compared: Sequence[_Outcome]) -> tuple[int, list[float]]:
     near = [
         i
         for i, (outcome, error) in enumerate(zip(compared, errors, strict=True))
-        if outcome.distances.mean <= least.mean + error
+        if outcome.distances is least or outcome.distances.mean <= least.mean + error
     ]
     return near[_hardest_to_tell([compared[i].distances for i in near])], errors
 

@@ -91,7 +91,14 @@ def test_one_copy_of_one_component_is_the_gaussian_of_the_moments():
     assert isinstance(shape, SharedShape)
 
 
-@pytest.mark.parametrize(("d", "n", "above"), [(2, 7200, 0.03), (8, 7200, 0.05), (64, 7200, 1.2)])
+@pytest.mark.parametrize(
+    ("d", "n", "above"),
+    [
+        (2, 7200, 0.03),
+        (8, 7200, 0.05),
+        pytest.param(64, 7200, 1.2, marks=pytest.mark.slow),
+    ],
+)
 def test_laws_of_known_density(d, n, above):
     """Held-out points say how far the mixture is from the truth; a Gaussian is much farther."""
     centres, points = clusters(d, n + 1000)

@@ -1,5 +1,7 @@
 """`solver="auto"`: what the data choose."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from jkonet_star.solvers.choice import (
     Auto,
     _Distances,
     _hardest_to_tell,
+    _Outcome,
+    _taken,
     _Weighted,
     candidates,
     with_room,
@@ -269,3 +273,32 @@ def test_what_is_returned_is_the_function_that_was_trained(name):
     moving = bool(np.any(energy.potential(x, 0.0) != energy.potential(x, 1.5)))
     assert moving == candidate.time_varying
     assert np.isfinite(np.asarray(energy.constants.time_step))
+
+
+def outcome(mean, accuracy, error=0.1):
+    judged = SimpleNamespace(
+        mean=mean, accuracy=accuracy, answers=100_000, error_of_difference=lambda other: error
+    )
+    return _Outcome(candidates(BRIEF)[0], 1, None, judged)
+
+
+def test_of_candidates_that_are_near_the_hardest_to_tell_is_taken_and_of_these_the_simplest():
+    far, coarse, fine, best = (
+        outcome(1.0, 0.50), outcome(0.05, 0.60), outcome(0.08, 0.52), outcome(0.0, 0.52)
+    )  # fmt: skip
+    assert _taken([far, coarse, fine, best])[0] == 2
+    assert _taken([far, coarse, best])[0] == 2
+    assert _taken([outcome(np.inf, np.nan, np.nan), best])[0] == 1
+    assert _taken([outcome(0.0, 0.5, np.nan)])[0] == 0  # whose own error nobody knows
+    with pytest.raises(ValueError, match="learning_rate"):
+        _taken([outcome(np.inf, np.nan)])
+
+
+def test_noise_goes_to_the_candidate_that_would_be_taken(narrow, monkeypatch):
+    """Not to the one of least distance: held-out particles tell its structure better."""
+    problem = prepare(course([[1.0, 0.0]], n=40), "auto", key=KEY)
+    monkeypatch.setattr(choice_module, "_taken", lambda compared: (0, [0.0] * len(compared)))
+    found = Auto(network=BRIEF).choose(problem, key=KEY, refinement=BRIEF_REFINEMENT)
+    names = [row.name for row in found.compared if "noise" in row.name]
+    assert names
+    assert all(name.startswith("V(x), ") for name in names)
