@@ -18,7 +18,7 @@ from jkonet_star.settings import (
     NetworkSettings,
     RefinementSettings,
 )
-from jkonet_star.solvers.registry import SOLVERS, with_circulation
+from jkonet_star.solvers.registry import AUTO, SOLVERS, with_circulation
 
 if TYPE_CHECKING:
     from jkonet_star.solvers.interface import Solver
@@ -75,6 +75,8 @@ class LearningSettings:
     def unused(self, *solvers: str) -> list[str]:
         """Names of hyper-parameters that are given, by flags, and concern none of the solvers."""
         used = [part for solver in solvers for part in self.of(solver)]
+        if not self.refinement.refine and AUTO not in solvers:
+            used = [part for part in used if part is not self.refinement]
         parts = [part for part in vars(self).values() if part not in used]
         return [
             name

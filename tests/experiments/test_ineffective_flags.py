@@ -15,7 +15,12 @@ from experiments.sweeps.settings import (
     SimulationSettings,
     simulated_in_vain,
 )
-from jkonet_star.settings import BilevelSettings, FeatureSettings, NetworkSettings
+from jkonet_star.settings import (
+    BilevelSettings,
+    FeatureSettings,
+    NetworkSettings,
+    RefinementSettings,
+)
 
 
 def test_a_run_names_them(tmp_path, capsys):
@@ -120,6 +125,11 @@ def test_of_solvers():
     assert learning.unused("jkonet-star-linear-potential") == ["epochs", *inner]
     assert learning.unused("jkonet-star-linear-potential", "jkonet") == []
     assert LearningSettings().unused("jkonet") == []
+    twice = LearningSettings(refinement=RefinementSettings(rollout=2, refine_exponent=0.7))
+    assert twice.unused("jkonet-star-potential") == ["rollout", "refine_exponent"]
+    assert twice.unused("jkonet-star-potential", "auto") == []  # which refines whatever it chooses
+    refined = LearningSettings(refinement=RefinementSettings(rollout=2, refine=5))
+    assert refined.unused("jkonet-star-potential") == []
 
 
 def test_of_sweeps():
