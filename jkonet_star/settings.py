@@ -279,7 +279,7 @@ class RefinementSettings:
             compared with the observed one.
         refine_batch_size: particles of each snapshot per gradient step.
         refine_learning_rate: of Adam, at the start; a cosine takes it to zero.
-        refine_exponent: a of the distance between laws, equation (2) there, 1 is the energy distance
+        refine_exponent: a of the distance between laws, equation (2) there; 1 is the energy distance
             that judges; less sees finer structure, but near 0 all distances are alike, and near 2 only
             means count.
         first_order_weight: of the first-order loss beside the distance of the laws. It keeps particles

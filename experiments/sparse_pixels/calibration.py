@@ -106,9 +106,10 @@ def coverage(draws: HostArray, truth: HostArray, unseen: HostArray) -> dict[floa
 
 def calibration(draws: HostArray, truth: HostArray, unseen: HostArray) -> dict[str, Any]:
     """(1) and (2) together, and v of (3) over the error of the mean; see `error_by_draws`."""
-    best = max(float(_best(draws, truth, unseen).mean()), ROUNDING)
+    errors = error_by_draws(draws, truth, unseen)
+    best = errors[0]["expected_mse"] / 2  # by (1), of one draw
     return {
-        "errors": error_by_draws(draws, truth, unseen),
+        "errors": errors,
         "coverage": {
             f"{level:.0%}": share for level, share in coverage(draws, truth, unseen).items()
         },

@@ -262,3 +262,12 @@ def test_distances_by_the_users_weights(tmp_path):
 def test_settings_that_make_no_sense(wrong, message):
     with pytest.raises(ValueError, match=message):
         SparsePixelsSettings(dataset="synthetic", **wrong)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "order", "steps"),
+    [("ddim", 2, 10), ("ddim", 1, 20), ("sde", 2, 20), ("ddpm", 2, 20)],
+)
+def test_the_small_preset_takes_few_steps_where_few_are_right(sampler, order, steps):
+    given = SparsePixelsSettings(dataset="synthetic", preset="cpu", sampler=sampler, order=order)
+    assert given.resolved().steps == steps
