@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.alignment import aligned_empty
 from diffusions.short_repr import count, known, short_repr
-from diffusions.typing import Array, ArrayLike, Float, Int
+from diffusions.typing import Array, ArrayLike, Float, HostArray, Int
 from jkonet_star.spread import FAR, check_spread
 
 
@@ -163,7 +164,7 @@ def snapshots_from_arrays(
             f"times must differ by more than single precision tells apart, got {host_times.tolist()}"
         )
     n = max(len(p) for p in arrays)
-    packed = np.empty((len(arrays), n, arrays[0].shape[1]), np.float32)
+    packed = aligned_empty((len(arrays), n, arrays[0].shape[1]), np.float32)
     for i, p in enumerate(arrays):
         packed[i, : len(p)] = p if origin is None else p - origin
         packed[i, len(p) :] = packed[i, 0]
@@ -176,7 +177,7 @@ def snapshots_from_arrays(
         if not (packed_weights[i, : len(p)] > 0).all():
             raise ValueError(f"snapshot {i} has weights too small against their sum for float32")
     return Snapshots(
-        points=jnp.asarray(packed),
+        points=taken_over(packed),
         weights=jnp.asarray(packed_weights),
         times=jnp.asarray(packed_times),
         origin=None if origin is None else jnp.asarray(origin, jnp.float32),
@@ -201,7 +202,9 @@ def sorted_rows(
 ) -> Int[np.ndarray, "present"]:
     """The rows of positive weight in the order of their coordinates, whatever their own order."""
     present = np.flatnonzero(weights)
-    return present[np.lexsort((weights[present], *points[present].T))]
+    if len(present) < len(weights):
+        points, weights = points[present], weights[present]
+    return present[np.lexsort((weights, *points.T))]
 
 
 def fewer_particles(snapshots: Snapshots, most: int) -> Snapshots:
@@ -223,6 +226,22 @@ def fewer_particles(snapshots: Snapshots, most: int) -> Snapshots:
     )
 
 
+def take_rows(
+    points: Float[np.ndarray, "n d"], rows: Int[np.ndarray, "m"], out: Float[np.ndarray, "m d"]
+) -> None:
+    """Copies some rows, which are there, into `out`."""
+    # In its other modes NumPy takes them into an array of its own first.
+    np.take(points, rows, axis=0, out=out, mode="clip")
+
+
+def taken_over(array: HostArray) -> Array:
+    """An array as JAX's, to which nobody writes any more; on a processor without a copy.
+
+    What does not begin where XLA wants it to (`diffusions.alignment`) is copied there, too.
+    """
+    return jax.device_put(array, may_alias=True)
+
+
 def relative(values: Any, origin: Array | None) -> Any:
     """Values of the data less the origin, in double precision where neither is traced."""
     if origin is None or values is None:
@@ -237,11 +256,13 @@ def in_order(snapshots: Snapshots) -> tuple[Snapshots, Int[np.ndarray, "t n"]]:
     """The same population with sorted rows, and the new row of each old one."""
     points, weights = np.asarray(snapshots.points), np.asarray(snapshots.weights)
     order = np.empty(weights.shape, np.int32)
+    moved_points = aligned_empty(points.shape, points.dtype)
     for k, (x, w) in enumerate(zip(points, weights, strict=True)):
         order[k] = np.concatenate([sorted_rows(x, w), np.flatnonzero(w == 0)])
+        take_rows(x, order[k], moved_points[k])
     rank = np.argsort(order, axis=1).astype(np.int32)
     moved = snapshots.replace(  # type: ignore[attr-defined]
-        points=jnp.asarray(np.take_along_axis(points, order[..., None], axis=1)),
+        points=taken_over(moved_points),
         weights=jnp.asarray(np.take_along_axis(weights, order, axis=1)),
     )
     return moved, rank

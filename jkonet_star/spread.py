@@ -8,9 +8,7 @@ FAR = 32.0
 """Distance from zero, in units of the spread, from which an origin is needed."""
 LARGEST, SMALLEST = 1e18, 1e-18
 """Spread of points and of times: beyond, their squares leave single precision."""
-
-
-_ROWS_AT_ONCE = 100_000
+ROWS_AT_ONCE = 100_000
 """In double precision: a million cells need no second copy."""
 
 
@@ -25,13 +23,13 @@ def check_spread(parts: Sequence[np.ndarray], what: str) -> tuple[np.ndarray, fl
         ValueError: it does not hold them.
     """
     n, dimension = sum(len(part) for part in parts), parts[0].shape[1]
-    size = max(float(np.abs(part).max()) for part in parts)
+    size = max(max(float(part.max()), -float(part.min())) for part in parts)
 
     def blocks() -> Iterator[np.ndarray]:
         # At unit size neither sums nor squares leave double precision.
         for part in parts:
-            for i in range(0, len(part), _ROWS_AT_ONCE):
-                block = part[i : i + _ROWS_AT_ONCE].astype(np.float64)
+            for i in range(0, len(part), ROWS_AT_ONCE):
+                block = part[i : i + ROWS_AT_ONCE].astype(np.float64)
                 yield block / size if size > 0 else block
 
     mean = sum((block.sum(axis=0) for block in blocks()), np.zeros(dimension)) / n

@@ -19,6 +19,7 @@ PACKAGES = ("diffusions", "jkonet_star", "data_generation", "checkpoints", "expe
 MAY_IMPORT = {
     "diffusions": (),
     "jkonet_star": (
+        "diffusions.alignment",
         "diffusions.arguments",
         "diffusions.checks",
         "diffusions.density.expectation_maximisation",

@@ -18,10 +18,12 @@ from typing import IO, Any
 import numpy as np
 
 from data_generation.formats.bounded_reading import MOST_FILE_BYTES, most_unpacked
+from diffusions.alignment import aligned_empty
 from diffusions.checks import shown
 from diffusions.files import naming, new_file
 
 _MAGIC = b"\x93NUMPY"
+_PIECE = 1 << 20
 _MOST_AXES = 32
 _HEADERS: dict[tuple[int, int], Any] = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -141,9 +143,11 @@ def _array(stream: IO[bytes], size: int) -> np.ndarray:
             f"damaged or truncated: its header announces {shown(shape)} of {dtype}, which are not "
             f"the {there} bytes that follow"
         )
-    # By the number: without one, an entry of an archive unpacks to whatever it holds.
-    content = bytearray(stream.read(wanted))
-    if len(content) != wanted:
-        raise ValueError(f"truncated: {len(content)} of {wanted} bytes are there")
-    flat = np.frombuffer(content, dtype)
+    flat = aligned_empty((math.prod(shape),), dtype)
+    # In pieces: an archive's stream unpacks as much as is asked for before it hands it over.
+    content, found = memoryview(flat.view(np.uint8)), 0
+    while found < wanted and (more := stream.readinto(content[found : found + _PIECE])):
+        found += more
+    if found != wanted:
+        raise ValueError(f"truncated: {found} of {wanted} bytes are there")
     return flat.reshape(shape[::-1]).T if column_major else flat.reshape(shape)

@@ -118,7 +118,9 @@ def _check_snapshots(part: str, arrays: Arrays, sizes: dict[str, int]) -> None:
     if (weights < 0).any():
         raise ValueError(f"weights of {part} has negative entries")
     _check_sums(f"weights of {part}, of one snapshot,", weights.sum(axis=1))
-    there = [x[w > 0] for x, w in zip(arrays["points"], weights, strict=True)]
+    there = [
+        x if (w > 0).all() else x[w > 0] for x, w in zip(arrays["points"], weights, strict=True)
+    ]
     check_spread(there, f"points of {part}")
 
 

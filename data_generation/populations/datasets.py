@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from data_generation.populations.dataset_checks import check_archives_content
@@ -40,7 +39,7 @@ from diffusions.releases import release_of
 from diffusions.short_repr import short_repr
 from diffusions.typing import Key
 from jkonet_star.densities import Densities, fit_densities, from_arrays
-from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
+from jkonet_star.snapshots import Snapshots, snapshots_from_arrays, taken_over
 from jkonet_star.transport.couplings import Couplings, couple
 
 
@@ -235,11 +234,11 @@ def load_dataset(name_or_path: str | Path, data_dir: str | Path = "data") -> Dat
     except ValueError as error:
         raise ValueError(f"{folder} is damaged: {error}") from error
     train, test = (
-        Snapshots(**{name: jnp.asarray(array) for name, array in archives[part].items()})
+        Snapshots(**{name: taken_over(array) for name, array in archives[part].items()})
         for part in ("train", "test")
     )
     couplings = Couplings(
-        **{name: jnp.asarray(array) for name, array in archives["couplings"].items()}
+        **{name: taken_over(array) for name, array in archives["couplings"].items()}
     )
     return Dataset(
         train=train,

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jkonet_star.snapshots import fewer_particles, snapshots_from_arrays
+from diffusions.alignment import aligned_empty
+from jkonet_star.snapshots import fewer_particles, in_order, snapshots_from_arrays, taken_over
 
 
 def clouds(*sizes, d=2):
@@ -180,3 +181,24 @@ def test_single_and_double_precision_are_packed_alike():
         single = snapshots_from_arrays(points)
         double = snapshots_from_arrays([p.astype(np.float64) for p in points])
         jax.tree.map(np.testing.assert_array_equal, single, double)
+
+
+def test_what_is_aligned_is_taken_over_without_a_copy():
+    array = aligned_empty((7, 3), np.float32)
+    array[:] = np.arange(21).reshape(7, 3)
+    taken = taken_over(array)
+    np.testing.assert_array_equal(taken, np.arange(21).reshape(7, 3))
+    if jax.default_backend() == "cpu":
+        assert np.shares_memory(taken, array)
+
+
+def test_rows_in_order_are_the_old_ones():
+    """With padding, which stays at the end, and without."""
+    for sizes in ((6, 4, 6), (5, 5)):
+        snapshots = snapshots_from_arrays(clouds(*sizes))
+        moved, rank = in_order(snapshots)
+        for k in range(len(sizes)):
+            np.testing.assert_array_equal(moved.points[k][rank[k]], snapshots.points[k])
+            np.testing.assert_array_equal(moved.weights[k][rank[k]], snapshots.weights[k])
+            last = moved.points[k, : sizes[k], -1]
+            assert (np.diff(last) >= 0).all()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_generation.formats.array_files import npz_names, read_npy, read_npz
+from diffusions.alignment import ALIGNMENT
 
 ARRAYS = {
     "floats": np.random.default_rng(0).normal(size=(3, 4, 2)),
@@ -44,6 +45,21 @@ def test_archives_come_back(tmp_path, save):
     assert list(read_npz(tmp_path / "x.npz", ["text"])) == ["text"]
     with pytest.raises(ValueError, match="holds no array 'other'"):
         read_npz(tmp_path / "x.npz", ["other"])
+
+
+def test_arrays_are_read_to_where_they_can_be_taken_over(tmp_path):
+    """Once, and without a copy of their bytes beside them."""
+    array = np.random.default_rng(0).standard_normal((500_000, 8), np.float32)
+    np.savez(tmp_path / "x.npz", x=array)
+    tracemalloc.start()
+    try:
+        found = read_npz(tmp_path / "x.npz")["x"]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(found, array)
+    assert found.ctypes.data % ALIGNMENT == 0
+    assert peak < 1.5 * array.nbytes
 
 
 def npy(header, content=b"", version=(1, 0)):
