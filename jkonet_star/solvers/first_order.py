@@ -48,12 +48,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusions.alignment import aligned_empty
 from diffusions.short_repr import short_repr
 from diffusions.typing import Array, Float, Int, Key, Params, PyTree
 from jkonet_star.densities import GaussianMixtures, KernelDensities
 from jkonet_star.energies.interactions import grouped_interaction_drift
 from jkonet_star.energies.models import EnergyModel
-from jkonet_star.snapshots import Snapshots
+from jkonet_star.snapshots import Snapshots, take_rows, taken_over
 from jkonet_star.solvers.strata import compact_order, mean_and_spread, uniform_in_strata
 from jkonet_star.transport.couplings import Couplings
 
@@ -64,7 +65,7 @@ class FirstOrderConditions:
 
     point: Float[Array, "c d"]  # p
     displacement: Float[Array, "c d"]  # y - x
-    score: Float[Array, "c d"]  # grad log rho(p); zero where no density was fitted
+    score: Float[Array, "c d"] | None  # grad log rho(p); None where no density was fitted
     tau: Float[Array, "c"]
     time: Float[Array, "c"]  # at which a time-varying potential is evaluated
     weight: Float[Array, "c"]  # of the plan; sums to 1 over each step
@@ -92,7 +93,7 @@ def filled_up(
     filled = {
         field.name: _repeated(getattr(conditions, field.name), more, axis=0)
         for field in dataclasses.fields(conditions)
-        if not field.name.startswith("population")
+        if not field.name.startswith("population") and getattr(conditions, field.name) is not None
     }
     filled["weight"] = jnp.asarray(np.pad(np.asarray(conditions.weight), (0, more)))
     if thin:
@@ -178,7 +179,7 @@ def first_order_conditions(
     points, times = np.asarray(snapshots.points), np.asarray(snapshots.times)
     k, weight = np.asarray(couplings.step), np.asarray(couplings.weight)
     source, target = np.asarray(couplings.source), np.asarray(couplings.target)
-    x, y = points[k, source], points[k + 1, target]
+    x, y = _gathered(points, k, source), _gathered(points, k + 1, target)
     n_steps = len(points) - 1
 
     def marginal(rows: np.ndarray) -> np.ndarray:
@@ -188,25 +189,29 @@ def first_order_conditions(
 
     density_snapshots: tuple[np.ndarray, ...]
     if scheme == "implicit":
-        point, time = y, times[k + 1]
+        point, displacement, time = y, np.subtract(y, x, out=x), times[k + 1]
         population, weights, row = points[1:], marginal(target), target
         density_snapshots = (k + 1,)
     elif scheme == "explicit":
-        point, time = x, times[k]
+        point, displacement, time = x, np.subtract(y, x, out=y), times[k]
         population, weights, row = points[:-1], marginal(source), source
         density_snapshots = (k,)
     else:
         half = np.float32(0.5)
-        point, time = half * (x + y), half * (times[k] + times[k + 1])
+        point, time = aligned_empty(x.shape, x.dtype), half * (times[k] + times[k + 1])
+        np.multiply(half, np.add(x, y, out=point), out=point)
+        displacement = np.subtract(y, x, out=y)
         population, weights, row = _midpoint_population(k, weight, point, n_steps)
         density_snapshots = (k, k + 1)
-    score: Array = jnp.zeros(point.shape)
+    # What is large is taken over as it is, and so are the populations, which are the snapshots'.
+    points_taken = taken_over(point)
+    score: Array | None = None
     if densities is not None:
-        scores = [_scores(densities, jnp.asarray(s), jnp.asarray(point)) for s in density_snapshots]
+        scores = [_scores(densities, jnp.asarray(s), points_taken) for s in density_snapshots]
         score = jnp.asarray(np.mean([np.asarray(s) for s in scores], axis=0))
     return FirstOrderConditions(
-        point=jnp.asarray(point),
-        displacement=jnp.asarray(y - x),
+        point=points_taken,
+        displacement=taken_over(displacement),
         score=score,
         tau=jnp.asarray((times[1:] - times[:-1])[k]),
         time=jnp.asarray(time),
@@ -214,9 +219,19 @@ def first_order_conditions(
         step=couplings.step,
         row=jnp.asarray(row),
         lineage=jnp.asarray(_lineages(couplings, points.shape[1])),
-        population=jnp.asarray(population),
+        population=taken_over(population),
         population_weights=jnp.asarray(weights),
     )
+
+
+def _gathered(
+    points: Float[np.ndarray, "t n d"], snapshot: Int[np.ndarray, "c"], row: Int[np.ndarray, "c"]
+) -> Float[np.ndarray, "c d"]:
+    """`points[snapshot, row]`, where it can be taken over."""
+    n, d = points.shape[1:]
+    found = aligned_empty((len(row), d), points.dtype)
+    take_rows(points.reshape(-1, d), snapshot.astype(np.int64) * n + row, found)
+    return found
 
 
 @jax.jit
@@ -233,8 +248,13 @@ PAIRED_FACTOR = {"explicit": 0.0, "midpoint": 1.0, "implicit": 2.0}
 def with_known_beta(
     conditions: FirstOrderConditions, beta: float, *, paired: bool, scheme: str
 ) -> FirstOrderConditions:
-    """The conditions with beta's term in the displacement, once as in (1) or as often as (4) says."""
+    """The conditions with beta's term in the displacement, once as in (1) or as often as (4) says.
+
+    Without densities there is no such term.
+    """
     factor = PAIRED_FACTOR[scheme] if paired else 1.0
+    if conditions.score is None:
+        return conditions
     shift = factor * beta * conditions.tau[:, None] * conditions.score
     return dataclasses.replace(conditions, displacement=conditions.displacement + shift)
 
@@ -294,7 +314,7 @@ def residuals(
         drift += pull
         if pull_ridge and model.has_potential:
             excess -= pull_ridge * (tau**2 * jnp.sum(pull**2, axis=-1) - excess)
-    if model.internal == "learned":
+    if model.internal == "learned" and conditions.score is not None:
         drift += model.beta(params, constants) * conditions.score[rows]
     return tau[:, None] * drift + conditions.displacement[rows], excess
 

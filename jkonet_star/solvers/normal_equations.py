@@ -288,16 +288,17 @@ def pair_blocks(
     # r / (s tau): a displacement over the speed is a time, as tau is.
     velocities = host.displacement[rows] / speed / host.tau[rows, None].astype(np.float64)
     weights = np.concatenate([host.weight[own], np.zeros(n_rows - len(own))])
-    points, moved, scores, mass = (
+    scores = np.zeros_like(velocities) if host.score is None else host.score[rows] * length
+    points, moved, slopes, mass = (
         jnp.asarray(c.reshape(-1, block, *c.shape[1:]), jnp.float64)
         for c in (
             (host.point[rows] - center) / length,
             velocities,
-            host.score[rows] * length,
+            scores,
             weights,
         )
     )
-    return points, moved, scores, mass
+    return points, moved, slopes, mass
 
 
 def population_of(

@@ -12,7 +12,7 @@ from jkonet_star.densities import GaussianMixtures
 from jkonet_star.energies.features import Features, monomial_exponents
 from jkonet_star.energies.models import LinearEnergy, NetworkEnergy, Units
 from jkonet_star.settings import SCHEMES
-from jkonet_star.snapshots import Snapshots
+from jkonet_star.snapshots import Snapshots, snapshots_from_arrays
 from jkonet_star.solvers.first_order import (
     PAIRED_FACTOR,
     compactly_ordered,
@@ -21,7 +21,7 @@ from jkonet_star.solvers.first_order import (
     residuals,
     with_known_beta,
 )
-from jkonet_star.transport.couplings import Couplings
+from jkonet_star.transport.couplings import Couplings, couple
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -440,10 +440,26 @@ def test_fillers_do_not_count():
     np.testing.assert_allclose(filled, plain, rtol=1e-14)
 
 
-def test_without_densities_the_score_is_zero():
+def test_without_densities_there_is_no_score_and_beta_has_no_term():
     snapshots, couplings = made("explicit")
     conditions = first_order_conditions(snapshots, couplings, None, "explicit")
-    np.testing.assert_array_equal(conditions.score, 0.0)
+    assert conditions.score is None
+    params = jax.tree.map(lambda leaf: leaf + 0.2, truth())
+    noisier = params | {"internal": params["internal"] + 1.0}
+    assert float(loss_at(params, conditions)) == float(loss_at(noisier, conditions)) > 0
+    shifted = with_known_beta(conditions, BETA, paired=False, scheme="explicit")
+    np.testing.assert_array_equal(shifted.displacement, conditions.displacement)
+
+
+@pytest.mark.parametrize(("scheme", "first"), [("explicit", 0), ("implicit", 1)])
+def test_the_populations_are_those_of_the_snapshots_and_no_copies(scheme, first):
+    points = np.random.default_rng(0).standard_normal((3, 16, 4), np.float32)
+    snapshots = snapshots_from_arrays(points)
+    couplings, _ = couple(snapshots, key=jax.random.key(0))
+    conditions = first_order_conditions(snapshots, couplings, None, scheme)
+    np.testing.assert_array_equal(conditions.population, points[first : first + 2])
+    if jax.default_backend() == "cpu":
+        assert np.shares_memory(conditions.population, snapshots.points)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
