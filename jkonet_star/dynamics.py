@@ -62,6 +62,16 @@ class Step(NamedTuple):
     converged: Bool[Array, "n"]
 
 
+def potential_gradient(
+    potential: Potential, x: Float[Array, "n d"], t: Float[Array, ""]
+) -> Float[Array, "n d"]:
+    """Grad V(x, t) at each row of x."""
+    slope = jax.grad(potential)
+    if len(x) <= ROWS_PER_BLOCK:
+        return jax.vmap(slope, (0, None))(x, t)
+    return jax.lax.map(lambda row: slope(row, t), x, batch_size=ROWS_PER_BLOCK)
+
+
 def energy_gradient(
     potential: Potential,
     pull: Pull | None,
@@ -71,11 +81,7 @@ def energy_gradient(
     weights: Float[Array, "m"],
 ) -> Float[Array, "n d"]:
     """Grad E(x; nu) at each row of x."""
-    slope = jax.grad(potential)
-    if len(x) <= ROWS_PER_BLOCK:
-        gradient = jax.vmap(slope, (0, None))(x, t)
-    else:
-        gradient = jax.lax.map(lambda row: slope(row, t), x, batch_size=ROWS_PER_BLOCK)
+    gradient = potential_gradient(potential, x, t)
     if pull is not None:
         gradient += pull(x, population, weights)
     return gradient

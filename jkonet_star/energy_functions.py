@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from diffusions.arguments import checked
 from diffusions.typing import Array, Float, HostArray, Params, PyTree
-from jkonet_star.dynamics import Pull, energy_gradient, scheme_time
+from jkonet_star.dynamics import Pull, energy_gradient, potential_gradient, scheme_time
 from jkonet_star.energies.models import EnergyModel
 from jkonet_star.growth_rate import GrowthRate
 from jkonet_star.snapshots import relative
@@ -151,7 +151,7 @@ class EnergyFunctions:
         """Grad V(x_i, t) and sum_j w_j grad U(x_i - x_j) at the particles of a population."""
         x, t = relative(points, self.origin), relative(t, self.start)
         pull = self._pull(x, x, weights) if self.model.has_interaction else jnp.zeros_like(x)
-        return jax.vmap(jax.grad(self._potential_at), (0, None))(x, t), pull
+        return potential_gradient(self._potential_at, x, t), pull
 
     def check_single(self) -> None:
         """Raises ValueError where this is a stack."""

@@ -176,6 +176,13 @@ class _Learned:
         """Some rows of a snapshot, in double precision."""
         return self.packed[j, rows].astype(np.float64) + self.shift
 
+    def _searched(self, j: int, rows: Int[np.ndarray, "n"]) -> HostArray:
+        """The same points as they are stored, where that is what they are: a search converts them."""
+        if self.shift.any():
+            return self.points(j, rows)
+        stored = self.packed[j]
+        return stored if len(rows) == len(stored) else stored[rows]
+
     def snapshot(self, time: float) -> int | None:
         """The snapshot at a time."""
         near = np.abs(self.times - time) <= 1e-5 * np.diff(self.times).min()
@@ -229,7 +236,7 @@ class _Learned:
         if len(sources) < 2:
             return None
         weight = weight[inside].astype(np.float64)
-        near = nearest(self.points(j, sources), x, NEAREST + 1)
+        near = nearest(self._searched(j, sources), x, NEAREST + 1)
         if rows is not None:
             # The sort is stable: whatever is not the particle itself keeps its place.
             order = np.argsort(sources[near] == rows[:, None], axis=1, kind="stable")

@@ -1,5 +1,7 @@
 """Datasets for the scripts: by name, by path, or the demonstration's."""
 
+import dataclasses
+
 from data_generation.populations.datasets import Dataset, generate_dataset, load_dataset
 from data_generation.populations.functionals import functional
 from data_generation.populations.settings import DataSettings
@@ -18,6 +20,14 @@ def open_dataset(name_or_path: str | None, data_dir: str) -> Dataset:
     say(f"data: {settings.data_dir}/{settings.name}")
     with first_before_others():
         return generate_dataset(settings)
+
+
+def with_judging_test(dataset: Dataset) -> Dataset:
+    """The dataset with no more of its test population than `population` gives.
+
+    Of a large one the rest would lie in memory, beside what is learned from, for nothing.
+    """
+    return dataclasses.replace(dataset, test=population(dataset, "test_data"))
 
 
 def known_energy(dataset: Dataset) -> KnownEnergy | None:

@@ -37,7 +37,13 @@ from experiments.populations.assessment import (
     say_verdict,
 )
 from experiments.populations.bootstrap import bootstrapped
-from experiments.populations.datasets import known_energy, open_dataset, population, yardsticks
+from experiments.populations.datasets import (
+    known_energy,
+    open_dataset,
+    population,
+    with_judging_test,
+    yardsticks,
+)
 from experiments.populations.figures import plot_training
 from experiments.populations.learning_settings import LearningSettings
 from experiments.populations.settings import TrainSettings
@@ -45,7 +51,7 @@ from experiments.run.contents import CHECKPOINT, remove_own
 from experiments.run.folder import SCHEMA_VERSION, RunFolder
 from experiments.run.place import TRAINING
 from experiments.run.records import ChoiceRecord
-from experiments.run.session import TRAINING_ACTIVITIES, session
+from experiments.run.session import TRAINING_ACTIVITIES, Session, session
 from experiments.run.settings import changed
 from experiments.run.training import train_in_chunks
 from jkonet_star.evaluation import (
@@ -80,7 +86,7 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
     """
     with session(settings, TRAINING, begin, activities=TRAINING_ACTIVITIES) as run:
         with run.timed("data", since=begin):
-            dataset = open_dataset(settings.dataset, settings.data_dir)
+            dataset = with_judging_test(open_dataset(settings.dataset, settings.data_dir))
         solver = learning.solver(settings.solver)
         solver.check(dataset.train.dimension)
         check_memory(
@@ -117,63 +123,13 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
         )
         if not started:
             return
-        truth = known_energy(dataset)
+        folder, truth = run.folder, known_energy(dataset)
         snapshots = population(dataset, settings.eval)
-        refinement, choice = learning.refinement, None
-        with run.timed("train"):
-            if isinstance(solver, Auto):
-                choice = chosen(
-                    run.folder, solver, problem, settings.seeds[0], refinement, dataset.metadata
-                )
-                refinement = choice.refinement
-                # With the programs that have been compiled for the comparison.
-                wide = with_room(problem)
-                training = choice.candidate.training(wide)
-            else:
-                training = SideBySide(solver, problem)
-        if not solver.epochs:
-            say_solved(training.facts[0], len(settings.seeds))
-        folder = run.folder
-        energies, details = learn(folder, training, settings, snapshots, run.seconds)
-        if choice is not None:
-            details["choice"] = [dataclasses.asdict(row) for row in choice.compared]
-        refined = None
-        if refinement.refine:
-            refining = (
-                Refining(refinement, problem, energies)
-                if choice is None
-                else choice.candidate.refining(refinement, wide, energies)
-            )
-            energies, refined = refine(folder, refining, settings, snapshots, run.seconds)
-        if choice is not None:
-            energies = choice.candidate.plain(energies, problem)
-        if problem.internal is not None:
-            details["beta_estimate"] = beta_details(problem)
-        details |= judge(problem, energies)
-        if cut is not None:
-            details["warnings"].insert(0, cut)
-        energies = reported(
-            problem,
-            energies,
-            settings.solver,
-            folder.rows(),
-            details,
-            refinement_losses=refined,
-            compared=() if choice is None else choice.compared,
+        energies, details = fitted(
+            run, solver, problem, settings, learning, dataset.metadata, snapshots, cut=cut
         )
-        if learning.bootstrap.bootstrap:
-            with run.timed("bootstrap"):
-                energies, details["uncertainty"] = bootstrapped(
-                    folder,
-                    solver,
-                    problem,
-                    energies,
-                    settings,
-                    learning,
-                    dataset.metadata,
-                    refinement=refinement,
-                    choice=choice,
-                )
+        # Of a million cells it is most of the memory, and what follows needs the dataset alone.
+        del problem
         with run.timed("evaluate"):
             order = settings.wasserstein_order
             beside = yardsticks(dataset, settings.eval, order)
@@ -196,6 +152,88 @@ def train(settings: TrainSettings, learning: LearningSettings, begin: float) -> 
         for part in ("refinement", "bootstrap", "bootstrap/refinement"):
             remove_own(folder.path / part / "checkpoint", CHECKPOINT)
         say_verdict(result)
+
+
+def fitted(
+    run: Session,
+    solver: Solver,
+    problem: Problem,
+    settings: TrainSettings,
+    learning: LearningSettings,
+    metadata: dict[str, Any],
+    snapshots: Snapshots,
+    *,
+    cut: str | None,
+) -> tuple[FittedEnergy, dict[str, Any]]:
+    """The energies of all seeds with their reports; refined, and with replicates, on request.
+
+    Args:
+        run: that has started.
+        solver: of the settings.
+        problem: its input.
+        settings: of the run.
+        learning: of the solver.
+        metadata: of the dataset.
+        snapshots: the population of the evaluations.
+        cut: what is done less than was asked for, in words.
+
+    Returns:
+        The energies, and what the summary says of how they were made.
+    """
+    refinement, choice = learning.refinement, None
+    with run.timed("train"):
+        if isinstance(solver, Auto):
+            choice = chosen(run.folder, solver, problem, settings.seeds[0], refinement, metadata)
+            refinement = choice.refinement
+            # With the programs that have been compiled for the comparison.
+            wide = with_room(problem)
+            training = choice.candidate.training(wide)
+        else:
+            training = SideBySide(solver, problem)
+    if not solver.epochs:
+        say_solved(training.facts[0], len(settings.seeds))
+    folder = run.folder
+    energies, details = learn(folder, training, settings, snapshots, run.seconds)
+    if choice is not None:
+        details["choice"] = [dataclasses.asdict(row) for row in choice.compared]
+    refined = None
+    if refinement.refine:
+        refining = (
+            Refining(refinement, problem, energies)
+            if choice is None
+            else choice.candidate.refining(refinement, wide, energies)
+        )
+        energies, refined = refine(folder, refining, settings, snapshots, run.seconds)
+    if choice is not None:
+        energies = choice.candidate.plain(energies, problem)
+    if problem.internal is not None:
+        details["beta_estimate"] = beta_details(problem)
+    details |= judge(problem, energies)
+    if cut is not None:
+        details["warnings"].insert(0, cut)
+    energies = reported(
+        problem,
+        energies,
+        settings.solver,
+        folder.rows(),
+        details,
+        refinement_losses=refined,
+        compared=() if choice is None else choice.compared,
+    )
+    if learning.bootstrap.bootstrap:
+        with run.timed("bootstrap"):
+            energies, details["uncertainty"] = bootstrapped(
+                folder,
+                solver,
+                problem,
+                energies,
+                settings,
+                learning,
+                metadata,
+                refinement=refinement,
+                choice=choice,
+            )
+    return energies, details
 
 
 def divided_seeds(count: int) -> str | None:
