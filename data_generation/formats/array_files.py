@@ -146,8 +146,9 @@ def _array(stream: IO[bytes], size: int) -> np.ndarray:
     flat = aligned_empty((math.prod(shape),), dtype)
     # In pieces: an archive's stream unpacks as much as is asked for before it hands it over.
     content, found = memoryview(flat.view(np.uint8)), 0
-    while found < wanted and (more := stream.readinto(content[found : found + _PIECE])):
-        found += more
+    while piece := stream.read(min(_PIECE, wanted - found)):
+        content[found : found + len(piece)] = piece
+        found += len(piece)
     if found != wanted:
         raise ValueError(f"truncated: {found} of {wanted} bytes are there")
     return flat.reshape(shape[::-1]).T if column_major else flat.reshape(shape)
