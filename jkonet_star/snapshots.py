@@ -44,13 +44,13 @@ class Snapshots:
         start = () if self.start is None else (self.start,)
         if not known(self.points, self.weights, self.times, *start) or self.points.ndim != 3:
             return short_repr(self)
-        counts = np.count_nonzero(np.asarray(self.weights), axis=1)
-        fewest, most = counts.min(), counts.max()
+        counts = self.counts()
+        fewest, most = min(counts), max(counts)
         times, digits = self.time_values(), 7 if self.start is None else 12
         return (
             f"Snapshots({self.n_snapshots} of "
             + (f"{fewest:,} to " if fewest < most else "")
-            + f"{count(int(most), 'particle')} in dimension {self.dimension}, "
+            + f"{count(most, 'particle')} in dimension {self.dimension}, "
             + f"times {times[0]:.{digits}g} to {times[-1]:.{digits}g})"
         )
 
@@ -73,6 +73,10 @@ class Snapshots:
     def dt(self) -> Float[Array, "steps"]:
         """Length tau of each step, times[1:] - times[:-1]."""
         return self.times[1:] - self.times[:-1]
+
+    def counts(self) -> list[int]:
+        """How many particles each snapshot has, padding left out."""
+        return np.count_nonzero(np.asarray(self.weights), axis=1).tolist()
 
     def arrays(self) -> list[np.ndarray]:
         """The snapshots as a list of (n_i, d) arrays on the host, padding removed.

@@ -116,7 +116,7 @@ def generate_dataset(settings: DataSettings) -> Dataset:
     if settings.leave_one_out is not None:
         train = leave_one_out(train, settings.leave_one_out)
         masses = None if masses is None else np.delete(masses, settings.leave_one_out)
-    _check_batch(settings.batch_size, max(len(p) for p in train.arrays()))
+    _check_batch(settings.batch_size, max(train.counts()))
     couplings, reports = couple(train, settings.coupling_settings, key=named_key(key, "couplings"))
     archives: Archives = {
         "train": _snapshot_arrays(train),
@@ -139,8 +139,8 @@ def generate_dataset(settings: DataSettings) -> Dataset:
             "test": test.time_values().tolist(),
         },
         "counts": {
-            "train": [len(p) for p in train.arrays()],
-            "test": [len(p) for p in test.arrays()],
+            "train": train.counts(),
+            "test": test.counts(),
         },
         "time_unit": "" if read is None else read.unit,
         "masses": None if masses is None else masses.tolist(),
@@ -300,7 +300,7 @@ def _populations(
     if held_out is not None and settings.test_ratio is None and not settings.split_population:
         return train, held_out, read, {"test": independent}
     ratio = DEFAULT_TEST_RATIO if settings.test_ratio is None else settings.test_ratio
-    counts = {len(p) for p in train.arrays()}
+    counts = set(train.counts())
     # Particles of snapshots with unequal counts cannot be followed through time.
     inside = settings.split_population or len(counts) > 1
     split = split_population if inside else split_particles

@@ -25,7 +25,7 @@ def split_particles(
         ValueError: unequal counts, a ratio out of range, one that leaves either side empty.
     """
     _check_ratio(test_ratio)
-    counts = sorted({len(p) for p in snapshots.arrays()})
+    counts = sorted(set(snapshots.counts()))
     if len(counts) > 1:
         raise ValueError(
             f"the snapshots hold {counts[0]} to {counts[-1]} particles, so none can be followed "
@@ -44,7 +44,7 @@ def split_population(
     """
     _check_ratio(test_ratio)
     generator = _generator(key)
-    chosen = [_held_out(len(p), test_ratio, generator) for p in snapshots.arrays()]
+    chosen = [_held_out(n, test_ratio, generator) for n in snapshots.counts()]
     return _split(snapshots, test_ratio, chosen)
 
 

@@ -24,6 +24,7 @@ def test_unequal_populations_come_back_as_they_went_in():
         np.testing.assert_allclose(two, one / one.sum(), rtol=1e-6)
     np.testing.assert_allclose(snapshots.dt, [0.5, 1.5])
     assert (snapshots.n_snapshots, snapshots.n_steps, snapshots.dimension) == (3, 2, 2)
+    assert snapshots.counts() == [5, 3, 4]
 
 
 def test_padding_is_a_real_particle_without_weight():
