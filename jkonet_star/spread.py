@@ -1,6 +1,6 @@
 """Which numbers single precision holds. Imports no JAX."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -41,3 +41,17 @@ def check_spread(parts: Sequence[np.ndarray], what: str) -> tuple[np.ndarray, fl
             f"unit in which the spread lies between {SMALLEST:g} and {LARGEST:g}"
         )
     return center, spread
+
+
+def squared_norms(of: Callable[[slice], np.ndarray], count: int) -> np.ndarray:
+    """|v_i|^2 of so many rows in double precision, of which there are `ROWS_AT_ONCE` at a time.
+
+    Args:
+        of: some of the rows, (m, d).
+        count: of all.
+    """
+    found = np.empty(count)
+    for start in range(0, count, ROWS_AT_ONCE):
+        own = slice(start, start + ROWS_AT_ONCE)
+        found[own] = np.sum(of(own) ** 2, axis=1)
+    return found

@@ -7,16 +7,14 @@ With weights of sum 1 over all n particles of all snapshots,
 computed in double precision. What is learned in them does not depend on the units of the data.
 """
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 import numpy as np
 
-from diffusions.typing import Array, Float
+from diffusions.typing import Array
 from jkonet_star.energies.models import Units
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.first_order import FirstOrderConditions
-from jkonet_star.spread import ROWS_AT_ONCE
+from jkonet_star.spread import squared_norms
 
 ROUNDING = 1e-7
 """Of single precision, relative."""
@@ -26,7 +24,7 @@ def data_units(snapshots: Snapshots, conditions: FirstOrderConditions, beta: flo
     """Centre, length, speed and noise scale of a population (see `energies`), and a given beta."""
     tau = np.asarray(conditions.tau, np.float64)
     displacement = np.asarray(conditions.displacement)
-    rates = _squared_norms(lambda own: displacement[own] / tau[own, None], len(tau))
+    rates = squared_norms(lambda own: displacement[own] / tau[own, None], len(tau))
     mean_square_rate = np.sum(np.asarray(conditions.weight) * rates) / snapshots.n_steps
     units = population_units(snapshots)
     noise = mean_square_rate * float(units.time_step) / (2.0 * snapshots.dimension)
@@ -45,10 +43,11 @@ def population_units(snapshots: Snapshots) -> Units:
     # One snapshot at a time: a million cells need no second copy in double precision.
     rows = list(zip(weights, points, strict=True))
     center = sum(w @ x.astype(np.float64) for w, x in rows)
-    variance = sum(
-        float(w @ _squared_norms(lambda own, x=x: x[own] - center, len(x)))  # type: ignore[misc]
-        for w, x in rows
-    )
+
+    def squares(x: np.ndarray) -> np.ndarray:
+        return squared_norms(lambda own: x[own] - center, len(x))
+
+    variance = sum(float(w @ squares(x)) for w, x in rows)
     size = max(float(points.max()), -float(points.min()))
     length = _or_one(float(np.sqrt(variance / snapshots.dimension)), size)
     mean_tau = float(np.mean(np.asarray(snapshots.dt)))
@@ -61,17 +60,6 @@ def population_units(snapshots: Snapshots) -> Units:
         noise=jnp.asarray(float(length) ** 2 / mean_tau, jnp.float32),
         beta=jnp.zeros((), jnp.float32),
     )
-
-
-def _squared_norms(
-    of: Callable[[slice], Float[np.ndarray, "m d"]], count: int
-) -> Float[np.ndarray, "n"]:
-    """Of so many rows, in double precision, of which there are `ROWS_AT_ONCE` at a time."""
-    found = np.empty(count)
-    for start in range(0, count, ROWS_AT_ONCE):
-        own = slice(start, start + ROWS_AT_ONCE)
-        found[own] = np.sum(of(own) ** 2, axis=1)
-    return found
 
 
 def _or_one(value: float, size: float = 0.0) -> Array:

@@ -31,6 +31,7 @@ from diffusions.typing import Array, Float, HostArray, Int, Key
 from jkonet_star.fit_report import CoupledStep
 from jkonet_star.settings import CouplingSettings
 from jkonet_star.snapshots import Snapshots, sorted_rows
+from jkonet_star.spread import squared_norms
 from jkonet_star.transport.blocks_of_mass import blocks_of_mass
 from jkonet_star.transport.exact import exact_plan
 from jkonet_star.transport.semidiscrete import semidiscrete_plan
@@ -123,7 +124,6 @@ def couple(
             x, y, a / a.sum(), b / b.sum(), settings, jax.random.fold_in(key, step)
         )
         weight = plan.mass / plan.mass.sum()
-        displacement = y[plan.cols].astype(np.float64) - x[plan.rows]
         report = CouplingReport(
             step=step,
             method=method,
@@ -131,7 +131,7 @@ def couple(
             n_target=len(cols),
             n_blocks=n_blocks,
             n_pairs=len(weight),
-            cost=float(weight @ (displacement**2).sum(axis=1)),
+            cost=float(weight @ _squared_distances(x, y, plan)),
             converged=plan.converged,
             iterations=plan.iterations,
             marginal_error=plan.marginal_error,
@@ -149,6 +149,15 @@ def couple(
         weight=jnp.asarray(all_weights, jnp.float32),
     )
     return couplings, reports
+
+
+def _squared_distances(x: HostArray, y: HostArray, plan: SparsePlan) -> Float[np.ndarray, "pairs"]:
+    """|x_i - y_j|^2 of the pairs of a plan."""
+
+    def displacements(own: slice) -> HostArray:
+        return y[plan.cols[own]].astype(np.float64) - x[plan.rows[own]]
+
+    return squared_norms(displacements, len(plan.mass))
 
 
 def moved_couplings(couplings: Couplings, rank: Int[np.ndarray, "t n"]) -> Couplings:
