@@ -196,7 +196,7 @@ def _by_residuals(
     found = _residuals(energies, conditions, jnp.asarray(rows), jax.random.key(0), samples)
     variance = 2.0 * _constant_betas(problem, energies)[:, None] * np.asarray(conditions.tau)[rows]
     noise = np.sqrt(variance)[..., None] * rng.standard_normal(x.shape)
-    shift = np.asarray(conditions.displacement, np.float64)[rows] + noise
+    shift = np.asarray(conditions.displacement)[rows].astype(np.float64) + noise
     return x + shift - np.asarray(found, np.float64)
 
 
