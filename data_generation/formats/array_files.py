@@ -145,7 +145,7 @@ def _array(stream: IO[bytes], size: int) -> np.ndarray:
         )
     flat = aligned_empty((math.prod(shape),), dtype)
     # In pieces: an archive's stream unpacks as much as is asked for before it hands it over.
-    content, found = memoryview(flat.view(np.uint8)), 0
+    content, found = flat.view(np.uint8).data, 0
     while piece := stream.read(min(_PIECE, wanted - found)):
         content[found : found + len(piece)] = piece
         found += len(piece)
