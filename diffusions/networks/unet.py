@@ -41,7 +41,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusions.checks import Bounds, Count, Decay, Layers, Natural, Positive
-from diffusions.networks.convolutions import convolution
+from diffusions.networks.convolutions import convolution, convolution_of_doubled, doubled
 from diffusions.networks.embeddings import sinusoidal_embedding, step_of_log_snr
 from diffusions.networks.group_norm import GroupNorm
 from diffusions.networks.presets import NoiseSteps, Style
@@ -68,6 +68,7 @@ def _conv(
     zero: bool = False,
     stride: int = 1,
     padding: str | int = "SAME",
+    of_doubled: bool = False,
     dtype: Any,
 ) -> nn.Conv:
     return nn.Conv(
@@ -78,7 +79,7 @@ def _conv(
         kernel_init=nn.initializers.zeros_init() if zero else _kernel_init,
         dtype=dtype,
         name=name,
-        conv_general_dilated=_convolution,
+        conv_general_dilated=_convolution_of_doubled if of_doubled else _convolution,
     )
 
 
@@ -97,6 +98,17 @@ def _convolution(x: Array, kernel: Array, strides: Any, padding: Any, **options:
         return convolution(x, kernel, tuple(strides), (above, beside))
 
     return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=others)
+
+
+def _convolution_of_doubled(
+    x: Array, kernel: Array, strides: Any, padding: Any, **options: Any
+) -> Array:
+    """That of images whose pixels are doubled first, on a CPU without doubling them."""
+
+    def others(x: Array, kernel: Array) -> Array:
+        return jax.lax.conv_general_dilated(doubled(x), kernel, strides, padding, **options)
+
+    return jax.lax.platform_dependent(x, kernel, cpu=convolution_of_doubled, default=others)
 
 
 def _norm(x: Array, groups: int, name: str, dtype: Any, style: Style) -> Array:
@@ -178,8 +190,11 @@ class SelfAttention(nn.Module):
         # The softmax in at least single precision: bfloat16 has no digits for many small weights.
         at_least_single = jnp.promote_types(self.dtype, jnp.float32)
         logits = jnp.einsum("bqc,bkc->bqk", query, key, preferred_element_type=at_least_single)
-        weights = nn.softmax(logits * (channels // self.heads) ** -0.5).astype(self.dtype)
-        h = jnp.einsum("bqk,bkc->bqc", weights, value)
+        largest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+        weights = jnp.exp((logits - largest) * (channels // self.heads) ** -0.5)
+        # Divided by their sum after the product, which has fewer entries.
+        h = jnp.einsum("bqk,bkc->bqc", weights.astype(self.dtype), value)
+        h = (h / weights.sum(axis=-1, keepdims=True)).astype(self.dtype)
         h = h.reshape(batch, self.heads, height * width, -1).swapaxes(1, 2).reshape(x.shape)
         out = nn.Dense(
             channels, kernel_init=nn.initializers.zeros_init(), dtype=self.dtype, name="out"
@@ -294,7 +309,7 @@ class UNet(nn.Module):
                 if level in self.attention_levels:
                     x = attention(x, f"up_{level}_attention_{i}")
             if level > 0:
-                x = _conv(x.shape[-1], f"up_{level}_resize", dtype=self.dtype)(_doubled(x))
+                x = _conv(x.shape[-1], f"up_{level}_resize", of_doubled=True, dtype=self.dtype)(x)
 
         x = nn.silu(_norm(x, self.groups, "norm_out", self.dtype, self.style))
         x = _conv(self.out_channels, "conv_out", zero=True, dtype=self.dtype)(x)
@@ -320,9 +335,3 @@ class UNet(nn.Module):
         # The last row is that of NO_CLASS.
         rows = nn.Embed(self.n_classes + 1, dim, dtype=self.dtype, name="classes")
         return e + rows(jnp.where(labels < 0, self.n_classes, labels))
-
-
-def _doubled(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
-    """Every pixel four times: nearest neighbours at twice the size."""
-    b, h, w, c = x.shape
-    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
