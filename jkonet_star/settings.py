@@ -202,7 +202,7 @@ class NetworkSettings:
     gradient_clip: NotNegative = 10.0
     weight_decay: NotNegative = 0.0
     ema_decay: Decay = 0.0
-    interaction_samples: Natural = 16
+    interaction_samples: Natural = 8
     pull_ridge: NotNegative = 1e-3
 
     def __post_init__(self):

@@ -83,8 +83,10 @@ def save_figure(figure: Figure, file: Path) -> None:
     """Writes a PNG, and a PDF of the same name beside it: the same bytes for the same content."""
     file.parent.mkdir(parents=True, exist_ok=True)
     # Laid out and measured once, for both.
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+        figure.set_layout_engine("none")
     drawn = figure.get_tightbbox().padded(_EDGE)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None}, bbox_inches=drawn)

@@ -53,7 +53,7 @@ from experiments.run.place import TRAINING
 from experiments.run.records import ChoiceRecord
 from experiments.run.session import TRAINING_ACTIVITIES, Session, session
 from experiments.run.settings import changed
-from experiments.run.training import train_in_chunks
+from experiments.run.training import CHUNKS, FEW_CHUNKS, train_in_chunks, usual_chunk
 from jkonet_star.evaluation import (
     earth_movers_distances,
     predict_one_step_ahead,
@@ -488,7 +488,7 @@ def train_side_by_side(
         keys: of the networks.
         predict: populations one step ahead, in any arrays, on the device.
         distances: (networks, steps) of the same arrays on the host.
-        every: epochs between evaluations.
+        every: epochs between evaluations; absent, a tenth of all, or a quarter with an interaction.
         seconds: compile, train and evaluate are added to.
 
     Returns:
@@ -496,7 +496,10 @@ def train_side_by_side(
     """
     start = time.perf_counter()
     state = training.initial(keys)
-    jax.block_until_ready(predict(training.energies(state)))  # compiles it
+    # With an interaction an evaluation takes all pairs: ten would take as long as the training.
+    dear = training.solver.terms.interaction
+    if not dear:
+        jax.block_until_ready(predict(training.energies(state)))  # compiles it
     seconds["compile"] += time.perf_counter() - start
 
     def one_step_ahead(state: PyTree, done: int) -> PyTree:
@@ -510,7 +513,7 @@ def train_side_by_side(
         state,
         lambda state, n_epochs: training.program(state, keys, n_epochs),
         epochs=training.solver.epochs,
-        every=every,
+        every=every or usual_chunk(training.solver.epochs, FEW_CHUNKS if dear else CHUNKS),
         seconds=seconds,
         evaluate=one_step_ahead,
         finish=finish,

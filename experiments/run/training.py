@@ -23,6 +23,8 @@ from experiments.run.folder import RunFolder
 
 PARTS = 10
 CHUNKS = 10
+FEW_CHUNKS = 4
+"""Where an evaluation takes as long as a part of the training."""
 SECONDS_BETWEEN_LINES = 20.0
 """In a file, where no bar is."""
 StateT = TypeVar("StateT")
@@ -77,19 +79,21 @@ def train_batches(
 def chunk_lengths(done: int, epochs: int, size: int) -> list[int]:
     """Lengths of the chunks that are left; the same cuts, wherever a run was interrupted.
 
+    One that was cut otherwise goes on to the next of these cuts.
+
     Raises:
         ValueError: more epochs are done than there are.
     """
     if done > epochs:
         raise ValueError(f"the checkpoint is of epoch {done}, and the run has {epochs}")
-    full = [size] * (epochs // size) + ([epochs % size] if epochs % size else [])
-    return full[-(-done // size) :]
+    ends = [*range(size, epochs, size), epochs] if epochs else []
+    return np.diff([done, *(end for end in ends if end > done)]).tolist()
 
 
-def usual_chunk(epochs: int) -> int:
+def usual_chunk(epochs: int, chunks: int = CHUNKS) -> int:
     """A tenth of the epochs, or a little more where all chunks are then of one length: one program."""
-    tenth = max(1, -(-epochs // CHUNKS))
-    return next((n for n in range(tenth, 2 * tenth) if epochs % n == 0), tenth)
+    part = max(1, -(-epochs // chunks))
+    return next((n for n in range(part, 2 * part) if epochs % n == 0), part)
 
 
 def part_lengths(size: int) -> list[int]:

@@ -37,6 +37,8 @@ variance below that of `RIDGE`.
 """
 
 import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -380,11 +382,17 @@ class WeakForm:
         pairs = list(itertools.combinations(range(FOLDS), 2))
         rest = [[q for q in range(FOLDS) if q not in pair] for pair in pairs]
         blocks = self.covariances(smoothed, observed, rest)
-        for (a, c), (diagonal, upper) in zip(pairs, blocks, strict=True):
-            both = np.concatenate([slopes[a], slopes[c]], axis=-1)
-            solved = np.stack(block_tridiagonal_solve(diagonal, upper, list(both)))
-            found.append((a, c, solved[..., :f1], solved[..., f1:]))
-            curvature += np.einsum("tjf,tjg->fg", solved[..., :f1], slopes[c], optimize=True)
+
+        def solved(pair: tuple[int, int], block: tuple[list, list]) -> np.ndarray:
+            both = np.concatenate([slopes[part] for part in pair], axis=-1)
+            return np.stack(block_tridiagonal_solve(*block, list(both)))
+
+        with ThreadPoolExecutor(
+            os.cpu_count()
+        ) as pool:  # NumPy's products let go of the interpreter
+            for (a, c), both in zip(pairs, pool.map(solved, pairs, blocks), strict=True):
+                found.append((a, c, both[..., :f1], both[..., f1:]))
+                curvature += np.einsum("tjf,tjg->fg", both[..., :f1], slopes[c], optimize=True)
         curvature = self.count * (curvature + curvature.T) / (FOLDS * (FOLDS - 1))
         return found, curvature
 

@@ -161,6 +161,24 @@ def test_every_solver_from_data_to_evaluation(solver, place, capfd):
     assert len(load_energy(run).times) == 2
 
 
+@pytest.mark.parametrize(
+    ("solver", "dataset", "epochs"),
+    [
+        ("jkonet-star-potential", "plain", [1, 2, 3, 4, 5, 6]),
+        ("jkonet-star", "full", [2, 4, 6]),  # where all pairs of particles are an evaluation
+    ],
+)
+def test_how_often_a_training_is_evaluated_where_nobody_says(solver, dataset, epochs, place):
+    name = f"as-often-{solver}"
+    said = place.training(name, f"--solver={solver}", f"--dataset={dataset}")
+    said.remove("--eval-every=2")
+    assert train.run(said) == 0
+    rows = [
+        json.loads(line) for line in (place.runs / name / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [row["epoch"] for row in rows if "emd_one_step_ahead" in row] == epochs
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_learns(scheme, place):
     run = place.train(

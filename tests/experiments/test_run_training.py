@@ -8,7 +8,7 @@ import pytest
 
 from checkpoints import latest_step
 from experiments.run.folder import RunFolder
-from experiments.run.training import part_lengths, train_in_chunks, usual_chunk
+from experiments.run.training import chunk_lengths, part_lengths, train_in_chunks, usual_chunk
 
 
 def program(state, n_epochs):
@@ -162,3 +162,11 @@ def test_parts_of_a_chunk_are_one_program_and_the_same_training(run, capsys):
 def test_ten_evaluations_where_nobody_says():
     chunks = {n: usual_chunk(n) for n in (1, 2, 10, 25, 101, 200, 1000)}
     assert chunks == {1: 1, 2: 1, 10: 1, 25: 5, 101: 11, 200: 20, 1000: 100}
+    assert {n: usual_chunk(n, 4) for n in (1, 6, 101, 200)} == {1: 1, 6: 2, 101: 26, 200: 50}
+
+
+def test_a_run_goes_on_by_cuts_of_another_length():
+    assert chunk_lengths(0, 7, 3) == [3, 3, 1]
+    assert chunk_lengths(3, 7, 3) == [3, 1]
+    assert chunk_lengths(4, 7, 3) == [2, 1]
+    assert chunk_lengths(7, 7, 3) == chunk_lengths(0, 0, 3) == []
