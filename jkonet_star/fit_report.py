@@ -121,7 +121,8 @@ class ComparedReport:
     Attributes:
         name: in words.
         parameters: that it learned.
-        energy_distance: of its predictions to held-out particles, mean over the steps.
+        energy_distance: of its predictions to held-out particles, by the exponent of the refinement,
+            mean over the steps.
         standard_error: of the difference to the best one; zero for that.
         chosen: whether it was.
         c2st: how well its predictions are told from held-out particles, mean over the steps; None

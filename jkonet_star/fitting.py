@@ -136,6 +136,7 @@ def fit(
         raise ValueError(
             "bootstrap couples and fits densities anew: give settings of them, not them"
         )
+    growing = (GrowthSettings() if growth else None) if isinstance(growth, bool) else growth
     again = functools.partial(
         prepare,
         solver=chosen if circulation else solver,
@@ -143,7 +144,7 @@ def fit(
         features=features,
         coupling_settings=coupling_settings,
         density_settings=density_settings,
-        growth=(GrowthSettings() if growth else None) if isinstance(growth, bool) else growth,
+        growth=growing,
         masses=masses,
     )
     problem = again(
@@ -153,7 +154,12 @@ def fit(
     choice = None
     if isinstance(chosen, Auto):
         choice = chosen.choose(
-            problem, key=keys[0], refinement=refinement, coupling_settings=coupling_settings
+            problem,
+            key=keys[0],
+            refinement=refinement,
+            coupling_settings=coupling_settings,
+            growth=growing,
+            masses=masses,
         )
     said: list[str] = []
     for line in data_warnings(problem, outliers(snapshots)):

@@ -31,9 +31,11 @@ to the estimate of (1),
 
     h(x_i) = 2 sum_j b_j |x_i - y_j| - 2 sum_i' a_i' |x_i - x_i'| / (1 - sum_i' a_i'^2),
     g(y_j) = 2 sum_i a_i |x_i - y_j|,                                                              (5)
-    Var(D - D') ~ sum_i a_i^2 (h - h' - mean)^2 / (1 - sum_i a_i^2) + the same of g and b          (6)
+    s_i = a_i (h(x_i) - sum_i' a_i' h(x_i')),   t_j likewise of g and b,
+    Var(D - D') ~ sum_i (s_i - s'_i)^2 / (1 - sum_i a_i^2) + the same of t and b                   (6)
 
-(the projection of a U-statistic: Hoeffding, Ann. Math. Stat. 19, 1948).
+(the projection of a U-statistic: Hoeffding, Ann. Math. Stat. 19, 1948). Predictions of particles that
+multiply and die have weights of their own; the a of (6)'s denominator are those before.
 """
 
 from typing import NamedTuple
@@ -94,11 +96,11 @@ def energy_distance(
 
 
 class Contributions(NamedTuple):
-    """An energy distance, and what each particle adds to it, equation (5)."""
+    """An energy distance, and what each particle adds to it, equation (6)."""
 
     distance: float
-    sources: Float[np.ndarray, "n"]  # h
-    targets: Float[np.ndarray, "m"]  # g
+    sources: Float[np.ndarray, "n"]  # s
+    targets: Float[np.ndarray, "m"]  # t
 
 
 def contributions(
@@ -106,14 +108,26 @@ def contributions(
     y: Float[np.ndarray, "m d"],
     a: Float[np.ndarray, "n"],
     b: Float[np.ndarray, "m"],
+    *,
+    exponent: float = 1.0,
 ) -> Contributions:
-    """`energy_distance` and equation (5); arguments as there, with two points a side at least."""
-    across = cdist(x, y)
-    within = cdist(x, x) @ a / (1 - a @ a)
+    """`energy_distance` and equation (6); arguments as there, with two points a side at least.
+
+    Args:
+        x: points of P.
+        y: points of Q.
+        a: weights of x, of sum 1.
+        b: weights of y, of sum 1.
+        exponent: every distance to this power, between 0 and 2; (1) is zero for equal laws only by any.
+    """
+    across = cdist(x, y) ** exponent
+    within = cdist(x, x) ** exponent @ a / (1 - a @ a)
+    beside = cdist(y, y) ** exponent @ b / (1 - b @ b)
+    sources, targets = 2 * across @ b - 2 * within, 2 * a @ across
     return Contributions(
-        distance=float(2 * a @ across @ b - a @ within - spread(y, b)),
-        sources=2 * across @ b - 2 * within,
-        targets=2 * a @ across,
+        distance=float(2 * a @ across @ b - a @ within - b @ beside),
+        sources=a * (sources - a @ sources),
+        targets=b * (targets - b @ targets),
     )
 
 
@@ -124,12 +138,10 @@ def variance_of_difference(
     b: Float[np.ndarray, "m"],
 ) -> float:
     """Equation (6)."""
-    variance = 0.0
-    for weights, mine, its in ((a, one.sources, other.sources), (b, one.targets, other.targets)):
-        difference = mine - its
-        around = difference - weights @ difference
-        variance += float(weights**2 @ around**2) / (1 - weights @ weights)
-    return variance
+    return sum(
+        float(np.sum((mine - its) ** 2)) / (1 - weights @ weights)
+        for weights, mine, its in ((a, one.sources, other.sources), (b, one.targets, other.targets))
+    )
 
 
 def total_variance(x: Float[np.ndarray, "n d"], a: Float[np.ndarray, "n"]) -> float:

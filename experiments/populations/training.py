@@ -60,7 +60,7 @@ from jkonet_star.evaluation import (
     predict_snapshots,
 )
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.settings import CouplingSettings, RefinementSettings
+from jkonet_star.settings import CouplingSettings
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.bootstrap import check_bootstrap, check_resampling
 from jkonet_star.solvers.choice import Auto, SolverChoice, with_room
@@ -183,7 +183,7 @@ def fitted(
     refinement, choice = learning.refinement, None
     with run.timed("train"):
         if isinstance(solver, Auto):
-            choice = chosen(run.folder, solver, problem, settings.seeds[0], refinement, metadata)
+            choice = chosen(run.folder, solver, problem, settings.seeds[0], learning, metadata)
             refinement = choice.refinement
             # With the programs that have been compiled for the comparison.
             wide = with_room(problem)
@@ -246,7 +246,7 @@ def chosen(
     solver: Auto,
     problem: Problem,
     seed: int,
-    refinement: RefinementSettings,
+    learning: LearningSettings,
     metadata: dict[str, Any],
 ) -> SolverChoice:
     """What `auto` chooses, from `choice.json` where the run has one; said as a table.
@@ -254,7 +254,7 @@ def chosen(
     Raises:
         ValueError: the file is damaged, or a snapshot has too few particles to hold some out.
     """
-    file = run.path / "choice.json"
+    file, refinement = run.path / "choice.json", learning.refinement
     if file.is_file():
         found = read_record(file, ChoiceRecord)
         refinement = dataclasses.replace(refinement, refine=refinement.refine or found.refine)
@@ -265,6 +265,8 @@ def chosen(
             key=jax.random.key(seed),
             refinement=refinement,
             coupling_settings=coupling_settings(metadata),
+            growth=learning.growth.chosen,
+            masses=learning.masses_of(metadata),
             on_candidate=lambda name: say(f"  comparing: {name}"),
         )
         rows = [dataclasses.asdict(row) for row in choice.compared]

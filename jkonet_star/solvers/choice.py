@@ -1,15 +1,20 @@
 """`solver="auto"`: the data choose what is learned, and how.
 
 Of every snapshot a share of the particles is held out. Candidates learn from the rest, and predict from
-held-out particles of one snapshot those of the next. With D the energy distance of both (`refinement`,
-equation (2), a = 1), the candidate with the least mean over the steps is the best; the simplest one
-within one standard error of it is taken. Candidates are compared on the same particles, and so the
+held-out particles of one snapshot those of the next. With D the energy distance of both that the
+refinement minimises (there equation (2)), the candidate with the least mean over the steps is the best;
+the simplest one within one standard error of it is taken. By roots of distances, a = .5, the default,
+fewer particles tell a V(x) from a V(x, t) than by distances, whose error is mostly that of how many
+particles of a branch were held out. Candidates are compared on the same particles, and so the
 error is that of the difference: with h_c(x_i) and g_c(y_j) what one particle adds to D of candidate c,
 
-    h_c(x_i) = 2 mean_j |z_i - y_j| - 2 mean_i' |z_i - z_i'|,   g_c(y_j) = 2 mean_i |z_i - y_j|,   (1)
+    h_c(x_i) = 2 mean_j |z_i - y_j|^a - 2 mean_i' |z_i - z_i'|^a,
+    g_c(y_j) = 2 mean_i |z_i - y_j|^a,                                                             (1)
     Var(D_c - D_b) ~ Var_i(h_c - h_b) / n + Var_j(g_c - g_b) / m,                                  (2)
 
-z_i being where c moves x_i to (the projection of a U-statistic: Hoeffding 1948). The energy distance
+z_i being where c moves x_i to (the projection of a U-statistic: Hoeffding 1948). Where particles
+multiply and die, those of the candidates do, too, and a prediction has the weights that they have
+grown to: without, V(x, t) would learn shares that change as motion. The energy distance
 hardly sees what is finer than a population. So of those that it leaves the classifier of `two_samples`
 has to find one as hard to tell from the observed particles as any other, up to half the error of a
 difference of two accuracies of n answers (a whole one would hide what a few hundred particles show),
@@ -39,6 +44,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from diffusions.checks import Natural
 from diffusions.keys import named_key
@@ -48,7 +54,12 @@ from diffusions.typing import HostArray, Key, Keys, PyTree
 from jkonet_star.energies.models import NetworkEnergy
 from jkonet_star.fit_report import ComparedReport, finite_or_none
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.settings import CouplingSettings, NetworkSettings, RefinementSettings
+from jkonet_star.settings import (
+    CouplingSettings,
+    GrowthSettings,
+    NetworkSettings,
+    RefinementSettings,
+)
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.first_order import filled_up
 from jkonet_star.solvers.interface import Solver
@@ -70,6 +81,8 @@ HELD_OUT = 0.25
 FEWEST = 20
 """Particles of a snapshot, below which nothing can be held out."""
 MOST_COMPARED = 1000
+ENOUGH_HELD_OUT = 1500
+"""Particles held out, over all snapshots, below which others are held out once more."""
 COMPARED_STEPS: dict[str, int] = {"soap": 500, "adam": 2400}
 """Gradient steps of the first-order training of what is compared, however many couplings there are."""
 CHOSEN_STEPS: dict[str, int] = {"soap": 1800, "adam": 7200}
@@ -262,6 +275,8 @@ class Auto(Solver):
         key: Key,
         refinement: RefinementSettings = RefinementSettings(),  # noqa: B008 (frozen)
         coupling_settings: CouplingSettings = CouplingSettings(),  # noqa: B008 (frozen)
+        growth: GrowthSettings | None = None,
+        masses: Sequence[Any] | ArrayLike | None = None,
         on_candidate: Callable[[str], None] = lambda name: None,
     ) -> SolverChoice:
         """Compares the candidates.
@@ -272,6 +287,8 @@ class Auto(Solver):
             refinement: of what is taken; `REFINEMENT_STEPS` where it has no steps.
             coupling_settings: of the particles to learn from, which are coupled anew, also where the
                 problem's own couplings were given.
+            growth: of the problem.
+            masses: likewise.
             on_candidate: called with the name of each before it is trained.
 
         Raises:
@@ -279,34 +296,50 @@ class Auto(Solver):
         """
         self.check_problem(problem)
         refinement = _with_steps(refinement)
-        learned, held = _split(problem.snapshots, key)
-        part = prepare(
-            learned, self, scheme=problem.scheme, key=key, coupling_settings=coupling_settings
-        )
-        part = with_room(part, problem)
+        exponent = refinement.refine_exponent
+        parts, held = [], []
+        for learned, judging in _splits(problem.snapshots, key):
+            part = prepare(
+                learned,
+                self,
+                scheme=problem.scheme,
+                key=key,
+                coupling_settings=coupling_settings,
+                growth=growth,
+                masses=masses,
+            )
+            parts.append(with_room(part, problem))
+            held.append(judging)
         compared: list[_Outcome] = []
-        first_order: dict[str, FittedEnergy] = {}
+        first_order: dict[str, list[FittedEnergy]] = {}
 
-        def compare(candidate: Candidate, start: FittedEnergy | None = None) -> None:
+        def compare(candidate: Candidate, starts: Sequence[FittedEnergy] = ()) -> None:
             on_candidate(candidate.name)
-            if start is None:
-                start, _ = train(candidate.training(part, COMPARED_STEPS), key[None])
-            first_order[candidate.name] = start
-            refined, _ = train(candidate.refining(refinement, part, start), key[None])
-            plain = candidate.plain(refined, part)
+            if not starts:
+                starts = [train(candidate.training(p, COMPARED_STEPS), key[None])[0] for p in parts]
+            first_order[candidate.name] = list(starts)
+            # One after the other: side by side they would be another program than the final one.
+            refined = [
+                train(candidate.refining(refinement, part, start), key[None])[0]
+                for part, start in zip(parts, starts, strict=True)
+            ]
+            plain = candidate.plain(refined[0], parts[0])
             size = sum(leaf.size for leaf in jax.tree.leaves(plain.params))
-            energy = refined.member(0)
+            energies = [energy.member(0) for energy in refined]
             # As it was asked for: a later session trains with what the table has.
-            beta = candidate.beta or (float(energy.beta) if candidate.noise else None)
-            compared.append(_Outcome(candidate, size, beta, _Distances(energy, held)))
+            found = (
+                float(np.mean([energy.beta for energy in energies])) if candidate.noise else None
+            )
+            distances = _Distances(list(zip(energies, held, strict=True)), exponent)
+            compared.append(_Outcome(candidate, size, candidate.beta or found, distances))
 
         for candidate in candidates(self.network):
             compare(candidate)
         best = compared[_taken(compared)[0]].candidate
-        start = first_order[best.name]
-        compare(best.with_noise(), start)
+        starts = first_order[best.name]
+        compare(best.with_noise(), starts)
         if beta := compared[-1].beta:
-            compare(best.with_half_the_noise(beta / 2), start)
+            compare(best.with_half_the_noise(beta / 2), starts)
         # From simple to rich: a beta is one parameter more, a clock and width are many.
         compared.sort(key=lambda outcome: (outcome.parameters, outcome.beta or 0.0))
         chosen, errors = _taken(compared)
@@ -325,7 +358,7 @@ class Auto(Solver):
                 )
                 for i, (outcome, error) in enumerate(zip(compared, errors, strict=True))
             ],
-            held_out=sum(len(own.points) for own in held),
+            held_out=sum(len(own.points) for judging in held for own in judging),
         )
 
     def chosen_before(
@@ -444,37 +477,56 @@ class _Weighted(NamedTuple):
     weights: HostArray
 
 
-def _split(snapshots: Snapshots, key: Key) -> tuple[Snapshots, list[_Weighted]]:
-    """Snapshots to learn from, and the particles held out of each, which have no weight there."""
+def _splits(snapshots: Snapshots, key: Key) -> list[tuple[Snapshots, list[_Weighted]]]:
+    """Snapshots to learn from, and the particles held out of each, which have no weight there.
+
+    Of few particles there are two such splits, which hold out others: how many of a branch happen to
+    be held out must not decide.
+    """
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
-    weights, held = np.array(snapshots.weights), []
-    for k, x in enumerate(snapshots.arrays()):
-        rows = np.flatnonzero(weights[k])
-        chosen = rng.permutation(len(rows))[: int(HELD_OUT * len(rows))]
-        seen = chosen[:MOST_COMPARED]
-        own = np.asarray(weights[k, rows[seen]], np.float64)
-        held.append(_Weighted(x[seen], own / own.sum()))
-        weights[k, rows[chosen]] = 0
-        weights[k] /= weights[k].sum()
-    return dataclasses.replace(snapshots, weights=jnp.asarray(weights)), held
+    points, weights = snapshots.arrays(), np.asarray(snapshots.weights)
+    rows = [np.flatnonzero(w) for w in weights]
+    orders = [rng.permutation(len(own)) for own in rows]
+    counts = [int(HELD_OUT * len(order)) for order in orders]
+    few = sum(min(count, MOST_COMPARED) for count in counts) < ENOUGH_HELD_OUT
+    splits = []
+    for number in range(2 if few else 1):
+        kept, held = weights.copy(), []
+        for k, (order, count) in enumerate(zip(orders, counts, strict=True)):
+            chosen = order[number * count : (number + 1) * count]
+            seen = chosen[:MOST_COMPARED]
+            own = np.asarray(weights[k, rows[k][seen]], np.float64)
+            held.append(_Weighted(points[k][seen], own / own.sum()))
+            kept[k, rows[k][chosen]] = 0
+            kept[k] /= kept[k].sum()
+        splits.append((dataclasses.replace(snapshots, weights=jnp.asarray(kept)), held))
+    return splits
 
 
 class _Distances:
     """Energy distances of an energy's predictions, and what each particle adds to them."""
 
-    def __init__(self, energy: FittedEnergy, population: Sequence[_Weighted]):
+    def __init__(
+        self, judged: Sequence[tuple[FittedEnergy, Sequence[_Weighted]]], exponent: float = 1.0
+    ):
         self.parts, accuracies, self.answers = list[Contributions](), [], 0
-        self.weights = [(a.weights, b.weights) for a, b in itertools.pairwise(population)]
-        for k, (start, end) in enumerate(itertools.pairwise(population)):
-            key = jax.random.fold_in(named_key(jax.random.key(0), "held out"), k)
-            path = energy.predict(start.points, 1, start=k, key=key, weights=start.weights)
-            z = np.asarray(path[-1], np.float64)
-            a, b = start.weights, end.weights
-            self.parts.append(contributions(z, end.points, a, b))
-            finite = np.isfinite(z).all()
-            rng = np.random.default_rng(k)
-            accuracies.append(c2st(z, end.points, a, b, rng) if finite else np.nan)
-            self.answers += 2 * min(len(a), len(b))
+        self.weights = []
+        for energy, population in judged:
+            for k, (start, end) in enumerate(itertools.pairwise(population)):
+                key = jax.random.fold_in(named_key(jax.random.key(0), "held out"), k)
+                found = energy.predict_weighted(
+                    start.points, 1, start=k, key=key, weights=start.weights
+                )
+                z, a, b = np.asarray(found.points[-1], np.float64), start.weights, end.weights
+                if energy.growth_rate is not None:
+                    grown = np.asarray(found.weights[-1], np.float64)
+                    a = grown / grown.sum()
+                self.weights.append((start.weights, b))
+                self.parts.append(contributions(z, end.points, a, b, exponent=exponent))
+                finite = np.isfinite(z).all() and np.isfinite(a).all()
+                rng = np.random.default_rng(k)
+                accuracies.append(c2st(z, end.points, a, b, rng) if finite else np.nan)
+                self.answers += 2 * min(len(a), len(b))
         self.mean = float(np.mean([part.distance for part in self.parts]))
         self.accuracy = float(np.mean(accuracies))
         if not np.isfinite(self.mean):
