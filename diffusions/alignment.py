@@ -21,6 +21,8 @@ def aligned_empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
         dtype: of its entries.
     """
     dtype = np.dtype(dtype)
+    if not dtype.itemsize:
+        return np.empty(shape, dtype)
     n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     raw = np.empty(n_bytes + ALIGNMENT, np.uint8)
     first = -raw.ctypes.data % ALIGNMENT

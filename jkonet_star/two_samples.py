@@ -34,7 +34,8 @@ to the estimate of (1),
     s_i = a_i (h(x_i) - sum_i' a_i' h(x_i')),   t_j likewise of g and b,
     Var(D - D') ~ sum_i (s_i - s'_i)^2 / (1 - sum_i a_i^2) + the same of t and b                   (6)
 
-(the projection of a U-statistic: Hoeffding, Ann. Math. Stat. 19, 1948). Predictions of particles that
+(the projection of a U-statistic: Hoeffding, Ann. Math. Stat. 19, 1948). Likewise where every distance
+is taken to a power (`contributions`). Predictions of particles that
 multiply and die have weights of their own; the a of (6)'s denominator are those before.
 """
 
@@ -119,7 +120,12 @@ def contributions(
         a: weights of x, of sum 1.
         b: weights of y, of sum 1.
         exponent: every distance to this power, between 0 and 2; (1) is zero for equal laws only by any.
+
+    Returns:
+        NaN where one particle has all the weight of its side: it has no other to be compared with.
     """
+    if max(a @ a, b @ b) >= 1:
+        return Contributions(np.nan, np.full(len(a), np.nan), np.full(len(b), np.nan))
     across = cdist(x, y) ** exponent
     within = cdist(x, x) ** exponent @ a / (1 - a @ a)
     beside = cdist(y, y) ** exponent @ b / (1 - b @ b)

@@ -84,7 +84,9 @@ def save_figure(figure: Figure, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     # Laid out and measured once, for both.
     layout = figure.get_layout_engine()
-    if layout is not None:
+    if layout is None:
+        figure.draw_without_rendering()
+    else:
         layout.execute(figure)
         figure.set_layout_engine("none")
     drawn = figure.get_tightbbox().padded(_EDGE)

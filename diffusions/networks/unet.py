@@ -191,10 +191,10 @@ class SelfAttention(nn.Module):
         at_least_single = jnp.promote_types(self.dtype, jnp.float32)
         logits = jnp.einsum("bqc,bkc->bqk", query, key, preferred_element_type=at_least_single)
         largest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-        weights = jnp.exp((logits - largest) * (channels // self.heads) ** -0.5)
+        weights = jnp.exp((logits - largest) * (channels // self.heads) ** -0.5).astype(self.dtype)
         # Divided by their sum after the product, which has fewer entries.
-        h = jnp.einsum("bqk,bkc->bqc", weights.astype(self.dtype), value)
-        h = (h / weights.sum(axis=-1, keepdims=True)).astype(self.dtype)
+        h = jnp.einsum("bqk,bkc->bqc", weights, value, preferred_element_type=at_least_single)
+        h = (h / weights.sum(axis=-1, keepdims=True, dtype=at_least_single)).astype(self.dtype)
         h = h.reshape(batch, self.heads, height * width, -1).swapaxes(1, 2).reshape(x.shape)
         out = nn.Dense(
             channels, kernel_init=nn.initializers.zeros_init(), dtype=self.dtype, name="out"

@@ -498,7 +498,8 @@ def train_side_by_side(
     """
     start = time.perf_counter()
     state = training.initial(keys)
-    # With an interaction an evaluation takes all pairs: ten would take as long as the training.
+    # With an interaction an evaluation takes all pairs: ten would take as long as the training, and one
+    # that only compiles a tenth of it. Its compilation then counts as evaluation.
     dear = training.solver.terms.interaction
     if not dear:
         jax.block_until_ready(predict(training.energies(state)))  # compiles it

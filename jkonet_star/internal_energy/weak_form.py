@@ -387,9 +387,8 @@ class WeakForm:
             both = np.concatenate([slopes[part] for part in pair], axis=-1)
             return np.stack(block_tridiagonal_solve(*block, list(both)))
 
-        with ThreadPoolExecutor(
-            os.cpu_count()
-        ) as pool:  # NumPy's products let go of the interpreter
+        # NumPy's products let go of the interpreter.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             for (a, c), both in zip(pairs, pool.map(solved, pairs, blocks), strict=True):
                 found.append((a, c, both[..., :f1], both[..., f1:]))
                 curvature += np.einsum("tjf,tjg->fg", both[..., :f1], slopes[c], optimize=True)

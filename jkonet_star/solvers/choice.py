@@ -481,7 +481,8 @@ def _splits(snapshots: Snapshots, key: Key) -> list[tuple[Snapshots, list[_Weigh
     """Snapshots to learn from, and the particles held out of each, which have no weight there.
 
     Of few particles there are two such splits, which hold out others: how many of a branch happen to
-    be held out must not decide.
+    be held out must not decide. Errors take them for independent, though they share particles that are
+    learned from.
     """
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     points, weights = snapshots.arrays(), np.asarray(snapshots.weights)
@@ -520,7 +521,8 @@ class _Distances:
                 z, a, b = np.asarray(found.points[-1], np.float64), start.weights, end.weights
                 if energy.growth_rate is not None:
                     grown = np.asarray(found.weights[-1], np.float64)
-                    a = grown / grown.sum()
+                    with np.errstate(invalid="ignore"):  # it is seen below
+                        a = grown / grown.sum()
                 self.weights.append((start.weights, b))
                 self.parts.append(contributions(z, end.points, a, b, exponent=exponent))
                 finite = np.isfinite(z).all() and np.isfinite(a).all()

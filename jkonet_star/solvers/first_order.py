@@ -229,6 +229,8 @@ def _gathered(
 ) -> Float[np.ndarray, "c d"]:
     """`points[snapshot, row]`, where it can be taken over."""
     n, d = points.shape[1:]
+    if len(row) and not 0 <= row.min() <= row.max() < n:
+        raise ValueError(f"couplings name rows {row.min()} to {row.max()} of {n} particles")
     found = aligned_empty((len(row), d), points.dtype)
     take_rows(points.reshape(-1, d), snapshot.astype(np.int64) * n + row, found)
     return found

@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from jkonet_star.two_samples import (
     c2st,
+    contributions,
     energy_distance,
     mean_distance,
     nearest,
     spread,
     systematic_counts,
+    variance_of_difference,
     variance_ratio,
 )
 
@@ -155,3 +158,38 @@ def test_too_few_points_have_no_scores():
     x, even = rng().normal(size=(4, 2)), np.full(4, 0.25)
     assert np.isnan(c2st(x, x, even, even, rng()))
     assert np.isnan(energy_distance(x[:1], x, np.ones(1), even))
+
+
+@pytest.mark.parametrize("exponent", [1.0, 0.5])
+def test_the_error_of_a_difference_knows_weights_that_have_grown(exponent):
+    """Equation (6) against the deviation over samples, where one prediction multiplies and one moves."""
+    differences, variances = [], []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        x, y = rng.normal(size=(60, 2)), rng.normal(size=(60, 2)) + [0.5, 0.0]
+        even = np.full(60, 1 / 60)
+        grown = np.exp(0.8 * x[:, 0])
+        grown /= grown.sum()
+        one = contributions(x, y, grown, even, exponent=exponent)
+        two = contributions(x - [0.3, 0.0], y, even, even, exponent=exponent)
+        differences.append(one.distance - two.distance)
+        variances.append(variance_of_difference(one, two, even, even))
+    assert np.sqrt(np.mean(variances)) == pytest.approx(np.std(differences), rel=0.15)
+
+
+def test_contributions_are_to_distances_of_any_power():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 3)), rng.normal(size=(15, 3)) + 1
+    a, b = rng.dirichlet(np.ones(20)), rng.dirichlet(np.ones(15))
+    assert contributions(x, y, a, b).distance == pytest.approx(energy_distance(x, y, a, b))
+    found = contributions(x, y, a, b, exponent=0.5)
+    expected = (
+        2 * a @ np.sqrt(cdist(x, y)) @ b
+        - a @ np.sqrt(cdist(x, x)) @ a / (1 - a @ a)
+        - b @ np.sqrt(cdist(y, y)) @ b / (1 - b @ b)
+    )
+    assert found.distance == pytest.approx(expected)
+    assert found.sources.sum() == pytest.approx(0)
+    assert found.targets.sum() == pytest.approx(0)
+    # One particle with all the weight has no other to be compared with.
+    assert np.isnan(contributions(x, y, np.eye(20)[0], b).distance)
