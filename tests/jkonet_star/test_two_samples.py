@@ -162,12 +162,12 @@ def test_too_few_points_have_no_scores():
 
 @pytest.mark.parametrize("exponent", [1.0, 0.5])
 def test_the_error_of_a_difference_knows_weights_that_have_grown(exponent):
-    """Equation (6) against the deviation over samples, where one prediction multiplies and one moves."""
+    """Equation (6) against the deviation over samples: one prediction multiplies, one moves."""
     differences, variances = [], []
     for seed in range(200):
         rng = np.random.default_rng(seed)
-        x, y = rng.normal(size=(60, 2)), rng.normal(size=(60, 2)) + [0.5, 0.0]
-        even = np.full(60, 1 / 60)
+        x, y = rng.normal(size=(150, 2)), rng.normal(size=(150, 2)) + [0.5, 0.0]
+        even = np.full(150, 1 / 150)
         grown = np.exp(0.8 * x[:, 0])
         grown /= grown.sum()
         one = contributions(x, y, grown, even, exponent=exponent)
