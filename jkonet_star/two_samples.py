@@ -35,8 +35,8 @@ to the estimate of (1),
     Var(D - D') ~ sum_i (s_i - s'_i)^2 / (1 - sum_i a_i^2) + the same of t and b                   (6)
 
 (the projection of a U-statistic: Hoeffding, Ann. Math. Stat. 19, 1948). Likewise where every distance
-is taken to a power (`contributions`). Predictions of particles that
-multiply and die have weights of their own; the a of (6)'s denominator are those before.
+is taken to a power (`contributions`). Predictions of particles that multiply and die have weights of
+their own; the a of (6)'s denominator are those before.
 """
 
 from typing import NamedTuple

@@ -37,7 +37,6 @@ zero. What is returned is the plain V(x), or V(x, t), with or without beta: the 
 """
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -47,10 +46,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from diffusions.checks import Natural
-from diffusions.keys import named_key
 from diffusions.memory import check_memory
 from diffusions.training import Progress
-from diffusions.typing import HostArray, Key, Keys, PyTree
+from diffusions.typing import Key, Keys, PyTree
 from jkonet_star.energies.models import NetworkEnergy
 from jkonet_star.fit_report import ComparedReport, finite_or_none
 from jkonet_star.fitted import FittedEnergy
@@ -60,8 +58,8 @@ from jkonet_star.settings import (
     NetworkSettings,
     RefinementSettings,
 )
-from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.first_order import filled_up
+from jkonet_star.solvers.held_out import HeldOutDistances, held_out_splits
 from jkonet_star.solvers.interface import Solver
 from jkonet_star.solvers.learning import Learned, train, with_noise
 from jkonet_star.solvers.network import Network
@@ -69,20 +67,10 @@ from jkonet_star.solvers.problem import Problem, prepare
 from jkonet_star.solvers.refinement import Refining
 from jkonet_star.solvers.registry import Terms
 from jkonet_star.solvers.side_by_side import SideBySide, as_problems
-from jkonet_star.two_samples import (
-    Contributions,
-    c2st,
-    contributions,
-    variance_of_difference,
-)
 from jkonet_star.units import data_units
 
-HELD_OUT = 0.25
 FEWEST = 20
 """Particles of a snapshot, below which nothing can be held out."""
-MOST_COMPARED = 1000
-ENOUGH_HELD_OUT = 1500
-"""Particles held out, over all snapshots, below which others are held out once more."""
 COMPARED_STEPS: dict[str, int] = {"soap": 500, "adam": 2400}
 """Gradient steps of the first-order training of what is compared, however many couplings there are."""
 CHOSEN_STEPS: dict[str, int] = {"soap": 1800, "adam": 7200}
@@ -298,7 +286,7 @@ class Auto(Solver):
         refinement = _with_steps(refinement)
         exponent = refinement.refine_exponent
         parts, held = [], []
-        for learned, judging in _splits(problem.snapshots, key):
+        for learned, judging in held_out_splits(problem.snapshots, key):
             part = prepare(
                 learned,
                 self,
@@ -330,7 +318,7 @@ class Auto(Solver):
             found = (
                 float(np.mean([energy.beta for energy in energies])) if candidate.noise else None
             )
-            distances = _Distances(list(zip(energies, held, strict=True)), exponent)
+            distances = HeldOutDistances(list(zip(energies, held, strict=True)), exponent)
             compared.append(_Outcome(candidate, size, candidate.beta or found, distances))
 
         for candidate in candidates(self.network):
@@ -399,7 +387,7 @@ class _Outcome(NamedTuple):
     candidate: Candidate
     parameters: int
     beta: float | None
-    distances: "_Distances"
+    distances: "HeldOutDistances"
 
 
 def _taken(compared: Sequence[_Outcome]) -> tuple[int, list[float]]:
@@ -422,7 +410,7 @@ def _taken(compared: Sequence[_Outcome]) -> tuple[int, list[float]]:
     return near[_hardest_to_tell([compared[i].distances for i in near])], errors
 
 
-def _hardest_to_tell(compared: "Sequence[_Distances]") -> int:
+def _hardest_to_tell(compared: "Sequence[HeldOutDistances]") -> int:
     """The first within (3) of the best; the first of all where particles are too few."""
     best = min(compared, key=lambda distances: distances.accuracy)
     accuracy = max(best.accuracy, 0.5)
@@ -468,76 +456,3 @@ def with_room(problem: Problem, like: Problem | None = None) -> Problem:
     most = max(n_pairs, 0 if like is None else like.conditions.point.shape[0])
     count = -(-most // ROOM) * ROOM
     return dataclasses.replace(problem, conditions=filled_up(conditions, count))
-
-
-class _Weighted(NamedTuple):
-    """Particles of one snapshot, and weights of sum one."""
-
-    points: HostArray
-    weights: HostArray
-
-
-def _splits(snapshots: Snapshots, key: Key) -> list[tuple[Snapshots, list[_Weighted]]]:
-    """Snapshots to learn from, and the particles held out of each, which have no weight there.
-
-    Of few particles there are two such splits, which hold out others: how many of a branch happen to
-    be held out must not decide. Errors take them for independent, though they share particles that are
-    learned from.
-    """
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
-    points, weights = snapshots.arrays(), np.asarray(snapshots.weights)
-    rows = [np.flatnonzero(w) for w in weights]
-    orders = [rng.permutation(len(own)) for own in rows]
-    counts = [int(HELD_OUT * len(order)) for order in orders]
-    few = sum(min(count, MOST_COMPARED) for count in counts) < ENOUGH_HELD_OUT
-    splits = []
-    for number in range(2 if few else 1):
-        kept, held = weights.copy(), []
-        for k, (order, count) in enumerate(zip(orders, counts, strict=True)):
-            chosen = order[number * count : (number + 1) * count]
-            seen = chosen[:MOST_COMPARED]
-            own = np.asarray(weights[k, rows[k][seen]], np.float64)
-            held.append(_Weighted(points[k][seen], own / own.sum()))
-            kept[k, rows[k][chosen]] = 0
-            kept[k] /= kept[k].sum()
-        splits.append((dataclasses.replace(snapshots, weights=jnp.asarray(kept)), held))
-    return splits
-
-
-class _Distances:
-    """Energy distances of an energy's predictions, and what each particle adds to them."""
-
-    def __init__(
-        self, judged: Sequence[tuple[FittedEnergy, Sequence[_Weighted]]], exponent: float = 1.0
-    ):
-        self.parts, accuracies, self.answers = list[Contributions](), [], 0
-        self.weights = []
-        for energy, population in judged:
-            for k, (start, end) in enumerate(itertools.pairwise(population)):
-                key = jax.random.fold_in(named_key(jax.random.key(0), "held out"), k)
-                found = energy.predict_weighted(
-                    start.points, 1, start=k, key=key, weights=start.weights
-                )
-                z, a, b = np.asarray(found.points[-1], np.float64), start.weights, end.weights
-                if energy.growth_rate is not None:
-                    grown = np.asarray(found.weights[-1], np.float64)
-                    with np.errstate(invalid="ignore"):  # it is seen below
-                        a = grown / grown.sum()
-                self.weights.append((start.weights, b))
-                self.parts.append(contributions(z, end.points, a, b, exponent=exponent))
-                finite = np.isfinite(z).all() and np.isfinite(a).all()
-                rng = np.random.default_rng(k)
-                accuracies.append(c2st(z, end.points, a, b, rng) if finite else np.nan)
-                self.answers += 2 * min(len(a), len(b))
-        self.mean = float(np.mean([part.distance for part in self.parts]))
-        self.accuracy = float(np.mean(accuracies))
-        if not np.isfinite(self.mean):
-            self.mean = float("inf")
-
-    def error_of_difference(self, other: "_Distances") -> float:
-        """The root of equation (2), of the means over the steps; of weighted particles likewise."""
-        variance = sum(
-            variance_of_difference(mine, its, *weights)
-            for mine, its, weights in zip(self.parts, other.parts, self.weights, strict=True)
-        )
-        return float(np.sqrt(variance)) / len(self.parts)

@@ -13,18 +13,20 @@ from jkonet_star.settings import GrowthSettings, NetworkSettings, RefinementSett
 from jkonet_star.snapshots import snapshots_from_arrays
 from jkonet_star.solvers import choice as choice_module
 from jkonet_star.solvers.choice import (
-    ENOUGH_HELD_OUT,
     Auto,
-    _Distances,
     _hardest_to_tell,
     _Outcome,
-    _splits,
     _taken,
-    _Weighted,
     candidates,
     with_room,
 )
 from jkonet_star.solvers.first_order import jko_loss
+from jkonet_star.solvers.held_out import (
+    ENOUGH_HELD_OUT,
+    HeldOutDistances,
+    WeightedParticles,
+    held_out_splits,
+)
 from jkonet_star.solvers.learning import train
 from jkonet_star.solvers.problem import prepare
 from jkonet_star.trajectories import WeightedTrajectory
@@ -125,14 +127,14 @@ def test_the_error_of_a_difference_is_that_of_new_particles(unlike):
     differences, errors = [], []
     for seed in range(60):
         held = [
-            _Weighted(x, np.full(80, 1 / 80))
+            WeightedParticles(x, np.full(80, 1 / 80))
             for x in course([[1.0, 0.0]], n=80, seed=100 + seed).arrays()
         ]
-        a, b = _Distances([(one, held)]), _Distances([(two, held)])
+        a, b = HeldOutDistances([(one, held)]), HeldOutDistances([(two, held)])
         differences.append(a.mean - b.mean)
         errors.append(a.error_of_difference(b))
     assert np.mean(errors) == pytest.approx(np.std(differences, ddof=1), rel=0.25)
-    assert _Distances([(one, held)]).error_of_difference(_Distances([(one, held)])) == 0
+    assert HeldOutDistances([(one, held)]).error_of_difference(HeldOutDistances([(one, held)])) == 0
 
 
 def test_a_weight_counts_as_that_many_particles(unlike):
@@ -140,8 +142,8 @@ def test_a_weight_counts_as_that_many_particles(unlike):
     rng = np.random.default_rng(3)
     points = [rng.normal(size=(50, 2)) + [k, 0] for k in (0.0, 1.0)]
     counts = [rng.integers(1, 4, size=50) for _ in points]
-    light = [_Weighted(x, c / c.sum()) for x, c in zip(points, counts, strict=True)]
-    one, two = _Distances([(energy, light)]), _Distances([(other, light)])
+    light = [WeightedParticles(x, c / c.sum()) for x, c in zip(points, counts, strict=True)]
+    one, two = HeldOutDistances([(energy, light)]), HeldOutDistances([(other, light)])
     z = np.asarray(energy.predict(points[0], 1)[-1])
     a, b = light[0].weights, light[1].weights
     expected = (
@@ -150,8 +152,8 @@ def test_a_weight_counts_as_that_many_particles(unlike):
         - b @ cdist(points[1], points[1]) @ b / (1 - b @ b)
     )
     assert one.mean == pytest.approx(expected, rel=1e-9)
-    even = [_Weighted(x, np.full(50, 0.02)) for x in points]
-    assert one.mean != _Distances([(energy, even)]).mean
+    even = [WeightedParticles(x, np.full(50, 0.02)) for x in points]
+    assert one.mean != HeldOutDistances([(energy, even)]).mean
     assert 0 < one.error_of_difference(two) < 1
 
 
@@ -203,8 +205,8 @@ def test_candidates_multiply_where_the_population_does(narrow):
 
 def test_other_particles_are_held_out_once_more_where_they_are_few():
     uneven = course([[1.0, 0.0]], n=100).arrays()
-    few = _splits(snapshots_from_arrays([uneven[0][:40], uneven[1]]), KEY)
-    many = _splits(course([[1.0, 0.0]], n=2 * ENOUGH_HELD_OUT), KEY)
+    few = held_out_splits(snapshots_from_arrays([uneven[0][:40], uneven[1]]), KEY)
+    many = held_out_splits(course([[1.0, 0.0]], n=2 * ENOUGH_HELD_OUT), KEY)
     assert [len(few), len(many)] == [2, 1]
     for learned, held in (*few, *many):
         np.testing.assert_allclose(np.sum(learned.weights, axis=1), 1, rtol=1e-6)
