@@ -323,28 +323,33 @@ class WeakForm:
         image_products = [folds[k].products(s, s) for k, s in enumerate(smoothed)]
         cross_products = [folds[k].products(observed[k], s) for k, s in enumerate(smoothed)]
         ridge = max(RIDGE, RIDGE_PARTICLES / self.count) * np.eye(smoothed[0].shape[1])
-        found = []
-        for rest in kept:
+        is_kept = np.zeros((len(kept), FOLDS))
+        for row, parts in zip(is_kept, kept, strict=True):
+            row[parts] = 1.0
 
-            def covariance(k, products, left, right, rest=rest):
-                mass = folds[k].mass[rest]
-                total = mass.sum()
-                one, two = mass @ left[k][rest] / total, mass @ right[k][rest] / total
-                centred = products[k][rest].sum(axis=0) / total - np.outer(one, two)
-                return centred * (self.count / folds[k].count)
+        def covariance(
+            k: int, products: list[np.ndarray], left: list[np.ndarray], right: list[np.ndarray]
+        ) -> np.ndarray:
+            fold, j = folds[k], len(ridge)
+            mass = is_kept * fold.mass
+            total = mass.sum(axis=1)[:, None]
+            found = (is_kept / total @ products[k].reshape(FOLDS, -1)).reshape(-1, j, j)
+            one, two = mass @ left[k] / total, mass @ right[k] / total
+            found -= one[:, :, None] * two[:, None, :]
+            found *= self.count / fold.count
+            return found
 
-            diagonal = [
-                covariance(k + 1, own_products, own_means, own_means)
-                + covariance(k, image_products, image_means, image_means)
-                + 2 * ridge
-                for k in range(n_steps)
-            ]
-            upper = [
-                -covariance(k, cross_products, own_means, image_means) - ridge
-                for k in range(1, n_steps)
-            ]
-            found.append((diagonal, upper))
-        return found
+        diagonal = []
+        for k in range(n_steps):
+            both = covariance(k + 1, own_products, own_means, own_means)
+            both += covariance(k, image_products, image_means, image_means)
+            both += 2 * ridge
+            diagonal.append(both)
+        upper = [
+            -covariance(k, cross_products, own_means, image_means) - ridge
+            for k in range(1, n_steps)
+        ]
+        return [([d[i] for d in diagonal], [u[i] for u in upper]) for i in range(len(kept))]
 
     def deviance(
         self, residual: np.ndarray, smoothed: list[np.ndarray], observed: list[np.ndarray]
@@ -383,15 +388,19 @@ class WeakForm:
         rest = [[q for q in range(FOLDS) if q not in pair] for pair in pairs]
         blocks = self.covariances(smoothed, observed, rest)
 
-        def solved(pair: tuple[int, int], block: tuple[list, list]) -> np.ndarray:
+        def solved(
+            pair: tuple[int, int], block: tuple[list, list]
+        ) -> tuple[np.ndarray, np.ndarray]:
             both = np.concatenate([slopes[part] for part in pair], axis=-1)
-            return np.stack(block_tridiagonal_solve(*block, list(both)))
+            both = np.stack(block_tridiagonal_solve(*block, list(both)))
+            other = slopes[pair[1]].reshape(-1, f1)
+            return both, both[..., :f1].reshape(-1, f1).T @ other
 
         # NumPy's products let go of the interpreter.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for (a, c), both in zip(pairs, pool.map(solved, pairs, blocks), strict=True):
+            for (a, c), (both, product) in zip(pairs, pool.map(solved, pairs, blocks), strict=True):
                 found.append((a, c, both[..., :f1], both[..., f1:]))
-                curvature += np.einsum("tjf,tjg->fg", both[..., :f1], slopes[c], optimize=True)
+                curvature += product
         curvature = self.count * (curvature + curvature.T) / (FOLDS * (FOLDS - 1))
         return found, curvature
 

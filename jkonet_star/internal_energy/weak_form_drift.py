@@ -266,11 +266,12 @@ def _search(
     pull = ridge = 0.0
     pull_step = PULL_STEP
     instruments: Instruments = []
-    matrix = np.zeros((len(estimate), len(estimate)))
+    slopes, matrix = np.zeros(0), np.zeros((0, 0))
     for iteration in range(1, ITERATIONS + 1):
         fresh = iteration <= WEIGHTINGS
-        slopes, gaps, smoothed = problem.linearise(estimate, derivatives=fresh)
+        new_slopes, gaps, smoothed = problem.linearise(estimate, derivatives=fresh)
         if fresh:
+            slopes = new_slopes
             influence = _Influence(problem, estimate, smoothed)
         if iteration <= SELECTIONS:
             near = pulls if iteration == 1 or len(pulls) == 1 else _neighbours(pull, pull_step)
@@ -281,10 +282,14 @@ def _search(
                 [one for one in own if len(one) <= size]
                 for own, size in zip(groups, most, strict=True)
             ]
-            without = (gaps + slopes @ estimate)[..., None]
-            both = np.concatenate([slopes, without], axis=-1)
             choices = [
-                _weighted(problem, both, influence(one), small, one / span * squares)
+                _weighted(
+                    problem,
+                    slopes,
+                    gaps + slopes @ (estimate - np.append(0.0, one / span * squares)),
+                    influence(one),
+                    small,
+                )
                 for one in near
             ]
             best = min(range(len(near)), key=lambda i: choices[i].criterion)
@@ -294,11 +299,11 @@ def _search(
             instruments, matrix = choices[best].instruments, choices[best].matrix
             ridge = choices[best].ridge
         elif fresh:
-            instruments, matrix = problem.instruments(slopes, *influence(pull))
+            instruments, matrix = problem.instruments(slopes[..., rows], *influence(pull))
         fixed = np.append(0.0, pull / span * squares)
-        right = problem.moment(instruments, gaps) + matrix @ (estimate - fixed)
+        right = problem.moment(instruments, gaps + slopes @ (estimate - fixed))
         target = fixed.copy()
-        target[rows] = _solve(matrix[np.ix_(rows, rows)], right[rows], ridge)[0]
+        target[rows] = _solve(matrix, right, ridge)[0]
         step = target - estimate
         # Linearisation holds while particles stay on the bumps that they are on.
         farthest = problem.distance(step[1:])
@@ -313,12 +318,12 @@ def _search(
             break
     _, gaps, smoothed = problem.linearise(estimate, derivatives=False)
     influenced = _Influence(problem, estimate, smoothed)(pull)
-    _, _, degrees = _solve(matrix[np.ix_(rows, rows)], right[rows], ridge)
+    _, _, degrees = _solve(matrix, right, ridge)
     return WeakFormDrift(
         estimate[1:],
         float(estimate[0]),
         rows[1:] - 1,
-        _covariance(problem, instruments, matrix, gaps, rows, ridge),
+        _covariance(problem, instruments, matrix, gaps, ridge),
         pull / float(steps.tau.sum()),
         problem.misfit(gaps, *influenced),
         iteration,
@@ -333,11 +338,11 @@ def _neighbours(pull: float, step: float) -> list[float]:
 
 
 class _Weighted(NamedTuple):
-    """The normal equations for one q, and (4)."""
+    """The normal equations of the set (1) for one q, and (4)."""
 
+    rows: np.ndarray
     instruments: Instruments
     matrix: np.ndarray
-    rows: np.ndarray
     ridge: float
     criterion: float
 
@@ -345,24 +350,34 @@ class _Weighted(NamedTuple):
 def _weighted(
     problem: WeakForm,
     slopes: np.ndarray,
+    gaps: np.ndarray,
     influence: tuple[list[np.ndarray], list[np.ndarray]],
     groups: list[list[np.ndarray]],
-    fixed: np.ndarray,
 ) -> _Weighted:
-    """Weighs by the covariance of an influence; `slopes` has g_0 as its last column."""
-    offset = slopes[..., 1:-1] @ fixed
-    slopes = np.concatenate([slopes[..., :-1], slopes[..., -1:] - offset[..., None]], axis=-1)
+    """Weighs by the covariance of an influence, what is in any of the sets: no more is needed.
+
+    Args:
+        problem: the sums.
+        slopes: B of beta and of all features.
+        gaps: g where beta and all coefficients but the fixed ones are zero.
+        influence: of one q.
+        groups: the sets of each energy, features counted from 0.
+    """
+    columns = np.unique(np.concatenate([[0], *(1 + own for sets in groups for own in sets)]))
+    slopes = np.concatenate([slopes[..., columns], gaps[..., None]], axis=-1)
     instruments, matrix = problem.instruments(slopes, *influence)
     total = float(matrix[-1, -1])
     ridge = min(1.0 / max(total, 1.0), LARGEST_RIDGE)
     matrix, right = matrix[:-1, :-1], matrix[:-1, -1]
-    rows = select(matrix, right, ridge, problem.count, groups)
-    solution, _, degrees = _solve(matrix[np.ix_(rows, rows)], right[rows], ridge)
+    among = [[np.searchsorted(columns, 1 + own) - 1 for own in sets] for sets in groups]
+    rows = select(matrix, right, ridge, problem.count, among)
+    matrix = matrix[np.ix_(rows, rows)]
+    solution, _, degrees = _solve(matrix, right[rows], ridge)
     residual = (slopes[..., -1] - slopes[..., rows] @ solution).mean(axis=0)
     return _Weighted(
-        [(a, c, one[..., :-1], two[..., :-1]) for a, c, one, two in instruments],
+        columns[rows],
+        [(a, c, one[..., rows], two[..., rows]) for a, c, one, two in instruments],
         matrix,
-        rows,
         ridge,
         problem.deviance(residual, *influence) + np.log(problem.count) * degrees,
     )
@@ -385,16 +400,11 @@ def spread_out(found: WeakFormDrift, own: LinearEnergy, whole: LinearEnergy) -> 
 
 
 def _covariance(
-    problem: WeakForm,
-    instruments: Instruments,
-    matrix: np.ndarray,
-    gaps: np.ndarray,
-    rows: np.ndarray,
-    ridge: float,
+    problem: WeakForm, instruments: Instruments, matrix: np.ndarray, gaps: np.ndarray, ridge: float
 ) -> np.ndarray:
-    """Of the unknowns at `rows`."""
-    right = [problem.moment(instruments, gaps, without=part)[rows] for part in range(FOLDS)]
-    _, inverse, _ = _solve(matrix[np.ix_(rows, rows)], right[0], ridge)
+    """Of the unknowns that the instruments are of."""
+    right = [problem.moment(instruments, gaps, without=part) for part in range(FOLDS)]
+    _, inverse, _ = _solve(matrix, right[0], ridge)
     spread = (FOLDS - 1) * np.var(np.stack(right) @ inverse, axis=0)
     promised = np.maximum(np.diag(inverse), 1e-300)
     return inverse * max(1.0, float(np.mean(spread / promised)))
