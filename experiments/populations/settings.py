@@ -40,7 +40,7 @@ class TrainSettings(FolderSettings):
         seeds: random seeds, trained side by side in one program.
         eval: the population that metrics are computed on.
         eval_every: epochs between evaluations, each followed by a checkpoint; absent, a tenth of all,
-            or a quarter where an interaction is learned, whose evaluation takes all pairs of particles.
+            or half where an interaction is learned, whose evaluation takes all pairs of particles.
         wasserstein_order: 1 or 2, of the reported distances.
     """
 

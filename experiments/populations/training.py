@@ -490,7 +490,7 @@ def train_side_by_side(
         keys: of the networks.
         predict: populations one step ahead, in any arrays, on the device.
         distances: (networks, steps) of the same arrays on the host.
-        every: epochs between evaluations; absent, a tenth of all, or a quarter with an interaction.
+        every: epochs between evaluations; absent, a tenth of all, or half of them with an interaction.
         seconds: compile, train and evaluate are added to.
 
     Returns:

@@ -162,8 +162,8 @@ class ReproduceSettings:
         return DataSettings(**{**own, **small, **more})
 
     def learning(self) -> LearningSettings:
-        """What the solvers are told: the default epochs, and batches of 250 as published."""
-        batch_size = 100 if self.quick else 250
+        """What the solvers are told: nothing but their defaults, if it is not to be quick."""
+        batch_size = 100 if self.quick else None
         return LearningSettings(
             network=NetworkSettings(epochs=self.epochs_or(None), batch_size=batch_size)
         )

@@ -23,7 +23,7 @@ from experiments.run.folder import RunFolder
 
 PARTS = 10
 CHUNKS = 10
-FEW_CHUNKS = 4
+FEW_CHUNKS = 2
 """Where an evaluation takes as long as a part of the training."""
 SECONDS_BETWEEN_LINES = 20.0
 """In a file, where no bar is."""

@@ -123,8 +123,9 @@ def _dataset_bytes(cell: Cell) -> int:
 def run_bytes(problem: Problem, cell: Cell) -> int:
     """About what one network among those side by side takes: its data and a gradient step."""
     network = cell.learning.network
+    training = network.training("soap", interaction=problem.terms.interaction)
     data = sum(leaf.nbytes for leaf in jax.tree.leaves((problem.conditions, problem.snapshots)))
-    evaluations = network.batch_size
+    evaluations = training.batch_size
     if problem.terms.interaction:
         others = network.interaction_samples or problem.conditions.population.shape[1]
         evaluations *= 1 + others

@@ -131,7 +131,7 @@ class ExecutionSettings(DeviceSettings):
         memory_budget: GiB that the networks trained side by side, and their data, may take.
         eval: the population that metrics are computed on.
         eval_every: epochs between evaluations, each followed by a checkpoint; absent, a tenth of all,
-            or a quarter where an interaction is learned, whose evaluation takes all pairs of particles.
+            or half where an interaction is learned, whose evaluation takes all pairs of particles.
         wasserstein_order: 1 or 2, of the reported distances.
         plots: draws the figures.
         executor: local runs here; slurm sends jobs to a cluster (extra `slurm`).

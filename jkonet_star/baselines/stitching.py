@@ -94,7 +94,7 @@ class Stitching(PopulationNetwork):
         """Bytes of one energy's largest arrays."""
         snapshots = problem.snapshots
         count, n, d = snapshots.n_snapshots, particles_of(snapshots), snapshots.dimension
-        size = min(self.network.batch_size, n)
+        size = min(self.training.batch_size, n)
         needs = {
             # With the two moments of Adam.
             f"paths of {n} particles through {count} snapshots": 4.0 * 3 * count * n * d,

@@ -123,10 +123,10 @@ class Candidate:
             steps: gradient steps by each optimiser.
         """
         n_pairs = as_problems(problem)[0].conditions.point.shape[0]
-        per_epoch = -(-n_pairs // min(self.network.batch_size, n_pairs))
-        optimizer = self.network.training("soap").optimizer
-        epochs = min(_most_epochs(self.network), -(-steps[optimizer] // per_epoch))
-        network = dataclasses.replace(self.network, optimizer=optimizer, epochs=epochs)
+        own = self.network.training("soap")
+        per_epoch = -(-n_pairs // min(own.batch_size, n_pairs))
+        epochs = min(_most_epochs(self.network), -(-steps[own.optimizer] // per_epoch))
+        network = dataclasses.replace(self.network, optimizer=own.optimizer, epochs=epochs)
         terms = Terms(potential=True, time_varying=True)
         training = SideBySide(Network(terms=terms, network=network), problem)
         if not self.time_varying:

@@ -97,7 +97,7 @@ class Network(Solver):
     @property
     def training(self) -> NetworkTraining:
         """That of the settings, with nothing absent."""
-        return self.network.training(self.default_optimizer)
+        return self.network.training(self.default_optimizer, interaction=self.terms.interaction)
 
     @property
     def may_circulate(self) -> bool:
@@ -143,7 +143,7 @@ class Network(Solver):
         return make_optimizer(self.training, updates_per_epoch)
 
     def _batch(self, n_pairs: int) -> tuple[int, optax.GradientTransformation]:
-        size = min(self.network.batch_size, n_pairs)
+        size = min(self.training.batch_size, n_pairs)
         return size, self.transformation(-(-n_pairs // size))
 
     def check(self, dimension: int) -> None:
@@ -154,7 +154,7 @@ class Network(Solver):
     def remark(self, problem: "Problem") -> str | None:
         """That a batch is cut."""
         n_pairs = problem.conditions.point.shape[0]
-        return cut_batch(self.network.batch_size, n_pairs, "couplings of the data")
+        return cut_batch(self.training.batch_size, n_pairs, "couplings of the data")
 
     def prepare(self, problem: "Problem") -> tuple[NetworkData, dict[str, Any]]:
         """The first-order conditions, and units to learn in."""

@@ -9,7 +9,7 @@ import numpy as np
 from diffusions.training import cut_batch
 from diffusions.typing import Array, Float
 from jkonet_star.energies.models import Units
-from jkonet_star.settings import Optimizer
+from jkonet_star.settings import NetworkTraining, Optimizer
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.bilevel_batches import BilevelData, bilevel_data
 from jkonet_star.solvers.interface import Frame, frame
@@ -49,19 +49,24 @@ class PopulationNetwork(Network):
         return "adam"
 
     @property
+    def training(self) -> NetworkTraining:
+        """That of the settings; there are no pairs to save."""
+        return self.network.training(self.default_optimizer)
+
+    @property
     def may_circulate(self) -> bool:
         """Not where nothing but an energy is compared."""
         return False
 
     def batches(self, data: PopulationData) -> tuple[int, int]:
         """Size and number of batches."""
-        size = min(self.network.batch_size, data.n_particles)
+        size = min(self.training.batch_size, data.n_particles)
         return size, -(-data.n_particles // size)
 
     def remark(self, problem: Problem) -> str | None:
         """That a batch is cut."""
         return cut_batch(
-            self.network.batch_size, particles_of(problem.snapshots), "particles of the data"
+            self.training.batch_size, particles_of(problem.snapshots), "particles of the data"
         )
 
     def prepare(self, problem: Problem) -> tuple[PopulationData, dict[str, Any]]:  # type: ignore[override]

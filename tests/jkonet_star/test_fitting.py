@@ -410,22 +410,28 @@ def test_networks_that_fit_into_no_memory_are_refused_before_any_work():
 
 
 @pytest.mark.parametrize(
-    ("solver", "network", "optimizer", "epochs", "rate"),
+    ("solver", "network", "optimizer", "epochs", "batch_size", "rate"),
     [
-        ("jkonet-star-potential", {}, "soap", 200, 2e-2),
-        ("jkonet-star-time-potential", {"epochs": 7}, "soap", 7, 2e-2),
-        ("jkonet-star-potential-internal", {"learning_rate": 1e-3}, "soap", 200, 1e-3),
-        ("jkonet-star-potential", {"optimizer": "adam"}, "adam", 1000, 3e-3),
-        ("jkonet-star", {}, "soap", 200, 2e-2),
-        ("jkonet-star", {"optimizer": "adam"}, "adam", 1000, 3e-3),
-        ("jkonet", {}, "adam", 1000, 3e-3),
-        ("ijkonet-potential", {}, "adam", 1000, 3e-3),
-        ("stitching-potential", {"optimizer": "soap"}, "soap", 200, 2e-2),
+        ("jkonet-star-potential", {}, "soap", 200, 250, 2e-2),
+        ("jkonet-star-time-potential", {"epochs": 7}, "soap", 7, 250, 2e-2),
+        ("jkonet-star-potential-internal", {"learning_rate": 1e-3}, "soap", 200, 250, 1e-3),
+        ("jkonet-star-potential", {"optimizer": "adam"}, "adam", 1000, 250, 3e-3),
+        ("jkonet-star", {}, "soap", 100, 125, 2e-2),
+        ("jkonet-star", {"epochs": 7}, "soap", 7, 125, 2e-2),
+        ("jkonet-star", {"batch_size": 30}, "soap", 100, 30, 2e-2),
+        ("jkonet-star", {"optimizer": "adam"}, "adam", 1000, 250, 3e-3),
+        ("jkonet", {}, "adam", 1000, 250, 3e-3),
+        ("ijkonet", {"optimizer": "soap"}, "soap", 200, 250, 2e-2),
+        ("ijkonet-potential", {}, "adam", 1000, 250, 3e-3),
+        ("stitching-potential", {"optimizer": "soap"}, "soap", 200, 250, 2e-2),
     ],
 )
-def test_every_solver_has_its_own_optimiser_unless_told(solver, network, optimizer, epochs, rate):
+def test_every_solver_has_its_own_optimiser_unless_told(
+    solver, network, optimizer, epochs, batch_size, rate
+):
     made = SOLVERS[solver].make(network=NetworkSettings(**network))
     assert made.epochs == epochs
+    assert made.training.batch_size == batch_size
     assert (made.training.optimizer, made.training.learning_rate) == (optimizer, rate)
     transformation = made.transformation(updates_per_epoch=1)
     params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
