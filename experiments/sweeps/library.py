@@ -1,7 +1,12 @@
 """The datasets of a sweep and what solvers make of them, each made once while it is needed."""
 
+import contextlib
 import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+from threadpoolctl import threadpool_limits
 
 from data_generation.populations.datasets import Dataset, generate_dataset, load_dataset
 from data_generation.populations.settings import DataSettings
@@ -50,8 +55,42 @@ class Library:
             self._yardsticks[key] = yardsticks(self.dataset(cell), which, order)
         return self._yardsticks[key]
 
+    def prepare(self, cells: Sequence[Cell], *, at_once: int) -> None:
+        """Makes the problems of cells, several at a time: most of it is one thread's work each.
+
+        What goes wrong is left to whoever asks for the problem, and goes wrong again there.
+        """
+        missing: dict[tuple, Cell] = {}
+        for cell in cells:
+            key = self._key(cell)
+            if key not in self._problems:
+                with contextlib.suppress(Exception):
+                    self.dataset(cell)
+                    missing.setdefault(key, cell)
+
+        def make(cell: Cell) -> None:
+            with contextlib.suppress(Exception):
+                self.problem(cell)
+
+        # A limit that is set and lifted in several threads is lifted last by whoever knew it set.
+        with (
+            threadpool_limits(1, user_api="blas"),
+            ThreadPoolExecutor(at_once) as pool,
+        ):
+            list(pool.map(make, missing.values()))
+
     def problem(self, cell: Cell) -> Problem:
         """The cell's coupled snapshots; solvers that learn the same terms share them."""
+        key = self._key(cell)
+        if key not in self._problems:
+            self._problems[key] = prepare_problem(
+                cell.solver_name, cell.scheme, cell.seed, cell.learning, self.dataset(cell)
+            )
+        return dataclasses.replace(self._problems[key], terms=SOLVERS[cell.solver_name].terms)
+
+    @staticmethod
+    def _key(cell: Cell) -> tuple[Any, ...]:
+        """Equal for cells of one problem."""
         # The data of (1) do not know how an energy is represented.
         terms = SOLVERS[cell.solver_name].terms
         learning = cell.learning
@@ -59,9 +98,4 @@ class Library:
         shared = dataclasses.replace(terms, time_varying=False)
         # Couplings are made anew along a circulation, by the features.
         turned = learning.features if learning.circulation.circulation else None
-        key: tuple[Any, ...] = (cell.dataset_name, cell.scheme, shared, internal, turned)
-        if key not in self._problems:
-            self._problems[key] = prepare_problem(
-                cell.solver_name, cell.scheme, cell.seed, learning, self.dataset(cell)
-            )
-        return dataclasses.replace(self._problems[key], terms=terms)
+        return cell.dataset_name, cell.scheme, shared, internal, turned

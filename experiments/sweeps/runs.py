@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,8 @@ GIBI = 2**30
 # Arrays alive in the backward pass of a gradient step, per hidden unit and evaluation of the network;
 # measured from the memory analysis of compiled programs, and rounded up.
 LIVE_ARRAYS = 12
+PREPARED = 1.0
+"""GiB that the preparation of a problem takes at most: half of it features of all particles."""
 Finished = Callable[[Cell], None]
 """Called with each run that has come to its end, well or badly."""
 
@@ -138,6 +141,13 @@ def _attempt_all(
     """Carries out runs that differ in their data and seed; returns those that failed."""
     failed: list[Cell] = []
     entry = None if group[0].solver is None else SOLVERS[group[0].solver]
+    execution = folder.execution
+    # Where beta is estimated it is most of the work. Several processes would not wait for each other.
+    at_once = min(os.cpu_count() or 1, int(execution.memory_budget / PREPARED))
+    if entry is None or not entry.terms.internal or _alone(group[0]) or Group.current is not None:
+        at_once = 1
+    if at_once > 1 and execution.batched:
+        library.prepare(group, at_once=at_once)
     if entry is None or _alone(group[0]):
         batches = [[cell] for cell in group]
     elif not entry.trained:
