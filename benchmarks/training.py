@@ -171,7 +171,7 @@ def measure_epochs(request: dict[str, Any]) -> dict[str, Any]:
     peak = peak_memory()
     width = max(settings.hidden)
     best = rate(2048, 2048, 2048, request["repetitions"])
-    narrow = rate(settings.batch_size, width, width, request["repetitions"])
+    narrow = rate(training.facts[0]["batch_size"], width, width, request["repetitions"])
     flops = request["seeds"] * floor_flops(problem, settings)
     epoch = statistics.median(seconds)
     counted = counted_flops(training, keys)
