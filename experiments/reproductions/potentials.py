@@ -98,12 +98,15 @@ def report(
 
 
 def _curves(runs: Sequence[Cell], folder: SweepFolder) -> tuple[np.ndarray, np.ndarray] | None:
-    """Epochs, and each run's EMD after them relative to its range; None for closed forms."""
+    """Epochs, and each run's EMD after them relative to its range.
+
+    None for closed forms, and where two evaluations would be nothing but the ends of that range.
+    """
     found: dict[tuple, list[np.ndarray]] = {}
     for cell in runs:
         evaluations = [r for r in folder.run(cell).rows() if "emd_one_step_ahead" in r]
         emd = np.array([float(r["emd_one_step_ahead"][0]) for r in evaluations])
-        if len(emd) > 1 and np.isfinite(emd).all() and np.ptp(emd) > 0:
+        if len(emd) > 2 and np.isfinite(emd).all() and np.ptp(emd) > 0:
             epochs = tuple(r["epoch"] for r in evaluations)
             found.setdefault(epochs, []).append((emd - emd.min()) / np.ptp(emd))
     if not found:

@@ -93,7 +93,7 @@ def chunk_lengths(done: int, epochs: int, size: int) -> list[int]:
 def usual_chunk(epochs: int, chunks: int = CHUNKS) -> int:
     """Such a part of the epochs, or more where all chunks are then of one length: one program."""
     part = max(1, -(-epochs // chunks))
-    return next((n for n in range(part, 2 * part) if epochs % n == 0), part)
+    return next((n for n in range(part, min(2 * part, epochs)) if epochs % n == 0), part)
 
 
 def part_lengths(size: int) -> list[int]:

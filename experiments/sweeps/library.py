@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,6 +28,7 @@ class Library:
         self._datasets: dict[str, Dataset] = {}
         self._truths: dict[str, KnownEnergy | None] = {}
         self._problems: dict[tuple, Problem] = {}
+        self._seconds: dict[tuple, float] = {}
         self._yardsticks: dict[tuple, Yardsticks] = {}
 
     def dataset(self, cell: Cell) -> Dataset:
@@ -83,10 +85,16 @@ class Library:
         """The cell's coupled snapshots; solvers that learn the same terms share them."""
         key = self._key(cell)
         if key not in self._problems:
+            dataset, start = self.dataset(cell), time.perf_counter()
             self._problems[key] = prepare_problem(
-                cell.solver_name, cell.scheme, cell.seed, cell.learning, self.dataset(cell)
+                cell.solver_name, cell.scheme, cell.seed, cell.learning, dataset
             )
+            self._seconds[key] = time.perf_counter() - start
         return dataclasses.replace(self._problems[key], terms=SOLVERS[cell.solver_name].terms)
+
+    def taken(self, cell: Cell) -> float:
+        """Seconds in which the cell's problem was made; none for whoever asks again."""
+        return self._seconds.pop(self._key(cell), 0.0)
 
     @staticmethod
     def _key(cell: Cell) -> tuple[Any, ...]:

@@ -36,6 +36,7 @@ from experiments.sweeps.library import Library
 from experiments.sweeps.settings import Cell
 from jkonet_star.evaluation import earth_movers_distances, predict_one_step_ahead
 from jkonet_star.fitted import FittedEnergy
+from jkonet_star.settings import BATCH_SIZE
 from jkonet_star.solvers.interface import Solver
 from jkonet_star.solvers.problem import Problem
 from jkonet_star.solvers.registry import SOLVERS
@@ -47,6 +48,10 @@ GIBI = 2**30
 LIVE_ARRAYS = 12
 PREPARED = 1.0
 """GiB that the preparation of a problem takes at most: half of it features of all particles."""
+MOST_AT_ONCE = 4
+"""Preparations, each of which has threads of its own."""
+PORTION = 8
+"""Of a group, for each that is prepared at once: what is prepared is lost where a sweep is killed."""
 Finished = Callable[[Cell], None]
 """Called with each run that has come to its end, well or badly."""
 
@@ -126,9 +131,8 @@ def _dataset_bytes(cell: Cell) -> int:
 def run_bytes(problem: Problem, cell: Cell) -> int:
     """About what one network among those side by side takes: its data and a gradient step."""
     network = cell.learning.network
-    training = network.training("soap", interaction=problem.terms.interaction)
     data = sum(leaf.nbytes for leaf in jax.tree.leaves((problem.conditions, problem.snapshots)))
-    evaluations = training.batch_size
+    evaluations = network.batch_size or BATCH_SIZE
     if problem.terms.interaction:
         others = network.interaction_samples or problem.conditions.population.shape[1]
         evaluations *= 1 + others
@@ -141,12 +145,14 @@ def _attempt_all(
     """Carries out runs that differ in their data and seed; returns those that failed."""
     failed: list[Cell] = []
     entry = None if group[0].solver is None else SOLVERS[group[0].solver]
-    execution = folder.execution
-    # Where beta is estimated it is most of the work. Several processes would not wait for each other.
-    at_once = min(os.cpu_count() or 1, int(execution.memory_budget / PREPARED))
-    if entry is None or not entry.terms.internal or _alone(group[0]) or Group.current is not None:
-        at_once = 1
-    if at_once > 1 and execution.batched:
+    at_once = _prepared_at_once(group[0], folder)
+    if at_once > 1:
+        size, datasets = PORTION * at_once, _by(group, lambda c: c.dataset_name)
+        if entry is not None and not entry.trained and len(datasets) > size:
+            for start in range(0, len(datasets), size):
+                portion = list(itertools.chain(*datasets[start : start + size]))
+                failed += _attempt_all(portion, folder, library, finished)
+            return failed
         library.prepare(group, at_once=at_once)
     if entry is None or _alone(group[0]):
         batches = [[cell] for cell in group]
@@ -177,6 +183,16 @@ def _attempt_all(
             if cell not in outcome:
                 finished(cell)
     return failed
+
+
+def _prepared_at_once(cell: Cell, folder: SweepFolder) -> int:
+    """How many problems like this cell's: several where beta is estimated, most of the work then."""
+    execution = folder.execution
+    alone = cell.solver is None or not SOLVERS[cell.solver].terms.internal or _alone(cell)
+    # Several processes would not wait for each other.
+    if alone or not execution.batched or Group.current is not None:
+        return 1
+    return max(1, min(os.cpu_count() or 1, int(execution.memory_budget / PREPARED), MOST_AT_ONCE))
 
 
 def _alone(cell: Cell) -> bool:
@@ -274,12 +290,12 @@ def _one(energies: FittedEnergy, i: int) -> FittedEnergy:
 
 def run_solved(cells: Sequence[Cell], folder: SweepFolder, library: Library) -> None:
     """Solves for an energy once and writes the run folders of all seeds."""
-    start = time.perf_counter()
     problem = library.problem(cells[0])
+    start = time.perf_counter()
     training = SideBySide(_solver(cells[0]), problem)
     energy = training.energies(training.initial(jax.random.key(0)[None]))
     jax.block_until_ready(energy.params)
-    seconds = {"train": time.perf_counter() - start}
+    seconds = {"train": time.perf_counter() - start + library.taken(cells[0])}
     for cell in cells:
         write_run(cell, folder, library, energy, problem, [], training.facts[0], seconds)
 

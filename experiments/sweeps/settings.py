@@ -128,7 +128,8 @@ class ExecutionSettings(DeviceSettings):
     Attributes:
         runs_dir: where sweeps go.
         batched: trains networks on data of one shape side by side in one program.
-        memory_budget: GiB that the networks trained side by side, and their data, may take.
+        memory_budget: GiB that the networks trained side by side, and their data, may take, and as
+            much again for what is prepared at once.
         eval: the population that metrics are computed on.
         eval_every: epochs between evaluations, each followed by a checkpoint; absent, a tenth of all,
             or half where an interaction is learned, whose evaluation takes all pairs of particles.

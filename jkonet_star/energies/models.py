@@ -72,8 +72,8 @@ def softplus(x: Array) -> Array:
     """log(1 + e^x), with the logistic function as its derivative.
 
     `jax.nn.softplus` differentiates through logaddexp, whose derivative costs two more exponentials;
-    here value, first and second derivative share one: a sixth of the time of an interaction's drift
-    on a CPU. The logistic function is also the faster way to the value, max(x, 0) - log logistic(|x|):
+    here value, first and second derivative share one, which saves a sixth of an interaction's drift on
+    a CPU. The logistic function is also the faster way to the value, max(x, 0) - log logistic(|x|):
     half of the time of log1p(exp(-|x|)).
     """
     return jnp.maximum(x, 0) - jnp.log(_halves(x)[1])

@@ -114,6 +114,11 @@ class Solver(Protocol):
         """Raises ValueError for what this cannot learn from, before a folder is made."""
         del problem
 
+    def settled(self, problem: "Problem") -> "Solver":
+        """Itself, with what is absent in its settings and depends on the data."""
+        del problem
+        return self
+
     def remark(self, problem: "Problem") -> str | None:
         """One line about what is done otherwise than asked; None where nothing is."""
         del problem

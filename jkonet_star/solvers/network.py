@@ -23,7 +23,14 @@ from diffusions.typing import Array, Key, PyTree
 from jkonet_star.energies.circulation import coordinate_planes
 from jkonet_star.energies.models import NetworkEnergy, Units
 from jkonet_star.fitted import FittedEnergy
-from jkonet_star.settings import NetworkSettings, NetworkTraining, Optimizer
+from jkonet_star.settings import (
+    BATCH_OF_MANY,
+    EPOCHS_OF_MANY,
+    MANY_COUPLINGS,
+    NetworkSettings,
+    NetworkTraining,
+    Optimizer,
+)
 from jkonet_star.solvers.divergence import sound_epochs
 from jkonet_star.solvers.first_order import FirstOrderConditions, compactly_ordered, jko_loss
 from jkonet_star.solvers.interface import Frame, Solver, check_kinds, frame
@@ -97,7 +104,7 @@ class Network(Solver):
     @property
     def training(self) -> NetworkTraining:
         """That of the settings, with nothing absent."""
-        return self.network.training(self.default_optimizer, interaction=self.terms.interaction)
+        return self.network.training(self.default_optimizer)
 
     @property
     def may_circulate(self) -> bool:
@@ -141,6 +148,18 @@ class Network(Solver):
         if self.optimizer is not None:
             return self.optimizer
         return make_optimizer(self.training, updates_per_epoch)
+
+    def settled(self, problem: "Problem") -> "Network":
+        """With fewer pairs of particles, where nobody says how many and there are enough."""
+        network = self.network
+        # Whoever says one of the two means it beside the other's usual value.
+        absent = network.epochs is None and network.batch_size is None
+        soap = self.optimizer is None and self.training.optimizer == "soap"
+        many = problem.conditions.point.shape[0] >= MANY_COUPLINGS
+        if not (self.terms.interaction and absent and soap and many):
+            return self
+        network = dataclasses.replace(network, epochs=EPOCHS_OF_MANY, batch_size=BATCH_OF_MANY)
+        return dataclasses.replace(self, network=network)
 
     def _batch(self, n_pairs: int) -> tuple[int, optax.GradientTransformation]:
         size = min(self.training.batch_size, n_pairs)

@@ -67,9 +67,9 @@ class SideBySide:
     members: Members
 
     def __init__(self, solver: Solver, problem: Problem | Sequence[Problem]):
-        self.solver = solver
         self._several = not isinstance(problem, Problem)
         problems = as_problems(problem)
+        self.solver = solver = solver.settled(problems[0])
         for one in problems:
             solver.check_problem(one)
         prepared = [solver.prepare(p) for p in problems]

@@ -9,7 +9,7 @@ import numpy as np
 from diffusions.training import cut_batch
 from diffusions.typing import Array, Float
 from jkonet_star.energies.models import Units
-from jkonet_star.settings import NetworkTraining, Optimizer
+from jkonet_star.settings import Optimizer
 from jkonet_star.snapshots import Snapshots
 from jkonet_star.solvers.bilevel_batches import BilevelData, bilevel_data
 from jkonet_star.solvers.interface import Frame, frame
@@ -49,14 +49,14 @@ class PopulationNetwork(Network):
         return "adam"
 
     @property
-    def training(self) -> NetworkTraining:
-        """That of the settings; there are no pairs to save."""
-        return self.network.training(self.default_optimizer)
-
-    @property
     def may_circulate(self) -> bool:
         """Not where nothing but an energy is compared."""
         return False
+
+    def settled(self, problem: Problem) -> "PopulationNetwork":
+        """As it is: its batches are of particles."""
+        del problem
+        return self
 
     def batches(self, data: PopulationData) -> tuple[int, int]:
         """Size and number of batches."""

@@ -163,6 +163,8 @@ def test_ten_evaluations_where_nobody_says():
     chunks = {n: usual_chunk(n) for n in (1, 2, 10, 25, 101, 200, 1000)}
     assert chunks == {1: 1, 2: 1, 10: 1, 25: 5, 101: 11, 200: 20, 1000: 100}
     assert {n: usual_chunk(n, 4) for n in (1, 6, 101, 200)} == {1: 1, 6: 2, 101: 26, 200: 50}
+    # Never in one piece: what is killed would begin anew.
+    assert {n: usual_chunk(n, 2) for n in (1, 6, 75, 100)} == {1: 1, 6: 3, 75: 38, 100: 50}
 
 
 def test_a_run_goes_on_by_cuts_of_another_length():

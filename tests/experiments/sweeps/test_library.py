@@ -3,6 +3,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 from data_generation.populations.settings import DataSettings
 from experiments.populations.learning_settings import LearningSettings
@@ -54,7 +55,11 @@ def test_problems_made_together_are_those_made_alone(cells, monkeypatch):
         return own(solver, scheme, seed, *rest)
 
     monkeypatch.setattr(library_module, "prepare_problem", told)
+    limits = [pool["num_threads"] for pool in threadpool_info()]
     together.prepare(cells, at_once=3)
+    assert [pool["num_threads"] for pool in threadpool_info()] == limits
+    assert together.taken(cells[0]) > 0
+    assert together.taken(cells[0]) == 0
     # Once for each dataset, by the first of its seeds, as whoever asks first has it.
     assert made == [3, 3, 3]
     for cell, one in zip(cells, expected, strict=True):
