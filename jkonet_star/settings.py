@@ -124,8 +124,8 @@ BATCH_SIZE = 250
 MANY_COUPLINGS = 4000
 EPOCHS_OF_MANY, BATCH_OF_MANY = 100, 125
 """By SOAP with an interaction, where there are so many couplings: as many gradient steps, each of half
-the pairs of particles, to the same error in half of the time. Of 500 particles a snapshot the error is
-a tenth larger, of 40 four times: few steps."""
+the pairs of particles, to the same error in half of the time. From 1250 couplings it is 7 % larger, and
+from 80, in few steps, four times as large."""
 RadialFunction = Literal[
     "none",
     "constant",
