@@ -15,7 +15,7 @@ from jkonet_star.internal_energy.drift_errors import drift_standard_errors
 from jkonet_star.internal_energy.estimate import estimate_internal
 from jkonet_star.internal_energy.euler_steps import Steps
 from jkonet_star.internal_energy.representatives import representatives
-from jkonet_star.internal_energy.weak_form import WeakForm
+from jkonet_star.internal_energy.weak_form import FOLDS, RIDGE, RIDGE_PARTICLES, WeakForm
 from jkonet_star.settings import (
     CouplingSettings,
     DensitySettings,
@@ -82,6 +82,61 @@ def test_error_bars_of_beta_and_drift_cover():
     assert 38 <= covered.sum() <= 48
     assert 0.7 < np.std(beta) < 1.4
     assert 0.7 < np.std(drift) < 1.4
+
+
+def weak_form(seed=0, n=90, n_steps=3):
+    """The sums for particles of unequal weights, with the first four powers as features."""
+    generator = np.random.default_rng(seed)
+    snapshots = population(seed, n=n, steps=n_steps)
+    states = [np.asarray(x, np.float64) for x in snapshots.arrays()]
+    features = [np.stack([x[:, 0] ** p for p in range(4)], axis=-1)[None] for x in states[:-1]]
+    weights = [w / w.sum() for w in generator.uniform(0.5, 1.5, (n_steps + 1, n))]
+    steps = Steps(states[:-1], states[1:], features, np.full(n_steps, 0.05))
+    return WeakForm(steps, weights, None)
+
+
+@pytest.mark.parametrize("left_out", [(), (0, 4)])
+def test_covariances_are_those_of_the_particles_that_are_kept(left_out):
+    """Equation (3) of `weak_form`, by NumPy's weighted covariance of all rows of the parts."""
+    problem = weak_form()
+    _, _, smoothed = problem.linearise(np.array([BETA, 0.1, -0.2, 0.05, 0.0]), derivatives=False)
+    kept = [q for q in range(FOLDS) if q not in left_out]
+    observed = [1.1 * x for x in problem.observed]  # another influence than the one that is stored
+    ((diagonal, upper),) = problem.covariances(smoothed, observed, [kept])
+    j = smoothed[0].shape[1]
+    ridge = max(RIDGE, RIDGE_PARTICLES / problem.count) * np.eye(j)
+
+    def covariance(k, left, right):
+        fold = problem.folds[k]
+        rows = np.concatenate([np.arange(90)[fold.parts[q]] for q in kept])
+        both = np.cov(np.hstack([left, right])[rows].T, aweights=fold.weights[rows], ddof=0)
+        return both[:j, j:] * problem.count / fold.count
+
+    for k in range(3):
+        expected = covariance(k + 1, observed[k + 1], observed[k + 1])
+        expected += covariance(k, smoothed[k], smoothed[k]) + 2 * ridge
+        np.testing.assert_allclose(diagonal[k], expected, atol=1e-12)
+        if k:
+            expected = -covariance(k, observed[k], smoothed[k]) - ridge
+            np.testing.assert_allclose(upper[k - 1], expected, atol=1e-12)
+
+
+def test_features_outside_of_all_sets_take_no_part():
+    """The normal equations of a set are rows and columns of those of all features."""
+    problem = weak_form()
+    estimate = np.array([BETA, 0.1, -0.2, 0.05, 0.3])
+    slopes, gaps, smoothed = problem.linearise(estimate, derivatives=True)
+    influence = (smoothed, problem.observed)
+    instruments, matrix = problem.instruments(slopes, *influence)
+    groups = [[np.zeros(0, int), np.array([1]), np.array([1, 3])], [np.array([2])]]
+    found = weak_form_drift._weighted(problem, slopes, gaps + slopes @ estimate, influence, groups)
+    rows = found.rows
+    assert set(rows) - {0, 3} <= {2, 4}
+    assert 3 in rows
+    np.testing.assert_allclose(found.matrix, matrix[np.ix_(rows, rows)], rtol=1e-9)
+    expected = problem.moment(instruments, gaps) + matrix @ estimate
+    right = problem.moment(found.instruments, gaps + slopes @ estimate)
+    np.testing.assert_allclose(right, expected[rows], rtol=1e-9)
 
 
 def test_particles_that_interact_are_not_independent():
