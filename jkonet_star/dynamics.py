@@ -56,10 +56,15 @@ KRYLOV_RESTARTS = 5
 
 
 class Step(NamedTuple):
-    """Particles after one step, and whether each particle's equation was solved."""
+    """Particles after one step, and whether each particle's equation was solved.
+
+    Of an explicit step also both terms of grad E where it began: no other step has them there.
+    """
 
     points: Float[Array, "n d"]
     converged: Bool[Array, "n"]
+    slope: Float[Array, "n d"] | None = None  # grad V
+    pull: Float[Array, "n d"] | None = None  # grad U * mu; None where there is no U
 
 
 def potential_gradient(
@@ -96,8 +101,10 @@ def explicit_step(
     tau: Float[Array, ""],
 ) -> Step:
     """Equation (1)."""
-    y = x - tau * energy_gradient(potential, pull, x, t, x, weights)
-    return Step(points=y, converged=jnp.isfinite(y).all(axis=-1))
+    slope = potential_gradient(potential, x, t)
+    pulled = None if pull is None else pull(x, x, weights)
+    y = x - tau * (slope if pulled is None else slope + pulled)
+    return Step(points=y, converged=jnp.isfinite(y).all(axis=-1), slope=slope, pull=pulled)
 
 
 def _proximal_point(

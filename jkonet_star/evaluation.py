@@ -51,6 +51,9 @@ class Predictions(NamedTuple):
     converged: Bool[Array, "s"]  # all particles of all steps solved
     one_step_weights: Float[Array, "s t n"]  # of the predicted particles: the observed ones, grown
     cumulative_weights: Float[Array, "s t n"]
+    # Grad V and grad U * mu of the observed particles, where the scheme evaluates them there.
+    slope: Float[Array, "s t n d"] | None = None
+    pull: Float[Array, "s t n d"] | None = None
 
     def __repr__(self) -> str:
         return short_repr(self)
@@ -86,16 +89,21 @@ def predict_snapshots(energies: FittedEnergy, snapshots: Snapshots, key: Key) ->
             both, after = jax.vmap(lambda x, w: _advanced(energy, x, w, t, tau, own))(
                 points, before
             )
-            return (both.points[1], after[1]), (both.points, after, both.converged.all())
+            gradients = jax.tree.map(lambda leaf: leaf[0], (both.slope, both.pull))
+            seen = (both.points, after, both.converged.all(), gradients)
+            return (both.points[1], after[1]), seen
 
         start = (snapshots.points[0], snapshots.weights[0])
-        _, (points, after, solved) = jax.lax.scan(advance, start, _starts(snapshots, key))
+        _, seen = jax.lax.scan(advance, start, _starts(snapshots, key))
+        points, after, solved, (slope, pull) = seen
         return Predictions(
             one_step=points[:, 0],
             cumulative=points[:, 1],
             converged=solved.all(),
             one_step_weights=after[:, 0],
             cumulative_weights=after[:, 1],
+            slope=slope,
+            pull=pull,
         )
 
     return jax.vmap(one)(energies)
@@ -300,7 +308,7 @@ def field_errors(
         predictions: of these energies for these snapshots.
     """
     _check_stack(energies, snapshots)
-    terms = _field_terms(energies, truth, snapshots)
+    terms = _field_terms(energies, truth, snapshots, predictions)
     weights = np.asarray(snapshots.weights[:-1], np.float64)
     result: dict[str, Any] = {}
     for name, (learned, true) in terms.items():
@@ -336,14 +344,18 @@ def field_errors(
 
 
 def _field_terms(
-    energies: FittedEnergy, truth: KnownEnergy, snapshots: Snapshots
+    energies: FittedEnergy, truth: KnownEnergy, snapshots: Snapshots, predictions: Predictions
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Learned, (s, t, n, d), and true, (t, n, d), fields at the start of every step."""
     times = scheme_time(energies.scheme, snapshots.times[:-1], snapshots.dt)
     rows = (snapshots.points[:-1], snapshots.weights[:-1], times)
     origin = jnp.zeros(snapshots.dimension) if snapshots.origin is None else snapshots.origin
     absolute = (rows[0] + origin[None, None], *rows[1:])
-    learned = _learned_fields(energies.seen_from(snapshots), rows)
+    slope, pull = predictions.slope, predictions.pull
+    if slope is None:
+        learned = _learned_fields(energies.seen_from(snapshots), rows)
+    else:  # an explicit step begins with them, and with an interaction they are most of its work
+        learned = slope, jnp.zeros_like(slope) if pull is None else pull
     fields = (*_true_fields(absolute, truth), *learned)
     host = [np.asarray(f, np.float64) for f in fields]
     terms = {"drift": (-(host[2] + host[3]), -(host[0] + host[1]))}

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from jkonet_star.energies.models import NetworkEnergy, Units
-from jkonet_star.evaluation import predict_one_step_ahead, predict_snapshots
+from jkonet_star.evaluation import (
+    KnownEnergy,
+    field_errors,
+    predict_one_step_ahead,
+    predict_snapshots,
+)
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.snapshots import snapshots_from_arrays
 
@@ -54,3 +59,26 @@ def test_one_step_ahead_alone_is_that_of_both(terms):
     assert abs(both.one_step[:, 1] - both.cumulative[:, 1]).max() > 0.1
     other, _ = predict_one_step_ahead(energies, snapshots, jax.random.key(2))
     assert abs(alone - other).max() > (0.1 if terms else -1)
+
+
+@pytest.mark.parametrize("terms", [{}, {"has_interaction": True, "internal": "given"}])
+@pytest.mark.parametrize("scheme", ["explicit", "midpoint"])
+def test_errors_of_fields_are_the_same_by_the_gradients_of_the_predictions(terms, scheme):
+    """An explicit step has them where it begins; of the others they are computed."""
+    rng = np.random.default_rng(0)
+    snapshots = snapshots_from_arrays(
+        [rng.normal(size=(n, 2)).astype(np.float32) for n in (9, 7, 8)], times=[0.0, 0.1, 0.3]
+    )
+    energies = stack_of(3, snapshots, **terms).replace(scheme=scheme)
+    predictions = predict_snapshots(energies, snapshots, jax.random.key(1))
+    assert (predictions.slope is None) == (scheme != "explicit")
+    assert (predictions.pull is None) == (scheme != "explicit" or not terms)
+    truth = KnownEnergy(lambda x: jnp.sum(x**2), lambda z: jnp.sum(jnp.cos(z)), 0.1)
+    found = field_errors(energies, truth, snapshots, predictions)
+    without = predictions._replace(slope=None, pull=None)
+    expected = field_errors(energies, truth, snapshots, without)
+    assert found.keys() == expected.keys() >= {"drift", "potential_gradient", "l2_uvp"}
+    assert min(found["drift"]["relative"]) > 0.1
+    for name in ("drift", "potential_gradient", "interaction_gradient"):
+        for kind in ("relative", "absolute"):
+            np.testing.assert_allclose(found[name][kind], expected[name][kind], rtol=1e-5)
