@@ -3,9 +3,10 @@
     python benchmarks/commands.py --repetitions=3
     python benchmarks/commands.py --only=train,train-5-seeds
 
-Everything happens in a temporary folder. `generate` has no compilation cache; `generate-warm` finds
-the programs that an earlier run left in JAX_COMPILATION_CACHE_DIR; `generate-found` finds the dataset
-itself. The others train on the dataset that is already there, except `train-bare`, which makes it.
+Everything happens in a temporary folder. Commands find an empty compilation cache, as on their first
+day, whatever is in the user's; `generate-warm` and `train-warm` find the programs that an earlier run
+left in JAX_COMPILATION_CACHE_DIR, and `generate-found` finds the dataset itself. The others train on
+the dataset that is already there, except `train-bare`, which makes it.
 """
 
 import argparse
@@ -114,12 +115,13 @@ def timed(command: list[str], folder: Path, log: Path, timeout: float, **more: s
 
 def repetition(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """One run of one command, with what it needs in place."""
-    cache = {}
-    if name in WARM:
-        cache = {
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
+    programs = folder / ("cache" if name in WARM else "empty-cache")
+    if name not in WARM:
+        shutil.rmtree(programs, ignore_errors=True)
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(programs),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     place = folder / "fresh"
     if name in NEEDS_DATA:
         place = folder / "with-data"

@@ -75,7 +75,8 @@ def carry_out(cells: Sequence[Cell], folder: SweepFolder, finished: Finished) ->
         for chunk in _chunks(cells, folder):
             library = Library()
             for group in _by(chunk, lambda c: (c.solver, c.scheme, c.learning)):
-                failed += _attempt_all(group, folder, library, finished)
+                for portion in _portions(group, folder):
+                    failed += _attempt_all(portion, folder, library, finished)
         for cell in failed:
             _attempt([cell], folder, Library())
             finished(cell)
@@ -87,6 +88,12 @@ def _by(cells: Sequence[Cell], key: Callable[[Cell], Any]) -> list[list[Cell]]:
     for cell in cells:
         groups.setdefault(key(cell), []).append(cell)
     return list(groups.values())
+
+
+def _joined(groups: Sequence[Sequence[Cell]], size: int) -> list[list[Cell]]:
+    """So many groups in one, each time."""
+    starts = range(0, len(groups), size)
+    return [list(itertools.chain(*groups[start : start + size])) for start in starts]
 
 
 def data_shape(cell: Cell) -> Any:
@@ -113,8 +120,7 @@ def _chunks(cells: Sequence[Cell], folder: SweepFolder) -> Iterator[list[Cell]]:
         if folder.execution.batched:
             largest = max(_dataset_bytes(cells[0]) for cells in per_dataset)
             size = max(1, int(folder.execution.memory_budget * GIBI / largest))
-        for start in range(0, len(per_dataset), size):
-            yield list(itertools.chain(*per_dataset[start : start + size]))
+        yield from _joined(per_dataset, size)
 
 
 def _dataset_bytes(cell: Cell) -> int:
@@ -145,14 +151,7 @@ def _attempt_all(
     """Carries out runs that differ in their data and seed; returns those that failed."""
     failed: list[Cell] = []
     entry = None if group[0].solver is None else SOLVERS[group[0].solver]
-    at_once = _prepared_at_once(group[0], folder)
-    if at_once > 1:
-        size, datasets = PORTION * at_once, _by(group, lambda c: c.dataset_name)
-        if entry is not None and not entry.trained and len(datasets) > size:
-            for start in range(0, len(datasets), size):
-                portion = list(itertools.chain(*datasets[start : start + size]))
-                failed += _attempt_all(portion, folder, library, finished)
-            return failed
+    if (at_once := _prepared_at_once(group[0], folder)) > 1:
         library.prepare(group, at_once=at_once)
     if entry is None or _alone(group[0]):
         batches = [[cell] for cell in group]
@@ -183,6 +182,14 @@ def _attempt_all(
             if cell not in outcome:
                 finished(cell)
     return failed
+
+
+def _portions(group: Sequence[Cell], folder: SweepFolder) -> list[Sequence[Cell]]:
+    """Parts of a group, of all seeds of a dataset, that are prepared before any of them is solved."""
+    at_once = _prepared_at_once(group[0], folder)
+    if at_once == 1 or SOLVERS[group[0].solver_name].trained:
+        return [group]  # one at a time in any case, or side by side
+    return [*_joined(_by(group, lambda c: c.dataset_name), PORTION * at_once)]
 
 
 def _prepared_at_once(cell: Cell, folder: SweepFolder) -> int:
