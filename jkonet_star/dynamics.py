@@ -86,25 +86,10 @@ def energy_gradient(
     weights: Float[Array, "m"],
 ) -> Float[Array, "n d"]:
     """Grad E(x; nu) at each row of x."""
-    return _sum(*_gradient_terms(potential, pull, x, t, population, weights))
-
-
-def _gradient_terms(
-    potential: Potential,
-    pull: Pull | None,
-    x: Float[Array, "n d"],
-    t: Float[Array, ""],
-    population: Float[Array, "m d"],
-    weights: Float[Array, "m"],
-) -> tuple[Float[Array, "n d"], Float[Array, "n d"] | None]:
-    """Grad V(x, t) and (grad U * nu)(x) at each row of x; None where there is no U."""
-    slope = potential_gradient(potential, x, t)
-    return slope, None if pull is None else pull(x, population, weights)
-
-
-def _sum(slope: Float[Array, "n d"], pull: Float[Array, "n d"] | None) -> Float[Array, "n d"]:
-    """Grad E."""
-    return slope if pull is None else slope + pull
+    gradient = potential_gradient(potential, x, t)
+    if pull is not None:
+        gradient += pull(x, population, weights)
+    return gradient
 
 
 def explicit_step(
@@ -116,8 +101,9 @@ def explicit_step(
     tau: Float[Array, ""],
 ) -> Step:
     """Equation (1)."""
-    slope, pulled = _gradient_terms(potential, pull, x, t, x, weights)
-    y = x - tau * _sum(slope, pulled)
+    slope = potential_gradient(potential, x, t)
+    pulled = None if pull is None else pull(x, x, weights)
+    y = x - tau * (slope if pulled is None else slope + pulled)
     return Step(points=y, converged=jnp.isfinite(y).all(axis=-1), slope=slope, pull=pulled)
 
 
