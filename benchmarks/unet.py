@@ -17,8 +17,8 @@ Ours run in a compiled loop of --steps, as training and sampling do; PyTorch's i
 Processes of both take turns for --rounds; milliseconds are the medians of processor time over all
 rounds, per call. MiB are the growth of a process that does only this, from after its imports and
 parameters to its peak; ours includes the compiler, but for `again`, of a process that finds the program
-in JAX's compilation cache, as every script does from its second run on. `buffers` is XLA's own count for
-the compiled loop (arguments, results, temporaries).
+in JAX's compilation cache, as every script does from its second run on. `buffers` is XLA's own count
+for the compiled loop (arguments, results, temporaries).
 """
 
 import argparse

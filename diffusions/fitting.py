@@ -113,9 +113,9 @@ def fit(
         The learned law, with a `report` of the training.
 
     Raises:
-        ValueError: numbers that are not finite, a coordinate without spread, too few examples, an
-            unknown process, prediction or condition, a law that the process does not reach, a network
-            of other shapes.
+        ValueError: numbers that are masked or not finite, a coordinate without spread, too few
+            examples, an unknown process, prediction or condition, a law that the process does not
+            reach, a network of other shapes.
 
     Warns:
         UserWarning: the training was too short (`diffusions.training_report`), diverged, or was so long
@@ -132,6 +132,8 @@ def fit(
             f"on_progress must be a function of two arguments, got {on_progress!r:.60}"
         )
     law = reached_law(process, law)
+    if np.ma.is_masked(x):
+        raise ValueError("x has masked entries: leave out these examples")
     u, centre, scale = _standardised(np.asarray(x, np.float64))
     n_held_out = _held_out(len(u), settings.validation_ratio)
     order = np.asarray(jax.random.permutation(named_key(key, "split"), len(u)))

@@ -119,9 +119,9 @@ def snapshots_from_arrays(
 
     Raises:
         ValueError: fewer than two snapshots, an empty one, a wrong rank, mismatched dimensions,
-            NaN or infinite entries, times that do not increase, times beside dt, weights that are not
-            positive or not one array per snapshot, points or times too large or too small for single
-            precision.
+            NaN, infinite, masked or complex entries, dates, times that do not increase, times beside
+            dt, weights that are not positive or not one array per snapshot, points or times too large
+            or too small for single precision.
     """
     if not isinstance(points, Sequence) and np.ndim(points) == 0:
         raise ValueError("points must be a list of arrays (particles, dimension), or one array")
@@ -274,9 +274,17 @@ def in_order(snapshots: Snapshots) -> tuple[Snapshots, Int[np.ndarray, "t n"]]:
 
 def _numbers(name: str, values: Any, of: str = "particles, dimension") -> np.ndarray:
     """An array of real numbers, whatever holds them: in single or in double precision."""
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name} has masked entries: leave out what is not known")
     if isinstance(values, np.ndarray | jax.Array) and values.dtype == np.float32:
         return np.asarray(values)
     try:
-        return np.asarray(values, dtype=np.float64)
+        found = np.asarray(values)
+        if found.dtype.kind not in "cmM":  # whose conversion would drop a part, or choose a unit
+            return np.asarray(found, dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be an array ({of}) of numbers") from None
+    what = f"{name} must be an array ({of}) of real numbers, got {found.dtype}"
+    if found.dtype.kind != "c":
+        what += "; divide what has passed by a unit, such as np.timedelta64(1, 'D')"
+    raise ValueError(what)

@@ -150,3 +150,17 @@ def test_a_process_that_is_killed_ends_all_and_the_run_goes_on(place):
     rows = [(place / "runs" / name / "metrics.jsonl").read_text() for name in ("killed", "whole")]
     assert rows[0] == rows[1]
     assert not list(place.glob("jkonet-process-*"))
+
+
+@pytest.mark.slow
+def test_a_process_with_other_flags_ends_both(place):
+    where = (f"--coordinator=localhost:{free_port()}", "--processes=2")
+    both = [
+        script(place, "differs", *where, f"--process={i}", f"--learning-rate={rate}")
+        for i, rate in enumerate(("0.1", "0.2"))
+    ]
+    wrong = [process.communicate(timeout=SECONDS)[1] for process in both]
+    assert [process.returncode for process in both] == [2, 2]
+    assert "--learning-rate is 0.2 here and 0.1 there" in wrong[1]
+    assert "need the same flags" in wrong[0]
+    assert not (place / "runs/differs").exists()

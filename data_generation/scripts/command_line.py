@@ -37,10 +37,16 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from absl import flags
 
 from data_generation.formats.plain_numbers import plain_float, plain_int
-from data_generation.scripts.compilation_cache import FLAG_HELP, compilation_cache
+from data_generation.scripts.compilation_cache import FLAG_HELP, compilation_cache, unusable_cache
 from data_generation.scripts.flag_help import attribute_documentation, heading, help_text
 from data_generation.scripts.loading import loading_said
-from data_generation.scripts.processes import Group, ProcessSettings, is_follower, own_place
+from data_generation.scripts.processes import (
+    Group,
+    ProcessSettings,
+    check_same_flags,
+    is_follower,
+    own_place,
+)
 from data_generation.scripts.standard_streams import (
     OutputError,
     escaped,
@@ -62,6 +68,8 @@ EXIT_PIPE_CLOSED = 128 + 13  # SIGPIPE, which Windows has not
 
 _EVERY_SCRIPT = "Every script"
 _MOST_MESSAGE = 1000
+_OF_ONE_PROCESS = ("process", "compilation_cache", "debug", "data_dir", "data_path", "runs_dir")
+"""Flags that may differ between the processes of a run."""
 
 
 @typing.runtime_checkable
@@ -217,13 +225,17 @@ def run_script(
 def _warnings_of_one_line() -> Iterator[None]:
     """What the library says is said without the place in its code."""
     with warnings.catch_warnings():
-        shown = warnings.showwarning
+        shown, said = warnings.showwarning, set()
 
         def show(message, category, *place, **more):
             if is_follower():
                 return
             if category is UserWarning:
-                sys.stderr.write(f"warning: {one_line(message)}\n")
+                cache = unusable_cache(str(message))
+                if cache not in said:
+                    sys.stderr.write(f"warning: {cache or one_line(message)}\n")
+                if cache is not None:
+                    said.add(cache)
             else:
                 shown(message, category, *place, **more)
 
@@ -290,6 +302,9 @@ def _join_others(values: flags.FlagValues) -> None:
             from data_generation.scripts.joining import join
 
             join(settings)
+            check_same_flags(
+                {name: repr(values[name].value) for name in values if name not in _OF_ONE_PROCESS}
+            )
     if "runs_dir" in values:
         values["runs_dir"].value = own_place(str(values["runs_dir"].value))
 

@@ -180,6 +180,21 @@ def _configured(choice: str) -> Iterator[None]:
         cache.reset_cache()
 
 
+def unusable_cache(message: str) -> str | None:
+    """One line for what JAX says of every single program; None where a message is of something else."""
+    found = re.match("Error (reading|writing) persistent compilation cache entry", message)
+    if found is None:
+        return None
+    folder = sys.modules["jax"].config.jax_compilation_cache_dir
+    if found[1] == "writing":
+        return (
+            f"compiled programs cannot be kept in {folder}: is there room, and may you write there?"
+        )
+    return (
+        f"{folder} holds damaged programs, which are compiled anew in every run: delete the folder"
+    )
+
+
 def keep_cache_from_jobs() -> None:
     """Jobs started from here choose a folder of their own: they may run on another processor."""
     folder = os.environ.get(_DIRECTORY)

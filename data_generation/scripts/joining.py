@@ -50,7 +50,8 @@ def join(settings: ProcessSettings) -> Group:
         settings: with a coordinator.
 
     Raises:
-        ValueError: there is no job step of SLURM, or nobody answers where the first process should be.
+        ValueError: there is no job step of SLURM, the first process cannot listen where the others look
+            for it, or nobody answers there.
     """
     if settings.coordinator == SLURM:
         if missing := [name for name in _SLURM_STEP if name not in os.environ]:
@@ -66,6 +67,8 @@ def join(settings: ProcessSettings) -> Group:
         }
         if settings.process:
             _wait_for(str(settings.coordinator))
+        else:
+            _check_port(str(settings.coordinator))
     # Releases of JAX before 0.7 have a period of their own.
     if "heartbeat_timeout_seconds" in inspect.signature(jax.distributed.initialize).parameters:
         where["heartbeat_timeout_seconds"] = SECONDS_OF_SILENCE
@@ -73,6 +76,19 @@ def join(settings: ProcessSettings) -> Group:
     jax.distributed.initialize(initialization_timeout=SECONDS_TO_COME, **where)
     Group.current = _Joined()
     return Group.current
+
+
+def _check_port(address: str) -> None:
+    """JAX's service ends the process without a word where somebody else listens."""
+    port = int(address.rpartition(":")[2])
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        raise ValueError(
+            f"--coordinator={address}: {os.strerror(error.errno or 0)}; name another port"
+        ) from error
 
 
 def _wait_for(address: str) -> None:
@@ -129,6 +145,9 @@ class _Joined(Group):
         size = int(multihost_utils.broadcast_one_to_all(np.asarray(len(content))))
         own = np.frombuffer(content, np.uint8) if self.first else np.zeros(size, np.uint8)
         return multihost_utils.broadcast_one_to_all(own).tobytes() if size else b""
+
+    def anywhere(self, here: bool) -> bool:
+        return bool(np.any(multihost_utils.process_allgather(np.asarray(here))))
 
     def leave(self, status: int) -> None:
         if status == 0:

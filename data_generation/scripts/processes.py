@@ -13,9 +13,10 @@ import abc
 import contextlib
 import dataclasses
 import io
+import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -86,6 +87,10 @@ class Group(abc.ABC):
         """What the first process has."""
 
     @abc.abstractmethod
+    def anywhere(self, here: bool) -> bool:
+        """Whether something is so in any process."""
+
+    @abc.abstractmethod
     def leave(self, status: int) -> None:
         """The end of the process; it returns only where all came to a good one."""
 
@@ -132,6 +137,29 @@ def first_alone(check: Callable[[], None]) -> None:
             raise
     if group.given(b""):
         raise ValueError("the first process could not begin, and says why")
+
+
+def check_same_flags(own: Mapping[str, str]) -> None:
+    """All processes compute the same: what one was told and another was not would be lost, or hang.
+
+    Args:
+        own: names of flags -> their values, of this process.
+
+    Raises:
+        ValueError: a process has others, in all of them; the one that has names them.
+    """
+    group = Group.current
+    if group is None:
+        return
+    first: dict[str, str] = json.loads(group.given(json.dumps(dict(own)).encode()))
+    others = [
+        f"--{name.replace('_', '-')} is {value} here and {first.get(name)} there"
+        for name, value in own.items()
+        if first.get(name) != value
+    ]
+    if group.anywhere(bool(others)):
+        which = "; ".join(others) or "another one says which"
+        raise ValueError(f"the processes of a run need the same flags: {which}")
 
 
 def share_folder(folder: Path, *, left_out: str) -> None:

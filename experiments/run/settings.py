@@ -41,7 +41,9 @@ class DeviceSettings:
     def __post_init__(self):
         check_fields(self)
         if self.devices != "auto" and not re.fullmatch("[1-9][0-9]{0,5}", self.devices):
-            raise ValueError(f"devices must be auto or how many, got {shown(self.devices)}")
+            raise ValueError(
+                f"devices must be auto or how many, 1 at least, got {shown(self.devices)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -231,6 +231,7 @@ FLAT[:, 1] = 7.0
     [
         ({"x": POINTS[:, 0]}, "x must be of shape [n, d, ...]"),
         ({"x": NAN}, "x has 1 numbers that are not finite, of 2000"),
+        ({"x": np.ma.masked_less(POINTS, 0.0)}, "x has masked entries"),
         ({"x": FLAT}, "coordinate 1 of x is the same in all examples"),
         ({"x": POINTS[:50]}, "x has 50 examples, of which validation_ratio 0.1 holds out 5"),
         ({"process": RectifiedFlow}, "process must be one of diffusions.processes, such as Rect"),
@@ -242,7 +243,7 @@ FLAT[:, 1] = 7.0
         ({"network": Narrow()}, "network must map z of shape (2, 2) and numbers of shape (2,)"),
         ({"network": Normed()}, "network must have parameters only, and has batch_stats"),
     ],
-    ids=["rank", "nan", "flat", "few", "class", "ends", "law", "shape", "state"],
+    ids=["rank", "nan", "masked", "flat", "few", "class", "ends", "law", "shape", "state"],
 )
 def test_bad_input_in_one_line(arguments, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:

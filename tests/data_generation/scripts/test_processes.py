@@ -1,14 +1,17 @@
 """What several processes may be told, show and write; a group of them stands here for the real one."""
 
 import dataclasses
+import socket
 
 import pytest
 
 from data_generation.scripts import processes
 from data_generation.scripts.command_line import define_flags, run_script, say
+from data_generation.scripts.joining import join
 from data_generation.scripts.processes import (
     Group,
     ProcessSettings,
+    check_same_flags,
     first_alone,
     first_before_others,
     own_place,
@@ -36,6 +39,9 @@ class OfTwo(Group):
             self.sent.append(content)
             return content
         return self.sent.pop(0)
+
+    def anywhere(self, here):
+        return here
 
     def leave(self, status):
         self.done.append(status)
@@ -208,3 +214,20 @@ def test_one_process_alone_asks_nobody(tmp_path):
     with first_before_others():
         first_alone(lambda: None)
     share_folder(tmp_path, left_out=".lock")
+
+
+def test_a_process_with_other_flags_names_them(of_two):
+    of_two(True)
+    check_same_flags({"epochs": "2", "batch_size": "None"})
+    check_same_flags({"epochs": "2", "batch_size": "None"})
+    of_two(False)
+    check_same_flags({"epochs": "2", "batch_size": "None"})
+    with pytest.raises(ValueError, match="the same flags: --batch-size is 8 here and None there$"):
+        check_same_flags({"epochs": "2", "batch_size": "8"})
+
+
+def test_a_port_in_use_is_refused():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ValueError, match=f"--coordinator={place}: .*in use; name another port"):
+            join(ProcessSettings(coordinator=place, processes=2, process=0))
