@@ -196,6 +196,8 @@ def _array(name: str, value: Any, kind: str, to_host: bool) -> Any:
     kinds = {"float": "fiu", "int": "iu", "bool": "b"}[kind]
     words = {"float": "real numbers", "int": "integers", "bool": "true or false"}[kind]
     library: Any = np if to_host else jnp
+    if np.ma.is_masked(value):  # an array would show what the mask hides
+        raise ValueError(f"{name} has masked entries: leave out what is not known")
     if not isinstance(value, jax.Array):
         try:
             holds_jax = isinstance(value, list | tuple) and any(

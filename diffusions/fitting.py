@@ -132,8 +132,6 @@ def fit(
             f"on_progress must be a function of two arguments, got {on_progress!r:.60}"
         )
     law = reached_law(process, law)
-    if np.ma.is_masked(x):
-        raise ValueError("x has masked entries: leave out these examples")
     u, centre, scale = _standardised(np.asarray(x, np.float64))
     n_held_out = _held_out(len(u), settings.validation_ratio)
     order = np.asarray(jax.random.permutation(named_key(key, "split"), len(u)))
