@@ -348,6 +348,7 @@ def main() -> None:
 
 def _rows(arguments: argparse.Namespace, shared: dict[str, Any]) -> list[dict[str, Any]]:
     programs = {
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": str(Path(shared["weights"]).with_suffix(".programs")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

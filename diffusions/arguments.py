@@ -102,6 +102,17 @@ def checked(
     return wrapper  # type: ignore[return-value]
 
 
+def check_unmasked(name: str, value: Any) -> None:
+    """Refuses masks that hide something: an array would show it.
+
+    Raises:
+        ValueError: there are masked entries, in an array or in the arrays of a list.
+    """
+    parts = value if isinstance(value, list | tuple) else (value,)
+    if any(isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part) for part in parts):
+        raise ValueError(f"masked entries in {name}: leave out what is not known")
+
+
 def as_key(value: Any, name: str = "key") -> Array:
     """A typed key, of a typed key, a seed or the raw key (or keys) of `jax.random.PRNGKey`.
 
@@ -196,8 +207,7 @@ def _array(name: str, value: Any, kind: str, to_host: bool) -> Any:
     kinds = {"float": "fiu", "int": "iu", "bool": "b"}[kind]
     words = {"float": "real numbers", "int": "integers", "bool": "true or false"}[kind]
     library: Any = np if to_host else jnp
-    if np.ma.is_masked(value):  # an array would show what the mask hides
-        raise ValueError(f"{name} has masked entries: leave out what is not known")
+    check_unmasked(name, value)
     if not isinstance(value, jax.Array):
         try:
             holds_jax = isinstance(value, list | tuple) and any(

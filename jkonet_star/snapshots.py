@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.alignment import aligned_empty
+from diffusions.arguments import check_unmasked
 from diffusions.short_repr import count, known, short_repr
 from diffusions.typing import Array, ArrayLike, Float, HostArray, Int
 from jkonet_star.spread import FAR, check_spread
@@ -146,7 +147,9 @@ def snapshots_from_arrays(
         raise ValueError("times and dt both say when the snapshots are: give one of them")
     if times is None:
         dt = 1.0 if dt is None else dt
-        is_number = isinstance(dt, int | float | np.number) and not isinstance(dt, bool)
+        is_number = isinstance(dt, int | float | np.integer | np.floating) and not isinstance(
+            dt, bool | np.timedelta64
+        )
         if not (is_number and np.isfinite(dt) and dt > 0):
             raise ValueError(f"dt must be positive and finite, got {dt!r}")
         times = dt * np.arange(len(arrays), dtype=np.float64)
@@ -174,7 +177,7 @@ def snapshots_from_arrays(
         packed[i, len(p) :] = packed[i, 0]
     packed_weights = np.zeros((len(arrays), n), np.float32)
     for i, (p, w) in enumerate(zip(arrays, masses, strict=True)):
-        w = np.asarray(w, dtype=np.float64)
+        w = _numbers(f"weights of snapshot {i}", w, "particles").astype(np.float64)
         if w.shape != (len(p),) or not np.isfinite(w).all() or not (w > 0).all():
             raise ValueError(f"snapshot {i} needs {len(p)} positive finite weights")
         packed_weights[i, : len(p)] = w / w.sum()
@@ -274,17 +277,20 @@ def in_order(snapshots: Snapshots) -> tuple[Snapshots, Int[np.ndarray, "t n"]]:
 
 def _numbers(name: str, values: Any, of: str = "particles, dimension") -> np.ndarray:
     """An array of real numbers, whatever holds them: in single or in double precision."""
-    if np.ma.is_masked(values):
-        raise ValueError(f"{name} has masked entries: leave out what is not known")
+    check_unmasked(name, values)
     if isinstance(values, np.ndarray | jax.Array) and values.dtype == np.float32:
         return np.asarray(values)
     try:
         found = np.asarray(values)
-        if found.dtype.kind not in "cmM":  # whose conversion would drop a part, or choose a unit
+        # Their conversion would drop a part, or count in the unit that they are stored in.
+        kinds = {found.dtype.kind}
+        if found.dtype.kind == "O":
+            examples = {type(value): value for value in found.ravel()}
+            kinds = {np.asarray(value).dtype.kind for value in examples.values()}
+        if not kinds & set("cmM"):
             return np.asarray(found, dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be an array ({of}) of numbers") from None
-    what = f"{name} must be an array ({of}) of real numbers, got {found.dtype}"
-    if found.dtype.kind != "c":
-        what += "; divide what has passed by a unit, such as np.timedelta64(1, 'D')"
-    raise ValueError(what)
+    what = "complex ones" if "c" in kinds else "dates or durations"
+    remedy = "" if "c" in kinds else ": write (dates - dates[0]) / np.timedelta64(1, 'D'), or hours"
+    raise ValueError(f"{name} must be an array ({of}) of real numbers, got {what}{remedy}")

@@ -32,12 +32,13 @@ import types
 import typing
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from absl import flags
 
 from data_generation.formats.plain_numbers import plain_float, plain_int
-from data_generation.scripts.compilation_cache import FLAG_HELP, compilation_cache, unusable_cache
+from data_generation.scripts.compilation_cache import FLAG_HELP, about_cache, compilation_cache
 from data_generation.scripts.flag_help import attribute_documentation, heading, help_text
 from data_generation.scripts.loading import loading_said
 from data_generation.scripts.processes import (
@@ -68,7 +69,10 @@ EXIT_PIPE_CLOSED = 128 + 13  # SIGPIPE, which Windows has not
 
 _EVERY_SCRIPT = "Every script"
 _MOST_MESSAGE = 1000
-_OF_ONE_PROCESS = ("process", "compilation_cache", "debug", "data_dir", "data_path", "runs_dir")
+_OF_ONE_PROCESS = (
+    *("process", "coordinator", "compilation_cache", "debug"),
+    *("data_dir", "data_path", "runs_dir"),
+)
 """Flags that may differ between the processes of a run."""
 
 
@@ -231,11 +235,11 @@ def _warnings_of_one_line() -> Iterator[None]:
             if is_follower():
                 return
             if category is UserWarning:
-                cache = unusable_cache(str(message))
-                if cache not in said:
-                    sys.stderr.write(f"warning: {cache or one_line(message)}\n")
-                if cache is not None:
-                    said.add(cache)
+                kind, line = about_cache(one_line(message))
+                if kind not in said:
+                    sys.stderr.write(f"warning: {line}\n")
+                if kind is not None:
+                    said.add(kind)
             else:
                 shown(message, category, *place, **more)
 
@@ -303,10 +307,19 @@ def _join_others(values: flags.FlagValues) -> None:
 
             join(settings)
             check_same_flags(
-                {name: repr(values[name].value) for name in values if name not in _OF_ONE_PROCESS}
+                {
+                    name: _without_folder(values[name].value)
+                    for name in values
+                    if name not in _OF_ONE_PROCESS
+                }
             )
     if "runs_dir" in values:
         values["runs_dir"].value = own_place(str(values["runs_dir"].value))
+
+
+def _without_folder(value: Any) -> str:
+    """A flag's value; of a path its last part: another machine may have it elsewhere."""
+    return repr(Path(value).name if isinstance(value, str) and os.sep in value else value)
 
 
 def _hints(error: BaseException) -> str:

@@ -180,18 +180,23 @@ def _configured(choice: str) -> Iterator[None]:
         cache.reset_cache()
 
 
-def unusable_cache(message: str) -> str | None:
-    """One line for what JAX says of every single program; None where a message is of something else."""
-    found = re.match("Error (reading|writing) persistent compilation cache entry", message)
-    if found is None:
-        return None
-    folder = sys.modules["jax"].config.jax_compilation_cache_dir
-    if found[1] == "writing":
-        return (
-            f"compiled programs cannot be kept in {folder}: is there room, and may you write there?"
-        )
-    return (
-        f"{folder} holds damaged programs, which are compiled anew in every run: delete the folder"
+def about_cache(message: str) -> tuple[str | None, str]:
+    """What JAX says of every single program that its cache cannot give or take, as one line for all.
+
+    Returns:
+        reading or writing, and the line; None and the message where that is of something else.
+    """
+    told = re.match(
+        r"Error (reading|writing) persistent compilation cache entry for '[^']*': (.*)", message
+    )
+    if told is None:
+        return None, message
+    folder, (kind, reason) = sys.modules["jax"].config.jax_compilation_cache_dir, told.groups()
+    if kind == "writing":
+        return kind, f"compiled programs cannot be kept in {folder}: {reason}"
+    return kind, (
+        f"compiled programs in {folder} cannot be read, and are compiled anew in every run: {reason}; "
+        "if they are damaged, delete the folder"
     )
 
 

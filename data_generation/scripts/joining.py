@@ -150,7 +150,7 @@ class _Joined(Group):
         return bool(np.any(multihost_utils.process_allgather(np.asarray(here))))
 
     def leave(self, status: int) -> None:
-        if status == 0:
+        if status == 0 or self.ends_as_one:
             jax.distributed.shutdown()
         assert self._witness.stdin is not None
         with contextlib.suppress(OSError):

@@ -72,11 +72,13 @@ class Group(abc.ABC):
         current: that this process belongs to; None where it is alone.
         first: whether this one is the one that users see.
         place: where the others write what belongs into a folder of the user.
+        ends_as_one: whether all know that they fail, so that each may wait for the others' last words.
     """
 
     current: ClassVar["Group | None"] = None
     first: bool
     place: Path
+    ends_as_one: bool = False
 
     @abc.abstractmethod
     def wait(self) -> None:
@@ -140,24 +142,26 @@ def first_alone(check: Callable[[], None]) -> None:
 
 
 def check_same_flags(own: Mapping[str, str]) -> None:
-    """All processes compute the same: what one was told and another was not would be lost, or hang.
+    """All processes compute the same: what only some were told would be lost, or end in a standstill.
 
     Args:
         own: names of flags -> their values, of this process.
 
     Raises:
-        ValueError: a process has others, in all of them; the one that has names them.
+        ValueError: the flags of some process differ from those of the first. It is raised in all of
+            them, and names the flags where it is so.
     """
     group = Group.current
     if group is None:
         return
     first: dict[str, str] = json.loads(group.given(json.dumps(dict(own)).encode()))
     others = [
-        f"--{name.replace('_', '-')} is {value} here and {first.get(name)} there"
-        for name, value in own.items()
-        if first.get(name) != value
+        f"--{name.replace('_', '-')} is {own.get(name)} here and {first.get(name)} there"
+        for name in sorted(own.keys() | first.keys())
+        if first.get(name) != own.get(name)
     ]
     if group.anywhere(bool(others)):
+        group.ends_as_one = True
         which = "; ".join(others) or "another one says which"
         raise ValueError(f"the processes of a run need the same flags: {which}")
 

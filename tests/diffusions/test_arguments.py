@@ -89,6 +89,8 @@ def test_double_precision_stays_where_it_is_welcome():
         (([[1.0, 2.0], [3.0]],), "x must be an array of real numbers, got list"),
         (("text",), "x must be an array of real numbers, got"),
         (([["a"]],), "x must be an array of real numbers, got"),
+        ((np.ma.masked_equal(np.eye(2), 0.0),), "masked entries in x: leave out"),
+        (([np.ma.masked_equal(np.ones(2), 1.0)],), "masked entries in x"),
         ((np.zeros((1, 1), complex),), "x must be an array of real numbers, got complex"),
         (
             (np.zeros((1, 1)), None, None, [1.0, 2.0]),

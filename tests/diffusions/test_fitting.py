@@ -231,7 +231,7 @@ FLAT[:, 1] = 7.0
     [
         ({"x": POINTS[:, 0]}, "x must be of shape [n, d, ...]"),
         ({"x": NAN}, "x has 1 numbers that are not finite, of 2000"),
-        ({"x": np.ma.masked_less(POINTS, 0.0)}, "x has masked entries"),
+        ({"x": np.ma.masked_less(POINTS, 0.0)}, "masked entries in x"),
         ({"x": FLAT}, "coordinate 1 of x is the same in all examples"),
         ({"x": POINTS[:50]}, "x has 50 examples, of which validation_ratio 0.1 holds out 5"),
         ({"process": RectifiedFlow}, "process must be one of diffusions.processes, such as Rect"),

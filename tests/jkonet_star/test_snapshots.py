@@ -52,6 +52,7 @@ def test_everything_is_single_precision():
 A, B = clouds(3, 3)
 BROKEN = A.copy()
 BROKEN[1, 0] = np.nan
+HIDDEN = np.ma.masked_less(B, B.max())
 DAYS = np.array(["2020-01-01", "2020-01-03"], "M8[D]")
 
 
@@ -66,10 +67,19 @@ DAYS = np.array(["2020-01-01", "2020-01-03"], "M8[D]")
         ([A, B[:, :1]], {}, "snapshot 1 has dimension 1, snapshot 0 has 2"),
         ([A, BROKEN], {}, "snapshot 1 has 1 of 3 particles with NaN or inf"),
         ([A, np.full((3, 2), np.inf)], {}, "snapshot 1 has 3 of 3 particles with NaN or inf"),
-        ([A, B + 0j], {}, "snapshot 1 must be an array .* of real numbers, got complex"),
-        ([A, np.ma.masked_less(B, B.max())], {}, "snapshot 1 has masked entries"),
-        ([A, B], {"times": DAYS}, r"real numbers, got datetime64\[D\]; divide what has passed"),
-        ([A, B], {"times": DAYS - DAYS[0]}, r"real numbers, got timedelta64\[D\]"),
+        ([A, B + 0j], {}, "snapshot 1 must be an array .* of real numbers, got complex ones$"),
+        ([A, (B + 0j).astype(object)], {}, "snapshot 1 .* of real numbers, got complex ones$"),
+        ([A, HIDDEN], {}, "masked entries in snapshot 1"),
+        ([A, list(HIDDEN)], {}, "masked entries in snapshot 1"),
+        (
+            [A, B],
+            {"weights": [np.ones(3), HIDDEN[:, 0]]},
+            "masked entries in weights of snapshot 1",
+        ),
+        ([A, B], {"weights": [np.ones(3), np.ones(3) + 1j]}, "of snapshot 1 .* got complex ones"),
+        ([A, B], {"times": DAYS}, r"real numbers, got dates or durations: write \(dates - "),
+        ([A, B], {"times": DAYS - DAYS[0]}, "real numbers, got dates or durations"),
+        ([A, B], {"times": np.array(list(DAYS), object)}, "real numbers, got dates or durations"),
         ([A, B], {"dt": 0.0}, "dt must be positive and finite, got 0.0"),
         ([A, B], {"dt": -1.0}, "dt must be positive and finite, got -1.0"),
         ([A, B], {"dt": np.nan}, "dt must be positive and finite, got nan"),

@@ -275,7 +275,7 @@ def test_a_second_run_compiles_nothing(tmp_path):
     hits, _, errors = run()
     assert hits == 0
     assert re.fullmatch(
-        r"warning: \S+ holds damaged programs, .* every run: delete the folder\n", errors
+        r"warning: compiled programs in \S+ cannot be read, .* damaged, delete the folder\n", errors
     )
 
 

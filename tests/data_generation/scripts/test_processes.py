@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from data_generation.scripts import processes
-from data_generation.scripts.command_line import define_flags, run_script, say
+from data_generation.scripts.command_line import _without_folder, define_flags, run_script, say
 from data_generation.scripts.joining import join
 from data_generation.scripts.processes import (
     Group,
@@ -30,6 +30,7 @@ class OfTwo(Group):
 
     def __init__(self, first, place, sent):
         self.first, self.place, self.sent, self.done = first, place, sent, []
+        self.elsewhere = False
 
     def wait(self):
         self.done.append("wait")
@@ -41,7 +42,7 @@ class OfTwo(Group):
         return self.sent.pop(0)
 
     def anywhere(self, here):
-        return here
+        return here or self.elsewhere
 
     def leave(self, status):
         self.done.append(status)
@@ -217,13 +218,26 @@ def test_one_process_alone_asks_nobody(tmp_path):
 
 
 def test_a_process_with_other_flags_names_them(of_two):
-    of_two(True)
-    check_same_flags({"epochs": "2", "batch_size": "None"})
-    check_same_flags({"epochs": "2", "batch_size": "None"})
-    of_two(False)
-    check_same_flags({"epochs": "2", "batch_size": "None"})
+    flags = {"epochs": "2", "batch_size": "None"}
+    for _ in range(3):
+        of_two(True)
+        check_same_flags(flags)
+    second = of_two(False)
+    check_same_flags(flags)
+    assert not second.ends_as_one
     with pytest.raises(ValueError, match="the same flags: --batch-size is 8 here and None there$"):
-        check_same_flags({"epochs": "2", "batch_size": "8"})
+        check_same_flags(flags | {"batch_size": "8"})
+    assert second.ends_as_one
+    with pytest.raises(ValueError, match="--epochs is None here and 2 there$"):
+        check_same_flags({"batch_size": "None"})
+    of_two(True).elsewhere = True
+    with pytest.raises(ValueError, match="the same flags: another one says which"):
+        check_same_flags(flags)
+
+
+def test_paths_are_compared_by_their_last_part():
+    assert _without_folder("/here/d") == _without_folder("there/d") == _without_folder("d")
+    assert _without_folder(2) == "2"
 
 
 def test_a_port_in_use_is_refused():
