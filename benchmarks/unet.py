@@ -379,8 +379,8 @@ def _rows(arguments: argparse.Namespace, shared: dict[str, Any]) -> list[dict[st
                 row[f"{kind}_mb"] = max(one["memory"] for one in row[kind]) / MEBI
         if row["ours"]:
             row["buffers_mb"] = row["ours"][0]["buffers"] / MEBI
-            measured("ours", what, again=True)  # leaves its programs
-            row["again"] = measured("ours", what, again=True)
+            left = measured("ours", what, again=True)  # its programs, for the next one to find
+            row["again"] = left if "failed" in left else measured("ours", what, again=True)
             if "failed" in row["again"]:
                 row["failed"] = row["again"]["failed"]
             else:
