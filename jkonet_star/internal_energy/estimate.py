@@ -63,6 +63,7 @@ from jkonet_star.internal_energy.paired_likelihood import (
     standard_error,
 )
 from jkonet_star.internal_energy.representatives import representatives
+from jkonet_star.internal_energy.unexplained_drift import fit_unexplained
 from jkonet_star.internal_energy.weak_form import FOLDS, WeakFormFit, fit_weak_form
 from jkonet_star.internal_energy.weak_form_drift import (
     WeakFormDrift,
@@ -482,6 +483,15 @@ def _paired(problem: _Problem, *, decided: bool) -> tuple[PairedFit | None, floa
         )
     if fit.beta <= lowest:
         return fit._replace(beta=0.0), gain, 0.0
+    found = fit_unexplained(steps, fit, precision, lowest_beta=lowest)
+    if found is not None:
+        beta = found.beta if found.beta > lowest else 0.0
+        error = found.standard_error if beta else 0.0
+        return (
+            PairedFit(found.theta, beta, fit.iterations + found.iterations, found.converged),
+            gain,
+            error,
+        )
     used = effective_parameters(steps, fit.beta, precision)
     corrected = fit.beta * steps.n_residuals / max(steps.n_residuals - used, 1.0)
     iterations = fit.iterations + (first.iterations if fit is not first else 0)

@@ -93,7 +93,7 @@ def candidates(z: list[np.ndarray], targets: list[np.ndarray], neighbours: int) 
     return found
 
 
-def _thinned(steps: Steps, neighbours: int) -> tuple[Steps, float]:
+def thinned(steps: Steps, neighbours: int) -> tuple[Steps, float]:
     """As many of the targets as `MOST_PAIRS` allows, and their share; sources stay complete."""
     share = min(1.0, MOST_PAIRS / (neighbours * max(len(y) for y in steps.targets)))
     targets = [y[: max(1, int(share * len(y)))] for y in steps.targets]
@@ -213,7 +213,7 @@ def mean_log_likelihood(
     """The first sum of equation (2) per target, and the neighbours that it took."""
     z = steps.transported(theta)
     neighbours = kept_neighbours(steps, z, beta)
-    own, _ = _thinned(steps, neighbours)
+    own, _ = thinned(steps, neighbours)
     rows = candidates(z, own.targets, neighbours)
     total = sum(
         expectation(z[k], y, rows[k], 2.0 * beta * steps.tau[k]).log_likelihood
@@ -246,7 +246,7 @@ def fit_paired(
     z = steps.transported(theta)
     for _ in range(rounds):
         neighbours = kept_neighbours(steps, z, beta)
-        own, share = _thinned(steps, neighbours)
+        own, share = thinned(steps, neighbours)
         rows = candidates(z, own.targets, neighbours)
         responsibilities = [
             expectation(z[k], y, rows[k], 2.0 * beta * steps.tau[k])
@@ -287,7 +287,7 @@ def standard_error(steps: Steps, theta: Float[np.ndarray, "f"], beta: float) -> 
     """
     z = steps.transported(theta)
     neighbours = kept_neighbours(steps, z, beta)
-    own, share = _thinned(steps, neighbours)
+    own, share = thinned(steps, neighbours)
     rows = candidates(z, own.targets, neighbours)
 
     def slope(value: float) -> float:
