@@ -84,21 +84,27 @@ def forget_replaced(path: Path) -> None:
 def keeps_replaced() -> Iterator[None]:
     """A failure inside puts back the run that was to be replaced, unless the new one can be resumed.
 
-    The line of an unfinished run's end then says where the other one is. However it ends, the run
-    that was written is let go of.
+    The line of an unfinished run's end then says where the other one is, or of one that was interrupted
+    that it can go on. However it ends, the run that was written is let go of.
     """
     before, locked = len(_REPLACING), held()
     try:
         yield
     except BaseException as error:
+        undone = set()
         for path in _REPLACING[before:]:
             # What went wrong is to be heard of, and what the user put in there is to stay.
             with contextlib.suppress(OSError, ValueError):
                 if not _can_be_resumed(path):
+                    undone.add(path)
                     _undo(path)
         for path in held():
-            if path not in locked and replaced_runs(path):
+            if path in locked or path in undone:
+                continue
+            if replaced_runs(path):
                 error.add_note(Hint(f"{path} is unfinished{hint(path)}"))
+            elif isinstance(error, KeyboardInterrupt) and _can_be_resumed(path):
+                error.add_note(Hint(f"with --resume {path} goes on"))
         raise
     finally:
         del _REPLACING[before:]

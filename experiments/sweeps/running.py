@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from data_generation.populations.settings import DataSettings
-from data_generation.scripts.command_line import say
+from data_generation.scripts.command_line import Hint, say
 from data_generation.scripts.processes import Group, first_alone, share_folder
 from diffusions.late_imports import import_extra
 from diffusions.memory import check_memory
@@ -55,6 +55,9 @@ def run_sweep(
     hold(folder.path)
     try:
         return _carry_out(cells, folder, title=name, remark=without_effect(unused))
+    except KeyboardInterrupt as error:
+        error.add_note(Hint("the same command goes on from what is finished"))
+        raise
     finally:
         release_all_but(before)
 

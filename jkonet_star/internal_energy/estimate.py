@@ -13,7 +13,8 @@ likelihood tells: snapshots are paired if their
     gain > PAIRED_GAIN + GAIN_PER_COEFFICIENT f / (particles of all targets),                       (2)
 
 (`paired_likelihood`, equation (7)), the second term being what f coefficients gain by chance, and their
-beta is one that the narrowest direction of the snapshots allows (`limits`).
+beta is one that the narrowest direction of the snapshots allows (`limits`). What the features do not
+explain of their drift is told from noise by `unexplained_drift`.
 
 Idle features cost precision, and hundreds of them with little data can make any beta fit. Of
 independent snapshots `weak_form_drift` takes the monomials that the data ask for, and looks at the

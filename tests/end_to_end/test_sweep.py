@@ -134,12 +134,14 @@ def test_a_run_is_that_of_the_training_script(sweeps, batched):
     assert evaluate.run([f"--run={swept}", f"--data-dir={sweeps.path / 'data'}", "--noplots"]) == 0
 
 
-def test_an_interrupted_sweep_continues(sweeps, batched, monkeypatch):
+def test_an_interrupted_sweep_continues(sweeps, batched, monkeypatch, capsys):
     with monkeypatch.context() as patched:
         # First in the middle of the networks' training, just after a checkpoint.
         save = training.save_state
         patched.setattr(training, "save_state", _interrupted_after(save, calls=1))
         folder = sweeps.run("interrupted", status=130)
+    ends = "interrupted; the same command goes on from what is finished\n"
+    assert capsys.readouterr().err.endswith(ends)
     assert not list((folder / "runs").glob("*/summary.json"))
     (batch,) = (folder / "batches").iterdir()
     assert json.loads((batch / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == 2

@@ -129,6 +129,14 @@ def test_a_failure_without_a_replaced_run_says_nothing_of_one(tmp_path, old, cap
     assert capsys.readouterr().err == "interrupted\n"
 
 
+def test_an_interrupted_run_that_has_kept_something_says_that_it_can_go_on(tmp_path, capsys):
+    def main():
+        script(tmp_path, KeyboardInterrupt(), rows=[{"epoch": 1, "loss": 2.5}])
+
+    assert run_script(main, define_flags(FolderSettings), argv=[]) == 130
+    assert capsys.readouterr().err == f"interrupted; with --resume {tmp_path / 'demo'} goes on\n"
+
+
 def test_readers_of_an_unfinished_run_say_where_the_replaced_one_is(tmp_path, old, capsys):
     config = {"script": TRAINING, "solver": "jkonet-star-potential", "dataset": "x", "seeds": [0]}
     open_run(str(tmp_path), "demo", "demo", config, resume=False, overwrite=True)
