@@ -99,11 +99,15 @@ def keeps_replaced() -> Iterator[None]:
                     undone.add(path)
                     _undo(path)
         for path in held():
-            if path in locked or path in undone:
+            if path in locked:
                 continue
             if replaced_runs(path):
                 error.add_note(Hint(f"{path} is unfinished{hint(path)}"))
-            elif isinstance(error, KeyboardInterrupt) and _can_be_resumed(path):
+            elif (
+                isinstance(error, KeyboardInterrupt)
+                and path not in undone
+                and _can_be_resumed(path)
+            ):
                 error.add_note(Hint(f"with --resume {path} goes on"))
         raise
     finally:
