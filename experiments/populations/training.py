@@ -349,6 +349,11 @@ def beta_details(problem: Problem) -> dict[str, Any]:
     estimate: Any = problem.internal
     regime = "the same particles" if estimate.paired else "different particles"
     say(f"  beta {estimate.beta:.4g}, estimated for snapshots of {regime}")
+    if estimate.unexplained:
+        say(
+            f"  {estimate.unexplained:.1%} of the particles move as neither the features nor this "
+            "noise explain"
+        )
     if problem.weak_form is not None:
         say(
             f"  drift by the weak form: {len(estimate.drift.kept)} of "
@@ -361,6 +366,7 @@ def beta_details(problem: Problem) -> dict[str, Any]:
         "paired": estimate.paired,
         "gain": estimate.gain,
         "converged": estimate.converged,
+        "unexplained": estimate.unexplained,
         "drift": "couplings" if problem.weak_form is None else "weak-form",
     }
 

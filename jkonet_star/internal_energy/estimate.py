@@ -28,7 +28,7 @@ tried, and the least misfit decides.
 
 import dataclasses
 import logging
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -100,6 +100,12 @@ MOST_COMPETITORS = 2000
 MOST_ROUNDS = 20
 PAIRED_GAIN = 0.05
 GAIN_PER_COEFFICIENT = 1.0
+MEDIAN_SQUARE = 0.4549
+"""Median of the square of a standard normal number."""
+MATTERS = 0.2
+"""Of the beta of features alone: what the unexplained particles make of it to be spoken of."""
+MOST_UNEXPLAINED = 0.25
+"""Of the particles: where more move as neither the features nor one noise explain, beta is unknown."""
 LOWEST_RELATIVE_BETA = 1e-10
 """Of the value at which noise would cross the population in one step; below, beta is zero."""
 
@@ -123,7 +129,10 @@ class InternalEstimate:
             `drift_coefficients`.
         substeps: explicit steps from each snapshot to the next, by which they do.
         unknown: why the data do not determine beta, whatever its standard error, in words; see
-            `limits`.
+            `limits`, and `MOST_UNEXPLAINED`.
+        unexplained: share of the particles that move as neither the features nor noise of this beta
+            explain (`unexplained_drift`, eps); 0 where the features suffice. Where noise is not
+            Gaussian, or not the same everywhere, beta is that of the other particles.
     """
 
     beta: float
@@ -136,6 +145,7 @@ class InternalEstimate:
     drift: WeakFormDrift | None = None
     substeps: int = 1
     unknown: str | None = None
+    unexplained: float = 0.0
 
     __repr__ = short_repr
 
@@ -328,7 +338,7 @@ def _at_unit_scale(
         if affordable:
             part = whole.first(affordable)
             problem = _problem(part, whole, model, constants, rng)
-            fit, gain, error = _paired(problem, decided=given)
+            fit, gain, error, share = _paired(problem, decided=given, seed=seed)
             if fit is not None and (given or not too_much_noise(most, fit.beta, error)):
                 return InternalEstimate(
                     beta=fit.beta,
@@ -338,6 +348,8 @@ def _at_unit_scale(
                     drift_coefficients=fit.theta,
                     iterations=fit.iterations,
                     converged=fit.converged,
+                    unexplained=share,
+                    unknown=_unexplained(share),
                 )
         elif regime == "paired":
             logger.warning("%d particles are too many to tell apart: taken as independent", n)
@@ -368,6 +380,16 @@ def _at_unit_scale(
         drift_coefficients=theta,
         iterations=solution.iterations,
         converged=solution.converged and solution.misfit < ACCEPTED_MISFIT,
+    )
+
+
+def _unexplained(share: float) -> str | None:
+    """Why beta is not known where many particles move as nothing explains."""
+    if share <= MOST_UNEXPLAINED:
+        return None
+    return (
+        f"{share:.0%} of the particles move as neither the features nor one Gaussian noise explain; "
+        "it is that of the others"
     )
 
 
@@ -453,13 +475,21 @@ def _tests(model: LinearEnergy, constants: PyTree) -> Tests | None:
     return potential_tests(potential, np.asarray(constants["potential"])[: potential.n_centers])
 
 
-def _paired(problem: _Problem, *, decided: bool) -> tuple[PairedFit | None, float, float]:
-    """The likelihood's maximum, the gain (2), and beta's standard error.
+class _Paired(NamedTuple):
+    """The likelihood's maximum, the gain (2), beta's standard error, and the unexplained share.
 
-    There is no maximum where the gain is too small and it is not `decided`.
+    There is no maximum where the gain is too small and nobody has decided.
     """
+
+    fit: PairedFit | None
+    gain: float
+    error: float = 0.0
+    unexplained: float = 0.0
+
+
+def _paired(problem: _Problem, *, decided: bool, seed: int) -> _Paired:
     steps = problem.steps
-    spread = float(np.concatenate(steps.targets).var(axis=0).mean())
+    spread = _spread(np.concatenate(steps.targets))
     lowest = LOWEST_RELATIVE_BETA * max(spread, np.finfo(np.float64).tiny) / float(steps.tau.max())
     theta, beta, gain = problem.start.theta, max(problem.start.beta, lowest), 0.0
     precision = problem.size * problem.start.precision * (problem.start.beta / beta)
@@ -471,33 +501,41 @@ def _paired(problem: _Problem, *, decided: bool) -> tuple[PairedFit | None, floa
     if not decided:
         z = steps.transported(first.theta)
         if needed_neighbours(steps, z, max(first.beta, lowest)) > MOST_COMPETITORS:
-            return None, gain, 0.0
+            return _Paired(None, gain)
         n_targets = sum(len(y) for y in steps.targets)
         fitted, neighbours = mean_log_likelihood(steps, first.theta, max(first.beta, lowest))
         gain = fitted - self_log_likelihood(steps.targets, neighbours)
         if gain <= PAIRED_GAIN + GAIN_PER_COEFFICIENT * steps.n_features / n_targets:
-            return None, gain, 0.0
+            return _Paired(None, gain)
     fit = first
     if not first.converged:
         fit = fit_paired(
             steps, first.theta, first.beta, precision, rounds=MOST_ROUNDS, lowest_beta=lowest
         )
     if fit.beta <= lowest:
-        return fit._replace(beta=0.0), gain, 0.0
-    found = fit_unexplained(steps, fit, precision, lowest_beta=lowest)
+        return _Paired(fit._replace(beta=0.0), gain)
+    found = fit_unexplained(steps, fit, precision, lowest_beta=lowest, seed=seed)
     if found is not None:
         beta = found.beta if found.beta > lowest else 0.0
         error = found.standard_error if beta else 0.0
-        return (
-            PairedFit(found.theta, beta, fit.iterations + found.iterations, found.converged),
-            gain,
-            error,
-        )
+        own = PairedFit(found.theta, beta, fit.iterations + found.iterations, found.converged)
+        # Of what neighbours have in common next to nothing is left for the few to be seen against.
+        matters = found.whole > MATTERS * fit.beta
+        return _Paired(own, gain, error, found.share if matters else 0.0)
     used = effective_parameters(steps, fit.beta, precision)
     corrected = fit.beta * steps.n_residuals / max(steps.n_residuals - used, 1.0)
     iterations = fit.iterations + (first.iterations if fit is not first else 0)
     error = standard_error(steps, fit.theta, fit.beta) * corrected / fit.beta
-    return fit._replace(beta=corrected, iterations=iterations), gain, error
+    return _Paired(fit._replace(beta=corrected, iterations=iterations), gain, error)
+
+
+def _spread(points: np.ndarray) -> float:
+    """The variance of a coordinate, or less where a few particles far away make most of it."""
+    middle = np.median((points - np.median(points, axis=0)) ** 2, axis=0)
+    variance = points.var(axis=0)
+    return float(
+        np.where(middle > 0, np.minimum(variance, middle / MEDIAN_SQUARE), variance).mean()
+    )
 
 
 def _unpaired(

@@ -14,9 +14,10 @@ neighbours in all steps: of the residuals
     r_i = (sum_j p_ji y_j / sum_j p_ji - x_i) / tau + b_theta(x_i),                                (2)
 
 p the responsibilities, those of omega times beta / (beta + omega), the local linear regression over the
-k nearest other x, with weights sum_j p_ji and the tricube kernel (Cleveland, Robust locally weighted
-regression, 1979). h_i is the sum of the squares of its coefficients over those weights: r's own noise,
-which passes into s. theta is the maximisation step (5) of `paired_likelihood` for responsibilities p.
+k nearest other x, with weights tau sum_j p_ji, which r's variance is inverse to, and the tricube kernel
+(Cleveland, Robust locally weighted regression, 1979). h_i is tau times the sum of the squares of its
+coefficients over those weights: r's own noise, which passes into s. theta is what explains most of the
+whole displacement: the maximisation step (5) of `paired_likelihood` for responsibilities p, without s.
 
 A drift so flexible follows noise, too. Targets are therefore divided into folds: each has the s of the
 targets of the others, to which its own responsibilities are due, and
@@ -24,8 +25,20 @@ targets of the others, to which its own responsibilities are due, and
     beta = sum_j sum_i w_ji |y_j - z_i|^2 / (1 + h_i) / (2 tau d sum_j sum_i w_ji),                 (3)
 
 w the responsibilities of the narrow component, is taken over targets that s has not seen. So is the
-likelihood, which decides: k, and whether (1) is taken at all, which it is where the targets are more
-likely than under `paired_likelihood`, by more than chance and by more than a trifle.
+likelihood, but for theta, which has seen all targets: by the coefficients that they determine at a
+narrower noise, and do not at the wider one, it gains
+
+    (f(beta) - f(beta before)) / targets                                                           (4)
+
+by chance. (1) is taken where beta is less and the targets are more likely than under
+`paired_likelihood`, by more than (4), chance and a trifle, and where theta takes at most a third of
+the targets' coordinates: more of them would explain anything. Of several k the likeliest is taken, but
+the first that leaves next to nothing of beta is as good.
+
+What (1) cannot tell from misfit is noise that is not Gaussian, or not the same for all particles: beta
+is then that of the quiet ones, and eps the share of the others, which is to be reported. Nor is it any
+better than its regression: of kinks and ripples 3 to 15 % of beta remain in it, counted in its standard
+error by `MISFIT_LEFT`.
 """
 
 from typing import NamedTuple
@@ -39,6 +52,7 @@ from jkonet_star.internal_energy.euler_steps import Steps
 from jkonet_star.internal_energy.paired_likelihood import (
     PairedFit,
     candidates,
+    effective_parameters,
     kept_neighbours,
     needed_neighbours,
     solve_scaled,
@@ -46,19 +60,23 @@ from jkonet_star.internal_energy.paired_likelihood import (
 )
 
 FOLDS = 4
-FEWEST_ROUNDS, ROUNDS = 3, 12
-TOLERANCE = 0.01
-"""Of beta, between rounds."""
+FEWEST_ROUNDS, ROUNDS = 3, 24
+TOLERANCE, LIKELIHOOD_TOLERANCE = 0.01, 1e-3
+"""Of beta, and of the mean log likelihood, between rounds."""
+NOISE_ROUNDS, NOISE_TOLERANCE = 30, 1e-3
+"""Of the noise, whose step is repeated while everything else stays."""
 SHARE, WIDER = 0.1, 10.0
 """eps, and omega over beta, to start with."""
-THROWN_OUT, THROWN_OUT_SHARE = 0.1, 0.3
-"""The nearest z lie closer than beta says, by this factor: a few targets make it."""
+CLOSER, CLOSER_SHARE = 0.3, 0.3
+"""The nearest z lie closer than beta says, by this factor: a few targets, or many sources, make it."""
 LEAST_SHARE, MOST_SHARE = 1e-4, 0.5
 PER_UNKNOWN = (5, 20)
 """Neighbours k of the local regressions tried, for each of its d + 1 unknowns."""
 LARGEST_DIMENSION = 4
 """In which neighbours are near."""
 POINTS_PER_NEIGHBOUR = 4
+MOST_DESIGN_BYTES = 200_000_000
+"""Of one local regression; beyond, it is left out."""
 FEWEST_TARGETS = 100
 """Of which the likelihood tells one law from another."""
 LOCAL_RIDGE = 1e-3
@@ -68,14 +86,20 @@ FEWEST_CANDIDATES = 8
 SIGNIFICANT = 3.0
 """Standard errors of the mean gain."""
 LEAST_GAIN = 0.005
+MOST_GAIN = 5.0
+"""Of one target: whatever one particle gains alone proves nothing."""
+PER_COEFFICIENT = 3.0
+"""Coordinates of targets for each that they determine, at least."""
 HOPELESS_AFTER = 3
 """Rounds after which a k that has gained nothing is given up."""
-EXPLAINED = 1e-3
-"""Of the beta to start with: below, next to nothing is left to find."""
 PLAIN_TO_SEE = 0.05
-"""Likewise, where one k has found the most of it, and no other is tried."""
+"""Of the beta to start with: where one k leaves less, no other is tried."""
+EXPLAINED = 0.01
+"""Of the beta to start with: less that has not settled is as good as none, and its own error."""
 LOG_DIFFERENCE = 0.05
 """Of beta, over which the likelihood is differenced twice."""
+MISFIT_LEFT = 0.1
+"""Of beta: standard error for what the regression does not follow."""
 
 
 class UnexplainedFit(NamedTuple):
@@ -83,13 +107,14 @@ class UnexplainedFit(NamedTuple):
 
     Attributes:
         theta: of the features.
-        beta: of (3).
-        standard_error: of it, by the curvature of the likelihood in log beta.
+        beta: of (3), the coefficients of theta taken from the number of targets.
+        standard_error: of it, by the curvature of the likelihood in log beta and `MISFIT_LEFT`.
         log_likelihood: of every target, by the s of the other folds.
-        share: eps.
+        share: eps, never less than `LEAST_SHARE`.
+        whole: beta + eps omega, which is beta with the few counted.
         neighbours: k; 0 without s.
         iterations: rounds.
-        converged: whether beta has settled, or next to nothing is left of it.
+        converged: whether beta and the likelihood have settled, or next to nothing is left.
     """
 
     theta: Float[np.ndarray, "f"]
@@ -97,6 +122,7 @@ class UnexplainedFit(NamedTuple):
     standard_error: float
     log_likelihood: Float[np.ndarray, "targets"]
     share: float
+    whole: float
     neighbours: int
     iterations: int
     converged: bool
@@ -133,7 +159,7 @@ class _Local:
     def __call__(
         self, values: Float[np.ndarray, "n d"], weights: Float[np.ndarray, "n"]
     ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n"]]:
-        """Values s at the points, and h."""
+        """Values at the points, and their variance where those given have one over the weights."""
         own = weights[self.nearest]
         weighted = self.design * (self.kernel * own)[..., None]
         gram = weighted.transpose(0, 2, 1) @ self.design
@@ -142,13 +168,12 @@ class _Local:
         first = np.zeros((len(gram), gram.shape[-1], 1))
         first[:, 0] = 1.0
         coefficients = (weighted @ np.linalg.solve(gram, first))[..., 0]
-        passed = (coefficients**2 / np.where(own > 0, own, 1.0)).sum(axis=1)
-        smooth = (coefficients[..., None] * values[self.nearest]).sum(axis=1)
-        return smooth, np.minimum(passed, MOST_PASSED)
+        variance = (coefficients**2 / np.where(own > 0, own, 1.0)).sum(axis=1)
+        return (coefficients[..., None] * values[self.nearest]).sum(axis=1), variance
 
 
 class _Fold(NamedTuple):
-    """s and h of one fold at the sources of every step."""
+    """Values s and h of one fold at the sources of every step."""
 
     s: list[np.ndarray]
     h: list[np.ndarray]
@@ -167,14 +192,27 @@ class _Pull(NamedTuple):
         return cls(np.bincount(flat, p.ravel(), n), np.stack(moments, axis=1))
 
 
-class _Expectation(NamedTuple):
-    """Over all targets, each by the s of the other folds; `learned`, of each fold, over the others."""
+class _Distances(NamedTuple):
+    """Of the targets of a step to their candidates: what (1) needs beside the noise."""
 
-    log_likelihood: np.ndarray
-    squares: np.ndarray  # per component: sum w |y - z|^2 / (1 + h) / 2 tau
-    counts: np.ndarray  # per component: sum w
-    honest: list[_Pull]
-    learned: list[list[_Pull]]
+    away: np.ndarray  # (m, q), |y - z|^2 / (4 tau (1 + h))
+    spread: np.ndarray  # (m, q), log of the rest of the density
+
+    def only(self, targets: np.ndarray) -> "_Distances":
+        return _Distances(self.away[targets], self.spread[targets])
+
+    def responsibilities(self, noise: _Noise, d: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of (component, target, candidate), and the log likelihood of every target."""
+        logs = np.stack(
+            [
+                np.log(share) - d / 2 * np.log(beta) + self.spread - self.away / beta
+                for share, beta in noise.parts
+            ]
+        )
+        highest = logs.max(axis=(0, 2))
+        w = np.exp(logs - highest[:, None])
+        total = w.sum(axis=(0, 2))
+        return w / total[:, None], highest + np.log(total)
 
 
 class _Mixture:
@@ -192,65 +230,92 @@ class _Mixture:
             [np.zeros_like(x) for x in steps.sources], [np.zeros(len(x)) for x in steps.sources]
         )
 
-    def rows(self, z: list[np.ndarray], folds: list[_Fold], noise: _Noise) -> list[np.ndarray]:
-        """Of the sources that may have sent every target."""
+    def rows(
+        self, z: list[np.ndarray], folds: list[_Fold], noise: _Noise | None
+    ) -> list[np.ndarray]:
+        """Of the sources that may have sent every target; as many for every law without a noise."""
         mean = [
             own + tau * np.mean([fold.s[k] for fold in folds], axis=0)
             for k, (own, tau) in enumerate(zip(z, self.steps.tau, strict=True))
         ]
-        needed = 2 ** np.ceil(np.log2(needed_neighbours(self.steps, mean, noise.parts[-1][1])))
-        q = int(np.clip(needed, FEWEST_CANDIDATES, max(self.most, FEWEST_CANDIDATES)))
+        q = self.most
+        if noise is not None:
+            needed = 2 ** np.ceil(np.log2(needed_neighbours(self.steps, mean, noise.parts[-1][1])))
+            q = int(np.clip(needed, FEWEST_CANDIDATES, max(self.most, FEWEST_CANDIDATES)))
         return candidates(mean, self.steps.targets, q)
 
-    def expectation(
-        self, z: list[np.ndarray], folds: list[_Fold], noise: _Noise, rows: list[np.ndarray]
-    ) -> _Expectation:
-        n_parts = len(noise.parts)
-        squares, counts, values, honest = np.zeros(n_parts), np.zeros(n_parts), [], []
-        learned: list[list[_Pull]] = [[] for _ in folds]
+    def distances(
+        self, k: int, z: np.ndarray, s: np.ndarray, h: np.ndarray, rows: np.ndarray
+    ) -> _Distances:
+        """Of step k; s and h of the sources, or of every target's own fold at its candidates."""
+        tau, y = self.steps.tau[k], self.steps.targets[k]
+        each = s.ndim == 3
+        scale = 4.0 * tau * (1.0 + (h if each else h[rows]))
+        away = np.zeros(rows.shape)
+        for axis in range(self.d):
+            own = s[..., axis] if each else s[rows, axis]
+            away += (y[:, axis, None] - z[rows, axis] - tau * own) ** 2
+        return _Distances(away / scale, -self.d / 2 * np.log(np.pi * scale) - np.log(len(z)))
+
+    def unseen(
+        self, z: list[np.ndarray], folds: list[_Fold], rows: list[np.ndarray]
+    ) -> list[_Distances]:
+        """Of every target by the s of the other folds."""
+        found = []
+        for k, (own, fold) in enumerate(zip(rows, self.folds, strict=True)):
+            s = np.stack([one.s[k] for one in folds])[fold[:, None], own]
+            h = np.stack([one.h[k] for one in folds])[fold[:, None], own]
+            found.append(self.distances(k, z[k], s, h, own))
+        return found
+
+    def log_likelihood(self, unseen: list[_Distances], noise: _Noise) -> np.ndarray:
+        """Of every target."""
+        return np.concatenate([own.responsibilities(noise, self.d)[1] for own in unseen])
+
+    def settled_noise(self, unseen: list[_Distances], noise: _Noise, lowest: float) -> _Noise:
+        """(3), and its like for eps and omega, repeated for the distances as they are."""
+        for _ in range(NOISE_ROUNDS):
+            squares, counts = np.zeros(len(noise.parts)), np.zeros(len(noise.parts))
+            for own in unseen:
+                w, _ = own.responsibilities(noise, self.d)
+                squares += 2.0 * (w * own.away).sum(axis=(1, 2))
+                counts += w.sum(axis=(1, 2))
+            betas = squares / (self.d * np.maximum(counts, 1e-300))
+            before, beta = noise, max(float(betas[0]), lowest)
+            noise = _Noise(beta)
+            if before.share:
+                share = float(np.clip(counts[1] / counts.sum(), LEAST_SHARE, MOST_SHARE))
+                noise = _Noise(beta, share, max(float(betas[1]) - beta, beta))
+            if abs(noise.beta - before.beta) < NOISE_TOLERANCE * noise.beta:
+                break
+        return noise
+
+    def pulls(
+        self,
+        z: list[np.ndarray],
+        folds: list[_Fold],
+        noise: _Noise,
+        rows: list[np.ndarray],
+        unseen: list[_Distances],
+    ) -> tuple[list[_Pull], list[list[_Pull]]]:
+        """Of all targets by `unseen`; and, of each fold, those of the others by its own s."""
         narrowing = np.array([noise.beta / beta for _, beta in noise.parts])
-        for k, (y, tau) in enumerate(zip(self.steps.targets, self.steps.tau, strict=True)):
-            n, own_rows = len(z[k]), rows[k]
-            value, told = np.zeros(len(y)), np.zeros(own_rows.shape)
+
+        def p(own: _Distances) -> np.ndarray:
+            return np.tensordot(narrowing, own.responsibilities(noise, self.d)[0], 1)
+
+        whole: list[_Pull] = []
+        learned: list[list[_Pull]] = [[] for _ in folds]
+        for k, (y, own) in enumerate(zip(self.steps.targets, rows, strict=True)):
+            n = len(z[k])
+            whole.append(_Pull.of(own, p(unseen[k]), y, n))
             for f, fold in enumerate(folds):
-                moved = z[k] + tau * fold.s[k]
-                scale = 4.0 * tau * (1.0 + fold.h[k])[own_rows]
-                away = np.zeros(own_rows.shape)
-                for axis in range(self.d):
-                    away += (y[:, axis, None] - moved[own_rows, axis]) ** 2
-                away /= scale
-                spread = -self.d / 2 * np.log(np.pi * scale) - np.log(n)
-                logs = np.stack(
-                    [
-                        np.log(share) - self.d / 2 * np.log(beta) + spread - away / beta
-                        for share, beta in noise.parts
-                    ]
-                )
-                highest = logs.max(axis=(0, 2))
-                w = np.exp(logs - highest[:, None])
-                total = w.sum(axis=(0, 2))
-                w /= total[:, None]
-                p = np.tensordot(narrowing, w, 1)
-                held = self.folds[k] == f
-                value[held] = (highest + np.log(total))[held]
-                told[held] = p[held]
-                squares += 2.0 * (w * away)[:, held].sum(axis=(1, 2))
-                counts += w[:, held].sum(axis=(1, 2))
-                learned[f].append(_Pull.of(own_rows[~held], p[~held], y[~held], n))
-            values.append(value)
-            honest.append(_Pull.of(own_rows, told, y, n))
-        return _Expectation(np.concatenate(values), squares, counts, honest, learned)
+                others = self.folds[k] != f
+                distances = self.distances(k, z[k], fold.s[k], fold.h[k], own)
+                learned[f].append(_Pull.of(own[others], p(distances.only(others)), y[others], n))
+        return whole, learned
 
-    def noise(self, found: _Expectation, before: _Noise, lowest: float) -> _Noise:
-        """(3), and its like for eps and omega."""
-        betas = found.squares / (self.d * np.maximum(found.counts, 1e-300))
-        beta = max(float(betas[0]), lowest)
-        if not before.share:
-            return _Noise(beta)
-        share = float(np.clip(found.counts[1] / found.counts.sum(), LEAST_SHARE, MOST_SHARE))
-        return _Noise(beta, share, max(float(betas[1]) - beta, beta))
-
-    def theta(self, pulls: list[_Pull], beta: float) -> np.ndarray:
+    def coefficients(self, pulls: list[_Pull], beta: float) -> np.ndarray:
         """Equation (5) of `paired_likelihood`."""
         if not self.steps.n_features:
             return np.zeros(0)
@@ -263,43 +328,49 @@ class _Mixture:
             matrix + 2.0 * beta * np.diag(self.precision), -self.steps.pulled_back(moved)
         )
 
+    def used(self, beta: float) -> float:
+        """Coefficients that the targets determine."""
+        return effective_parameters(self.steps, max(beta, np.finfo(float).tiny), self.precision)
+
     def smoothed(self, local: _Local, pulls: list[_Pull], z: list[np.ndarray]) -> _Fold:
         """(2), and its regression."""
+        tau = self.steps.tau
         residuals = [
             (pull.target / np.where(pull.load > 0, pull.load, np.inf)[:, None] - own)
             * (pull.load > 0)[:, None]
-            / tau
-            for pull, own, tau in zip(pulls, z, self.steps.tau, strict=True)
+            / t
+            for pull, own, t in zip(pulls, z, tau, strict=True)
         ]
-        loads = np.concatenate([pull.load for pull in pulls])
-        s, h = local(np.concatenate(residuals), loads)
-        return _Fold(np.split(s, self.cuts), np.split(h, self.cuts))
+        weights = np.concatenate([t * pull.load for pull, t in zip(pulls, tau, strict=True)])
+        s, variance = local(np.concatenate(residuals), weights)
+        h = [
+            np.minimum(t * own, MOST_PASSED)
+            for own, t in zip(np.split(variance, self.cuts), tau, strict=True)
+        ]
+        return _Fold(np.split(s, self.cuts), h)
 
-    def start(self, start: PairedFit) -> tuple[np.ndarray, _Noise]:
-        """Where to begin: theta and noise of `start`, unless a few targets have made them."""
-        median = chdtri(self.d, 0.5)
-        none = np.zeros_like(start.theta)
-        best = start.beta, start.theta
-        for theta in (start.theta, none):
+    def initial(self, start: PairedFit, lowest: float) -> tuple[np.ndarray, _Noise]:
+        """Where to begin: theta and noise of `start`, or what the nearest z say."""
+        beta, theta = start.beta, start.theta
+        for tried in (start.theta, np.zeros_like(start.theta)):
             squares = [
                 cKDTree(z).query(y)[0] ** 2 / (2.0 * tau)
                 for z, y, tau in zip(
-                    self.steps.transported(theta), self.steps.targets, self.steps.tau, strict=True
+                    self.steps.transported(tried), self.steps.targets, self.steps.tau, strict=True
                 )
             ]
-            beta = float(np.median(np.concatenate(squares))) / median
-            if beta < best[0]:
-                best = beta, theta
-        if best[0] < THROWN_OUT * start.beta:
-            beta = max(best[0], np.finfo(np.float64).tiny)
-            return best[1], _Noise(beta, THROWN_OUT_SHARE, WIDER * start.beta)
+            nearest = float(np.median(np.concatenate(squares))) / chdtri(self.d, 0.5)
+            if nearest < beta:
+                beta, theta = nearest, tried
+        if beta < CLOSER * start.beta:
+            return theta, _Noise(max(beta, lowest), CLOSER_SHARE, WIDER * start.beta)
         return start.theta, _Noise(start.beta, SHARE, WIDER * start.beta)
 
     def of_features(self, start: PairedFit) -> np.ndarray:
         """The log likelihood of every target without eps and s."""
         z, folds = self.steps.transported(start.theta), [self.flat] * FOLDS
-        noise = _Noise(start.beta)
-        return self.expectation(z, folds, noise, self.rows(z, folds, noise)).log_likelihood
+        rows = self.rows(z, folds, None)
+        return self.log_likelihood(self.unseen(z, folds, rows), _Noise(start.beta))
 
     def fit(
         self,
@@ -309,42 +380,49 @@ class _Mixture:
         *,
         least: float,
         lowest: float,
-        explained: float,
     ) -> UnexplainedFit | None:
         """Alternates between the responsibilities and what is due to them.
 
         None where the mean log likelihood stays below `least`.
         """
-        folds = [self.flat] * FOLDS
-        z, rounds, converged = self.steps.transported(theta), 0, False
-        while rounds < ROUNDS and not converged:
+        folds, z, first = [self.flat] * FOLDS, self.steps.transported(theta), noise.beta
+        rounds, done, value = 0, False, -np.inf
+        while rounds < ROUNDS and not done:
             rounds += 1
-            found = self.expectation(z, folds, noise, self.rows(z, folds, noise))
-            if rounds > HOPELESS_AFTER and found.log_likelihood.mean() < least:
+            rows = self.rows(z, folds, noise)
+            unseen = self.unseen(z, folds, rows)
+            before, noise = noise, self.settled_noise(unseen, noise, lowest)
+            reached, value = value, float(self.log_likelihood(unseen, noise).mean())
+            if rounds > HOPELESS_AFTER and value < least:
                 return None
-            before, noise = noise, self.noise(found, noise, lowest)
-            theta = self.theta(found.honest, before.beta)
+            whole, learned = self.pulls(z, folds, noise, rows, unseen)
+            theta = self.coefficients(whole, noise.beta)
             z = self.steps.transported(theta)
             if local is not None:
-                folds = [self.smoothed(local, pulls, z) for pulls in found.learned]
+                folds = [self.smoothed(local, pulls, z) for pulls in learned]
             settled = abs(noise.beta - before.beta) < TOLERANCE * noise.beta
-            converged = bool((settled and rounds >= FEWEST_ROUNDS) or noise.beta < explained)
-        rows = self.rows(z, folds, noise)
+            likely = abs(value - reached) < LIKELIHOOD_TOLERANCE
+            done = (rounds >= FEWEST_ROUNDS and settled and likely) or noise.beta <= lowest
+        unseen = self.unseen(z, folds, self.rows(z, folds, None))
+        used, n = self.used(noise.beta), self.steps.n_residuals
         one = np.exp(LOG_DIFFERENCE)
         low, here, high = (
-            self.expectation(z, folds, noise._replace(beta=beta), rows).log_likelihood
-            for beta in (noise.beta / one, noise.beta, noise.beta * one)
+            self.log_likelihood(unseen, noise._replace(beta=noise.beta * factor))
+            for factor in (1 / one, 1.0, one)
         )
         curvature = float((2.0 * here - low - high).sum()) / LOG_DIFFERENCE**2
+        relative = 1.0 / np.sqrt(curvature) if curvature > 0 else np.inf
+        beta = noise.beta if noise.beta <= lowest else noise.beta * n / max(n - used, 1.0)
         return UnexplainedFit(
             theta=theta,
-            beta=noise.beta,
-            standard_error=noise.beta / float(np.sqrt(curvature)) if curvature > 0 else np.inf,
+            beta=beta,
+            standard_error=beta * float(np.hypot(relative, MISFIT_LEFT if done else 1.0)),
             log_likelihood=here,
             share=noise.share,
+            whole=noise.beta + noise.share * noise.wider,
             neighbours=0 if local is None else local.k,
             iterations=rounds,
-            converged=converged,
+            converged=bool(done or beta < EXPLAINED * first),
         )
 
 
@@ -365,11 +443,12 @@ def fit_unexplained(
         lowest_beta: below, beta counts as zero.
         seed: of the folds.
     """
-    if sum(len(y) for y in steps.targets) < FEWEST_TARGETS:
+    n_targets = sum(len(y) for y in steps.targets)
+    if n_targets < FEWEST_TARGETS:
         return None
     mixture = _Mixture(steps, start, precision, seed)
     plain = mixture.of_features(start)
-    theta, noise = mixture.start(start)
+    theta, noise = mixture.initial(start, lowest_beta)
     best: UnexplainedFit | None = None
     for k in _neighbours(steps):
         found = mixture.fit(
@@ -378,13 +457,18 @@ def fit_unexplained(
             _Local(np.concatenate(steps.sources), k) if k else None,
             least=float(plain.mean()),
             lowest=lowest_beta,
-            explained=EXPLAINED * noise.beta,
         )
-        if found is None:
+        if found is None or found.beta >= start.beta:
             continue
-        gain = found.log_likelihood - plain
+        if not k and found.share <= 2 * LEAST_SHARE:  # nothing was found
+            continue
+        used = [mixture.used(beta) for beta in (found.beta, start.beta)]
+        if PER_COEFFICIENT * used[0] > mixture.steps.n_residuals:
+            continue
+        gain = np.minimum(found.log_likelihood - plain, MOST_GAIN)
+        by_chance = (used[0] - used[1]) / len(gain)  # (4)
         error = float(gain.std()) / np.sqrt(len(gain))
-        if gain.mean() <= LEAST_GAIN + SIGNIFICANT * error or found.beta >= start.beta:
+        if gain.mean() <= LEAST_GAIN + by_chance + SIGNIFICANT * error:
             continue
         if best is None or found.log_likelihood.mean() > best.log_likelihood.mean():
             best = found
@@ -397,5 +481,9 @@ def _neighbours(steps: Steps) -> list[int]:
     """The k of (2) to try, 0 for none: the fewest first, which explain the most."""
     d, n = steps.sources[0].shape[1], sum(len(x) for x in steps.sources)
     tried = [factor * (d + 1) for factor in PER_UNKNOWN if d <= LARGEST_DIMENSION]
-    few, *many = [k for k in tried if n >= POINTS_PER_NEIGHBOUR * k] or [0]
-    return [few, *([0] if few else []), *many]
+    tried = [
+        k
+        for k in tried
+        if n >= POINTS_PER_NEIGHBOUR * k and 8 * n * k * (d + 1) <= MOST_DESIGN_BYTES
+    ]
+    return [*tried[:1], 0, *tried[1:]]
