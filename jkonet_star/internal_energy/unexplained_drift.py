@@ -63,6 +63,8 @@ FOLDS = 4
 FEWEST_ROUNDS, ROUNDS = 3, 24
 TOLERANCE, LIKELIHOOD_TOLERANCE = 0.01, 1e-3
 """Of beta, and of the mean log likelihood, between rounds."""
+THETA_ROUNDS = 6
+"""After which theta stays where there is an s, which goes on: most of a round is theta's."""
 NOISE_ROUNDS, NOISE_TOLERANCE = 30, 1e-3
 """Of the noise, whose step is repeated while everything else stays."""
 SHARE, WIDER = 0.1, 10.0
@@ -94,8 +96,9 @@ HOPELESS_AFTER = 3
 """Rounds after which a k that has gained nothing is given up."""
 PLAIN_TO_SEE = 0.05
 """Of the beta to start with: where one k leaves less, no other is tried."""
-EXPLAINED = 0.01
-"""Of the beta to start with: less that has not settled is as good as none, and its own error."""
+EXPLAINED, NEARLY_NOTHING = 0.01, 1e-3
+"""Of the beta to start with: less that has not settled is as good as none, and its own error; and from
+where on it is left so."""
 LOG_DIFFERENCE = 0.05
 """Of beta, over which the likelihood is differenced twice."""
 MISFIT_LEFT = 0.1
@@ -387,7 +390,7 @@ class _Mixture:
         """
         folds, z, first = [self.flat] * FOLDS, self.steps.transported(theta), noise.beta
         rounds, done, value = 0, False, -np.inf
-        while rounds < ROUNDS and not done:
+        while rounds < ROUNDS and not done and noise.beta > NEARLY_NOTHING * first:
             rounds += 1
             rows = self.rows(z, folds, noise)
             unseen = self.unseen(z, folds, rows)
@@ -396,8 +399,9 @@ class _Mixture:
             if rounds > HOPELESS_AFTER and value < least:
                 return None
             whole, learned = self.pulls(z, folds, noise, rows, unseen)
-            theta = self.coefficients(whole, noise.beta)
-            z = self.steps.transported(theta)
+            if local is None or rounds <= THETA_ROUNDS:
+                theta = self.coefficients(whole, noise.beta)
+                z = self.steps.transported(theta)
             if local is not None:
                 folds = [self.smoothed(local, pulls, z) for pulls in learned]
             settled = abs(noise.beta - before.beta) < TOLERANCE * noise.beta
