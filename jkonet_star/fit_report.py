@@ -67,6 +67,7 @@ class BetaReport:
         paired: whether the snapshots were taken to show the same particles.
         gain: log likelihood per particle that speaks for it.
         converged: whether the estimator met its tolerance, and the data do not contradict it.
+        unexplained: share of the particles that move as neither the features nor this noise explain.
     """
 
     value: Double
@@ -74,6 +75,7 @@ class BetaReport:
     paired: bool
     gain: Double | None
     converged: bool
+    unexplained: Double = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -307,8 +309,10 @@ class FitReport:
             error = self.beta.standard_error
             known = "" if error is None else f" (standard error {error:.2g})"
             apart = ", as if nothing grew" if self.beta_without_growth else ""
+            share = self.beta.unexplained
+            left = f", {share:.1%} of which nothing explains" if share > 0.0005 else ""
             found.append(
-                f"beta {self.beta.value:.4g}{known} of snapshots of {regime}{apart}{failed}"
+                f"beta {self.beta.value:.4g}{known} of snapshots of {regime}{left}{apart}{failed}"
             )
         if self.growth is not None:
             found.append(self.growth.line())
@@ -406,6 +410,7 @@ def fit_report(
             paired=estimate.paired,
             gain=finite_or_none(estimate.gain),
             converged=estimate.converged,
+            unexplained=estimate.unexplained,
         ),
         closed_form=closed_form,
         weak_form=None if steps or closed_form is not None else weak_form_report(problem),

@@ -349,7 +349,7 @@ def beta_details(problem: Problem) -> dict[str, Any]:
     estimate: Any = problem.internal
     regime = "the same particles" if estimate.paired else "different particles"
     say(f"  beta {estimate.beta:.4g}, estimated for snapshots of {regime}")
-    if estimate.unexplained:
+    if estimate.unexplained > 0.0005:
         say(
             f"  {estimate.unexplained:.1%} of the particles move as neither the features nor this "
             "noise explain"

@@ -99,16 +99,17 @@ def keeps_replaced() -> Iterator[None]:
                     undone.add(path)
                     _undo(path)
         for path in held():
-            if path in locked:
+            if path in locked or (path / "summary.json").is_file():
                 continue
             if replaced_runs(path):
                 error.add_note(Hint(f"{path} is unfinished{hint(path)}"))
             elif (
                 isinstance(error, KeyboardInterrupt)
                 and path not in undone
+                and not any(place in path.parents for place in locked)  # a sweep's says so itself
                 and _can_be_resumed(path)
             ):
-                error.add_note(Hint(f"with --resume {path} goes on"))
+                error.add_note(Hint(f"--run-name={path.name} --resume goes on"))
         raise
     finally:
         del _REPLACING[before:]

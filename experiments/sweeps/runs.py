@@ -51,7 +51,8 @@ PREPARED = 1.0
 MOST_AT_ONCE = 4
 """Preparations, each of which has threads of its own."""
 PORTION = 8
-"""Of a group, for each that is prepared at once: what is prepared is lost where a sweep is killed."""
+"""Datasets of closed forms, for each problem that is prepared at once: what is prepared of them, for
+all solvers, is lost where a sweep is killed."""
 Finished = Callable[[Cell], None]
 """Called with each run that has come to its end, well or badly."""
 
@@ -192,6 +193,9 @@ def _prepare(
     """
     at_once = _prepared_at_once(portion[0], folder)
     if at_once == 1:
+        return
+    if SOLVERS[portion[0].solver_name].trained:  # all at once in any case
+        library.prepare(portion, at_once=at_once)
         return
     names = dict.fromkeys(cell.dataset_name for cell in portion)
     wanted = [cell for cell in chunk if _prepared_at_once(cell, folder) > 1]

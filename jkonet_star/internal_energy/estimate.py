@@ -102,10 +102,10 @@ PAIRED_GAIN = 0.05
 GAIN_PER_COEFFICIENT = 1.0
 MEDIAN_SQUARE = 0.4549
 """Median of the square of a standard normal number."""
-MATTERS = 0.2
-"""Of the beta of features alone: what the unexplained particles make of it to be spoken of."""
 MOST_UNEXPLAINED = 0.25
 """Of the particles: where more move as neither the features nor one noise explain, beta is unknown."""
+MATTERS = 0.2
+"""Of the beta of features alone: where these particles make less of it, it is an error bar of beta."""
 LOWEST_RELATIVE_BETA = 1e-10
 """Of the value at which noise would cross the population in one step; below, beta is zero."""
 
@@ -338,18 +338,21 @@ def _at_unit_scale(
         if affordable:
             part = whole.first(affordable)
             problem = _problem(part, whole, model, constants, rng)
-            fit, gain, error, share = _paired(problem, decided=given, seed=seed)
-            if fit is not None and (given or not too_much_noise(most, fit.beta, error)):
+            pairs = _paired(problem, decided=given, seed=seed)
+            fit, gain = pairs.fit, pairs.gain
+            if fit is not None and (
+                given or not too_much_noise(most, pairs.alone, pairs.alone_error)
+            ):
                 return InternalEstimate(
                     beta=fit.beta,
-                    standard_error=error,
+                    standard_error=pairs.error,
                     paired=True,
                     gain=gain,
                     drift_coefficients=fit.theta,
                     iterations=fit.iterations,
                     converged=fit.converged,
-                    unexplained=share,
-                    unknown=_unexplained(share),
+                    unexplained=pairs.unexplained,
+                    unknown=pairs.unknown,
                 )
         elif regime == "paired":
             logger.warning("%d particles are too many to tell apart: taken as independent", n)
@@ -383,10 +386,8 @@ def _at_unit_scale(
     )
 
 
-def _unexplained(share: float) -> str | None:
+def _unexplained(share: float) -> str:
     """Why beta is not known where many particles move as nothing explains."""
-    if share <= MOST_UNEXPLAINED:
-        return None
     return (
         f"{share:.0%} of the particles move as neither the features nor one Gaussian noise explain; "
         "it is that of the others"
@@ -476,15 +477,20 @@ def _tests(model: LinearEnergy, constants: PyTree) -> Tests | None:
 
 
 class _Paired(NamedTuple):
-    """The likelihood's maximum, the gain (2), beta's standard error, and the unexplained share.
+    """The likelihood's maximum, the gain (2), and what is known of beta.
 
-    There is no maximum where the gain is too small and nobody has decided.
+    There is no maximum where the gain is too small and nobody has decided. `alone` and its error are
+    those of the features without what they do not explain: whether the snapshots are paired is theirs
+    to decide.
     """
 
     fit: PairedFit | None
     gain: float
     error: float = 0.0
+    alone: float = 0.0
+    alone_error: float = 0.0
     unexplained: float = 0.0
+    unknown: str | None = None
 
 
 def _paired(problem: _Problem, *, decided: bool, seed: int) -> _Paired:
@@ -514,19 +520,23 @@ def _paired(problem: _Problem, *, decided: bool, seed: int) -> _Paired:
         )
     if fit.beta <= lowest:
         return _Paired(fit._replace(beta=0.0), gain)
-    found = fit_unexplained(steps, fit, precision, lowest_beta=lowest, seed=seed)
-    if found is not None:
-        beta = found.beta if found.beta > lowest else 0.0
-        error = found.standard_error if beta else 0.0
-        own = PairedFit(found.theta, beta, fit.iterations + found.iterations, found.converged)
-        # Of what neighbours have in common next to nothing is left for the few to be seen against.
-        matters = found.whole > MATTERS * fit.beta
-        return _Paired(own, gain, error, found.share if matters else 0.0)
     used = effective_parameters(steps, fit.beta, precision)
-    corrected = fit.beta * steps.n_residuals / max(steps.n_residuals - used, 1.0)
+    alone = fit.beta * steps.n_residuals / max(steps.n_residuals - used, 1.0)
     iterations = fit.iterations + (first.iterations if fit is not first else 0)
-    error = standard_error(steps, fit.theta, fit.beta) * corrected / fit.beta
-    return _Paired(fit._replace(beta=corrected, iterations=iterations), gain, error)
+    error = standard_error(steps, fit.theta, fit.beta) * alone / fit.beta
+    found = fit_unexplained(steps, fit, precision, lowest_beta=lowest, seed=seed)
+    if found is None:
+        own = fit._replace(beta=alone, iterations=iterations)
+        return _Paired(own, gain, error, alone, error)
+    beta = found.beta if found.beta > lowest else 0.0
+    own = PairedFit(found.theta, beta, iterations + found.iterations, found.converged)
+    known, unknown = found.standard_error if beta else 0.0, None
+    if found.share > MOST_UNEXPLAINED:
+        if found.whole > MATTERS * fit.beta:
+            unknown = _unexplained(found.share)
+        else:  # misfit, most likely, of which this is all that is left
+            known = float(np.hypot(known, found.whole - found.beta))
+    return _Paired(own, gain, known, alone, error, found.share, unknown)
 
 
 def _spread(points: np.ndarray) -> float:

@@ -22,7 +22,7 @@ whole displacement: the maximisation step (5) of `paired_likelihood` for respons
 A drift so flexible follows noise, too. Targets are therefore divided into folds: each has the s of the
 targets of the others, to which its own responsibilities are due, and
 
-    beta = sum_j sum_i w_ji |y_j - z_i|^2 / (1 + h_i) / (2 tau d sum_j sum_i w_ji),                 (3)
+    beta = sum_kj sum_i w_ji |y_j - z_i|^2 / (1 + h_i) / tau_k / (2 d sum_kj sum_i w_ji),           (3)
 
 w the responsibilities of the narrow component, is taken over targets that s has not seen. So is the
 likelihood, but for theta, which has seen all targets: by the coefficients that they determine at a
@@ -36,9 +36,10 @@ the targets' coordinates: more of them would explain anything. Of several k the 
 the first that leaves next to nothing of beta is as good.
 
 What (1) cannot tell from misfit is noise that is not Gaussian, or not the same for all particles: beta
-is then that of the quiet ones, and eps the share of the others, which is to be reported. Nor is it any
-better than its regression: of kinks and ripples 3 to 15 % of beta remain in it, counted in its standard
-error by `MISFIT_LEFT`.
+is then that of the quiet ones, and eps the share of the others, which is to be reported; it is kept
+below a half, and omega above beta. Nor is beta any better than the regression: 3 to 20 % of it are what
+that leaves of kinks and ripples, counted in its standard error by `MISFIT_LEFT`. theta stays after
+`THETA_ROUNDS`, where an s goes on.
 """
 
 from typing import NamedTuple
@@ -101,7 +102,7 @@ EXPLAINED, NEARLY_NOTHING = 0.01, 1e-3
 where on it is left so."""
 LOG_DIFFERENCE = 0.05
 """Of beta, over which the likelihood is differenced twice."""
-MISFIT_LEFT = 0.1
+MISFIT_LEFT = 0.15
 """Of beta: standard error for what the regression does not follow."""
 
 
@@ -223,8 +224,8 @@ class _Mixture:
 
     def __init__(self, steps: Steps, start: PairedFit, precision: np.ndarray, seed: int):
         self.most = kept_neighbours(steps, steps.transported(start.theta), start.beta)
-        self.steps, share = thinned(steps, self.most)
-        self.precision = share * precision
+        self.steps, self.kept = thinned(steps, self.most)
+        self.precision = self.kept * precision
         self.d = steps.sources[0].shape[1]
         generator = np.random.default_rng(seed)
         self.folds = [generator.permutation(len(y)) % FOLDS for y in self.steps.targets]
@@ -333,7 +334,14 @@ class _Mixture:
 
     def used(self, beta: float) -> float:
         """Coefficients that the targets determine."""
-        return effective_parameters(self.steps, max(beta, np.finfo(float).tiny), self.precision)
+        # Of as many targets as sources, whose information it is.
+        own = self.precision / self.kept
+        return effective_parameters(self.steps, max(beta, np.finfo(float).tiny), own)
+
+    def corrected(self, beta: float) -> float:
+        """Beta for the coordinates that the coefficients leave."""
+        n = self.steps.n_residuals
+        return beta * n / max(n - self.used(beta), 1.0)
 
     def smoothed(self, local: _Local, pulls: list[_Pull], z: list[np.ndarray]) -> _Fold:
         """(2), and its regression."""
@@ -408,7 +416,6 @@ class _Mixture:
             likely = abs(value - reached) < LIKELIHOOD_TOLERANCE
             done = (rounds >= FEWEST_ROUNDS and settled and likely) or noise.beta <= lowest
         unseen = self.unseen(z, folds, self.rows(z, folds, None))
-        used, n = self.used(noise.beta), self.steps.n_residuals
         one = np.exp(LOG_DIFFERENCE)
         low, here, high = (
             self.log_likelihood(unseen, noise._replace(beta=noise.beta * factor))
@@ -416,7 +423,7 @@ class _Mixture:
         )
         curvature = float((2.0 * here - low - high).sum()) / LOG_DIFFERENCE**2
         relative = 1.0 / np.sqrt(curvature) if curvature > 0 else np.inf
-        beta = noise.beta if noise.beta <= lowest else noise.beta * n / max(n - used, 1.0)
+        beta = noise.beta if noise.beta <= lowest else self.corrected(noise.beta)
         return UnexplainedFit(
             theta=theta,
             beta=beta,
@@ -453,7 +460,8 @@ def fit_unexplained(
     mixture = _Mixture(steps, start, precision, seed)
     plain = mixture.of_features(start)
     theta, noise = mixture.initial(start, lowest_beta)
-    best: UnexplainedFit | None = None
+    alone = mixture.corrected(start.beta)
+    best, most = None, 0.0
     for k in _neighbours(steps):
         found = mixture.fit(
             theta,
@@ -462,7 +470,7 @@ def fit_unexplained(
             least=float(plain.mean()),
             lowest=lowest_beta,
         )
-        if found is None or found.beta >= start.beta:
+        if found is None or found.beta >= alone:
             continue
         if not k and found.share <= 2 * LEAST_SHARE:  # nothing was found
             continue
@@ -474,8 +482,8 @@ def fit_unexplained(
         error = float(gain.std()) / np.sqrt(len(gain))
         if gain.mean() <= LEAST_GAIN + by_chance + SIGNIFICANT * error:
             continue
-        if best is None or found.log_likelihood.mean() > best.log_likelihood.mean():
-            best = found
+        if best is None or gain.mean() - by_chance > most:
+            best, most = found, float(gain.mean()) - by_chance
         if found.beta < PLAIN_TO_SEE * noise.beta:
             break
     return best

@@ -217,7 +217,7 @@ class TestEstimate:
             states = particles(quadratic, beta=0.01, n=n, n_steps=1, seed=seed)
             found = estimate(states, FeatureSettings(), interaction=interaction)
             assert found.beta > 0.5 * 0.01
-            assert found.unexplained == 0
+            assert found.unexplained < 0.05
 
     @pytest.mark.parametrize("n", [200, 400])
     def test_coefficients_are_taken_from_the_targets(self, n):
@@ -252,6 +252,19 @@ class TestEstimate:
         found = estimate(states)
         assert found.unexplained > 0.25
         assert "as neither the features nor one Gaussian noise explain" in found.unknown
+
+    def test_unequal_noise_beside_a_kink_is_in_the_error_of_beta(self):
+        """Of the kink the noise of two fifths is a trifle, of beta it is not."""
+        generator = np.random.default_rng(0)
+        x = generator.uniform(-2, 2, (400, 2))
+        noise, states = np.full((400, 1), 5e-5), [x]
+        noise[:160] = 0.02
+        for _ in range(4):
+            x = x - TAU * kinked(x) + np.sqrt(2 * noise * TAU) * generator.normal(size=x.shape)
+            states.append(x)
+        found = estimate(states)
+        assert found.unexplained > 0.25
+        assert abs(found.beta - noise.mean()) < 2 * found.standard_error
 
     @pytest.mark.parametrize("d", [2, 30])
     def test_particles_that_rest(self, d):

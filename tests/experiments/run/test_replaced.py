@@ -12,7 +12,7 @@ from data_generation.scripts.termination import Terminated
 from experiments import annotate, evaluate, report
 from experiments.run import replaced as replaced_run
 from experiments.run.folder import RunFolder, open_run
-from experiments.run.lock import LOCK
+from experiments.run.lock import LOCK, hold, release_all_but
 from experiments.run.place import TRAINING
 from experiments.run.replaced import keeps_replaced, replaced_runs
 from experiments.run.settings import FolderSettings
@@ -134,7 +134,21 @@ def test_an_interrupted_run_that_has_kept_something_says_that_it_can_go_on(tmp_p
         script(tmp_path, KeyboardInterrupt(), rows=[{"epoch": 1, "loss": 2.5}])
 
     assert run_script(main, define_flags(FolderSettings), argv=[]) == 130
-    assert capsys.readouterr().err == f"interrupted; with --resume {tmp_path / 'demo'} goes on\n"
+    assert capsys.readouterr().err == "interrupted; --run-name=demo --resume goes on\n"
+
+
+def test_of_a_sweep_it_does_not(tmp_path, capsys):
+    """Which has no such flag, and says itself how it goes on."""
+    hold(tmp_path)
+
+    def main():
+        script(tmp_path, KeyboardInterrupt(), rows=[{"epoch": 1, "loss": 2.5}])
+
+    try:
+        assert run_script(main, define_flags(FolderSettings), argv=[]) == 130
+    finally:
+        release_all_but([])
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_readers_of_an_unfinished_run_say_where_the_replaced_one_is(tmp_path, old, capsys):
