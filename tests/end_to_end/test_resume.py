@@ -141,7 +141,8 @@ def interrupted(place, name, moment, *flags):
 def test_an_interrupted_run_resumes_to_the_same_bits(moment, place, uninterrupted, capfd):
     name = moment.replace(" ", "-")
     run = interrupted(place, name, moment)
-    assert capfd.readouterr().err.endswith("interrupted\n")
+    kept = "" if moment == "before the first rows" else f"; --run-name={name} --resume goes on"
+    assert capfd.readouterr().err.endswith(f"interrupted{kept}\n")
     place.train(name, *TRAINING, "--resume")
     assert result(run) == uninterrupted
 
@@ -171,7 +172,8 @@ def test_a_terminated_run_says_so_and_resumes(place, uninterrupted, monkeypatch,
         patch.setattr(*SAVE, save)
         run = place.train("terminated", *TRAINING, status=143)
     err = capfd.readouterr().err.replace("\r", "\n").splitlines()
-    assert [line for line in err if line.strip() and "epoch" not in line] == ["terminated"]
+    said = [line for line in err if line.strip() and "epoch" not in line]
+    assert said == ["terminated; --run-name=terminated --resume goes on"]
     assert signal.getsignal(signal.SIGTERM) is before
     place.train("terminated", *TRAINING, "--resume")
     assert result(run) == uninterrupted
