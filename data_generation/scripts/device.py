@@ -12,6 +12,9 @@ from diffusions.devices import Members, Replicated, devices_in_use
 NVIDIA_DEVICES = "/dev/nvidia[0-9]*"
 """Where Linux shows the cards that a process may use."""
 
+SAME_BATCHES = (0, 7)
+"""The JAX from which on `shard_map` around a scan shuffles alike on every device."""
+
 
 def device_name() -> str:
     """The device that computes."""
@@ -66,7 +69,10 @@ def division(work: str, placement: Members | Replicated) -> str | None:
         return None
     number, processes = placement.n_devices, len({d.process_index for d in devices})
     some = f"{number} of {len(devices)}" if number < len(devices) else f"{number}"
-    return f"{work} on {some} devices" + (f" of {processes} processes" if processes > 1 else "")
+    said = f"{work} on {some} devices" + (f" of {processes} processes" if processes > 1 else "")
+    if number > 1 and jax.__version_info__ < SAME_BATCHES:
+        said += f"; JAX {jax.__version__} may give others than the first other random batches"
+    return said
 
 
 def unused_gpu() -> str | None:

@@ -1,5 +1,7 @@
 """The arithmetic that a script says is the one it computes in."""
 
+from types import SimpleNamespace
+
 import jax
 import pytest
 
@@ -55,3 +57,11 @@ def test_a_script_says_it(double_precision, tmp_path, capsys):
     arguments = [f"--data-dir={tmp_path}", "--n-particles=20", "--n-gmm-components=0"]
     assert script.run([*arguments, "--n-timesteps=1"]) == 0
     assert f"{device_name()}, float32, 64-bit mode on\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("since", "said"), [((0, 0), False), ((99, 0), True)])
+def test_a_jax_that_shuffles_otherwise_on_every_device_is_said(monkeypatch, since, said):
+    monkeypatch.setattr(device, "SAME_BATCHES", since)
+    monkeypatch.setattr(device, "devices_in_use", lambda: jax.devices() * 2)
+    placement = SimpleNamespace(n_devices=2)
+    assert ("other random batches" in device.division("2 seeds", placement)) == said
