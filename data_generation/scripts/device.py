@@ -70,7 +70,8 @@ def division(work: str, placement: Members | Replicated) -> str | None:
     number, processes = placement.n_devices, len({d.process_index for d in devices})
     some = f"{number} of {len(devices)}" if number < len(devices) else f"{number}"
     said = f"{work} on {some} devices" + (f" of {processes} processes" if processes > 1 else "")
-    if number > 1 and jax.__version_info__ < SAME_BATCHES:
+    shuffled = isinstance(placement, Members) and number > 1
+    if shuffled and jax.__version_info__ < SAME_BATCHES:
         said += f"; JAX {jax.__version__} may give others than the first other random batches"
     return said
 

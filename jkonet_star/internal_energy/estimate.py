@@ -520,7 +520,7 @@ def _paired(problem: _Problem, *, decided: bool, seed: int) -> _Paired:
         )
     if fit.beta <= lowest:
         return _Paired(fit._replace(beta=0.0), gain)
-    used = effective_parameters(steps, fit.beta, precision)
+    used = effective_parameters(steps.information(), fit.beta, precision)
     alone = fit.beta * steps.n_residuals / max(steps.n_residuals - used, 1.0)
     iterations = fit.iterations + (first.iterations if fit is not first else 0)
     error = standard_error(steps, fit.theta, fit.beta) * alone / fit.beta

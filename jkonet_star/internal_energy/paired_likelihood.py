@@ -78,10 +78,17 @@ def needed_neighbours(steps: Steps, z: list[np.ndarray], beta: float) -> int:
     return most
 
 
-def kept_neighbours(steps: Steps, z: list[np.ndarray], beta: float) -> int:
+def kept_neighbours(
+    steps: Steps,
+    z: list[np.ndarray],
+    beta: float,
+    *,
+    fewest: int = FEWEST_NEIGHBOURS,
+    most: int = MOST_NEIGHBOURS,
+) -> int:
     """A power of two, so that successive rounds agree, within bounds."""
     needed = 2 ** np.ceil(np.log2(needed_neighbours(steps, z, beta)))
-    return int(np.clip(needed, FEWEST_NEIGHBOURS, MOST_NEIGHBOURS))
+    return int(np.clip(needed, fewest, most))
 
 
 def candidates(z: list[np.ndarray], targets: list[np.ndarray], neighbours: int) -> list[np.ndarray]:
@@ -129,17 +136,11 @@ def maximisation(
     steps: Steps, own: list[Responsibilities], beta: float, precision: Float[np.ndarray, "f"]
 ) -> tuple[Float[np.ndarray, "f"], float]:
     """Equations (5), and (6) at the new theta."""
-    loads, moved = [], []
-    for k, r in enumerate(own):
-        x, y = steps.sources[k], steps.targets[k]
-        load = np.bincount(r.rows.ravel(), r.weights.ravel(), len(x))
-        gathered = [_gather(r, y[:, [axis]] * r.weights, len(x)) for axis in range(x.shape[1])]
-        loads.append(load)
-        moved.append(np.stack(gathered, axis=1) - load[:, None] * x)
-    theta = np.zeros(steps.n_features)
-    if steps.n_features:
-        matrix = steps.information(loads) + 2.0 * beta * np.diag(precision)
-        theta = solve_scaled(matrix, -steps.pulled_back(moved))
+    pulls = [
+        Pull.of(r.rows, r.weights, y, len(x))
+        for r, x, y in zip(own, steps.sources, steps.targets, strict=True)
+    ]
+    theta = coefficients(steps, pulls, beta, precision)
     z = steps.transported(theta)
     total = 0.0
     for k, r in enumerate(own):
@@ -148,9 +149,35 @@ def maximisation(
     return theta, total / steps.n_residuals
 
 
-def _gather(r: Responsibilities, values: np.ndarray, n: int) -> np.ndarray:
-    """Sums the (m, q) values onto their sources."""
-    return np.bincount(r.rows.ravel(), values.ravel(), n)
+class Pull(NamedTuple):
+    """Per source of one step: the sums over targets of their weights w, and of w y."""
+
+    load: np.ndarray
+    target: np.ndarray
+
+    @classmethod
+    def of(cls, rows: np.ndarray, weights: np.ndarray, y: np.ndarray, n: int) -> "Pull":
+        """Sums the (m, q) weights onto the n sources at `rows`."""
+        flat = rows.ravel()
+        moments = [
+            np.bincount(flat, (y[:, [axis]] * weights).ravel(), n) for axis in range(y.shape[1])
+        ]
+        return cls(np.bincount(flat, weights.ravel(), n), np.stack(moments, axis=1))
+
+    def beyond(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+        """The sums of w (y - x)."""
+        return self.target - self.load[:, None] * x
+
+
+def coefficients(
+    steps: Steps, pulls: list[Pull], beta: float, precision: Float[np.ndarray, "f"]
+) -> Float[np.ndarray, "f"]:
+    """Equation (5)."""
+    if not steps.n_features:
+        return np.zeros(0)
+    matrix = steps.information([pull.load for pull in pulls]) + 2.0 * beta * np.diag(precision)
+    moved = [pull.beyond(x) for pull, x in zip(pulls, steps.sources, strict=True)]
+    return solve_scaled(matrix, -steps.pulled_back(moved))
 
 
 def solve_scaled(matrix: Float[np.ndarray, "f f"], vector: Float[np.ndarray, "f"]) -> np.ndarray:
@@ -196,9 +223,7 @@ class _Objective:
             value += r.log_likelihood
             noise += float((r.weights * r.squares).sum()) / (4.0 * beta * tau) - y.size / 2.0
             if steps.n_features:
-                load = _gather(r, r.weights, len(z[k]))
-                own = [_gather(r, y[:, [i]] * r.weights, len(z[k])) for i in range(y.shape[1])]
-                residuals.append(np.stack(own, axis=1) - load[:, None] * z[k])
+                residuals.append(Pull.of(r.rows, r.weights, y, len(z[k])).beyond(z[k]))
         slope = np.zeros(0)
         if steps.n_features:
             by_theta = -steps.pulled_back(residuals) / (2.0 * beta) - self.precision * theta
@@ -302,11 +327,19 @@ def standard_error(steps: Steps, theta: Float[np.ndarray, "f"], beta: float) -> 
     return beta / float(np.sqrt(information)) if information > 0 else float("inf")
 
 
-def effective_parameters(steps: Steps, beta: float, precision: Float[np.ndarray, "f"]) -> float:
-    """Coefficients that the data determine, trace of information (information + precision)^-1."""
-    if not steps.n_features:
+def effective_parameters(
+    information: Float[np.ndarray, "f f"], beta: float, precision: Float[np.ndarray, "f"]
+) -> float:
+    """Coefficients that the data determine, trace of gram (gram + precision)^-1.
+
+    Args:
+        information: of the steps; gram is this over 2 beta.
+        beta: of the noise.
+        precision: of the prior.
+    """
+    if not len(information):
         return 0.0
-    gram = steps.information() / (2.0 * beta)
+    gram = information / (2.0 * beta)
     scale = 1.0 / np.sqrt(np.diag(gram) + precision + np.finfo(np.float64).tiny)
     gram = gram * scale * scale[:, None]
     rounding = len(scale) * np.finfo(np.float64).eps

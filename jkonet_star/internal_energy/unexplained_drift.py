@@ -52,11 +52,11 @@ from diffusions.typing import Float
 from jkonet_star.internal_energy.euler_steps import Steps
 from jkonet_star.internal_energy.paired_likelihood import (
     PairedFit,
+    Pull,
     candidates,
+    coefficients,
     effective_parameters,
     kept_neighbours,
-    needed_neighbours,
-    solve_scaled,
     thinned,
 )
 
@@ -116,7 +116,7 @@ class UnexplainedFit(NamedTuple):
         log_likelihood: of every target, by the s of the other folds.
         share: eps, never less than `LEAST_SHARE`.
         whole: beta + eps omega, which is beta with the few counted.
-        neighbours: k; 0 without s.
+        used: coefficients that the targets determine.
         iterations: rounds.
         converged: whether beta and the likelihood have settled, or next to nothing is left.
     """
@@ -127,7 +127,7 @@ class UnexplainedFit(NamedTuple):
     log_likelihood: Float[np.ndarray, "targets"]
     share: float
     whole: float
-    neighbours: int
+    used: float
     iterations: int
     converged: bool
 
@@ -148,7 +148,6 @@ class _Local:
     """Local linear regression on fixed points, none of which has a part in its own value."""
 
     def __init__(self, points: Float[np.ndarray, "n d"], k: int):
-        self.k = k
         distances, nearest = cKDTree(points).query(points, k + 1)
         # Of points that coincide a query may name others first.
         own = nearest == np.arange(len(points))[:, None]
@@ -183,27 +182,11 @@ class _Fold(NamedTuple):
     h: list[np.ndarray]
 
 
-class _Pull(NamedTuple):
-    """Per source of one step: the sums over targets of p, and of p y."""
-
-    load: np.ndarray
-    target: np.ndarray
-
-    @classmethod
-    def of(cls, rows: np.ndarray, p: np.ndarray, y: np.ndarray, n: int) -> "_Pull":
-        flat = rows.ravel()
-        moments = [np.bincount(flat, (p * y[:, [axis]]).ravel(), n) for axis in range(y.shape[1])]
-        return cls(np.bincount(flat, p.ravel(), n), np.stack(moments, axis=1))
-
-
 class _Distances(NamedTuple):
     """Of the targets of a step to their candidates: what (1) needs beside the noise."""
 
     away: np.ndarray  # (m, q), |y - z|^2 / (4 tau (1 + h))
     spread: np.ndarray  # (m, q), log of the rest of the density
-
-    def only(self, targets: np.ndarray) -> "_Distances":
-        return _Distances(self.away[targets], self.spread[targets])
 
     def responsibilities(self, noise: _Noise, d: int) -> tuple[np.ndarray, np.ndarray]:
         """Of (component, target, candidate), and the log likelihood of every target."""
@@ -229,6 +212,7 @@ class _Mixture:
         self.d = steps.sources[0].shape[1]
         generator = np.random.default_rng(seed)
         self.folds = [generator.permutation(len(y)) % FOLDS for y in self.steps.targets]
+        self.information = self.steps.information()
         self.cuts = np.cumsum([len(x) for x in steps.sources])[:-1]
         self.flat = _Fold(
             [np.zeros_like(x) for x in steps.sources], [np.zeros(len(x)) for x in steps.sources]
@@ -244,21 +228,24 @@ class _Mixture:
         ]
         q = self.most
         if noise is not None:
-            needed = 2 ** np.ceil(np.log2(needed_neighbours(self.steps, mean, noise.parts[-1][1])))
-            q = int(np.clip(needed, FEWEST_CANDIDATES, max(self.most, FEWEST_CANDIDATES)))
+            widest = noise.parts[-1][1]
+            q = kept_neighbours(self.steps, mean, widest, fewest=FEWEST_CANDIDATES, most=self.most)
         return candidates(mean, self.steps.targets, q)
 
     def distances(
-        self, k: int, z: np.ndarray, s: np.ndarray, h: np.ndarray, rows: np.ndarray
+        self,
+        y: np.ndarray,
+        z: np.ndarray,
+        rows: np.ndarray,
+        s: np.ndarray,
+        h: np.ndarray,
+        tau: float,
     ) -> _Distances:
-        """Of step k; s and h of the sources, or of every target's own fold at its candidates."""
-        tau, y = self.steps.tau[k], self.steps.targets[k]
-        each = s.ndim == 3
-        scale = 4.0 * tau * (1.0 + (h if each else h[rows]))
+        """Of targets to their candidates, which have this s and h."""
+        scale = 4.0 * tau * (1.0 + h)
         away = np.zeros(rows.shape)
         for axis in range(self.d):
-            own = s[..., axis] if each else s[rows, axis]
-            away += (y[:, axis, None] - z[rows, axis] - tau * own) ** 2
+            away += (y[:, axis, None] - z[rows, axis] - tau * s[..., axis]) ** 2
         return _Distances(away / scale, -self.d / 2 * np.log(np.pi * scale) - np.log(len(z)))
 
     def unseen(
@@ -269,7 +256,8 @@ class _Mixture:
         for k, (own, fold) in enumerate(zip(rows, self.folds, strict=True)):
             s = np.stack([one.s[k] for one in folds])[fold[:, None], own]
             h = np.stack([one.h[k] for one in folds])[fold[:, None], own]
-            found.append(self.distances(k, z[k], s, h, own))
+            y, tau = self.steps.targets[k], self.steps.tau[k]
+            found.append(self.distances(y, z[k], own, s, h, tau))
         return found
 
     def log_likelihood(self, unseen: list[_Distances], noise: _Noise) -> np.ndarray:
@@ -301,49 +289,37 @@ class _Mixture:
         noise: _Noise,
         rows: list[np.ndarray],
         unseen: list[_Distances],
-    ) -> tuple[list[_Pull], list[list[_Pull]]]:
+    ) -> tuple[list[Pull], list[list[Pull]]]:
         """Of all targets by `unseen`; and, of each fold, those of the others by its own s."""
         narrowing = np.array([noise.beta / beta for _, beta in noise.parts])
 
         def p(own: _Distances) -> np.ndarray:
             return np.tensordot(narrowing, own.responsibilities(noise, self.d)[0], 1)
 
-        whole: list[_Pull] = []
-        learned: list[list[_Pull]] = [[] for _ in folds]
-        for k, (y, own) in enumerate(zip(self.steps.targets, rows, strict=True)):
-            n = len(z[k])
-            whole.append(_Pull.of(own, p(unseen[k]), y, n))
+        whole: list[Pull] = []
+        learned: list[list[Pull]] = [[] for _ in folds]
+        for k, (y, every) in enumerate(zip(self.steps.targets, rows, strict=True)):
+            n, tau = len(z[k]), self.steps.tau[k]
+            whole.append(Pull.of(every, p(unseen[k]), y, n))
             for f, fold in enumerate(folds):
                 others = self.folds[k] != f
-                distances = self.distances(k, z[k], fold.s[k], fold.h[k], own)
-                learned[f].append(_Pull.of(own[others], p(distances.only(others)), y[others], n))
+                to, own = y[others], every[others]
+                distances = self.distances(to, z[k], own, fold.s[k][own], fold.h[k][own], tau)
+                learned[f].append(Pull.of(own, p(distances), to, n))
         return whole, learned
-
-    def coefficients(self, pulls: list[_Pull], beta: float) -> np.ndarray:
-        """Equation (5) of `paired_likelihood`."""
-        if not self.steps.n_features:
-            return np.zeros(0)
-        matrix = self.steps.information([pull.load for pull in pulls])
-        moved = [
-            pull.target - pull.load[:, None] * x
-            for pull, x in zip(pulls, self.steps.sources, strict=True)
-        ]
-        return solve_scaled(
-            matrix + 2.0 * beta * np.diag(self.precision), -self.steps.pulled_back(moved)
-        )
 
     def used(self, beta: float) -> float:
         """Coefficients that the targets determine."""
         # Of as many targets as sources, whose information it is.
         own = self.precision / self.kept
-        return effective_parameters(self.steps, max(beta, np.finfo(float).tiny), own)
+        return effective_parameters(self.information, max(beta, np.finfo(float).tiny), own)
 
-    def corrected(self, beta: float) -> float:
-        """Beta for the coordinates that the coefficients leave."""
+    def corrected(self, beta: float, used: float) -> float:
+        """Beta for the coordinates that so many coefficients leave."""
         n = self.steps.n_residuals
-        return beta * n / max(n - self.used(beta), 1.0)
+        return beta * n / max(n - used, 1.0)
 
-    def smoothed(self, local: _Local, pulls: list[_Pull], z: list[np.ndarray]) -> _Fold:
+    def smoothed(self, local: _Local, pulls: list[Pull], z: list[np.ndarray]) -> _Fold:
         """(2), and its regression."""
         tau = self.steps.tau
         residuals = [
@@ -408,7 +384,7 @@ class _Mixture:
                 return None
             whole, learned = self.pulls(z, folds, noise, rows, unseen)
             if local is None or rounds <= THETA_ROUNDS:
-                theta = self.coefficients(whole, noise.beta)
+                theta = coefficients(self.steps, whole, noise.beta, self.precision)
                 z = self.steps.transported(theta)
             if local is not None:
                 folds = [self.smoothed(local, pulls, z) for pulls in learned]
@@ -423,15 +399,16 @@ class _Mixture:
         )
         curvature = float((2.0 * here - low - high).sum()) / LOG_DIFFERENCE**2
         relative = 1.0 / np.sqrt(curvature) if curvature > 0 else np.inf
-        beta = noise.beta if noise.beta <= lowest else self.corrected(noise.beta)
+        used = self.used(noise.beta)
+        beta = noise.beta if noise.beta <= lowest else self.corrected(noise.beta, used)
         return UnexplainedFit(
             theta=theta,
             beta=beta,
             standard_error=beta * float(np.hypot(relative, MISFIT_LEFT if done else 1.0)),
             log_likelihood=here,
             share=noise.share,
+            used=used,
             whole=noise.beta + noise.share * noise.wider,
-            neighbours=0 if local is None else local.k,
             iterations=rounds,
             converged=bool(done or beta < EXPLAINED * first),
         )
@@ -460,7 +437,8 @@ def fit_unexplained(
     mixture = _Mixture(steps, start, precision, seed)
     plain = mixture.of_features(start)
     theta, noise = mixture.initial(start, lowest_beta)
-    alone = mixture.corrected(start.beta)
+    used = mixture.used(start.beta)
+    alone = mixture.corrected(start.beta, used)
     best, most = None, 0.0
     for k in _neighbours(steps):
         found = mixture.fit(
@@ -474,11 +452,10 @@ def fit_unexplained(
             continue
         if not k and found.share <= 2 * LEAST_SHARE:  # nothing was found
             continue
-        used = [mixture.used(beta) for beta in (found.beta, start.beta)]
-        if PER_COEFFICIENT * used[0] > mixture.steps.n_residuals:
+        if PER_COEFFICIENT * found.used > mixture.steps.n_residuals:
             continue
         gain = np.minimum(found.log_likelihood - plain, MOST_GAIN)
-        by_chance = (used[0] - used[1]) / len(gain)  # (4)
+        by_chance = (found.used - used) / len(gain)  # (4)
         error = float(gain.std()) / np.sqrt(len(gain))
         if gain.mean() <= LEAST_GAIN + by_chance + SIGNIFICANT * error:
             continue

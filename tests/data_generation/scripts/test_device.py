@@ -1,13 +1,12 @@
 """The arithmetic that a script says is the one it computes in."""
 
-from types import SimpleNamespace
-
 import jax
 import pytest
 
 from data_generation import __main__ as script
 from data_generation.scripts import device
 from data_generation.scripts.device import device_name, precision, unused_gpu
+from diffusions.devices import Members
 
 
 @pytest.fixture
@@ -63,5 +62,5 @@ def test_a_script_says_it(double_precision, tmp_path, capsys):
 def test_a_jax_that_shuffles_otherwise_on_every_device_is_said(monkeypatch, since, said):
     monkeypatch.setattr(device, "SAME_BATCHES", since)
     monkeypatch.setattr(device, "devices_in_use", lambda: jax.devices() * 2)
-    placement = SimpleNamespace(n_devices=2)
-    assert ("other random batches" in device.division("2 seeds", placement)) == said
+    monkeypatch.setattr(Members, "n_devices", 2)
+    assert ("other random batches" in device.division("2 seeds", Members(2))) == said
