@@ -51,7 +51,8 @@ PREPARED = 1.0
 MOST_AT_ONCE = 4
 """Preparations, each of which has threads of its own."""
 PORTION = 8
-"""Of a group, for each that is prepared at once: what is prepared is lost where a sweep is killed."""
+"""Datasets of closed forms, for each problem that is prepared at once: what is prepared of them, for
+all solvers, is lost where a sweep is killed."""
 Finished = Callable[[Cell], None]
 """Called with each run that has come to its end, well or badly."""
 
@@ -76,6 +77,7 @@ def carry_out(cells: Sequence[Cell], folder: SweepFolder, finished: Finished) ->
             library = Library()
             for group in _by(chunk, lambda c: (c.solver, c.scheme, c.learning)):
                 for portion in _portions(group, folder):
+                    _prepare(portion, chunk, folder, library)
                     failed += _attempt_all(portion, folder, library, finished)
         for cell in failed:
             _attempt([cell], folder, Library())
@@ -151,8 +153,6 @@ def _attempt_all(
     """Carries out runs that differ in their data and seed; returns those that failed."""
     failed: list[Cell] = []
     entry = None if group[0].solver is None else SOLVERS[group[0].solver]
-    if (at_once := _prepared_at_once(group[0], folder)) > 1:
-        library.prepare(group, at_once=at_once)
     if entry is None or _alone(group[0]):
         batches = [[cell] for cell in group]
     elif not entry.trained:
@@ -182,6 +182,25 @@ def _attempt_all(
             if cell not in outcome:
                 finished(cell)
     return failed
+
+
+def _prepare(
+    portion: Sequence[Cell], chunk: Sequence[Cell], folder: SweepFolder, library: Library
+) -> None:
+    """Makes the problems of a portion, and what other solvers make of the same data, side by side.
+
+    One may take as long as all others together: the fewer times one waits for such a one, the better.
+    """
+    at_once = _prepared_at_once(portion[0], folder)
+    if at_once == 1:
+        return
+    wanted = portion
+    if not SOLVERS[portion[0].solver_name].trained:  # those are all at once in any case
+        names = {cell.dataset_name for cell in portion}
+        wanted = [cell for cell in chunk if cell.dataset_name in names]
+        wanted = [cell for cell in wanted if _prepared_at_once(cell, folder) > 1]
+        wanted.sort(key=lambda cell: cell.dataset_name)
+    library.prepare(wanted, at_once=at_once)
 
 
 def _portions(group: Sequence[Cell], folder: SweepFolder) -> list[Sequence[Cell]]:
