@@ -39,7 +39,7 @@ from jkonet_star.energies.features import Features
 from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.internal_energy.euler_steps import Steps
 from jkonet_star.internal_energy.moments import potential_tests
-from jkonet_star.internal_energy.weak_form import FOLDS, WeakForm, block_tridiagonal_solve
+from jkonet_star.internal_energy.weak_form import FOLDS, BlockTridiagonal, WeakForm
 from jkonet_star.internal_energy.weak_form_drift import WeakFormDrift, feature_sets, select
 
 FEW = 8
@@ -169,17 +169,16 @@ class _LongSteps:
             gaps.append(self.means[k + 1] - w @ smoothed[-1])
         return _Linearised(np.stack(slopes), np.stack(gaps), smoothed)
 
-    def weighing(self, at: _Linearised) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def weighing(self, at: _Linearised) -> BlockTridiagonal:
         """Omega."""
-        (blocks,) = self.form.covariances(at.smoothed, None, [list(range(FOLDS))])
-        return blocks
+        return BlockTridiagonal(*self.form.sums(at.smoothed).covariance(range(FOLDS)))
 
     def normal(
-        self, at: _Linearised, omega: tuple[list[np.ndarray], list[np.ndarray]]
+        self, at: _Linearised, omega: BlockTridiagonal
     ) -> tuple[np.ndarray, np.ndarray, float]:
         """The sums n B^T Omega^{-1} B, n B^T Omega^{-1} g and (4)."""
         both = np.concatenate([at.slopes, at.gaps[..., None]], axis=-1)
-        solved = np.stack(block_tridiagonal_solve(*omega, list(both)))
+        solved = np.stack(omega.solve(list(both)))
         total = self.form.count * np.einsum("kjf,kjg->fg", both, solved)
         return total[:-1, :-1], total[:-1, -1], float(total[-1, -1])
 

@@ -36,12 +36,15 @@ Tests are first projected on the leading eigenvectors of their pooled covariance
 variance below that of `RIDGE`.
 """
 
+import dataclasses
 import itertools
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from diffusions.typing import Float
 from jkonet_star.internal_energy.euler_steps import Steps
@@ -63,6 +66,9 @@ WEIGHT_ITERATIONS = 3
 
 
 Instruments = list[tuple[int, int, np.ndarray, np.ndarray]]
+"""Two parts a, c with W B_a and W B_c, (steps j, columns) each."""
+Covariance = tuple[list[np.ndarray], list[np.ndarray]]
+"""The blocks of (3) on the diagonal and above it."""
 
 
 class WeakFormFit(NamedTuple):
@@ -76,30 +82,46 @@ class WeakFormFit(NamedTuple):
     standard_error: float  # of beta, by equation (6)
 
 
-def block_tridiagonal_solve(
-    diagonal: list[np.ndarray], upper: list[np.ndarray], right: list[np.ndarray]
-) -> list[np.ndarray]:
-    """Solves a symmetric positive definite block-tridiagonal system by block elimination.
+class BlockTridiagonal:
+    """A symmetric positive definite block-tridiagonal matrix, as Cholesky factors of its pivots.
 
     Args:
         diagonal: blocks (k, k).
         upper: blocks (k, k + 1).
-        right: right-hand sides, one (rows, columns) block per diagonal block.
+
+    Raises:
+        LinAlgError: it is not positive definite, or not finite.
     """
-    inverses, reduced = [], []
-    pivot, value = diagonal[0], right[0]
-    for k in range(len(diagonal)):
-        inverses.append(np.linalg.inv(pivot))
-        reduced.append(value)
-        if k + 1 < len(diagonal):
-            factor = upper[k].T @ inverses[k]
-            pivot = diagonal[k + 1] - factor @ upper[k]
-            pivot = 0.5 * (pivot + pivot.T)
-            value = right[k + 1] - factor @ value
-    solution = [inverses[-1] @ reduced[-1]]
-    for k in range(len(diagonal) - 2, -1, -1):
-        solution.insert(0, inverses[k] @ (reduced[k] - upper[k] @ solution[0]))
-    return solution
+
+    def __init__(self, diagonal: list[np.ndarray], upper: list[np.ndarray]):
+        self._factors, self._above = [np.linalg.cholesky(diagonal[0])], []
+        for pivot, above in zip(diagonal[1:], upper, strict=True):
+            self._above.append(_forward(self._factors[-1], above))
+            # Of one array with itself a product takes half the work.
+            self._factors.append(np.linalg.cholesky(pivot - self._above[-1].T @ self._above[-1]))
+
+    def solve(self, right: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The solution for right-hand sides, one (rows, columns) block per diagonal block."""
+        reduced: list[np.ndarray] = []
+        for k, (factor, value) in enumerate(zip(self._factors, right, strict=True)):
+            reduced.append(
+                _forward(factor, value - self._above[k - 1].T @ reduced[-1] if k else value)
+            )
+        solution: list[np.ndarray] = []
+        for k, factor in reversed(list(enumerate(self._factors))):
+            value = reduced[k] - self._above[k] @ solution[-1] if solution else reduced[k]
+            solution.append(
+                solve_triangular(factor, value, lower=True, trans=1, check_finite=False)
+            )
+        return solution[::-1]
+
+    def log_determinant(self) -> float:
+        """Of the whole."""
+        return 2.0 * sum(float(np.log(np.diag(factor)).sum()) for factor in self._factors)
+
+
+def _forward(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return solve_triangular(factor, right, lower=True, check_finite=False)
 
 
 class _Folds:
@@ -121,6 +143,11 @@ class _Folds:
     def products(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """(FOLDS, columns, columns) sums of outer products."""
         return np.stack([(left[p] * self.weights[p, None]).T @ right[p] for p in self.parts])
+
+    def squares(self, values: np.ndarray) -> np.ndarray:
+        """Those of values with themselves, in half the time."""
+        rooted = values * np.sqrt(self.weights)[:, None]
+        return np.stack([rooted[p].T @ rooted[p] for p in self.parts])
 
 
 def fit_weak_form(
@@ -225,7 +252,7 @@ class WeakForm:
         self.observed = [(r - mean) @ self.projection for r in raw]
         # One product of the observed with themselves per snapshot serves all iterations.
         self.observed_products = [
-            fold.products(f, f) for fold, f in zip(self.folds, self.observed, strict=True)
+            fold.squares(f) for fold, f in zip(self.folds, self.observed, strict=True)
         ]
         self.observed_means = [
             fold.means(f) for fold, f in zip(self.folds, self.observed, strict=True)
@@ -299,75 +326,44 @@ class WeakForm:
     ) -> np.ndarray:
         """The right-hand side of equation (4), less the prior; without the terms of one part."""
         kept = [row for row in instruments if without not in row[:2]]
-        total = sum(
-            np.einsum("tjf,tj->f", wa, gaps[c]) + np.einsum("tjf,tj->f", wc, gaps[a])
-            for a, c, wa, wc in kept
-        )
+        total = sum(gaps[c].ravel() @ wa + gaps[a].ravel() @ wc for a, c, wa, wc in kept)
         return self.count * total / (2 * len(kept))
 
-    def covariances(
-        self,
-        smoothed: list[np.ndarray],
-        observed: list[np.ndarray] | None,
-        kept: list[list[int]],
-    ) -> list[tuple[list[np.ndarray], list[np.ndarray]]]:
-        """The blocks of (3), on the diagonal and above, from some parts each."""
-        n_steps, folds = len(smoothed), self.folds
-        own_products, own_means = self.observed_products, self.observed_means
+    def sums(self, smoothed: list[np.ndarray], observed: list[np.ndarray] | None = None) -> "_Sums":
+        """What covariances are made of.
+
+        Args:
+            smoothed: what a particle adds to the residual of the step that it begins, P f(z) of (3).
+            observed: likewise of the step that it ends; f(y) where not given.
+        """
+        folds, own, means = self.folds, self.observed_products, self.observed_means
         if observed is None:
             observed = self.observed
         elif observed is not self.observed:
-            own_products = [q.products(o, o) for q, o in zip(folds, observed, strict=True)]
-            own_means = [q.means(o) for q, o in zip(folds, observed, strict=True)]
-        image_means = [folds[k].means(s) for k, s in enumerate(smoothed)]
-        image_products = [folds[k].products(s, s) for k, s in enumerate(smoothed)]
-        cross_products = [folds[k].products(observed[k], s) for k, s in enumerate(smoothed)]
-        ridge = max(RIDGE, RIDGE_PARTICLES / self.count) * np.eye(smoothed[0].shape[1])
-        is_kept = np.zeros((len(kept), FOLDS))
-        for row, parts in zip(is_kept, kept, strict=True):
-            row[parts] = 1.0
-
-        def covariance(
-            k: int, products: list[np.ndarray], left: list[np.ndarray], right: list[np.ndarray]
-        ) -> np.ndarray:
-            fold, j = folds[k], len(ridge)
-            mass = is_kept * fold.mass
-            total = mass.sum(axis=1)[:, None]
-            found = (is_kept / total @ products[k].reshape(FOLDS, -1)).reshape(-1, j, j)
-            one, two = mass @ left[k] / total, mass @ right[k] / total
-            found -= one[:, :, None] * two[:, None, :]
-            found *= self.count / fold.count
-            return found
-
-        diagonal = []
-        for k in range(n_steps):
-            both = covariance(k + 1, own_products, own_means, own_means)
-            both += covariance(k, image_products, image_means, image_means)
-            both += 2 * ridge
-            diagonal.append(both)
-        upper = [
-            -covariance(k, cross_products, own_means, image_means) - ridge
-            for k in range(1, n_steps)
-        ]
-        return [([d[i] for d in diagonal], [u[i] for u in upper]) for i in range(len(kept))]
+            own = [q.squares(o) for q, o in zip(folds, observed, strict=True)]
+            means = [q.means(o) for q, o in zip(folds, observed, strict=True)]
+        return _Sums(
+            folds,
+            self.count,
+            own,
+            means,
+            [folds[k].squares(s) for k, s in enumerate(smoothed)],
+            [folds[k].means(s) for k, s in enumerate(smoothed)],
+            # The first snapshot ends no step.
+            [folds[k].products(observed[k], s) for k, s in enumerate(smoothed) if k],
+        )
 
     def deviance(
         self, residual: np.ndarray, smoothed: list[np.ndarray], observed: list[np.ndarray]
     ) -> float:
         """Minus twice the Gaussian log likelihood of mean residuals (steps, j), but for a constant.
 
-        Other arguments as of `instruments`; the covariance (3) is that of all parts.
+        Other arguments as of `sums`; the covariance (3) is that of all parts.
         """
-        ((diagonal, upper),) = self.covariances(smoothed, observed, [list(range(FOLDS))])
-        solved = block_tridiagonal_solve(diagonal, upper, list(residual[..., None]))
+        omega = BlockTridiagonal(*self.sums(smoothed, observed).covariance(range(FOLDS)))
+        solved = omega.solve(list(residual[..., None]))
         total = self.count * float(np.sum(np.stack(solved)[..., 0] * residual))
-        pivot = diagonal[0]
-        for k in range(len(diagonal)):
-            total += float(np.linalg.slogdet(pivot)[1])
-            if k + 1 < len(diagonal):
-                pivot = diagonal[k + 1] - upper[k].T @ np.linalg.solve(pivot, upper[k])
-                pivot = 0.5 * (pivot + pivot.T)
-        return total
+        return total + omega.log_determinant()
 
     def instruments(
         self,
@@ -379,27 +375,27 @@ class WeakForm:
 
         Args:
             slopes: B.
-            smoothed: what a particle adds to the residual of the step that it begins, P f(z) of (3).
-            observed: likewise of the step that it ends; f(y) where not given.
+            smoothed: as of `sums`.
+            observed: likewise.
         """
         f1 = slopes.shape[-1]
         found, curvature = [], np.zeros((f1, f1))
         pairs = list(itertools.combinations(range(FOLDS), 2))
-        rest = [[q for q in range(FOLDS) if q not in pair] for pair in pairs]
-        blocks = self.covariances(smoothed, observed, rest)
+        sums = self.sums(smoothed, observed)
 
-        def solved(
-            pair: tuple[int, int], block: tuple[list, list]
-        ) -> tuple[np.ndarray, np.ndarray]:
-            both = np.concatenate([slopes[part] for part in pair], axis=-1)
-            both = np.stack(block_tridiagonal_solve(*block, list(both)))
-            other = slopes[pair[1]].reshape(-1, f1)
-            return both, both[..., :f1].reshape(-1, f1).T @ other
+        def solved(pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            a, c = pair
+            omega = BlockTridiagonal(*sums.covariance([q for q in range(FOLDS) if q not in pair]))
+            both = np.concatenate(
+                omega.solve(list(np.concatenate([slopes[a], slopes[c]], axis=-1)))
+            )
+            wa, wc = (np.ascontiguousarray(own) for own in (both[:, :f1], both[:, f1:]))
+            return wa, wc, wa.T @ slopes[c].reshape(-1, f1)
 
         # NumPy's products let go of the interpreter.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for (a, c), (both, product) in zip(pairs, pool.map(solved, pairs, blocks), strict=True):
-                found.append((a, c, both[..., :f1], both[..., f1:]))
+            for (a, c), (wa, wc, product) in zip(pairs, pool.map(solved, pairs), strict=True):
+                found.append((a, c, wa, wc))
                 curvature += product
         curvature = self.count * (curvature + curvature.T) / (FOLDS * (FOLDS - 1))
         return found, curvature
@@ -412,10 +408,52 @@ class WeakForm:
     ) -> float:
         """The sum over a < c of g_a^T W g_c, over its standard deviation for a true model."""
         found, _ = self.instruments(gaps[..., None], smoothed, observed)
-        total = sum(float(np.sum(own[..., 0] * gaps[c])) for a, c, own, _ in found)
+        total = sum(float(gaps[c].ravel() @ own[:, 0]) for a, c, own, _ in found)
         total *= 2.0 * self.count / (FOLDS * (FOLDS - 1))
         dimensions = gaps.shape[1] * gaps.shape[2]
         return total / float(np.sqrt(2.0 * dimensions * FOLDS / (FOLDS - 1)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sums:
+    """Sums over the parts of every snapshot, of which (3) is made for any of them."""
+
+    folds: list[_Folds]
+    count: float
+    observed_squares: list[np.ndarray]  # each (FOLDS, j, j)
+    observed_means: list[np.ndarray]  # each (FOLDS, j)
+    smoothed_squares: list[np.ndarray]
+    smoothed_means: list[np.ndarray]
+    products: list[np.ndarray]  # of observed and smoothed, from the second snapshot on
+
+    def covariance(self, parts: Sequence[int]) -> Covariance:
+        """(3) from some parts."""
+        n_steps, parts = len(self.smoothed_means), list(parts)
+        ridge = max(RIDGE, RIDGE_PARTICLES / self.count) * np.eye(self.smoothed_means[0].shape[1])
+
+        def of(
+            k: int, sums: np.ndarray, left: list[np.ndarray], right: list[np.ndarray]
+        ) -> np.ndarray:
+            fold = self.folds[k]
+            mass = fold.mass[parts]
+            total = mass.sum()
+            one, two = mass @ left[k][parts] / total, mass @ right[k][parts] / total
+            found = sums[parts[0]] / total
+            for part in parts[1:]:
+                found += sums[part] / total
+            found -= np.outer(one, two)
+            found *= self.count / fold.count
+            return found
+
+        ends, begins = self.observed_means, self.smoothed_means
+        diagonal = [
+            of(k + 1, self.observed_squares[k + 1], ends, ends)
+            + of(k, self.smoothed_squares[k], begins, begins)
+            + 2 * ridge
+            for k in range(n_steps)
+        ]
+        upper = [-of(k, self.products[k - 1], ends, begins) - ridge for k in range(1, n_steps)]
+        return diagonal, upper
 
 
 def _along(features: Float[np.ndarray, "d n f"], w: Float[np.ndarray, "d"]) -> np.ndarray:

@@ -30,6 +30,8 @@ The covariance of the unknowns is F_S^{-1}, times the ratio to it, where that is
 leaving out one part after the other gives, as equation (6) there.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -176,33 +178,46 @@ def select(
 
 
 class _Influence:
-    """The terms of equations (2) and (3), for one estimate."""
+    """The terms of equations (2) and (3)."""
 
-    def __init__(self, problem: WeakForm, estimate: np.ndarray, smoothed: list[np.ndarray]):
-        steps = problem.steps
-        self.smoothed, self.observed = smoothed, problem.observed
-        points = [*steps.sources, steps.targets[-1]]
-        times = np.concatenate([[0.0], np.cumsum(steps.tau)]) / steps.tau.sum()
-        centred = [x - q.weights @ x for x, q in zip(points, problem.folds, strict=True)]
-        self.ends = [
-            t * x @ problem.mean_gradients(k, y, 0.0).T
-            for k, (t, x, y) in enumerate(zip(times, centred, points, strict=True))
+    def __init__(self, problem: WeakForm):
+        self.problem, steps = problem, problem.steps
+        self.points = [*steps.sources, steps.targets[-1]]
+        self.times = np.concatenate([[0.0], np.cumsum(steps.tau)]) / steps.tau.sum()
+        self.centred = [x - q.weights @ x for x, q in zip(self.points, problem.folds, strict=True)]
+
+    @functools.cached_property
+    def ends(self) -> list[np.ndarray]:
+        """That of (2), for all of the time."""
+        return [
+            t * x @ self.problem.mean_gradients(k, y, 0.0).T
+            for k, (t, x, y) in enumerate(zip(self.times, self.centred, self.points, strict=True))
         ]
-        self.begins = [
-            times[k + 1] * centred[k] @ problem.mean_gradients(k, z, tau * float(estimate[0])).T
-            for k, (z, tau) in enumerate(
-                zip(steps.transported(estimate[1:]), steps.tau, strict=True)
+
+    def begins(self, estimate: np.ndarray) -> list[np.ndarray]:
+        """That of (3), likewise."""
+        steps, heat = self.problem.steps, self.problem.steps.tau * float(estimate[0])
+        return [
+            self.times[k + 1] * self.centred[k] @ self.problem.mean_gradients(k, z, heat[k]).T
+            for k, z in enumerate(steps.transported(estimate[1:]))
+        ]
+
+    def at(
+        self, estimate: np.ndarray, smoothed: list[np.ndarray]
+    ) -> Callable[[float], tuple[list[np.ndarray], list[np.ndarray]]]:
+        """What each particle adds where its step begins, and where it ends, for q times all time."""
+        begins = functools.cache(lambda: self.begins(estimate))
+
+        def influenced(pull: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
+            observed = self.problem.observed
+            if not pull:
+                return smoothed, observed
+            return (
+                [one + pull * two for one, two in zip(smoothed, begins(), strict=True)],
+                [one + pull * two for one, two in zip(observed, self.ends, strict=True)],
             )
-        ]
 
-    def __call__(self, pull: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """What each particle adds where its step begins, and where it ends; q times all time."""
-        if not pull:
-            return self.smoothed, self.observed
-        return (
-            [one + pull * two for one, two in zip(self.smoothed, self.begins, strict=True)],
-            [one + pull * two for one, two in zip(self.observed, self.ends, strict=True)],
-        )
+        return influenced
 
 
 def fit_weak_form_drift(
@@ -258,6 +273,7 @@ def _search(
         groups = [own[-1:] for own in groups]
         most = [len(theta), len(theta)]
     pulls = PULLS if model.has_interaction else (0.0,)
+    influences = _Influence(problem)
     span = float(steps.tau.sum())
     width = float(problem.bumps.widths.max())
     smallest = float((problem.bumps.widths**2).min() / steps.tau.max())
@@ -272,7 +288,7 @@ def _search(
         new_slopes, gaps, smoothed = problem.linearise(estimate, derivatives=fresh)
         if fresh:
             slopes = new_slopes
-            influence = _Influence(problem, estimate, smoothed)
+            influence = influences.at(estimate, smoothed)
         if iteration <= SELECTIONS:
             near = pulls if iteration == 1 or len(pulls) == 1 else _neighbours(pull, pull_step)
             if iteration > FIRST_SELECTIONS:
@@ -317,7 +333,7 @@ def _search(
             converged = True
             break
     _, gaps, smoothed = problem.linearise(estimate, derivatives=False)
-    influenced = _Influence(problem, estimate, smoothed)(pull)
+    influenced = influences.at(estimate, smoothed)(pull)
     _, _, degrees = _solve(matrix, right, ridge)
     return WeakFormDrift(
         estimate[1:],

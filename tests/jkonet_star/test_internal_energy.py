@@ -321,8 +321,12 @@ class TestWeakForm:
             if k + 1 < n:
                 dense[k * j : (k + 1) * j, (k + 1) * j : (k + 2) * j] = upper[k]
                 dense[(k + 1) * j : (k + 2) * j, k * j : (k + 1) * j] = upper[k].T
-        found = np.concatenate(weak_form.block_tridiagonal_solve(diagonal, upper, right))
+        matrix = weak_form.BlockTridiagonal(diagonal, upper)
+        found = np.concatenate(matrix.solve(right))
         np.testing.assert_allclose(found, np.linalg.solve(dense, np.concatenate(right)), atol=1e-12)
+        assert matrix.log_determinant() == pytest.approx(np.linalg.slogdet(dense)[1], rel=1e-12)
+        with pytest.raises(np.linalg.LinAlgError):
+            weak_form.BlockTridiagonal([diagonal[0], -diagonal[1]], upper[:1])
 
     def test_smoothed_bumps_are_gaussian_means(self):
         generator = np.random.default_rng(0)

@@ -102,7 +102,7 @@ def test_covariances_are_those_of_the_particles_that_are_kept(left_out):
     _, _, smoothed = problem.linearise(np.array([BETA, 0.1, -0.2, 0.05, 0.0]), derivatives=False)
     kept = [q for q in range(FOLDS) if q not in left_out]
     observed = [1.1 * x for x in problem.observed]  # another influence than the one that is stored
-    ((diagonal, upper),) = problem.covariances(smoothed, observed, [kept])
+    diagonal, upper = problem.sums(smoothed, observed).covariance(kept)
     j = smoothed[0].shape[1]
     ridge = max(RIDGE, RIDGE_PARTICLES / problem.count) * np.eye(j)
 
@@ -151,7 +151,7 @@ def test_particles_that_interact_are_not_independent():
     nothing = [np.zeros((2, 4000, 0))] * 4
     steps = Steps(many[:-1], many[1:], nothing, np.full(4, tau))
     problem = WeakForm(steps, [np.full(4000, 1 / 4000)] * 5, None)
-    influence = weak_form_drift._Influence(problem, np.array([BETA]), problem.observed[:-1])
+    influence = weak_form_drift._Influence(problem).at(np.array([BETA]), problem.observed[:-1])
     _, ends = influence(pull * 4 * tau)
     # Along the test that sees a shift of the whole population.
     direction = problem.mean_gradients(4, many[-1], 0.0)[:, 0]
