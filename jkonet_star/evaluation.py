@@ -309,7 +309,7 @@ def field_errors(
     """
     _check_stack(energies, snapshots)
     terms = _field_terms(energies, truth, snapshots, predictions)
-    weights = np.asarray(snapshots.weights[:-1], np.float64)
+    weights = np.asarray(snapshots.weights)[:-1].astype(np.float64)
     result: dict[str, Any] = {}
     for name, (learned, true) in terms.items():
         square = np.einsum("tn,stnd->s", weights, (learned - true[None]) ** 2)
@@ -323,7 +323,7 @@ def field_errors(
     means = np.einsum("tn,tnd->td", all_weights, points)
     variances = np.einsum("tn,tnd->t", all_weights, (points - means[:, None]) ** 2)[1:]
     learned, true = terms["drift"]
-    tau = np.asarray(snapshots.dt, np.float64)
+    tau = np.diff(np.asarray(snapshots.times)).astype(np.float64)
     moved = np.einsum("t,tn,stnd->s", tau**2, weights, (learned - true[None]) ** 2)
     result["l2_uvp"] = (100.0 * moved / variances.sum()).tolist()
     one_step = np.asarray(predictions.one_step, np.float64)
@@ -347,15 +347,21 @@ def _field_terms(
     energies: FittedEnergy, truth: KnownEnergy, snapshots: Snapshots, predictions: Predictions
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Learned, (s, t, n, d), and true, (t, n, d), fields at the start of every step."""
-    times = scheme_time(energies.scheme, snapshots.times[:-1], snapshots.dt)
-    rows = (snapshots.points[:-1], snapshots.weights[:-1], times)
-    origin = jnp.zeros(snapshots.dimension) if snapshots.origin is None else snapshots.origin
-    absolute = (rows[0] + origin[None, None], *rows[1:])
+    # On the host: each of these few operations would be a program of its own.
+    times = np.asarray(snapshots.times)
+    rows = (
+        np.asarray(snapshots.points)[:-1],
+        np.asarray(snapshots.weights)[:-1],
+        scheme_time(energies.scheme, times[:-1], np.diff(times)),
+    )
+    absolute = rows
+    if snapshots.origin is not None:
+        absolute = (rows[0] + np.asarray(snapshots.origin), *rows[1:])
     slope, pull = predictions.slope, predictions.pull
     if slope is None:
         learned = _learned_fields(energies.seen_from(snapshots), rows)
     else:  # an explicit step begins with them, and with an interaction they are most of its work
-        learned = slope, jnp.zeros_like(slope) if pull is None else pull
+        learned = slope, np.zeros(slope.shape) if pull is None else pull
     fields = (*_true_fields(absolute, truth), *learned)
     host = [np.asarray(f, np.float64) for f in fields]
     terms = {"drift": (-(host[2] + host[3]), -(host[0] + host[1]))}

@@ -7,6 +7,8 @@ With weights of sum 1 over all n particles of all snapshots,
 computed in double precision. What is learned in them does not depend on the units of the data.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -50,15 +52,16 @@ def population_units(snapshots: Snapshots) -> Units:
     variance = sum(float(w @ squares(x)) for w, x in rows)
     size = max(float(points.max()), -float(points.min()))
     length = _or_one(float(np.sqrt(variance / snapshots.dimension)), size)
-    mean_tau = float(np.mean(np.asarray(snapshots.dt)))
+    times = np.asarray(snapshots.times)
+    mean_tau = float(np.mean(np.diff(times)))
     return Units(
-        center=jnp.asarray(center, jnp.float32),
+        center=_single(center),
         length=length,
-        speed=jnp.asarray(float(length) / mean_tau, jnp.float32),
-        time_start=snapshots.times[0],
-        time_step=jnp.asarray(mean_tau, jnp.float32),
-        noise=jnp.asarray(float(length) ** 2 / mean_tau, jnp.float32),
-        beta=jnp.zeros((), jnp.float32),
+        speed=_single(float(length) / mean_tau),
+        time_start=jnp.asarray(times[0]),
+        time_step=_single(mean_tau),
+        noise=_single(float(length) ** 2 / mean_tau),
+        beta=_single(0.0),
     )
 
 
@@ -67,4 +70,9 @@ def _or_one(value: float, size: float = 0.0) -> Array:
 
     What is left of a point in sums of numbers of some size is rounding.
     """
-    return jnp.asarray(value if value > ROUNDING * size else 1.0, jnp.float32)
+    return _single(value if value > ROUNDING * size else 1.0)
+
+
+def _single(value: Any) -> Array:
+    """In single precision; what is so on the host needs no program to convert it."""
+    return jnp.asarray(np.asarray(value, np.float32))

@@ -196,8 +196,8 @@ class _Learned:
         j = self.snapshot(judge.time_values()[k])
         if j is None:
             return None
-        points = np.asarray(judge.points[k])
-        weights = np.asarray(judge.weights[k], np.float64)
+        points = np.asarray(judge.points)[k]
+        weights = np.asarray(judge.weights)[k].astype(np.float64)
         if np.count_nonzero(weights) != np.count_nonzero(self.weights[j]):
             return None
         own, other = sorted_rows(self.packed[j], self.weights[j]), sorted_rows(points, weights)
@@ -274,8 +274,8 @@ def _step(
 ) -> Step:
     """What judges step k, and its yardsticks; `shared` are `_Learned.rows_of` its two snapshots."""
     rng = np.random.default_rng(entropy)
-    points = np.asarray(snapshots.points[k : k + 2])
-    weights = np.asarray(snapshots.weights[k : k + 2], np.float64)
+    points = np.asarray(snapshots.points)[k : k + 2]
+    weights = np.asarray(snapshots.weights)[k : k + 2].astype(np.float64)
     start, end = (np.flatnonzero(w) for w in weights)
     before, after = (
         None if learned is None else learned.snapshot(t) for t in snapshots.time_values()[k : k + 2]

@@ -7,7 +7,7 @@ densities.npz         as `jkonet_star.densities.to_arrays` has it, in folders of
                       densities are fitted when they are needed
 projection.npz        mean, loadings, explained: as `principal_components.Projection` has them, of data
                       whose columns were reduced when they were read
-snapshots.png, .pdf   the picture
+snapshots.png         the picture, and snapshots.pdf where it was asked for
 metadata.json         schema version, arguments, shapes and checksums of the archives
 """
 

@@ -31,7 +31,7 @@ def draw_snapshots(snapshots: Snapshots, file: Path, *, title: str = "") -> None
 
     Args:
         snapshots: what to draw.
-        file: a .png; the same as a .pdf goes beside it.
+        file: a .png.
         title: above the axes.
     """
     figure = empty_figure(6.0, 5.0)

@@ -38,6 +38,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from absl import flags
 
 from data_generation.formats.plain_numbers import plain_float, plain_int
+from data_generation.scripts import vectors as vector_pages
 from data_generation.scripts.compilation_cache import FLAG_HELP, about_cache, compilation_cache
 from data_generation.scripts.flag_help import attribute_documentation, heading, help_text
 from data_generation.scripts.loading import loading_said
@@ -70,7 +71,7 @@ EXIT_PIPE_CLOSED = 128 + 13  # SIGPIPE, which Windows has not
 _EVERY_SCRIPT = "Every script"
 _MOST_MESSAGE = 1000
 _OF_ONE_PROCESS = (
-    *("process", "coordinator", "compilation_cache", "debug"),
+    *("process", "coordinator", "compilation_cache", "vectors", "debug"),
     *("data_dir", "data_path", "runs_dir"),
 )
 """Flags that may differ between the processes of a run."""
@@ -269,6 +270,7 @@ def _run_script(
         where: dict[str, Any] = {"flag_values": values, "module_name": _EVERY_SCRIPT}
         flags.DEFINE_boolean("debug", False, "Shows where an error came from.", **where)
         flags.DEFINE_string("compilation_cache", "auto", FLAG_HELP, **where)
+        flags.DEFINE_boolean("vectors", False, vector_pages.FLAG_HELP, **where)
     try:
         values.unparse_flags()
         for name in values:
@@ -277,7 +279,11 @@ def _run_script(
             say(explained(full="--helpfull" in arguments))
             return 0
         _parse(values, arguments)
-        with compilation_cache(str(values["compilation_cache"].value)), loading_said(say):
+        with (
+            compilation_cache(str(values["compilation_cache"].value)),
+            vector_pages.vectors(bool(values["vectors"].value)),
+            loading_said(say),
+        ):
             _join_others(values)
             main()
     except KeyboardInterrupt as error:

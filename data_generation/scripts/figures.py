@@ -1,4 +1,4 @@
-"""Figures of one style, as a picture and as vectors, without global state.
+"""Figures of one style, as a picture and, on request, as vectors, without global state.
 
 Matplotlib's pyplot keeps every figure that it ever made, and its settings are everybody's: the style is
 given to each figure's own axes.
@@ -16,13 +16,14 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from data_generation.scripts.vectors import vectors_wanted
 from diffusions.files import write_bytes
 
 TITLE = 0.3
 """Inches that equal axes leave no room for by themselves."""
 DPI = 150
 VECTORS = ".pdf"
-"""Beside every PNG, for print."""
+"""Beside a PNG, for print."""
 
 OBSERVED = "#1f6f9f"
 PREDICTED = "#d9541e"
@@ -80,7 +81,10 @@ def colour_bar(
 
 
 def save_figure(figure: Figure, file: Path) -> None:
-    """Writes a PNG, and a PDF of the same name beside it: the same bytes for the same content."""
+    """Writes a PNG, and, where `vectors` asks for it, a PDF of the same name beside it.
+
+    The same content gives the same bytes. A PDF of an older picture of that name goes.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     # Laid out and measured once, for both.
     layout = figure.get_layout_engine()
@@ -90,11 +94,16 @@ def save_figure(figure: Figure, file: Path) -> None:
         layout.execute(figure)
         figure.set_layout_engine("none")
     drawn = figure.get_tightbbox().padded(_EDGE)
+    page = file.with_suffix(VECTORS)
+    if file.exists():
+        page.unlink(missing_ok=True)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None}, bbox_inches=drawn)
     write_bytes(file, stream.getvalue())
+    if not vectors_wanted():
+        return
     stream = io.BytesIO()
     # Letters as TrueType: publishers refuse Matplotlib's default, Type 3.
     with matplotlib.rc_context({"pdf.fonttype": 42}):
         figure.savefig(stream, format="pdf", metadata={"CreationDate": None}, bbox_inches=drawn)
-    write_bytes(file.with_suffix(VECTORS), stream.getvalue())
+    write_bytes(page, stream.getvalue())

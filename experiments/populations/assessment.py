@@ -222,12 +222,12 @@ def draw(
     law: dict[str, Any],
 ) -> None:
     """The figures of the first seed's energy."""
-    energy = energies.member(0)
+    energy = jax.device_get(energies).member(0)  # on a device each array's row is a program
     if energy.model.has_potential:
         plot_potential(folder / "potential.png", energy, truth, snapshots)
     if energy.model.has_interaction:
         plot_interaction(folder / "interaction.png", energy, truth, snapshots)
-    one_step = np.asarray(predictions.one_step[0])
-    weights = np.asarray(predictions.one_step_weights[0], np.float64)
+    one_step = np.asarray(predictions.one_step)[0]
+    weights = np.asarray(predictions.one_step_weights)[0].astype(np.float64)
     plot_predictions(folder / "predictions.png", energy, snapshots, one_step, weights)
     plot_law(folder / "law.png", snapshots, one_step, law, weights)

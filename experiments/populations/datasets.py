@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 from data_generation.populations.datasets import Dataset, generate_dataset, load_dataset
 from data_generation.populations.functionals import functional
 from data_generation.populations.settings import DataSettings
@@ -51,7 +53,10 @@ def population(dataset: Dataset, which: str) -> Snapshots:
     train, test = dataset.train, dataset.test
     if which != "test_data":
         return train
-    if train.points.shape == test.points.shape and bool((train.points == test.points).all()):
+    if train.points.shape == test.points.shape and all(
+        np.array_equal(own, held_out)
+        for own, held_out in zip(np.asarray(train.points), np.asarray(test.points), strict=True)
+    ):
         return test
     return fewer_particles(test, MOST_PREDICTED)
 

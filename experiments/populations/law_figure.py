@@ -163,9 +163,11 @@ def _marginal(axes: Axes, j: int, observed: _Cloud, predicted: _Cloud, edges: Ho
     for (points, weights), colour in ((observed, OBSERVED), (predicted, PREDICTED)):
         if len(points):
             density, _ = np.histogram(points[:, j], edges, weights=weights, density=True)
+            # From zero to zero; `stairs` measures its path segment by segment.
+            x, height = np.append(edges[0], edges), np.concatenate([[0.0], density, [0.0]])
             if colour == OBSERVED:
-                axes.stairs(density, edges, color=colour, fill=True, alpha=0.15)
-            axes.stairs(density, edges, color=colour, linewidth=1.3)
+                axes.fill_between(x, height, step="post", color=colour, alpha=0.15, linewidth=0)
+            axes.plot(x, height, drawstyle="steps-post", color=colour, linewidth=1.3)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(bottom=0)
     axes.set_yticks([])

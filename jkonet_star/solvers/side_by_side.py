@@ -14,13 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusions.devices import Members
-from diffusions.typing import Array, Float, Keys, PyTree
+from diffusions.typing import Array, Bool, Float, Keys, PyTree
 from jkonet_star.fitted import FittedEnergy
 from jkonet_star.solvers.interface import Solver
 from jkonet_star.solvers.problem import Problem
 
+IN_HASTE = {"xla_backend_optimization_level": 1}
+"""Of LLVM, for what hardly takes time but to compile: half of that, and the same bits."""
 
-@functools.partial(jax.jit, static_argnames=("solver", "several", "members"))
+
+@functools.partial(
+    jax.jit, static_argnames=("solver", "several", "members"), compiler_options=IN_HASTE
+)
 def _init(solver: Solver, keys: Keys, data: PyTree, *, several: bool, members: Members) -> PyTree:
     return members.vmap(solver.init, (0, 0 if several else None))(keys, data)
 
@@ -49,6 +54,11 @@ def _energies(
     solver: Solver, state: PyTree, data: PyTree, *, several: bool, members: Members
 ) -> FittedEnergy:
     return members.vmap(solver.energy, (0, 0 if several else None))(state, data)
+
+
+@functools.partial(jax.jit, static_argnames=("solver", "members"), compiler_options=IN_HASTE)
+def _diverged(solver: Solver, state: PyTree, *, members: Members) -> Bool[Array, "s"]:
+    return members.vmap(solver.diverged, (0,))(state)
 
 
 class SideBySide:
@@ -115,7 +125,7 @@ class SideBySide:
 
     def diverged(self, state: PyTree) -> np.ndarray:
         """Whether each seed's training is at its end before its time."""
-        return np.asarray(self.members.own(jax.vmap(self.solver.diverged)(state)))
+        return np.asarray(self.members.own(_diverged(self.solver, state, members=self.members)))
 
     def energies(self, state: PyTree) -> FittedEnergy:
         """The energies of all seeds, stacked along the leading axis of every leaf."""

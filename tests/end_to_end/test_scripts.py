@@ -205,7 +205,7 @@ def test_a_network_learns(place):
 
 
 def test_data_without_a_known_truth_in_one_dimension(place):
-    run = place.train("file", "--dataset=file", "--plots", "--scheme=implicit")
+    run = place.train("file", "--dataset=file", "--plots", "--vectors", "--scheme=implicit")
     check_summary(
         summary_of(run),
         "jkonet-star-potential",

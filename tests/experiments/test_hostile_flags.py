@@ -109,7 +109,7 @@ def test_every_script_and_flag_is_walked_over():
     for name, classes in SCRIPTS.items():
         fields = {field.name for kind in classes for field in dataclasses.fields(kind)}
         # Flags of every script are there from its first start on.
-        late = {"debug", "compilation_cache"} | {
+        late = {"debug", "compilation_cache", "vectors"} | {
             f.name for f in dataclasses.fields(ProcessSettings)
         }
         assert set(script_module(name).FLAGS) - late == fields - late
@@ -140,7 +140,7 @@ def kinds(name):
     return {
         flag: values[flag].parser.flag_type()
         for flag in values
-        if flag not in ("debug", "compilation_cache")
+        if flag not in ("debug", "compilation_cache", "vectors")
     }
 
 

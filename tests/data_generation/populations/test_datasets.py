@@ -95,7 +95,6 @@ def test_the_folder_describes_itself(made):
     assert files == [
         "couplings.npz",
         "metadata.json",
-        "snapshots.pdf",
         "snapshots.png",
         "test.npz",
         "train.npz",

@@ -16,6 +16,7 @@ from data_generation.scripts.figures import (
     new_figure,
     save_figure,
 )
+from data_generation.scripts.vectors import vectors, vectors_wanted
 
 
 def drawn(file):
@@ -24,8 +25,25 @@ def drawn(file):
     grid[0, 0].set_yscale("log")
     image = grid[0, 1].imshow(np.eye(3))
     colour_bar(image, grid[0, 1], "V [length$^2$ / time]")
-    save_figure(figure, file)
+    with vectors(True):
+        save_figure(figure, file)
     return figure
+
+
+def test_a_page_is_written_on_request_and_never_older_than_its_picture(tmp_path):
+    figure, grid = new_figure(1)
+    grid[0, 0].plot([0, 1])
+    foreign = tmp_path / "b.pdf"
+    foreign.write_bytes(b"somebody's")
+    for wanted, there in ((False, []), (True, ["a.pdf"]), (False, [])):
+        with vectors(wanted):
+            save_figure(figure, tmp_path / "a.png")
+        assert [p.name for p in sorted(tmp_path.glob("a.pdf"))] == there
+    save_figure(figure, tmp_path / "b.png")
+    assert foreign.read_bytes() == b"somebody's"
+    with vectors(True), vectors(False):
+        assert not vectors_wanted()
+    assert not vectors_wanted()
 
 
 def test_the_same_content_is_the_same_picture_and_the_same_page(tmp_path):
