@@ -19,15 +19,20 @@ from jkonet_star.fitted import FittedEnergy
 from jkonet_star.solvers.interface import Solver
 from jkonet_star.solvers.problem import Problem
 
-IN_HASTE = {"xla_backend_optimization_level": 1}
-"""Of LLVM, for what hardly takes time but to compile: half of that, and the same bits."""
 
-
-@functools.partial(
-    jax.jit, static_argnames=("solver", "several", "members"), compiler_options=IN_HASTE
-)
 def _init(solver: Solver, keys: Keys, data: PyTree, *, several: bool, members: Members) -> PyTree:
     return members.vmap(solver.init, (0, 0 if several else None))(keys, data)
+
+
+_OF_INIT = ("solver", "several", "members")
+_init_inside = jax.jit(_init, static_argnames=_OF_INIT)
+"""Within another program, which has its own options."""
+# It runs once, and is compiled with fewer passes in half of the time.
+_init_in_haste = jax.jit(
+    _init,
+    static_argnames=_OF_INIT,
+    compiler_options={"xla_backend_optimization_level": 1},
+)
 
 
 @functools.partial(
@@ -56,7 +61,7 @@ def _energies(
     return members.vmap(solver.energy, (0, 0 if several else None))(state, data)
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "members"), compiler_options=IN_HASTE)
+@functools.partial(jax.jit, static_argnames=("solver", "members"))
 def _diverged(solver: Solver, state: PyTree, *, members: Members) -> Bool[Array, "s"]:
     return members.vmap(solver.diverged, (0,))(state)
 
@@ -90,7 +95,11 @@ class SideBySide:
     def initial(self, keys: Keys) -> PyTree:
         """States before the first epoch, one per key."""
         self._share(len(keys))
-        return _init(self.solver, self.members.placed(keys), self._data, **self._how)
+        keys = self.members.placed(keys)
+        if isinstance(keys, jax.core.Tracer):
+            return _init_inside(self.solver, keys, self._data, **self._how)
+        with jax.ensure_compile_time_eval():
+            return _init_in_haste(self.solver, keys, self._data, **self._how)
 
     def _share(self, count: int) -> None:
         """Divides states, and their data, among the devices in use."""

@@ -59,6 +59,11 @@ def test_the_second_fit_compiles_nothing(solver, caplog):
     assert np.abs(np.asarray(first.drift(x) - second.drift(x))).max() > 0
 
 
+def numbers(leaf):
+    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+
 @pytest.mark.parametrize("solver", ["jkonet-star", "jkonet", "ijkonet", "stitching"])
 def test_every_chunk_of_a_training_is_one_program(solver):
     problem = prepare(population(1.0), solver, key=jax.random.key(1))
@@ -67,6 +72,11 @@ def test_every_chunk_of_a_training_is_one_program(solver):
     state = jax.eval_shape(training.initial, keys)
     after, _ = jax.eval_shape(lambda state: training.advance(state, keys, 1), state)
     assert kinds(after) == kinds(state)
+    assert kinds(jax.eval_shape(lambda: training.initial(keys))) == kinds(state)
+    # Within another program it is compiled with that one's options.
+    inside, alone = jax.jit(training.initial)(keys), training.initial(keys)
+    for one, other in zip(jax.tree.leaves(inside), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(numbers(one), numbers(other), rtol=1e-6, atol=1e-6)
 
 
 def test_so_is_every_chunk_of_a_refinement():
