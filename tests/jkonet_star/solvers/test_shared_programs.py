@@ -76,7 +76,7 @@ def test_every_chunk_of_a_training_is_one_program(solver):
     # Within another program it is compiled with that one's options.
     inside, alone = jax.jit(training.initial)(keys), training.initial(keys)
     for one, other in zip(jax.tree.leaves(inside), jax.tree.leaves(alone), strict=True):
-        np.testing.assert_allclose(numbers(one), numbers(other), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(numbers(one), numbers(other), rtol=1e-3, atol=1e-5)
 
 
 def test_so_is_every_chunk_of_a_refinement():
