@@ -29,6 +29,7 @@ extensions = [
     "math_without_network",
     "plain_docstrings",
     "project_directives",
+    "short_sidebar",
 ]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}  # autosummary writes the latter
 exclude_patterns = ["_build"]

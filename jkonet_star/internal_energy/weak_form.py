@@ -124,7 +124,7 @@ def _forward(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
     return solve_triangular(factor, right, lower=True, check_finite=False)
 
 
-class _Folds:
+class Folds:
     """Weighted sums over the parts of one snapshot, whose rows are sorted by part."""
 
     def __init__(self, weights: np.ndarray):
@@ -234,7 +234,7 @@ class WeakForm:
         snapshots = [*steps.sources, steps.targets[-1]]
         pool = np.concatenate(snapshots)
         self.bumps = make_bumps(pool, len(pool) // len(snapshots), most_bumps)
-        self.folds = [_Folds(w / w.sum()) for w in weights]
+        self.folds = [Folds(w / w.sum()) for w in weights]
         self.count = float(np.mean([f.count for f in self.folds]))
         raw = np.split(
             np.hstack([v for v, _, _ in self.values(pool, 0.0)]),
@@ -329,7 +329,7 @@ class WeakForm:
         total = sum(gaps[c].ravel() @ wa + gaps[a].ravel() @ wc for a, c, wa, wc in kept)
         return self.count * total / (2 * len(kept))
 
-    def sums(self, smoothed: list[np.ndarray], observed: list[np.ndarray] | None = None) -> "_Sums":
+    def sums(self, smoothed: list[np.ndarray], observed: list[np.ndarray] | None = None) -> "Sums":
         """What covariances are made of.
 
         Args:
@@ -342,7 +342,7 @@ class WeakForm:
         elif observed is not self.observed:
             own = [q.squares(o) for q, o in zip(folds, observed, strict=True)]
             means = [q.means(o) for q, o in zip(folds, observed, strict=True)]
-        return _Sums(
+        return Sums(
             folds,
             self.count,
             own,
@@ -415,10 +415,10 @@ class WeakForm:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sums:
+class Sums:
     """Sums over the parts of every snapshot, of which (3) is made for any of them."""
 
-    folds: list[_Folds]
+    folds: list[Folds]
     count: float
     observed_squares: list[np.ndarray]  # each (FOLDS, j, j)
     observed_means: list[np.ndarray]  # each (FOLDS, j)
