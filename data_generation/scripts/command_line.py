@@ -361,6 +361,9 @@ def one_line(error: BaseException) -> str:
     text = escaped(" ".join(str(error).split())) or type(error).__name__
     if isinstance(error, flags.Error):
         text = re.sub(r"--\w+", lambda m: m[0].replace("_", "-"), text)
+        text = re.sub(
+            r"\('Non-boolean argument to boolean flag', (.*)\)", r"true or false, not \1", text
+        )
     return text if len(text) <= _MOST_MESSAGE else f"{text[: _MOST_MESSAGE - 3]}..."
 
 
@@ -453,6 +456,8 @@ def _parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
                 "UTF-8, or PYTHONUTF8=1"
             )
     rest = values(["", *_underscored(values, arguments)])[1:]
+    if values["vectors"].value and "plots" in values and not values["plots"].value:
+        raise UsageError("--vectors is of pictures, of which --noplots draws none")
     if rest:
         raise UsageError(f"unexpected argument {rest[0]!r}; every option is a flag, --name=value")
 

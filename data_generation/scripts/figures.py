@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from data_generation.scripts.vectors import vectors_wanted
-from diffusions.files import write_bytes
+from diffusions.files import add_files, write_bytes
 
 TITLE = 0.3
 """Inches that equal axes leave no room for by themselves."""
@@ -78,6 +78,15 @@ def colour_bar(
     bar.set_label(label, fontsize=LABEL_SIZE)
     place.tick_params(labelsize=TICK_SIZE)
     bar.outline.set_linewidth(0.5)
+
+
+def add_pictures(folder: Path, new: Path) -> None:
+    """`add_files` of pictures: with an older one goes its PDF, as where it is drawn anew."""
+    for picture in new.glob("*.png"):
+        page = picture.with_suffix(VECTORS)
+        if not page.exists() and (folder / picture.name).exists():
+            (folder / page.name).unlink(missing_ok=True)
+    add_files(folder, new)
 
 
 def save_figure(figure: Figure, file: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from data_generation.populations.dataset_metadata import identity
 from data_generation.populations.datasets import load_dataset
 from data_generation.scripts.command_line import say
+from data_generation.scripts.figures import add_pictures
 from data_generation.scripts.files import check_writable, write_json
-from diffusions.files import add_files, made_parents, naming, new_folder
+from diffusions.files import made_parents, naming, new_folder
 from experiments.populations.assessment import assess, draw, print_table, say_verdict
 from experiments.populations.datasets import known_energy, population, yardsticks
 from experiments.populations.finished_run import finished_run
@@ -67,7 +68,7 @@ def evaluate_run(settings: EvaluateSettings, start: float) -> None:
     }
     with made_parents(output), contextlib.ExitStack() as drawn:
         if settings.plots:
-            folder = drawn.enter_context(new_folder(plots, move=add_files))
+            folder = drawn.enter_context(new_folder(plots, move=add_pictures))
             with naming(plots):
                 draw(folder, energies, truth, snapshots, predictions, result["law"])
         # Before the figures have their place: by the result they are known as ours.

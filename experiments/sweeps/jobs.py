@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.scripts.compilation_cache import keep_cache_from_jobs
+from data_generation.scripts.vectors import vectors, vectors_wanted
 from diffusions.late_imports import import_extra
 from experiments.sweeps.folder import SweepFolder
 from experiments.sweeps.runs import Finished, carry_out, data_shape
@@ -36,9 +37,12 @@ def shares(cells: Sequence[Cell], jobs: int) -> list[list[Cell]]:
     return [part for part in parts if part]
 
 
-def run_share(cells: Sequence[Cell], path: str, execution: ExecutionSettings) -> None:
-    """One job."""
-    carry_out(cells, SweepFolder(Path(path), execution), lambda cell: None)
+def run_share(
+    cells: Sequence[Cell], path: str, execution: ExecutionSettings, pages: bool = False
+) -> None:
+    """One job; its pictures get pages of vectors where whoever started it asked for them."""
+    with vectors(pages):
+        carry_out(cells, SweepFolder(Path(path), execution), lambda cell: None)
 
 
 def carry_out_in_jobs(
@@ -104,7 +108,7 @@ def _wait(
     path = str(folder.path.resolve())
     with executor.batch():
         jobs = [
-            executor.submit(run_share, share, path, folder.execution)
+            executor.submit(run_share, share, path, folder.execution, vectors_wanted())
             for share in shares(cells, folder.execution.jobs)
         ]
     waiting = list(cells)

@@ -30,6 +30,7 @@ class Library:
         self._problems: dict[tuple, Problem] = {}
         self._seconds: dict[tuple, float] = {}
         self._yardsticks: dict[tuple, Yardsticks] = {}
+        self._failed: set[tuple] = set()
 
     def dataset(self, cell: Cell) -> Dataset:
         """The cell's dataset, generated where it is missing."""
@@ -60,19 +61,22 @@ class Library:
     def prepare(self, cells: Sequence[Cell], *, at_once: int) -> None:
         """Makes the problems of cells, several at a time: most of it is one thread's work each.
 
-        What goes wrong is left to whoever asks for the problem, and goes wrong again there.
+        What goes wrong is left to whoever asks for the problem, and goes wrong again there, but is not
+        tried twice here.
         """
         missing: dict[tuple, Cell] = {}
         for cell in cells:
             key = self._key(cell)
-            if key not in self._problems:
+            if key not in self._problems and key not in self._failed:
                 with contextlib.suppress(Exception):
                     self.dataset(cell)
                     missing.setdefault(key, cell)
 
         def make(cell: Cell) -> None:
-            with contextlib.suppress(Exception):
+            try:
                 self.problem(cell)
+            except Exception:  # noqa: BLE001 (whatever it is, it is said where it is asked for)
+                self._failed.add(self._key(cell))
 
         # A limit that is set and lifted in several threads is lifted last by whoever knew it set.
         with (

@@ -10,6 +10,7 @@ from jkonet_star import fit
 from jkonet_star.energies.features import monomial_exponents
 from jkonet_star.energies.models import LinearEnergy
 from jkonet_star.fit_report import FitReport
+from jkonet_star.internal_energy import weak_form as weak_form_module
 from jkonet_star.internal_energy import weak_form_drift
 from jkonet_star.internal_energy.drift_errors import drift_standard_errors
 from jkonet_star.internal_energy.estimate import estimate_internal
@@ -55,6 +56,25 @@ def population(seed=0, *, n=300, d=1, tau=0.05, steps=4, stiffness=3.0, pull=0.0
 def learned(snapshots, terms=Terms(potential=True), settings=QUADRATIC):  # noqa: B008 (frozen)
     model, constants = linear_model(terms, snapshots, settings)
     return estimate_internal(model, constants, snapshots, regime="unpaired"), model
+
+
+def test_a_trial_drift_that_throws_particles_away_ends_no_search(monkeypatch):
+    """Covariances of what it throws are indefinite by rounding, at which `fit` ended once."""
+    generator = np.random.default_rng(0)
+    made = []
+    for k in range(5):
+        x = generator.normal(size=(400, 2))
+        for _ in range(k):
+            x = 0.9 * x + np.sqrt(0.06) * generator.normal(size=x.shape)
+        made.append(x)
+    used, own = [], weak_form_module._Elimination
+    monkeypatch.setattr(
+        weak_form_module, "_Elimination", lambda *blocks: used.append(0) or own(*blocks)
+    )
+    estimate, _ = learned(snapshots_from_arrays(made, dt=0.1), settings=FeatureSettings())
+    assert used
+    assert np.isfinite(estimate.beta)
+    assert abs(estimate.beta - 0.3) < 4 * estimate.standard_error
 
 
 def slope_at(snapshots, estimate, point):

@@ -246,6 +246,21 @@ def test_of_the_notes_of_an_error_only_our_hints_are_said(capsys):
     assert capsys.readouterr().err == "error: x; look\\nthere\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--vectors=maybe"], "flag --vectors=maybe: true or false, not 'maybe'"),
+        (["--vectors", "--noplots"], "--vectors is of pictures, of which --noplots draws none"),
+    ],
+)
+def test_pages_of_no_pictures_are_refused(arguments, message, capsys):
+    values = define_flags(Example)
+    flags.DEFINE_boolean("plots", True, "Draws.", flag_values=values)
+    assert run_script(lambda: None, values, argv=arguments) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert run_script(lambda: None, values, argv=["--vectors"]) == 0
+
+
 def test_messages_are_printable_and_short(capsys):
     def main():
         raise ValueError("no run '\x1b[2Jx\u202e'" + "x" * 10_000)

@@ -10,6 +10,7 @@ from matplotlib.image import imread
 
 from data_generation.scripts.figures import (
     VECTORS,
+    add_pictures,
     colour_bar,
     empty_figure,
     in_style,
@@ -41,6 +42,12 @@ def test_a_page_is_written_on_request_and_never_older_than_its_picture(tmp_path)
         assert [p.name for p in sorted(tmp_path.glob("a.pdf"))] == there
     save_figure(figure, tmp_path / "b.png")
     assert foreign.read_bytes() == b"somebody's"
+    for wanted, there in ((True, ["c.pdf"]), (False, [])):
+        new = tmp_path / "new"
+        with vectors(wanted):
+            save_figure(figure, new / "c.png")
+        add_pictures(tmp_path / "all", new)
+        assert [p.name for p in (tmp_path / "all").glob("*.pdf")] == there
     with vectors(True), vectors(False):
         assert not vectors_wanted()
     assert not vectors_wanted()

@@ -79,3 +79,19 @@ def test_what_cannot_be_made_is_said_to_whoever_asks(cells):
     with pytest.raises(ValueError, match="nowhere"):
         library.problem(broken[0])
     library.problem(cells[2])
+
+
+def test_a_preparation_that_fails_is_not_tried_again_for_the_next_group(cells, monkeypatch):
+    tried = []
+
+    def fails(*arguments):
+        tried.append(arguments)
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(library_module, "prepare_problem", fails)
+    library = Library()
+    for _ in range(2):
+        library.prepare(cells[:1], at_once=2)
+    assert len(tried) == 1
+    with pytest.raises(RuntimeError, match="no"):
+        library.problem(cells[0])
