@@ -348,7 +348,8 @@ def beta_details(problem: Problem) -> dict[str, Any]:
     """The estimate of beta for the summary, and where the drift is from; said on the way."""
     estimate: Any = problem.internal
     regime = "the same particles" if estimate.paired else "different particles"
-    say(f"  beta {estimate.beta:.4g}, estimated for snapshots of {regime}")
+    error = "" if estimate.unknown else f" (standard error {estimate.standard_error:.2g})"
+    say(f"  beta {estimate.beta:.4g}{error}, estimated for snapshots of {regime}")
     if estimate.unexplained > 0.0005:
         say(
             f"  {estimate.unexplained:.1%} of the particles move as neither the features nor this "

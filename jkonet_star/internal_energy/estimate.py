@@ -383,7 +383,18 @@ def _at_unit_scale(
         drift_coefficients=theta,
         iterations=solution.iterations,
         converged=solution.converged and solution.misfit < ACCEPTED_MISFIT,
+        unknown=_unmatched(solution),
     )
+
+
+def _unmatched(solution: WeakFormFit) -> str | None:
+    """Why the beta of what is left when no drift was found means little; None where it explains."""
+    if not solution.misfit < ACCEPTED_MISFIT:
+        return (
+            "nothing was found by which these features and one Gaussian noise explain how the laws "
+            f"change (misfit {solution.misfit:.2g} standard deviations)"
+        )
+    return None if solution.converged else "the search for it did not settle"
 
 
 def _unexplained(share: float) -> str:

@@ -82,3 +82,13 @@ def test_pairs_whose_noise_the_narrowest_direction_forbids_are_none():
     found = estimate_internal(nothing, {}, snapshots)
     assert not found.paired
     assert found.beta < 100 * BETA
+
+
+def test_a_drift_that_is_not_among_the_features_is_said():
+    """No noise contracts a population: what is left of the search is no beta."""
+    rng = np.random.default_rng(0)
+    moved = snapshots_from_arrays([0.8**k * rng.normal(size=(400, 2)) for k in range(4)], dt=DT)
+    nothing = LinearEnergy(dimension=2, potential_features=None, interaction_features=None)
+    found = estimate_internal(nothing, {}, moved, regime="unpaired")
+    assert not found.converged
+    assert found.unknown.startswith("nothing was found by which these features")
