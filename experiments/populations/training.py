@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from checkpoints import save_energy
+from checkpoints import latest_step, save_energy
 from data_generation.formats.json_file import read_record
 from data_generation.populations.dataset_metadata import identity
 from data_generation.populations.settings import DataSettings
@@ -406,13 +406,17 @@ def learn(
         seconds: compile, train and evaluate are added to.
 
     Returns:
-        The energies, and more for the summary: the facts of the preparation, and `diverged`, the epoch
-        in which each seed did, where any has.
+        The energies, and more for the summary: the facts of the preparation; `diverged`, the epoch
+        in which each seed did, where any has; `resumed_at`, the epoch from which seconds count, where
+        the training went on from a checkpoint.
     """
     details = dict(training.facts[0])
     if not training.solver.epochs:
         return training.energies(training.initial(seed_keys(settings))), details
+    begun = latest_step(run.checkpoints)
     energies = train_evaluated(run, training, settings, snapshots, seconds)
+    if begun:
+        details["resumed_at"] = begun
     diverged = divergences(run.rows(), training.solver)
     for seed, epoch in zip(settings.seeds, diverged, strict=True):
         if epoch is not None:

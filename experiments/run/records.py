@@ -170,6 +170,7 @@ class TrainSummary:
     seconds: Seconds
     converged: bool
     epochs: Count | None = None
+    resumed_at: Count | None = None
     side_by_side: Count = 1
 
     def __post_init__(self):

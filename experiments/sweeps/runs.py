@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from checkpoints import save_energy
+from checkpoints import latest_step, save_energy
 from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import say
 from data_generation.scripts.device import chosen_devices
@@ -286,6 +286,7 @@ def run_networks(cells: Sequence[Cell], folder: SweepFolder, library: Library) -
         return np.concatenate(rows)
 
     training = SideBySide(_solver(cells[0]), problems)
+    begun = latest_step(batch.checkpoints)
     energies = train_side_by_side(
         batch,
         training,
@@ -304,6 +305,8 @@ def run_networks(cells: Sequence[Cell], folder: SweepFolder, library: Library) -
             **training.facts[i],
             "side_by_side": len(cells),
         }
+        if begun:
+            details["resumed_at"] = begun
         if diverged[i] is not None:
             details["diverged"] = [diverged[i]]
         write_run(cell, folder, library, _one(energies, i), problems[i], own, details, share)

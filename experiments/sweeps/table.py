@@ -88,7 +88,9 @@ def result_columns(summary: dict[str, Any]) -> Row:
 
     emd = float(summary["emd_one_step_ahead"]["mean"])
     internal = SOLVERS[summary["solver"]].terms.internal
-    seconds, epochs = summary["seconds"], summary.get("epochs")
+    seconds = summary["seconds"]
+    # Those of the session that ended the run, to which its seconds belong.
+    epochs = (summary.get("epochs") or 0) - (summary.get("resumed_at") or 0)
     return {
         "status": "diverged" if summary.get("diverged") or not math.isfinite(emd) else "finished",
         "emd": emd,
@@ -99,7 +101,7 @@ def result_columns(summary: dict[str, Any]) -> Row:
         "potential_error": error("potential_gradient"),
         "interaction_error": error("interaction_gradient"),
         "beta_learned": float(summary["beta"]["mean"]) if internal else None,
-        "seconds_per_epoch": seconds["train"] / epochs if epochs else None,
+        "seconds_per_epoch": seconds["train"] / epochs if epochs > 0 else None,
         "seconds_training": seconds["train"],
         "seconds": seconds["total"],
         "side_by_side": summary.get("side_by_side", 1),

@@ -160,6 +160,11 @@ def test_an_interrupted_sweep_continues(sweeps, batched, monkeypatch, capsys):
     assert not list((folder / "batches").iterdir())
     assert all(p.stat().st_mtime_ns == then for p, then in summaries.items())
     assert_same_results(sweeps.rows(folder), sweeps.rows(batched))
+    # Seconds are those of the session that ended a run.
+    trained = [row for row in sweeps.rows(folder).values() if row["solver"] == NETWORK]
+    assert len(trained) == 4
+    for row in trained:
+        assert 2 * float(row["seconds_per_epoch"]) == pytest.approx(float(row["seconds_training"]))
 
 
 def test_what_an_earlier_schema_left_unfinished_is_started_anew(sweeps, batched, monkeypatch):
