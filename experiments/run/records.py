@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from data_generation.formats.json_file import read_json, read_lines
-from diffusions.checks import Bounds, Count, Double, Positive, Seed, one_of, record, shown
+from diffusions.checks import Bounds, Count, Double, Natural, Positive, Seed, one_of, record, shown
 from jkonet_star.fit_report import ComparedReport
 from jkonet_star.solvers.registry import SOLVERS
 
@@ -154,6 +154,7 @@ class Seconds:
 
     train: Double
     total: Double
+    from_epoch: Natural = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,7 +171,6 @@ class TrainSummary:
     seconds: Seconds
     converged: bool
     epochs: Count | None = None
-    resumed_at: Count | None = None
     side_by_side: Count = 1
 
     def __post_init__(self):

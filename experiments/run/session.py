@@ -171,12 +171,16 @@ def conclude(
     Args:
         run: the folder.
         settings: of the folder.
-        results: of the script; `seconds`, `device` and `peak_memory_bytes` are added.
+        results: of the script; `seconds`, `device` and `peak_memory_bytes` are added. The epoch from
+            which a training went on, `resumed_at`, goes to `seconds`, which are of the others, as
+            `from_epoch`: the results of a run are the same however often it was killed.
         seconds: by activity, with a total.
     """
+    results = dict(results)
+    begun = results.pop("resumed_at", None)
     summary = {
         **results,
-        "seconds": seconds,
+        "seconds": seconds if begun is None else {**seconds, "from_epoch": begun},
         "device": device_name(),
         "peak_memory_bytes": peak_memory_bytes(),
     }

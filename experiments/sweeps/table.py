@@ -90,7 +90,7 @@ def result_columns(summary: dict[str, Any]) -> Row:
     internal = SOLVERS[summary["solver"]].terms.internal
     seconds = summary["seconds"]
     # Those of the session that ended the run, to which its seconds belong.
-    epochs = (summary.get("epochs") or 0) - (summary.get("resumed_at") or 0)
+    epochs = (summary.get("epochs") or 0) - int(seconds.get("from_epoch", 0))
     return {
         "status": "diverged" if summary.get("diverged") or not math.isfinite(emd) else "finished",
         "emd": emd,

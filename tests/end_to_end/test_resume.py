@@ -36,7 +36,6 @@ def result(run):
     leaves = jax.tree_util.tree_leaves_with_path(load_energy(run / "energy"))
     summary = json.loads((run / "summary.json").read_text())
     del summary["seconds"], summary["peak_memory_bytes"]
-    summary.pop("resumed_at", None)  # what the seconds are of
     return {
         "energy": {jax.tree_util.keystr(p): np.asarray(leaf).tobytes() for p, leaf in leaves},
         "metrics": (run / "metrics.jsonl").read_bytes(),
