@@ -96,10 +96,10 @@ class SideBySide:
         """States before the first epoch, one per key."""
         self._share(len(keys))
         keys = self.members.placed(keys)
-        if isinstance(keys, jax.core.Tracer):
-            return _init_inside(self.solver, keys, self._data, **self._how)
-        with jax.ensure_compile_time_eval():
+        try:
             return _init_in_haste(self.solver, keys, self._data, **self._how)
+        except ValueError:  # of JAX, inside of another program
+            return _init_inside(self.solver, keys, self._data, **self._how)
 
     def _share(self, count: int) -> None:
         """Divides states, and their data, among the devices in use."""
