@@ -32,7 +32,6 @@ from measurement import (
 )
 
 TRAINING = "experiments.populations.training"
-ASSESSMENT = "experiments.populations.assessment"
 SIDE_BY_SIDE = "jkonet_star.solvers.side_by_side"
 PARTS = {
     "initial parameters": [f"{SIDE_BY_SIDE}:SideBySide.initial"],

@@ -80,12 +80,16 @@ def colour_bar(
     bar.outline.set_linewidth(0.5)
 
 
+def _forget_page(picture: Path) -> None:
+    """Removes the PDF of a picture that is about to be replaced; one without a picture is not ours."""
+    if picture.exists():
+        picture.with_suffix(VECTORS).unlink(missing_ok=True)
+
+
 def add_pictures(folder: Path, new: Path) -> None:
-    """`add_files` of pictures: with an older one goes its PDF, as where it is drawn anew."""
+    """`add_files` of pictures; the PDFs of those that they replace go."""
     for picture in new.glob("*.png"):
-        page = picture.with_suffix(VECTORS)
-        if not page.exists() and (folder / picture.name).exists():
-            (folder / page.name).unlink(missing_ok=True)
+        _forget_page(folder / picture.name)
     add_files(folder, new)
 
 
@@ -103,9 +107,7 @@ def save_figure(figure: Figure, file: Path) -> None:
         layout.execute(figure)
         figure.set_layout_engine("none")
     drawn = figure.get_tightbbox().padded(_EDGE)
-    page = file.with_suffix(VECTORS)
-    if file.exists():
-        page.unlink(missing_ok=True)
+    _forget_page(file)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None}, bbox_inches=drawn)
     write_bytes(file, stream.getvalue())
@@ -115,4 +117,4 @@ def save_figure(figure: Figure, file: Path) -> None:
     # Letters as TrueType: publishers refuse Matplotlib's default, Type 3.
     with matplotlib.rc_context({"pdf.fonttype": 42}):
         figure.savefig(stream, format="pdf", metadata={"CreationDate": None}, bbox_inches=drawn)
-    write_bytes(page, stream.getvalue())
+    write_bytes(file.with_suffix(VECTORS), stream.getvalue())

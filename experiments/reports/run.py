@@ -224,7 +224,7 @@ def environment(configs: Iterable[dict[str, Any]], summaries: Iterable[dict[str,
     if len(finished) == 1:
         seconds = finished[0].get("seconds")
         for name, value in seconds.items() if isinstance(seconds, dict) else ():
-            note(f"seconds, {name}", value)
+            note("seconds from epoch" if name == "from_epoch" else f"seconds, {name}", value)
     peak = max((summary.get("peak_memory_bytes", 0) for summary in finished), default=0)
     if peak:
         note("peak memory, MiB", round(peak / _MEBI))
