@@ -31,8 +31,10 @@ def main() -> None:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """The console script; asked for nothing it says what there is."""
-    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    return run_script(main, FLAGS, argv=arguments, description=__doc__, example=EXAMPLE)
+    asked = sys.argv[1:] if argv is None else argv
+    return run_script(
+        main, FLAGS, argv=argv if asked else ["--help"], description=__doc__, example=EXAMPLE
+    )
 
 
 if __name__ == "__main__":

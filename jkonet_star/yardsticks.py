@@ -20,6 +20,7 @@ key of its own.
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,7 @@ from diffusions.typing import Float, HostArray, Int, Key
 from jkonet_star.snapshots import Snapshots, sorted_rows
 from jkonet_star.transport.couplings import Couplings, check_couplings
 from jkonet_star.transport.exact import wasserstein
-from jkonet_star.two_samples import c2st, energy_distance, nearest, variance_ratio
+from jkonet_star.two_samples import c2st, energy_distance, nearest, spread, variance_ratio
 
 MOST_JUDGED = 2000
 MOST_TRANSPORTED = 500
@@ -52,6 +53,11 @@ class Sample:
 
     points: Float[np.ndarray, "n d"]
     weights: Float[np.ndarray, "n"]
+
+    @functools.cached_property
+    def spread(self) -> float:
+        """Mean distance of two of its particles."""
+        return spread(self.points, self.weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +98,7 @@ def scores_of(
     # A prediction beyond all bounds has no distance; it must not end the others'.
     with np.errstate(all="ignore"):
         found = {
-            "energy_distance": energy_distance(x, y, a, b),
+            "energy_distance": energy_distance(x, y, a, b, spread_y=observed.spread),
             "c2st": c2st(x, y, a, b, np.random.default_rng(entropy)),
             "variance_ratio": variance_ratio(x, y, a, b),
         }

@@ -12,6 +12,7 @@ from data_generation.scripts.figures import (
     LABEL_SIZE,
     TITLE_SIZE,
     colour_bar,
+    coordinate,
     empty_figure,
     in_style,
     save_figure,
@@ -57,8 +58,8 @@ def draw_snapshots(snapshots: Snapshots, file: Path, *, title: str = "") -> None
             rasterized=True,
             label=f"t = {time:.3g}",
         )
-    axes.set_xlabel("t" if flat else "$x_1$")
-    axes.set_ylabel("$x_1$" if flat else "$x_2$")
+    axes.set_xlabel("t" if flat else coordinate(0))
+    axes.set_ylabel(coordinate(0) if flat else coordinate(1))
     lines = textwrap.fill(title.replace("_", "_ "), _TITLE_WIDTH, break_on_hyphens=False)
     lines = lines.replace("_ ", "_")
     axes.set_title(lines, fontsize=TITLE_SIZE, parse_math=False)

@@ -16,6 +16,7 @@ from data_generation.scripts.figures import (
     LABEL_SIZE,
     TICK_SIZE,
     TITLE_SIZE,
+    log_scale,
     new_figure,
     save_figure,
 )
@@ -83,7 +84,7 @@ def plot_linear(file: Path, table: list[dict[str, Any]], model: OneStepModel) ->
             axes.plot(fine, curve, style, color=THEORY, linewidth=1.2, label=label, zorder=3)
         axes.axhline(limits[name], color=FAINT, linestyle=":", linewidth=1, label=r"$n \to \infty$")
         if name != "hellinger_squared":
-            axes.set_yscale("log")
+            log_scale(axes.yaxis)
         axes.set_title(title, fontsize=TITLE_SIZE)
     if fine.min() <= d:
         for axes in grid[0, 1:]:
@@ -92,7 +93,7 @@ def plot_linear(file: Path, table: list[dict[str, Any]], model: OneStepModel) ->
     plot_probability(grid[1, 0], table)
     for axes in grid.ravel()[:-1]:
         axes.axvline(d, color="black", linestyle="--", linewidth=0.7, label="n = d")
-        axes.set_xscale("log")
+        log_scale(axes.xaxis)
         # The default labels of less than two decades run into each other.
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(ScalarFormatter())

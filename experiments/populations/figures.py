@@ -15,6 +15,8 @@ from data_generation.scripts.figures import (
     PREDICTED,
     TITLE_SIZE,
     TRUTH,
+    coordinate,
+    log_scale,
     new_figure,
     save_figure,
 )
@@ -28,7 +30,7 @@ from jkonet_star.two_samples import systematic_counts
 MOST_DRAWN = 1500
 MOST_STEPS = 6
 COLUMNS = 3
-ENERGY_UNIT = "[length$^2$ / time]"
+ENERGY_UNIT = "[length² / time]"
 
 
 def _drawn(points: np.ndarray) -> np.ndarray:
@@ -82,7 +84,7 @@ def plot_potential(
         chosen = _some(len(steps))
         figure, grid = new_figure(len(chosen))
         values = [energy.potential(plane.points, steps[k]) for k in chosen]
-        plane.draw_energies(list(grid[0]), values, f"V $-$ min V {ENERGY_UNIT}")
+        plane.draw_energies(list(grid[0]), values, f"V − min V {ENERGY_UNIT}")
         for axes, k in zip(grid[0], chosen, strict=True):
             points = _drawn(snapshots.arrays()[k])
             axes.scatter(*points[:, :2].T, s=1.5, color="white", alpha=0.5, linewidths=0)
@@ -114,7 +116,7 @@ def _plot_plane(
     figure, grid = new_figure(1 if true is None else 3)
     panels = {f"learned {name}": learned} | ({} if true is None else {f"true {name}": true})
     every = list(grid[0, : len(panels)])
-    label = f"{name} $-$ min {name} {ENERGY_UNIT}"
+    label = f"{name} − min {name} {ENERGY_UNIT}"
     plane.draw_energies(every, list(panels.values()), label, reference=true)
     for axes, title in zip(every, panels, strict=True):
         axes.set_title(title, fontsize=TITLE_SIZE)
@@ -150,8 +152,8 @@ def _plot_potential_line(
     # Where there were particles to learn from.
     axes.plot(particles[:, 0], np.zeros(len(particles)), "|", color=FAINT, ms=5, alpha=0.2)
     axes.legend(fontsize=7, frameon=False)
-    axes.set_xlabel("$x_1$")
-    axes.set_ylabel(f"V $-$ min V {ENERGY_UNIT}")
+    axes.set_xlabel(coordinate(0))
+    axes.set_ylabel(f"V − min V {ENERGY_UNIT}")
     save_figure(figure, file)
 
 
@@ -169,7 +171,7 @@ def plot_interaction(
         if truth is not None and truth.interaction is not None:
             values = _values(truth.interaction, np.asarray(line))
             axes.plot(line[:, 0], values, "--", color=TRUTH, label="true U")
-        axes.set_xlabel("$z_1$")
+        axes.set_xlabel(coordinate(0, "z"))
         axes.set_ylabel(f"U {ENERGY_UNIT}")
         axes.legend(fontsize=7, frameon=False)
         save_figure(figure, file)
@@ -229,7 +231,7 @@ def plot_predictions(
                         density, edges, color=colour, fill=fill, alpha=0.25 if fill else 1.0
                     )
                     axes.plot([], [], color=colour, label=label)
-            axes.set_xlabel("$x_1$")
+            axes.set_xlabel(coordinate(0))
             axes.set_ylabel("density")
         else:
             if energy.model.has_potential:
@@ -269,7 +271,7 @@ def plot_training(file: Path, rows: list[dict[str, Any]]) -> None:
             marker = "." if len(epochs) < 30 else ""
             axes.plot(epochs, values[:, s], color=shade, linewidth=0.9, marker=marker)
         if values.size and (values > 0).all():
-            axes.set_yscale("log")
+            log_scale(axes.yaxis)
         axes.set_xlabel("epoch")
         axes.set_title(title, fontsize=TITLE_SIZE)
     save_figure(figure, file)

@@ -12,6 +12,7 @@ from data_generation.scripts.figures import (
     OBSERVED,
     PREDICTED,
     TITLE_SIZE,
+    coordinate,
     empty_figure,
     in_style,
     save_figure,
@@ -113,7 +114,7 @@ def _axes(snapshots: Snapshots) -> tuple[Any, list[str]]:
     """From points to the axes of the figure, and their names."""
     d = snapshots.dimension
     if d < MOST_MARGINALS:
-        return (lambda x: x), [f"$x_{j + 1}$" for j in range(d)]
+        return (lambda x: x), [coordinate(j) for j in range(d)]
     every = np.concatenate([np.float64(x) for x in snapshots.arrays()])
     center = every.mean(axis=0)
     variances, basis = np.linalg.eigh(np.cov((every - center).T))

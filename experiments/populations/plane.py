@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import CenteredNorm, PowerNorm
 
-from data_generation.scripts.figures import DIFFERENCES, ENERGIES, FAINT, colour_bar
+from data_generation.scripts.figures import DIFFERENCES, ENERGIES, FAINT, colour_bar, coordinate
 from diffusions.typing import HostArray
 from jkonet_star.snapshots import Snapshots
 
@@ -126,8 +126,8 @@ class Plane:
         """Limits and labels of the plane."""
         axes.set_xlim(self.low[0], self.high[0])
         axes.set_ylim(self.low[1], self.high[1])
-        axes.set_xlabel(f"${self.letter}_1$")
-        axes.set_ylabel(f"${self.letter}_2$")
+        axes.set_xlabel(coordinate(0, self.letter))
+        axes.set_ylabel(coordinate(1, self.letter))
         sides = self.high - self.low
         if sides.max() <= MOST_STRETCHED * sides.min():
             axes.set_aspect("equal")

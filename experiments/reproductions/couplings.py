@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import colormaps
 
 from data_generation.populations.datasets import load_dataset
-from data_generation.scripts.figures import TITLE_SIZE, new_figure, save_figure
+from data_generation.scripts.figures import TITLE_SIZE, log_scale, new_figure, save_figure
 from diffusions.files import write_text
 from experiments.reproductions.baselines import relative_to_no_change
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
@@ -108,7 +108,7 @@ def report(
                 label=epsilon if epsilon == "exact" else f"epsilon {epsilon}",
             )
         axes.axhline(1.0, color="0.5", linewidth=0.8, linestyle="--")
-        axes.set_yscale("log")
+        log_scale(axes.yaxis)
         axes.set_xticks(range(len(potentials)), potentials, rotation=45, ha="right", fontsize=7)
         axes.set_title(solver, fontsize=TITLE_SIZE)
     grid[0, 0].set_ylabel("EMD / EMD of no change (dashed)", fontsize=8)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from data_generation.populations.settings import DataSettings
-from data_generation.scripts.figures import TRUTH, empty_figure, in_style, save_figure
+from data_generation.scripts.figures import TRUTH, empty_figure, in_style, log_scale, save_figure
 from diffusions.files import write_text
 from experiments.reproductions.baselines import relative_to_no_change
 from experiments.reproductions.settings import POTENTIALS, ReproduceSettings
@@ -146,7 +146,7 @@ def draw_potentials(
     for k in range(1, len(potentials)):
         axes["e"].axvline(k - 0.5, color="0.9", linewidth=0.6)
     axes["e"].axhline(1.0, color="0.5", linewidth=0.8, linestyle="--")
-    axes["e"].set_yscale("log")
+    log_scale(axes["e"].yaxis)
     axes["e"].set_ylim(DRAWN[0] / 1.6, DRAWN[1] * 1.6)
     axes["e"].set_xlim(-0.5, len(potentials) - 0.5)
     axes["e"].set_xticks(range(len(potentials)), potentials, rotation=30, ha="right", fontsize=8)
@@ -174,7 +174,7 @@ def _draw_costs(axes: Axes, costs: dict[str, list[float]], shades: dict[str, np.
         )
         axes.plot(np.median(found), row, "|", color=TRUTH, markersize=16, markeredgewidth=1.5)
     every = np.log10(np.concatenate(list(costs.values())))
-    axes.set_xscale("log")
+    log_scale(axes.xaxis)
     # Numbers stand at powers of ten only: two of them, however near each other the runs are.
     axes.set_xlim(10.0 ** np.floor(every.min() - 0.05), 10.0 ** np.ceil(every.max() + 0.05))
     axes.xaxis.set_minor_formatter(NullFormatter())

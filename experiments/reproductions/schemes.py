@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 
-from data_generation.scripts.figures import TITLE_SIZE, new_figure, save_figure
+from data_generation.scripts.figures import TITLE_SIZE, log_scale, new_figure, save_figure
 from diffusions.files import write_text
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.run.tables import Row, markdown
@@ -94,7 +94,7 @@ def report(
                         markersize=6,
                         label=f"{scheme}, {solver.removeprefix('jkonet-star-')}",
                     )
-            axes.set_yscale("log")
+            log_scale(axes.yaxis)
             axes.grid(axis="y", alpha=0.3, linewidth=0.5)
             axes.set_xticks(range(len(potentials)), potentials, fontsize=8)
             axes.set_xlim(-0.5, len(potentials) - 0.5)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from data_generation.scripts.figures import FAINT, TITLE_SIZE, new_figure, save_figure
+from data_generation.scripts.figures import FAINT, TITLE_SIZE, log_scale, new_figure, save_figure
 from experiments.sparse_localization.measurement import SquaredErrors
 
 NETWORK = "#c2410c"
@@ -71,7 +71,8 @@ def plot_errors(
             )  # fmt: skip
         axes.axvline(THRESHOLD, color=FAINT, linewidth=0.8, linestyle=":")
         axes.set_xlabel("$t/n$")
-        axes.set_yscale(scale)
+        if scale == "log":
+            log_scale(axes.yaxis)
     shown = np.concatenate([found.mean for found in errors.values()])
     grid[0, 0].set_ylim(-0.02, min(1.05, 1.1 * shown.max()))
     positive = shown[shown > 0]
@@ -150,7 +151,7 @@ def plot_training(file: Path, rows: list[dict[str, Any]]) -> None:
         if row["stage"] != previous["stage"]:
             axes.axvline(row["epoch"], color=FAINT, linewidth=0.8, linestyle=":")
     if (losses > 0).all():
-        axes.set_yscale("log")
+        log_scale(axes.yaxis)
     axes.set_xlabel("epoch")
     axes.set_title("mean squared error in training", fontsize=TITLE_SIZE)
     axes.legend(fontsize=8, frameon=False)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from data_generation.scripts.figures import FAINT, new_figure, save_figure
+from data_generation.scripts.figures import FAINT, log_scale, new_figure, save_figure
 from experiments.run.tables import Row
 from experiments.sweeps.table import DATA, varying
 
@@ -96,7 +96,7 @@ def draw_measure(
             linewidth=0.8,
             label=kind[0] if len(schemes) == 1 else f"{kind[0]}, {kind[1]}",
         )
-    axes.set_yscale("log")
+    log_scale(axes.yaxis)
     axes.grid(axis="y", alpha=0.3, linewidth=0.5)
     axes.set_xticks(range(len(values)), [str(v) for v in values], fontsize=8)
     if any(isinstance(v, str) for v in values) and len(values) > 4:
