@@ -16,6 +16,7 @@ import io
 import json
 import os
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +98,9 @@ def measure(folder: str, flags: list[str]) -> dict[str, Any]:
 
     train.main = main
     with contextlib.redirect_stdout(io.StringIO()):
-        status = train.run(["--solver=jkonet-star-potential", "--run-name=demo", *flags])
+        # As in a process of its own: this is one.
+        sys.argv[1:] = ["--solver=jkonet-star-potential", "--run-name=demo", *flags]
+        status = train.run()
     if status:
         raise SystemExit(f"the command ended with status {status}")
     clocks.switch(None)

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import AutoLocator, LogFormatter, MaxNLocator
 from matplotlib.transforms import Bbox
 
 from data_generation.scripts.vectors import vectors_wanted
@@ -43,6 +43,8 @@ _COMPRESSION = {"compress_level": 4}
 _LOWERED = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 TITLE_SIZE, LABEL_SIZE, TICK_SIZE = 9, 8, 7
+_TICKS = 6
+"""Most intervals of an axis: panels are small, and every tick is measured and drawn."""
 
 
 def new_figure(columns: int, rows: int = 1, *, size: float = 3.4) -> tuple[Figure, np.ndarray]:
@@ -61,12 +63,15 @@ def empty_figure(width: float, height: float) -> Figure:
 
 
 def in_style(every: Iterable[Axes]) -> None:
-    """Small letters (titles are given `TITLE_SIZE` where they are set), no frame but the two axes."""
+    """Small letters (titles are given `TITLE_SIZE` where set), few ticks, no frame but the two axes."""
     for axes in every:
         axes.tick_params(which="both", labelsize=TICK_SIZE)
         for side in (axes.xaxis, axes.yaxis):
             side.label.set_fontsize(LABEL_SIZE)
             side.get_offset_text().set_fontsize(TICK_SIZE)
+            locator = side.get_major_locator()
+            if isinstance(locator, AutoLocator):
+                locator.set_params(nbins=_TICKS)
         axes.spines[["top", "right"]].set_visible(False)
         # The labels of an axis lie outside of its line: measuring this, too, costs a fifth of a layout.
         axes.spines[:].set_in_layout(False)

@@ -9,6 +9,7 @@ from data_generation.scripts.figures import (
     ENERGIES,
     TITLE_SIZE,
     colour_bar,
+    coordinate,
     new_figure,
     save_figure,
 )
@@ -37,7 +38,7 @@ def plot_error_curve(
     if exact is not None:
         axes.plot(curves.a, exact, color="black", linestyle=":", label="exact")
         gap.plot(curves.a, gaussian - exact, color="black", linestyle=":")
-    axes.set(xlabel="log SNR", ylabel="E |eps - eps_hat|$^2$")
+    axes.set(xlabel="log SNR", ylabel="E |eps - eps_hat|²")
     axes.set_title("denoising error", fontsize=TITLE_SIZE)
     axes.legend(frameon=False, fontsize=8)
     gap.axhline(0.0, color="black", linewidth=0.5)
@@ -69,7 +70,13 @@ def _contours(
 
 
 def _in_plane(axes: Axes, axis: np.ndarray, title: str) -> None:
-    axes.set(xlim=axis[[0, -1]], ylim=axis[[0, -1]], aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
+    axes.set(
+        xlim=axis[[0, -1]],
+        ylim=axis[[0, -1]],
+        aspect="equal",
+        xlabel=coordinate(0),
+        ylabel=coordinate(1),
+    )
     axes.set_title(title, fontsize=TITLE_SIZE)
 
 

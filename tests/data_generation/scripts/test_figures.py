@@ -6,14 +6,17 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pytest
 from matplotlib.image import imread
 
 from data_generation.scripts.figures import (
     VECTORS,
     add_pictures,
     colour_bar,
+    coordinate,
     empty_figure,
     in_style,
+    log_scale,
     new_figure,
     save_figure,
 )
@@ -94,6 +97,66 @@ def test_nothing_is_cut_off(tmp_path):
     sides = (image[:3], image[-3:], image[:, :3], image[:, -3:])
     assert all((side == 1).all() for side in sides)
     assert image.shape[1] > 1.2 * 3.0 * figure.dpi
+
+
+def test_a_picture_ends_around_what_is_drawn(tmp_path):
+    """Equal axes in a wide figure leave white at the sides; all of an empty figure is kept."""
+    figure, grid = new_figure(1)
+    figure.set_size_inches(6.0, 2.0)
+    grid[0, 0].set_aspect("equal")
+    save_figure(figure, tmp_path / "a.png")
+    dark = (imread(tmp_path / "a.png")[..., :3] < 1).any(axis=2)
+    for along in (dark.any(axis=0), dark.any(axis=1)):
+        found = np.flatnonzero(along)
+        edges = found[0], len(along) - 1 - found[-1]
+        assert min(edges) >= 1
+        assert max(edges) <= round(0.05 * figure.dpi)
+    assert dark.shape[1] < 0.5 * 6.0 * figure.dpi
+    save_figure(empty_figure(1.0, 2.0), tmp_path / "b.png")
+    assert imread(tmp_path / "b.png").shape[:2] == (2.0 * figure.dpi, figure.dpi)
+
+
+def plain(label):
+    """A label of Matplotlib's, typeset, in the same letters without."""
+    label = label.replace("$\\mathdefault{", "").replace("}$", "").replace(r"\times", "×")
+    raised = str.maketrans("-−0123456789", "⁻⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    return re.sub(r"\^\{(.*?)\}", lambda m: m[1].translate(raised), label).replace(" ", "")
+
+
+@pytest.mark.parametrize("side", ["x", "y"])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(1e-6, 1.0), (2e-4, 4e-3), (1.3e-3, 4.1e-3), (0.5, 2e4), (3e11, 8e12), (1e-40, 1.0)],
+)
+def test_a_logarithmic_axis_has_the_labels_of_matplotlib(side, low, high):
+    labels = []
+    for scale in (lambda axes: getattr(axes, f"set_{side}scale")("log"), None):
+        figure, grid = new_figure(1)
+        axes = grid[0, 0]
+        axis = getattr(axes, f"{side}axis")
+        log_scale(axis) if scale is None else scale(axes)
+        getattr(axes, f"set_{side}lim")(low, high)
+        figure.draw_without_rendering()
+        labels.append(
+            [t.get_text() for t in (*axis.get_majorticklabels(), *axis.get_minorticklabels())]
+        )
+        other = axes.yaxis if side == "x" else axes.xaxis
+        assert other.get_scale() == "linear"
+    assert any(labels[1])
+    assert labels[1] == [plain(label) for label in labels[0]]
+
+
+def test_coordinates_count_from_one():
+    assert [coordinate(0), coordinate(11, "z")] == ["x₁", "z₁₂"]
+
+
+def test_no_figure_typesets_what_plain_letters_say():
+    root = Path(__file__).parents[3]
+    for file in (f for p in ("experiments", "data_generation") for f in (root / p).rglob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"\w\$_\d|\$[xz]_\d|\$\^2\$|\$-\$", text), file
+        if file.name != "figures.py" or "log_scale" not in text:
+            assert not re.search(r'scale\("log"\)', text), file
 
 
 def test_titles_have_the_sizes_of_the_style():
