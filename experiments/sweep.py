@@ -47,13 +47,13 @@ def main() -> None:
     name = sweep.sweep_name or (Path(sweep.grid).stem if sweep.grid else "sweep")
     check_folder_name("sweep_name", name)
     check_datasets(cells, Path(execution.runs_dir) / name)
-    from experiments.sweeps.running import run_sweep
+    from experiments.sweeps.running import check_complete, run_sweep
 
     solvers = {cell.solver for cell in cells if cell.solver is not None}
     unused = (
         simulated_in_vain(grids, simulation) + execution.unused + learning.unused(*sorted(solvers))
     )
-    run_sweep(cells, name, execution, unused=unused)
+    check_complete(run_sweep(cells, name, execution, unused=unused))
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -62,6 +62,7 @@ from diffusions.memory import check_memory
 
 SettingsT = TypeVar("SettingsT")
 
+EXIT_INCOMPLETE = 1
 EXIT_BAD_INPUT = 2
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_NO_OUTPUT = 74  # EX_IOERR
@@ -87,6 +88,10 @@ class _NamesInputs(typing.Protocol):
 
 class UsageError(ValueError):
     """A command line that cannot be understood."""
+
+
+class Incomplete(Exception):
+    """Some of what a script was asked for is there; the message says what is not."""
 
 
 class Hint(str):
@@ -203,10 +208,10 @@ def run_script(
         example: a command line, for the help.
 
     Returns:
-        The exit status: 0; 2 for bad input, and for what does not fit into memory or onto the disk;
-        70 for a bug; 74 where standard output cannot be written; 75 where another process of the run
-        has ended; 130 for an interrupt; 141 where whoever read standard output went away; 143 for
-        SIGTERM.
+        The exit status: 0; 1 where a part of the work failed; 2 for bad input, and for what does not
+        fit into memory or onto the disk; 70 for a bug; 74 where standard output cannot be written; 75
+        where another process of the run has ended; 130 for an interrupt; 141 where whoever read
+        standard output went away; 143 for SIGTERM.
     """
     open_closed_streams()
     # What XLA says of its own slowness is for its developers. JAX, which reads this, comes later.
@@ -344,6 +349,8 @@ def _hints(error: BaseException) -> str:
 def _outcome(error: Exception, *, resumes: bool) -> tuple[int, str]:
     """Exit status and message of what ended a script, which may have a flag to go on."""
     message = one_line(error)
+    if isinstance(error, Incomplete):
+        return EXIT_INCOMPLETE, message
     if isinstance(error, OutputError):
         return EXIT_NO_OUTPUT, message
     # JAX's class of errors has several names, and JAX may not have been imported.

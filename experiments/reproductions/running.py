@@ -6,7 +6,7 @@ from pathlib import Path
 from data_generation.scripts.command_line import say
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.sweeps.folder import SweepFolder
-from experiments.sweeps.running import run_sweep
+from experiments.sweeps.running import check_complete, run_sweep
 from experiments.sweeps.settings import ExecutionSettings
 
 
@@ -18,8 +18,8 @@ def reproduce(settings: ReproduceSettings, execution: ExecutionSettings) -> None
     cells = experiment.cells(settings)
     rows = run_sweep(cells, settings.name, execution)
     folder = SweepFolder(Path(execution.runs_dir) / settings.name, execution)
-    if all(row["status"] == "missing" for row in rows):
-        return
-    experiment.report(rows, cells, folder, settings)
-    say(f"  {folder.path / f'{settings.experiment}.md'}")
-    say(f"  {folder.path / 'plots' / f'{settings.experiment}.png'}")
+    if any(row["status"] != "missing" for row in rows):
+        experiment.report(rows, cells, folder, settings)
+        say(f"  {folder.path / f'{settings.experiment}.md'}")
+        say(f"  {folder.path / 'plots' / f'{settings.experiment}.png'}")
+    check_complete(rows)

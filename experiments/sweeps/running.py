@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from data_generation.populations.settings import DataSettings
-from data_generation.scripts.command_line import Hint, say
+from data_generation.scripts.command_line import Hint, Incomplete, say
 from data_generation.scripts.garbage import imports_over
 from data_generation.scripts.processes import Group, first_alone, share_folder
 from diffusions.late_imports import import_extra
@@ -12,6 +12,7 @@ from diffusions.memory import check_memory
 from experiments.run.lock import LOCK, held, hold, release_all_but
 from experiments.run.outputs import check_sweep_folder
 from experiments.run.settings import without_effect
+from experiments.run.tables import Row
 from experiments.sweeps.folder import SweepFolder
 from experiments.sweeps.progress import Progress
 from experiments.sweeps.settings import Cell, ExecutionSettings
@@ -19,7 +20,7 @@ from experiments.sweeps.settings import Cell, ExecutionSettings
 
 def run_sweep(
     cells: Sequence[Cell], name: str, execution: ExecutionSettings, *, unused: Collection[str] = ()
-) -> list[dict]:
+) -> list[Row]:
     """Carries out what is not finished of some runs, and writes the table and the figure.
 
     The folder is locked meanwhile.
@@ -66,7 +67,7 @@ def run_sweep(
 
 def _carry_out(
     cells: Sequence[Cell], folder: SweepFolder, *, title: str, remark: str | None
-) -> list[dict]:
+) -> list[Row]:
     """`run_sweep` in a folder that is locked."""
     execution = folder.execution
     progress = Progress(cells, folder, title=title)
@@ -92,6 +93,17 @@ def _carry_out(
     if len(bad) > 5:
         say(f"  and {len(bad) - 5} more; see {folder.path / 'table.csv'}")
     return progress.rows
+
+
+def check_complete(rows: Sequence[Row]) -> None:
+    """What a script ends with, whose sweep it was: without it a shell would take failures for done.
+
+    Raises:
+        Incomplete: runs failed. One that diverged has a result, and says so.
+    """
+    failed = sum(row["status"] in ("failed", "missing") for row in rows)
+    if failed:
+        raise Incomplete(f"{failed} of {len(rows)} runs failed; the same command tries them again")
 
 
 def _check_extras(cells: Sequence[Cell], execution: ExecutionSettings) -> None:

@@ -242,7 +242,8 @@ def test_a_failure_is_recorded_tried_again_and_harms_nobody(sweeps, monkeypatch,
 
     monkeypatch.setattr(sweep_runs, "SideBySide", sometimes)
     needs_densities = "jkonet-star-linear-potential-internal"
-    folder = sweeps.run("failing", f"--solvers={LINEAR},{needs_densities}", "--seeds=0")
+    flags = f"--solvers={LINEAR},{needs_densities}", "--seeds=0"
+    folder = sweeps.run("failing", *flags, status=1)
     rows = sweeps.rows(folder)
     assert {k[1]: r["status"] for k, r in rows.items()} == {
         LINEAR: "finished",
@@ -254,7 +255,9 @@ def test_a_failure_is_recorded_tried_again_and_harms_nobody(sweeps, monkeypatch,
     )
     records = [json.loads(p.read_text()) for p in (folder / "failures").iterdir()]
     assert [r["attempts"] for r in records] == [2, 2]
-    assert "2 of 4 runs finished" in capfd.readouterr().out
+    said = capfd.readouterr()
+    assert "2 of 4 runs finished" in said.out
+    assert said.err == "error: 2 of 4 runs failed; the same command tries them again\n"
     assert "failed" in (folder / "table.md").read_text()
 
 

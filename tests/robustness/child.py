@@ -53,7 +53,7 @@ class Outcome:
     stopped: str = ""
 
 
-def complaint(outcome: Outcome, statuses: Sequence[int] = (0, 2)) -> str:
+def complaint(outcome: Outcome, statuses: Sequence[int] = (0, 1, 2)) -> str:
     """What is wrong with how a script ended; empty where nothing is."""
     if outcome.stopped == "time":
         return f"still at work after {outcome.seconds:.0f} s"
@@ -68,7 +68,7 @@ def complaint(outcome: Outcome, statuses: Sequence[int] = (0, 2)) -> str:
     strange = [
         line for line in others if not line.startswith(("warning: ", "interrupted", "terminated"))
     ]
-    if len(errors) != (outcome.status in (2, 74)):
+    if len(errors) != (outcome.status in (1, 2, 74)):
         return f"exit status {outcome.status} with {len(errors)} lines of error: {outcome.err!r}"
     if strange:
         return f"says on standard error {strange[0][:200]!r}"

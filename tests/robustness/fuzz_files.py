@@ -381,7 +381,7 @@ def _script(module: str, *arguments: str) -> Callable[[Path], Any]:
         outcome = child.Child(child.script(module, arguments), place).wait()
         if wrong := child.complaint(outcome):
             raise AssertionError(wrong)
-        if outcome.status == 2:
+        if outcome.status in (1, 2):
             raise ValueError(outcome.err)
         return None
 
