@@ -16,7 +16,6 @@ import io
 import json
 import os
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -81,8 +80,10 @@ class Clocks:
 
 def measure(folder: str, flags: list[str]) -> dict[str, Any]:
     """One run of the command, by part; this process has imported nothing yet."""
+    from data_generation.scripts import garbage
     from experiments import train
 
+    garbage.own_process = lambda: True  # as that of the command, which this one is
     os.chdir(folder)
     clocks, body = Clocks(), train.main
 
@@ -98,9 +99,7 @@ def measure(folder: str, flags: list[str]) -> dict[str, Any]:
 
     train.main = main
     with contextlib.redirect_stdout(io.StringIO()):
-        # As in a process of its own: this is one.
-        sys.argv[1:] = ["--solver=jkonet-star-potential", "--run-name=demo", *flags]
-        status = train.run()
+        status = train.run(["--solver=jkonet-star-potential", "--run-name=demo", *flags])
     if status:
         raise SystemExit(f"the command ended with status {status}")
     clocks.switch(None)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from checkpoints.settings import ExportSettings
 from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
+from data_generation.scripts.garbage import importing
 
 FLAGS = define_flags(ExportSettings)
 
@@ -21,8 +22,8 @@ python -m checkpoints.export --model=sparse_pixels --image-size=32,32 --out=shar
 def main() -> None:
     """Reads and writes the model of the flags."""
     settings = settings_from_flags(ExportSettings, FLAGS)
-    # Only now: `--help` and a mistyped flag need none of it.
-    from checkpoints.exchange.model_folder import export_model
+    with importing():  # only now: `--help` and a mistyped flag need none of it
+        from checkpoints.exchange.model_folder import export_model
 
     export_model(settings)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from checkpoints.settings import ImportSettings
 from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
+from data_generation.scripts.garbage import importing
 
 FLAGS = define_flags(ImportSettings)
 
@@ -20,8 +21,8 @@ python -m checkpoints.import_torch --kind=improved-ddpm-unet --weights=improved.
 def main() -> None:
     """Reads, maps and saves the weights of the flags."""
     settings = settings_from_flags(ImportSettings, FLAGS)
-    # Only now: `--help` and a mistyped flag need none of it.
-    from checkpoints.torch.importing import import_weights
+    with importing():  # only now: `--help` and a mistyped flag need none of it
+        from checkpoints.torch.importing import import_weights
 
     import_weights(settings)
 

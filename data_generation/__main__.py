@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
+from data_generation.scripts.garbage import importing
 
 FLAGS = define_flags(DataSettings)
 
@@ -23,18 +24,16 @@ def main() -> None:
     """Makes or finds the dataset of the flags, and says what it is."""
     settings = settings_from_flags(DataSettings, FLAGS)
     start = time.perf_counter()
-    # Only now: `--help` and a mistyped flag need none of it.
-    from data_generation.populations.making import make
+    with importing():  # only now: `--help` and a mistyped flag need none of it
+        from data_generation.populations.making import make
 
     make(settings, start)
 
 
 def run(argv: Sequence[str] | None = None) -> int:
     """The console script; asked for nothing it says what there is."""
-    asked = sys.argv[1:] if argv is None else argv
-    return run_script(
-        main, FLAGS, argv=argv if asked else ["--help"], description=__doc__, example=EXAMPLE
-    )
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    return run_script(main, FLAGS, argv=arguments, description=__doc__, example=EXAMPLE)
 
 
 if __name__ == "__main__":

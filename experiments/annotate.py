@@ -8,6 +8,7 @@ jkonet_drift; uns["jkonet"] says how they were made and keeps the energy, for jk
 from collections.abc import Sequence
 
 from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
+from data_generation.scripts.garbage import importing
 from diffusions.late_imports import import_extra
 from experiments.populations.settings import AnnotateSettings
 
@@ -22,7 +23,8 @@ def main() -> None:
     """Annotates the cells of the flags."""
     settings = settings_from_flags(AnnotateSettings, FLAGS)
     import_extra("anndata", str(settings.h5ad))  # what is missing is said before anything is loaded
-    from experiments.populations.annotation import annotate
+    with importing():  # only now: `--help` and a mistyped flag need none of it
+        from experiments.populations.annotation import annotate
 
     annotate(settings)
 

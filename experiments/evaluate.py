@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 
 from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
+from data_generation.scripts.garbage import importing
 from experiments.populations.settings import EvaluateSettings
 
 FLAGS = define_flags(EvaluateSettings)
@@ -18,7 +19,8 @@ def main() -> None:
     """Evaluates the run of the flags."""
     start = time.perf_counter()
     settings = settings_from_flags(EvaluateSettings, FLAGS)
-    from experiments.populations.evaluation import evaluate_run
+    with importing():  # only now: `--help` and a mistyped flag need none of it
+        from experiments.populations.evaluation import evaluate_run
 
     evaluate_run(settings, start)
 

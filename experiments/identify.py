@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
+from data_generation.scripts.garbage import importing
 from experiments.populations.settings import IdentifySettings
 
 FLAGS = define_flags(IdentifySettings)
@@ -19,7 +20,8 @@ def main() -> None:
     """Asks of the run of the flags."""
     start = time.perf_counter()
     settings = settings_from_flags(IdentifySettings, FLAGS)
-    from experiments.populations.identification import identify_run
+    with importing():  # only now: `--help` and a mistyped flag need none of it
+        from experiments.populations.identification import identify_run
 
     identify_run(settings, start)
 

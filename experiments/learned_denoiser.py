@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
+from data_generation.scripts.garbage import importing
 from experiments.linear_denoiser.settings import LearnedDenoiserSettings
 
 FLAGS = define_flags(LearnedDenoiserSettings)
@@ -24,8 +25,8 @@ def main() -> None:
     """Runs the experiment of the flags."""
     begin = time.perf_counter()
     settings = settings_from_flags(LearnedDenoiserSettings, FLAGS)
-    # Only now: `--help` and a mistyped flag need none of it.
-    from experiments.linear_denoiser.learned_task import simulate
+    with importing():  # only now: `--help` and a mistyped flag need none of it
+        from experiments.linear_denoiser.learned_task import simulate
 
     simulate(settings, begin)
 

@@ -7,6 +7,7 @@ make them again. It loads nothing from elsewhere, so that it can be mailed or ar
 from collections.abc import Sequence
 
 from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
+from data_generation.scripts.garbage import importing
 from experiments.reports.settings import ReportSettings
 
 FLAGS = define_flags(ReportSettings)
@@ -20,7 +21,8 @@ python -m experiments.report --run=runs/sweep --out=sweep.html
 def main() -> None:
     """Writes the report of the flags."""
     settings = settings_from_flags(ReportSettings, FLAGS)
-    from experiments.reports.page import report
+    with importing():  # only now: `--help` and a mistyped flag need none of it
+        from experiments.reports.page import report
 
     report(settings)
 

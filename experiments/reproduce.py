@@ -6,6 +6,7 @@ A reproduction is a sweep: it continues where it was killed.
 from collections.abc import Sequence
 
 from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
+from data_generation.scripts.garbage import importing
 from experiments.reproductions.settings import ReproduceSettings
 from experiments.sweeps.settings import ExecutionSettings
 
@@ -24,7 +25,8 @@ def main() -> None:
     """Carries out the experiment of the flags."""
     settings = settings_from_flags(ReproduceSettings, FLAGS)
     execution = settings_from_flags(ExecutionSettings, FLAGS)
-    from experiments.reproductions.running import reproduce
+    with importing():  # only now: `--help` and a mistyped flag need none of it
+        from experiments.reproductions.running import reproduce
 
     reproduce(settings, execution)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
+from data_generation.scripts.garbage import importing
 from diffusions.checks import check_folder_name
 from experiments.populations.learning_settings import define_learning_flags, learning_from_flags
 from experiments.sweeps.settings import (
@@ -47,7 +48,8 @@ def main() -> None:
     name = sweep.sweep_name or (Path(sweep.grid).stem if sweep.grid else "sweep")
     check_folder_name("sweep_name", name)
     check_datasets(cells, Path(execution.runs_dir) / name)
-    from experiments.sweeps.running import check_complete, run_sweep
+    with importing():  # only now: `--help` and a mistyped flag need none of it
+        from experiments.sweeps.running import check_complete, run_sweep
 
     solvers = {cell.solver for cell in cells if cell.solver is not None}
     unused = (

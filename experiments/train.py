@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
+from data_generation.scripts.garbage import importing
 from experiments.populations.learning_settings import (
     define_learning_flags,
     learning_from_flags,
@@ -27,7 +28,8 @@ def main() -> None:
     """Runs the experiment of the flags."""
     begin = time.perf_counter()
     settings, learning = settings_from_flags(TrainSettings, FLAGS), learning_from_flags(FLAGS)
-    from experiments.populations.training import train  # `--help` and a mistyped flag need no JAX
+    with importing():  # only now: `--help` and a mistyped flag need none of it
+        from experiments.populations.training import train
 
     train(settings, learning, begin)
 

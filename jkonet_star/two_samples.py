@@ -68,7 +68,7 @@ def spread(x: Float[np.ndarray, "n d"], a: Float[np.ndarray, "n"]) -> float:
     for start in range(0, len(x), _PAIRS_AT_ONCE):
         # Every pair of blocks once: the later rows count twice.
         rows = slice(start, start + _PAIRS_AT_ONCE)
-        twice = 2.0 * a[start:]
+        twice = 2.0 * np.asarray(a[start:])
         twice[: len(a[rows])] = a[rows]
         total += float(a[rows] @ cdist(x[rows], x[start:]) @ twice)
     return total / max(1.0 - float((a**2).sum()), np.finfo(np.float64).tiny)

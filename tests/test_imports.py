@@ -40,6 +40,7 @@ MAY_IMPORT = {
         "jkonet_star",
         "diffusions",
         "data_generation.scripts.command_line",
+        "data_generation.scripts.garbage",
         "data_generation.formats",
     ),
     "experiments": ("data_generation", "checkpoints", "jkonet_star", "diffusions"),

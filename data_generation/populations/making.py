@@ -6,7 +6,6 @@ from data_generation.populations.datasets import find_dataset, generate_dataset
 from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import say
 from data_generation.scripts.device import device_name, precision, unused_gpu
-from data_generation.scripts.garbage import imports_over
 
 # Growth of the largest distance from the origin that is told of: most often the steps are too long for
 # the potential, though over many steps a repulsive one may mean it.
@@ -15,7 +14,6 @@ THROWN_OUT = 100.0
 
 def make(settings: DataSettings, start: float) -> None:
     """The dataset of the settings; `start` is when the script began."""
-    imports_over()
     dataset = find_dataset(settings)
     if dataset is not None:
         say(f"{dataset.path} already holds this dataset; --overwrite makes it anew")

@@ -6,6 +6,8 @@ A script is
 
     def main() -> None:
         settings = settings_from_flags(TrainSettings, FLAGS)
+        with importing():
+            from experiments.populations.training import train
         ...
 
     def run(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +43,6 @@ from data_generation.formats.plain_numbers import plain_float, plain_int
 from data_generation.scripts import vectors as vector_pages
 from data_generation.scripts.compilation_cache import FLAG_HELP, about_cache, compilation_cache
 from data_generation.scripts.flag_help import attribute_documentation, heading, help_text
-from data_generation.scripts.garbage import imports_unsearched
 from data_generation.scripts.loading import loading_said
 from data_generation.scripts.processes import (
     Group,
@@ -201,8 +202,7 @@ def run_script(
     Args:
         main: the script; it reads `values`.
         values: the script's flags, as `define_flags` makes them.
-        argv: the arguments, without the program; when absent, those of the process, which is then the
-            script's own.
+        argv: the arguments, without the program; those of the process when absent.
         program: how to start the script, for the help; from the process when absent.
         description: for the help.
         example: a command line, for the help.
@@ -221,7 +221,6 @@ def run_script(
             lenient_errors(),
             _warnings_of_one_line(),
             termination_raised(),
-            imports_unsearched(lasting=argv is None),
         ):
             status = _run_script(
                 main,

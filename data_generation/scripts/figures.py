@@ -4,20 +4,26 @@ Matplotlib's pyplot keeps every figure that it ever made, and its settings are e
 given to each figure's own axes.
 """
 
+import functools
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.figure import Figure
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.image import imsave
-from matplotlib.ticker import AutoLocator, LogFormatter, MaxNLocator
+from matplotlib.legend import Legend
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from matplotlib.transforms import Bbox
 
 from data_generation.scripts.vectors import vectors_wanted
@@ -42,9 +48,10 @@ _COMPRESSION = {"compress_level": 4}
 """Of a PNG: two thirds of zlib's usual time, for 2 % more bytes."""
 _LOWERED = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_LETTERS = "₀₁₂₃₄₅₆₇₈₉⁻⁰¹²³⁴⁵⁶⁷⁸⁹×"
+_CLOSE = 1e-5
+"""To a whole number, for a label to have it."""
 TITLE_SIZE, LABEL_SIZE, TICK_SIZE = 9, 8, 7
-_TICKS = 6
-"""Most intervals of an axis: panels are small, and every tick is measured and drawn."""
 
 
 def new_figure(columns: int, rows: int = 1, *, size: float = 3.4) -> tuple[Figure, np.ndarray]:
@@ -63,23 +70,32 @@ def empty_figure(width: float, height: float) -> Figure:
 
 
 def in_style(every: Iterable[Axes]) -> None:
-    """Small letters (titles are given `TITLE_SIZE` where set), few ticks, no frame but the two axes."""
+    """Small letters (titles are given `TITLE_SIZE` where they are set), no frame but the two axes."""
     for axes in every:
         axes.tick_params(which="both", labelsize=TICK_SIZE)
         for side in (axes.xaxis, axes.yaxis):
             side.label.set_fontsize(LABEL_SIZE)
             side.get_offset_text().set_fontsize(TICK_SIZE)
-            locator = side.get_major_locator()
-            if isinstance(locator, AutoLocator):
-                locator.set_params(nbins=_TICKS)
         axes.spines[["top", "right"]].set_visible(False)
         # The labels of an axis lie outside of its line: measuring this, too, costs a fifth of a layout.
         axes.spines[:].set_in_layout(False)
 
 
 def coordinate(j: int, letter: str = "x") -> str:
-    """The name of a coordinate, counted from zero: x₁. Plain letters need no typesetting."""
-    return letter + str(j + 1).translate(_LOWERED)
+    """The name of a coordinate, counted from zero, such as x₁."""
+    number = str(j + 1)
+    return letter + number.translate(_LOWERED) if _plain() else f"${letter}_{{{number}}}$"
+
+
+def _plain() -> bool:
+    """Whether the user's font has the letters that spare a label its typesetting."""
+    return _has_letters(tuple(matplotlib.rcParams["font.family"]))
+
+
+@functools.cache
+def _has_letters(families: tuple[str, ...]) -> bool:
+    letters = get_font(findfont(FontProperties(family=families))).get_charmap()
+    return all(ord(x) in letters for x in _LETTERS)
 
 
 class _Powers(LogFormatter):
@@ -87,20 +103,26 @@ class _Powers(LogFormatter):
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         label = super().__call__(x, pos)
-        if not label:
+        if not label or x <= 0:
             return label
-        exponent = int(np.floor(np.log10(x) + 1e-9))
-        power = "10" + str(exponent).translate(_RAISED)
-        digit = f"{x / 10.0**exponent:.0f}"
-        return power if digit == "1" else f"{digit}×{power}"
+        power = np.log10(x)
+        whole = round(power)
+        if abs(power - whole) < _CLOSE:
+            return "10" + str(whole).translate(_RAISED)
+        below = int(np.floor(power))
+        digits = 10.0 ** (power - below)
+        if abs(digits - round(digits)) < _CLOSE:
+            digits = round(digits)
+        return f"{digits:g}×10{str(below).translate(_RAISED)}"
 
 
 def log_scale(axis: Axis) -> None:
     """Makes an axis logarithmic, with labels as Matplotlib's but without its typesetting."""
     axes = axis.axes
     (axes.set_xscale if isinstance(axis, XAxis) else axes.set_yscale)("log")
-    axis.set_major_formatter(_Powers())
-    axis.set_minor_formatter(_Powers(labelOnlyBase=False))
+    if _plain():
+        axis.set_major_formatter(_Powers())
+        axis.set_minor_formatter(_Powers(labelOnlyBase=False))
 
 
 def colour_bar(
@@ -143,28 +165,65 @@ def save_figure(figure: Figure, file: Path) -> None:
     _forget_page(file)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())
-    dark = (pixels != 255).any(axis=2)
-    rows, columns = (_extent(dark.any(axis=axis)) for axis in (1, 0))
     figure.set_layout_engine("none")  # as it is laid out
+    pixels = np.asarray(canvas.buffer_rgba())
+    drawn = (pixels != np.round(255 * np.array(to_rgba(figure.get_facecolor())))).any(axis=2)
+    on_the_edge = drawn[[0, -1]].any() or drawn[:, [0, -1]].any()
     about: dict[str, Any] = {"metadata": {"Software": None}, "pil_kwargs": _COMPRESSION}
     stream = io.BytesIO()
-    if dark[[0, -1]].any() or dark[:, [0, -1]].any():
-        # Something goes beyond the figure, which is measured and drawn again.
-        box = figure.get_tightbbox().padded(_EDGE)
-        figure.savefig(stream, format="png", bbox_inches=box, **about)
+    words = [word.get_window_extent(canvas.get_renderer()) for word in _words(figure)]
+    if on_the_edge or any(_goes_beyond(figure, extent) for extent in words):
+        # Measured, and drawn again in a figure that is larger.
+        words = [Bbox(extent.get_points() / figure.dpi) for extent in words]
+        box = Bbox.union([figure.get_tightbbox(), *words]).padded(_EDGE)
+        _save(figure, stream, "png", box, **about)
     else:
+        # White pictures are more than the paper.
+        for axes in (axes for axes in figure.axes if axes.images and axes.get_visible()):
+            inside = axes.get_window_extent().get_points().round().astype(int)
+            (left, bottom), (right, top) = inside.clip(0, None)
+            drawn[max(0, len(drawn) - top) : len(drawn) - bottom, left:right] = True
+        rows, columns = (_extent(drawn.any(axis=axis)) for axis in (1, 0))
         bottom, top = len(pixels) - rows.stop, len(pixels) - rows.start
         box = Bbox(np.array([[columns.start, bottom], [columns.stop, top]]) / figure.dpi)
-        imsave(stream, pixels[rows, columns], format="png", dpi=figure.dpi, **about)
+        imsave(stream, pixels[rows, columns], format="png", dpi=figure.dpi, origin="upper", **about)
     write_bytes(file, stream.getvalue())
     if not vectors_wanted():
         return
     stream = io.BytesIO()
     # Letters as TrueType: publishers refuse Matplotlib's default, Type 3.
     with matplotlib.rc_context({"pdf.fonttype": 42}):
-        figure.savefig(stream, format="pdf", metadata={"CreationDate": None}, bbox_inches=box)
+        _save(figure, stream, "pdf", box, metadata={"CreationDate": None})
     write_bytes(file.with_suffix(VECTORS), stream.getvalue())
+
+
+def _save(figure: Figure, stream: io.BytesIO, kind: str, box: Bbox, **about: Any) -> None:
+    """By Matplotlib, whatever a user's settings say of the files that they save."""
+    figure.savefig(
+        stream, format=kind, bbox_inches=box, dpi=figure.dpi, facecolor=figure.get_facecolor(),
+        transparent=False, **about,
+    )  # fmt: skip
+
+
+def _words(artist: Artist) -> Iterator[Text | Legend]:
+    """All that may be too long for its place: titles, labels of axes, legends and notes."""
+    for child in artist.get_children():
+        word = child.label if isinstance(child, Axis) else child
+        if isinstance(child, Axes | SubFigure):
+            yield from _words(child)
+        elif isinstance(word, Legend) or (isinstance(word, Text) and word.get_text()):
+            yield from [word] if word.get_visible() else []
+
+
+def _goes_beyond(figure: Figure, extent: Bbox) -> bool:
+    """Whether something is not all in the figure, by more than half a pixel."""
+    inside, room = figure.bbox, 0.5
+    return (
+        extent.x0 < inside.x0 - room
+        or extent.y0 < inside.y0 - room
+        or extent.x1 > inside.x1 + room
+        or extent.y1 > inside.y1 + room
+    )
 
 
 def _extent(drawn: np.ndarray) -> slice:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
+from data_generation.scripts.garbage import importing
 from experiments.information_theoretic.settings import InformationTheoreticSettings
 
 FLAGS = define_flags(InformationTheoreticSettings)
@@ -25,8 +26,8 @@ def main() -> None:
     begin = time.perf_counter()
     given = settings_from_flags(InformationTheoreticSettings, FLAGS)
     settings = given.resolved()
-    # Only now: `--help` and a mistyped flag need none of it.
-    from experiments.information_theoretic.running import train_run
+    with importing():  # only now: `--help` and a mistyped flag need none of it
+        from experiments.information_theoretic.running import train_run
 
     train_run(settings, begin, given.unused)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
+from data_generation.scripts.garbage import importing
 from experiments.linear_denoiser.settings import LinearDenoiserSettings
 
 FLAGS = define_flags(LinearDenoiserSettings)
@@ -25,8 +26,8 @@ def main() -> None:
     """Runs the experiment of the flags."""
     begin = time.perf_counter()
     settings = settings_from_flags(LinearDenoiserSettings, FLAGS)
-    # Only now: `--help` and a mistyped flag need none of it.
-    from experiments.linear_denoiser.task import simulate
+    with importing():  # only now: `--help` and a mistyped flag need none of it
+        from experiments.linear_denoiser.task import simulate
 
     simulate(settings, begin)
 

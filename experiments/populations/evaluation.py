@@ -9,7 +9,6 @@ from data_generation.populations.datasets import load_dataset
 from data_generation.scripts.command_line import say
 from data_generation.scripts.figures import add_pictures
 from data_generation.scripts.files import check_writable, write_json
-from data_generation.scripts.garbage import imports_over
 from diffusions.files import made_parents, naming, new_folder
 from experiments.populations.assessment import assess, draw, print_table, say_verdict
 from experiments.populations.datasets import known_energy, population, yardsticks
@@ -30,7 +29,6 @@ def evaluate_run(settings: EvaluateSettings, start: float) -> None:
         ValueError: the run is unfinished or damaged, its data are gone or others, or the result has no
             place.
     """
-    imports_over()
     run, trained, energies = finished_run(str(settings.run))
     dataset = load_dataset(settings.dataset or trained.dataset, settings.data_dir)
     if settings.dataset is None:

@@ -7,7 +7,6 @@ from data_generation.populations.dataset_metadata import identity
 from data_generation.populations.datasets import load_dataset
 from data_generation.scripts.command_line import say
 from data_generation.scripts.files import check_writable, write_json
-from data_generation.scripts.garbage import imports_over
 from experiments.populations.finished_run import finished_run
 from experiments.populations.identification_figure import plot_answers
 from experiments.populations.settings import IdentifySettings
@@ -26,7 +25,6 @@ def identify_run(settings: IdentifySettings, start: float) -> None:
     Raises:
         ValueError: the run is unfinished or damaged, has no such seed, or its data are gone.
     """
-    imports_over()
     run, trained, energies = finished_run(str(settings.run))
     if settings.seed_index >= len(energies.times):
         raise ValueError(

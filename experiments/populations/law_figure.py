@@ -25,6 +25,8 @@ MOST_STEPS = 4
 MOST_MARGINALS = 3
 MOST_DRAWN = 1500
 BINS = 36
+TICKS = 5
+"""Most intervals of an axis."""
 SIZE = 2.5
 """Inches of a panel."""
 FAR = 1.0
@@ -94,6 +96,7 @@ def plot_law(
             panels[0].set_xlim(middle[0] - half, middle[0] + half)
             panels[0].set_ylim(middle[1] - half, middle[1] + half)
             panels[0].set_aspect("equal")
+            panels[0].locator_params(nbins=TICKS)
             panels[0].set_xlabel(names[0])
             panels[0].set_ylabel(names[1])
         for j, panel in enumerate(panels[d > 1 :]):
@@ -170,6 +173,7 @@ def _marginal(axes: Axes, j: int, observed: _Cloud, predicted: _Cloud, edges: Ho
                 axes.fill_between(x, height, step="post", color=colour, alpha=0.15, linewidth=0)
             axes.plot(x, height, drawstyle="steps-post", color=colour, linewidth=1.3)
     axes.set_xlim(edges[0], edges[-1])
+    axes.locator_params("x", nbins=TICKS)
     axes.set_ylim(bottom=0)
     axes.set_yticks([])
     axes.set_ylabel("density")

@@ -25,7 +25,6 @@ from data_generation.scripts.device import (
     precision,
     unused_gpu,
 )
-from data_generation.scripts.garbage import imports_over
 from data_generation.scripts.processes import first_alone, share_folder
 from diffusions.devices import spread_over
 from diffusions.late_imports import import_extra
@@ -146,7 +145,6 @@ def session(
         ImportError: Weights & Biases is asked for and not installed.
     """
     begin = time.perf_counter() if begin is None else begin
-    imports_over()
     with keeps_replaced():
         if settings.wandb:
             import_extra("wandb", "--wandb")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
+from data_generation.scripts.garbage import importing
 from experiments.sparse_localization.settings import (
     CurriculumSettings,
     SparseSettings,
@@ -34,8 +35,8 @@ def main() -> None:
     curriculum = settings_from_flags(CurriculumSettings, FLAGS)
     if settings.mode != "train":
         _refuse_curriculum(curriculum)
-    # Only now: `--help` and a mistyped flag need none of it.
-    from experiments.sparse_localization.running import run_mode
+    with importing():  # only now: `--help` and a mistyped flag need none of it
+        from experiments.sparse_localization.running import run_mode
 
     run_mode(settings, curriculum, begin)
 

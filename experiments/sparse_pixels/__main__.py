@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from data_generation.scripts.command_line import define_flags, run_script, settings_from_flags
+from data_generation.scripts.garbage import importing
 from experiments.sparse_pixels.settings import SparsePixelsSettings
 
 FLAGS = define_flags(SparsePixelsSettings)
@@ -28,8 +29,8 @@ def main() -> None:
     """Does what `--mode` says."""
     begin = time.perf_counter()
     given = settings_from_flags(SparsePixelsSettings, FLAGS)
-    # Only now: `--help` and a mistyped flag need none of it.
-    from experiments.sparse_pixels.running import reuse_run, train_run
+    with importing():  # only now: `--help` and a mistyped flag need none of it
+        from experiments.sparse_pixels.running import reuse_run, train_run
 
     if given.mode == "train":
         train_run(given.resolved(), begin)

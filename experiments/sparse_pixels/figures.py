@@ -8,7 +8,13 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from data_generation.images.batches import as_bytes
-from data_generation.scripts.figures import TICK_SIZE, TITLE_SIZE, new_figure, save_figure
+from data_generation.scripts.figures import (
+    TICK_SIZE,
+    TITLE_SIZE,
+    log_scale,
+    new_figure,
+    save_figure,
+)
 
 ROW = 0.85
 """Inches of an image."""
@@ -83,7 +89,8 @@ def plot_calibration(file: Path, found: dict[str, Any], methods: dict[str, dict[
                 linestyle=":",
                 label=name,
             )
-    left.set(xscale="log", xlabel="draws K")
+    log_scale(left.xaxis)
+    left.set(xlabel="draws K")
     left.set_title("squared error of unseen pixels", fontsize=TITLE_SIZE)
     left.set_xticks(draws, [str(k) for k in draws])
     left.set_xticks([], minor=True)
@@ -116,7 +123,8 @@ def plot_comparison(
         axes[0].axhline(value, color="black", linestyle=style, linewidth=0.8, label=label)
     titles = ("PSNR of unseen pixels [dB]", "Frechet distance", "images per second")
     for place, title in zip(axes, titles, strict=True):
-        place.set(xscale="log", xlabel="network calls")
+        log_scale(place.xaxis)
+        place.set(xlabel="network calls")
         place.set_title(title, fontsize=TITLE_SIZE)
     axes[0].legend(frameon=False, fontsize=7)
     save_figure(figure, file)

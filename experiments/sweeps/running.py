@@ -5,7 +5,6 @@ from pathlib import Path
 
 from data_generation.populations.settings import DataSettings
 from data_generation.scripts.command_line import Hint, Incomplete, say
-from data_generation.scripts.garbage import imports_over
 from data_generation.scripts.processes import Group, first_alone, share_folder
 from diffusions.late_imports import import_extra
 from diffusions.memory import check_memory
@@ -39,7 +38,6 @@ def run_sweep(
         ValueError: several processes would send the same jobs; what a run's data need does not fit
             into memory, the folder cannot be written, or another process carries out a sweep in it.
     """
-    imports_over()
     for cell in cells:
         if isinstance(cell.data, DataSettings):
             check_memory(cell.data.memory_needs)

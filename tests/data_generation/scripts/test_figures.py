@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from data_generation.scripts.figures import (
@@ -126,7 +127,20 @@ def plain(label):
 @pytest.mark.parametrize("side", ["x", "y"])
 @pytest.mark.parametrize(
     ("low", "high"),
-    [(1e-6, 1.0), (2e-4, 4e-3), (1.3e-3, 4.1e-3), (0.5, 2e4), (3e11, 8e12), (1e-40, 1.0)],
+    [
+        (1e-6, 1.0),
+        (2e-4, 4e-3),
+        (1.3e-3, 4.1e-3),
+        (0.5, 2e4),
+        (3e11, 8e12),
+        (1e-40, 1.0),
+        (1.3e-3, 1.9e-3),
+        (6.1, 7.9),
+        (99.0, 101.0),
+        (0.95, 1.05),
+        (5e-5, 5.4e-5),
+        (1e-300, 1e200),
+    ],
 )
 def test_a_logarithmic_axis_has_the_labels_of_matplotlib(side, low, high):
     labels = []
@@ -150,13 +164,78 @@ def test_coordinates_count_from_one():
     assert [coordinate(0), coordinate(11, "z")] == ["x₁", "z₁₂"]
 
 
-def test_no_figure_typesets_what_plain_letters_say():
-    root = Path(__file__).parents[3]
+def test_a_font_without_the_letters_keeps_matplotlibs_typesetting():
+    """STIXGeneral, which Matplotlib ships, has no lowered digits."""
+    with matplotlib.rc_context({"font.family": ["STIXGeneral"]}):
+        assert coordinate(11) == "$x_{12}$"
+        figure, grid = new_figure(1)
+        log_scale(grid[0, 0].yaxis)
+        grid[0, 0].set_ylim(1e-3, 1)
+        figure.draw_without_rendering()
+        assert "mathdefault" in grid[0, 0].get_yticklabels()[1].get_text()
+
+
+def test_logarithmic_axes_and_coordinates_are_those_of_the_style():
+    root, own = Path(__file__).parents[3], "data_generation/scripts/figures.py"
     for file in (f for p in ("experiments", "data_generation") for f in (root / p).rglob("*.py")):
+        if file == root / own:
+            continue
         text = file.read_text(encoding="utf-8")
-        assert not re.search(r"\w\$_\d|\$[xz]_\d|\$\^2\$|\$-\$", text), file
-        if file.name != "figures.py" or "log_scale" not in text:
-            assert not re.search(r'scale\("log"\)', text), file
+        assert not re.search(r"\$[xz]_\d|\$\^2\$|\$-\$", text), file
+        assert not re.search(r"scale(=|\()\"log\"", text), file
+
+
+@pytest.mark.parametrize("words", ["variance ra | tio", "a     b", "letters"])
+@pytest.mark.parametrize("x", [0.9, 0.97, 1.3])
+def test_words_beyond_the_figure_are_there(tmp_path, words, x):
+    """Also where the edge of the figure falls between two letters, or before the first."""
+    figure, grid = new_figure(1, size=2.0)
+    grid[0, 0].plot([0, 1])
+    figure.text(x, 0.5, words, fontsize=17, in_layout=False)
+    with vectors(True):
+        save_figure(figure, tmp_path / "a.png")
+    box = figure.get_tightbbox()
+    note = figure.texts[0].get_window_extent()
+    assert note.x1 > figure.bbox.x1
+    width = imread(tmp_path / "a.png").shape[1] / figure.dpi
+    assert width > note.x1 / figure.dpi - max(box.x0, 0) - 0.1
+
+
+def test_picture_and_page_show_the_same_part(tmp_path, monkeypatch):
+    boxes = []
+    kept = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda *a, bbox_inches, **k: boxes.append(bbox_inches) or kept(*a, **k)
+    )
+    figure = empty_figure(4.0, 3.0)
+    figure.set_layout_engine("none")
+    figure.add_axes((0.1, 0.5, 0.3, 0.4)).plot([0, 1])  # nothing below, nothing to the right
+    with vectors(True):
+        save_figure(figure, tmp_path / "a.png")
+    (box,) = boxes
+    drawn = figure.get_tightbbox()
+    assert np.abs(box.get_points() - drawn.get_points()).max() < 0.08
+    shape = np.array(imread(tmp_path / "a.png").shape[:2]) / figure.dpi
+    assert shape == pytest.approx([box.height, box.width], abs=0.02)
+
+
+def test_white_pictures_are_no_paper(tmp_path):
+    figure, grid = new_figure(3, size=1.0)
+    for axes, value in zip(grid[0], (1.0, 0.0, 1.0), strict=True):
+        axes.imshow(np.full((8, 8), value), cmap="gray", vmin=0, vmax=1)
+        axes.set_axis_off()
+    save_figure(figure, tmp_path / "a.png")
+    height, width = imread(tmp_path / "a.png").shape[:2]
+    assert width > 2.9 * (height - 10)
+
+
+def test_settings_of_the_user_turn_nothing_over(tmp_path):
+    for name, own in (("a", {}), ("b", {"image.origin": "lower", "savefig.dpi": 300})):
+        with matplotlib.rc_context(own):
+            figure, grid = new_figure(1)
+            grid[0, 0].plot([0, 1, 3])
+            save_figure(figure, tmp_path / f"{name}.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_titles_have_the_sizes_of_the_style():
