@@ -88,7 +88,8 @@ def measure(folder: str, flags: list[str]) -> dict[str, Any]:
     clocks, body = Clocks(), train.main
 
     def main() -> None:
-        clocks.around(IMPORTS, importlib.import_module)(TRAINING)
+        with garbage.importing():
+            clocks.around(IMPORTS, importlib.import_module)(TRAINING)
         for part, places in PARTS.items():
             for place in places:
                 module, _, name = place.partition(":")
