@@ -305,7 +305,8 @@ def _run_script(
         if "debug" in values and (values["debug"].value or "--debug" in arguments):
             traceback.print_exc()
         status, message = _outcome(error, resumes="resume" in values)
-        sys.stderr.write(f"error: {message}{_hints(error)}\n")
+        if not (status == EXIT_INCOMPLETE and is_follower()):
+            sys.stderr.write(f"error: {message}{_hints(error)}\n")
         return status
     return 0
 

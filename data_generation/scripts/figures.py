@@ -89,12 +89,12 @@ def coordinate(j: int, letter: str = "x") -> str:
 
 def _plain() -> bool:
     """Whether the user's font has the letters that spare a label its typesetting."""
-    return _has_letters(tuple(matplotlib.rcParams["font.family"]))
+    return not matplotlib.rcParams["text.usetex"] and _has_letters(findfont(FontProperties()))
 
 
 @functools.cache
-def _has_letters(families: tuple[str, ...]) -> bool:
-    letters = get_font(findfont(FontProperties(family=families))).get_charmap()
+def _has_letters(font: str) -> bool:
+    letters = get_font(font).get_charmap()
     return all(ord(x) in letters for x in _LETTERS)
 
 
@@ -208,11 +208,18 @@ def _save(figure: Figure, stream: io.BytesIO, kind: str, box: Bbox, **about: Any
 def _words(artist: Artist) -> Iterator[Text | Legend]:
     """All that may be too long for its place: titles, labels of axes, legends and notes."""
     for child in artist.get_children():
-        word = child.label if isinstance(child, Axis) else child
+        if not child.get_visible():
+            continue
         if isinstance(child, Axes | SubFigure):
             yield from _words(child)
-        elif isinstance(word, Legend) or (isinstance(word, Text) and word.get_text()):
-            yield from [word] if word.get_visible() else []
+            continue
+        word: Artist | None = child
+        if isinstance(child, Axis):
+            word = child.label if child.axes.axison else None
+        if isinstance(word, Legend) or (isinstance(word, Text) and word.get_text()):
+            bounds = (word.get_clip_box(), word.get_clip_path())
+            clipped = word.get_clip_on() and any(bound is not None for bound in bounds)
+            yield from [] if clipped else [word]
 
 
 def _goes_beyond(figure: Figure, extent: Bbox) -> bool:

@@ -97,9 +97,13 @@ def check_complete(rows: Sequence[Row]) -> None:
     """What a script ends with, whose sweep it was: without it a shell would take failures for done.
 
     Raises:
-        Incomplete: runs failed. One that diverged has a result, and says so.
+        Incomplete: runs failed, in all processes. One that diverged has a result, and says so.
     """
     failed = sum(row["status"] in ("failed", "missing") for row in rows)
+    group = Group.current
+    if group is not None and group.anywhere(bool(failed)):
+        group.ends_as_one = True
+        failed = max(failed, 1)
     if failed:
         raise Incomplete(f"{failed} of {len(rows)} runs failed; the same command tries them again")
 

@@ -53,7 +53,7 @@ class Outcome:
     stopped: str = ""
 
 
-def complaint(outcome: Outcome, statuses: Sequence[int] = (0, 1, 2)) -> str:
+def complaint(outcome: Outcome, statuses: Sequence[int] = (0, 2)) -> str:
     """What is wrong with how a script ended; empty where nothing is."""
     if outcome.stopped == "time":
         return f"still at work after {outcome.seconds:.0f} s"

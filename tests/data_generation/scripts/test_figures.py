@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from data_generation.scripts.figures import (
+    TITLE_SIZE,
     VECTORS,
     add_pictures,
     colour_bar,
@@ -165,7 +166,11 @@ def test_coordinates_count_from_one():
 
 
 def test_a_font_without_the_letters_keeps_matplotlibs_typesetting():
-    """STIXGeneral, which Matplotlib ships, has no lowered digits."""
+    """STIXGeneral, which Matplotlib ships, has no lowered digits; LaTeX does not know them."""
+    assert coordinate(0) == "x₁"
+    for own in ({"font.sans-serif": ["STIXGeneral"]}, {"text.usetex": True}):
+        with matplotlib.rc_context(own):
+            assert coordinate(0) == "$x_{1}$"
     with matplotlib.rc_context({"font.family": ["STIXGeneral"]}):
         assert coordinate(11) == "$x_{12}$"
         figure, grid = new_figure(1)
@@ -199,6 +204,19 @@ def test_words_beyond_the_figure_are_there(tmp_path, words, x):
     assert note.x1 > figure.bbox.x1
     width = imread(tmp_path / "a.png").shape[1] / figure.dpi
     assert width > note.x1 / figure.dpi - max(box.x0, 0) - 0.1
+
+
+def test_words_that_are_not_drawn_need_no_room(tmp_path):
+    figure, grid = new_figure(3, size=2.0)
+    for axes in grid[0]:
+        axes.plot([0, 1])
+    grid[0, 0].set_title("nowhere " * 30, fontsize=TITLE_SIZE)
+    grid[0, 0].set_visible(False)
+    grid[0, 1].set_xlabel("nowhere " * 30)
+    grid[0, 1].set_axis_off()
+    grid[0, 2].text(0.5, 0.5, "cut off " * 30, clip_on=True)
+    save_figure(figure, tmp_path / "a.png")
+    assert imread(tmp_path / "a.png").shape[1] <= 6.0 * figure.dpi
 
 
 def test_picture_and_page_show_the_same_part(tmp_path, monkeypatch):

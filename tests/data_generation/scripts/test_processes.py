@@ -4,9 +4,16 @@ import dataclasses
 import socket
 
 import pytest
+from absl import flags
 
 from data_generation.scripts import processes
-from data_generation.scripts.command_line import _without_folder, define_flags, run_script, say
+from data_generation.scripts.command_line import (
+    Incomplete,
+    _without_folder,
+    define_flags,
+    run_script,
+    say,
+)
 from data_generation.scripts.joining import join
 from data_generation.scripts.processes import (
     Group,
@@ -20,7 +27,7 @@ from data_generation.scripts.processes import (
 from data_generation.scripts.progress import progress_bar
 from experiments.populations.learning_settings import LearningSettings
 from experiments.sweeps.folder import SweepFolder
-from experiments.sweeps.running import run_sweep
+from experiments.sweeps.running import check_complete, run_sweep
 from experiments.sweeps.runs import _recorded
 from experiments.sweeps.settings import ExecutionSettings, Grid, SimulationSettings, cells_of
 
@@ -157,6 +164,34 @@ def test_a_sweep_ends_where_one_process_fails_unlike_the_others(of_two, tmp_path
         attempt(OSError("no room"))
     with pytest.raises(ValueError, match="sends jobs from one process"):
         run_sweep(cells, "sweep", ExecutionSettings(executor="slurm", runs_dir=str(tmp_path)))
+
+
+def test_a_sweep_with_failed_runs_ends_in_all_processes_alike(of_two):
+    """Each waits for the others' last words: without it the library of the others aborts."""
+    rows = [{"status": "finished"}, {"status": "diverged"}]
+    check_complete(rows)
+    for first in (True, False):
+        group = of_two(first)
+        check_complete(rows)
+        assert not group.ends_as_one
+        with pytest.raises(Incomplete, match="1 of 3 runs failed; the same command"):
+            check_complete([*rows, {"status": "failed"}])
+        assert group.ends_as_one
+        other = of_two(first)
+        other.elsewhere = True
+        with pytest.raises(Incomplete):
+            check_complete(rows)
+        assert other.ends_as_one
+
+
+def test_the_first_one_says_that_runs_failed(of_two, capsys):
+    def main():
+        raise Incomplete("1 of 3 runs failed")
+
+    for first, said in ((True, "error: 1 of 3 runs failed\n"), (False, "")):
+        of_two(first)
+        assert run_script(main, flags.FlagValues(), argv=[]) == 1
+        assert capsys.readouterr().err == said
 
 
 def test_the_first_one_makes_what_the_others_read(of_two):
