@@ -42,7 +42,7 @@ def test_a_search_waits_for_the_imports():
     with pytest.raises(ImportError), importing():
         raise ImportError
     assert gc.isenabled()
-    assert gc.get_freeze_count() == frozen  # in another's process
+    assert gc.get_freeze_count() <= frozen  # in another's process; what dies is gone
 
 
 def test_what_others_have_decided_stays():
