@@ -217,11 +217,7 @@ def run_script(
     # What XLA says of its own slowness is for its developers. JAX, which reads this, comes later.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        with (
-            lenient_errors(),
-            _warnings_of_one_line(),
-            termination_raised(),
-        ):
+        with lenient_errors(), _warnings_of_one_line(), termination_raised():
             status = _run_script(
                 main,
                 values,

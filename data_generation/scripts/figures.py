@@ -64,9 +64,7 @@ def new_figure(columns: int, rows: int = 1, *, size: float = 3.4) -> tuple[Figur
 
 def empty_figure(width: float, height: float) -> Figure:
     """A figure of so many inches, without axes, that needs no screen."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def in_style(every: Iterable[Axes]) -> None:
